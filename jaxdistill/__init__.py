@@ -1,0 +1,24 @@
+"""jaxdistill: distil large language models into small ones, with JAX.
+
+Example:
+    >>> import jaxdistill
+    >>> model = jaxdistill.load("models/smollm2-135m-instruct")  # doctest: +SKIP
+    >>> model.generate("Why is the sky blue?")  # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxdistill.model import Model as Model
+    from jaxdistill.model import load as load
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # JAX takes seconds to import, `jaxdistill --help` should not.
+    if name in ("load", "Model"):
+        from jaxdistill import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module `jaxdistill` has no attribute `{name}`")

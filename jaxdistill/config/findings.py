@@ -1,0 +1,98 @@
+"""What pydantic found wrong, said so that a user can mend it: one line a mistake."""
+
+import dataclasses
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pydantic
+
+from jaxdistill.errors import nearest
+
+
+def findings(cls: type, content: Any, error: pydantic.ValidationError) -> list[str]:
+    """One line a mistake: the dotted path, what came, what was expected, the nearest word."""
+    return [_line(cls, content, item) for item in error.errors()]
+
+
+def _line(cls: type, content: Any, item: Any) -> str:
+    location = tuple(item["loc"])
+    path, owner = _walk(cls, content, location)
+    kind = item["type"]
+    name = str(location[-1]) if location else ""
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{path}: {owner.__name__} has no such field.{nearest(name, _fields(owner))}"
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{path}: missing; {owner.__name__} cannot do without it."
+    if kind == "union_tag_invalid":
+        tag, known = item["ctx"]["tag"], item["ctx"]["expected_tags"].replace("'", "").split(", ")
+        listed = ", ".join(known)
+        return f"{path}.type: no choice is called `{tag}`.{nearest(tag, known)} Known: {listed}."
+    if kind == "union_tag_not_found":
+        return f"{path}: say which with `type: ...`."
+    if kind == "literal_error":
+        known = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        came = str(item["input"])
+        return f"{path}: `{came}` is not one of {', '.join(known)}.{nearest(came, known)}"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if kind == "value_error":
+        return f"{path}: {message}"
+    return f"{path}: {message}; got {_shown(item['input'])}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    kind = {str: "text", bool: "true/false", type(None): "nothing"}.get(type(value), "")
+    return f"{text[:60]} ({kind})" if kind else text[:60]
+
+
+def _walk(cls: type, content: Any, location: tuple[Any, ...]) -> tuple[str, type]:
+    """The dotted path of `location`, and the config class that its last step is a field of.
+
+    Inside a choice pydantic adds the value of `type` to the location; it is no part of the path.
+    """
+    path, owner, annotation, value = "", cls, cls, content
+    for step in location:
+        if isinstance(value, dict) and step == value.get("type") and step not in value:
+            continue
+        owner = _class_of(annotation, value) or owner
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+        annotation = _below(annotation, owner, step)
+        inside = isinstance(value, list) or (isinstance(value, dict) and step in value)
+        value = value[step] if inside and value is not None else None
+    return path.lstrip(".") or "config", owner
+
+
+def _class_of(annotation: Any, value: Any) -> type | None:
+    """The config class that `value` was read as."""
+    classes = [
+        c for c in _alternatives(annotation) if isinstance(c, type) and dataclasses.is_dataclass(c)
+    ]
+    if isinstance(value, dict) and "type" in value:
+        named = [c for c in classes if value["type"] in get_args(c.__annotations__.get("type"))]
+        classes = named or classes
+    return classes[0] if classes else None
+
+
+def _below(annotation: Any, owner: type, step: Any) -> Any:
+    if isinstance(step, int):
+        inner = [get_args(a) for a in _alternatives(annotation) if get_origin(a) in (tuple, list)]
+        return inner[0][0] if inner and inner[0] else Any
+    return get_type_hints(owner, include_extras=True).get(step, Any)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The members of a union, however it is written."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for one in get_args(annotation):
+            yield from _alternatives(one)
+    elif origin is not Literal:
+        yield annotation
+
+
+def _fields(owner: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []

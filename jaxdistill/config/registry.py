@@ -1,0 +1,57 @@
+"""A `type:` choice in YAML: the classes that may stand there, found by listing a package."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Annotated, Any, TypeVar, Union, get_args
+
+import pydantic
+
+from jaxdistill.errors import UserError, nearest
+
+_Class = TypeVar("_Class", bound=type)
+
+
+class Registry:
+    """Classes by the value of their literal `type` field.
+
+    Args:
+        kind: What one of them is called in messages ("objective").
+        package: The package whose modules register classes; each is imported at first use, so
+            that a new file is a new choice and nothing else changes.
+    """
+
+    def __init__(self, kind: str, *, package: str):
+        self.kind = kind
+        self.package = package
+        self._classes: dict[str, type] = {}
+
+    def register(self, cls: _Class) -> _Class:
+        """Class decorator: adds `cls` under the value of its `type: Literal[...]` field."""
+        (name,) = get_args(cls.__annotations__["type"])
+        if name in self._classes:
+            raise ValueError(f"two classes are called {self.kind} `{name}`")
+        self._classes[name] = cls
+        return cls
+
+    @property
+    def union(self) -> Any:
+        """The annotation for a config field that holds one of these."""
+        classes = tuple(self._discovered().values())
+        if len(classes) == 1:
+            return classes[0]
+        return Annotated[Union[classes], pydantic.Field(discriminator="type")]  # noqa: UP007
+
+    def __getitem__(self, name: str) -> type:
+        if name not in self._discovered():
+            raise UserError(f"no {self.kind} is called `{name}`.{nearest(name, list(self))}")
+        return self._classes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._discovered()))
+
+    def _discovered(self) -> dict[str, type]:
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self.package}.{module.name}")
+        return self._classes

@@ -1,0 +1,95 @@
+"""The nouns that rooms hand to each other, as plain pytrees.
+
+Axis letters, the same in every annotation of the package:
+
+| letter | axis            | letter | axis             | letter | axis        |
+|--------|-----------------|--------|------------------|--------|-------------|
+| B      | batch           | D      | embedding        | F      | feed-forward|
+| T      | time (tokens)   | H      | query heads      | L      | layers      |
+| V      | vocabulary      | K      | key/value heads  | N      | top-k       |
+| R      | rows (places)   | C      | head channels    | G      | row groups  |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Int
+
+Params = Mapping[str, Any]
+"""A model's parameters: nested dicts whose leaves are arrays (or shapes, or shardings)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Token sequences as a model reads them; the labels are shifted here, once and for all.
+
+    `tokens[b, t]` is read at place `t`, and `labels[b, t]` is the token that follows it in the
+    same segment: the hidden state at `t` predicts `labels[b, t]`, and counts `loss_mask[b, t]`
+    (0 or 1) times. Several rows of the source may share one sequence (packing): they carry
+    different `segment_ids` (0 is padding), and `positions` restart at 0 with each. `row_ids`
+    name the source row of every place (-1 for padding), so that a bad value can be traced.
+    """
+
+    tokens: Int[Array, "*N T"]
+    labels: Int[Array, "*N T"]
+    loss_mask: Float[Array, "*N T"]
+    positions: Int[Array, "*N T"]
+    segment_ids: Int[Array, "*N T"]
+    row_ids: Int[Array, "*N T"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Head:
+    """The unembedding, kept apart from the body so that logits exist only inside the wall.
+
+    `logits = soft_cap * tanh(scale * (hidden @ matrix.T + bias) / soft_cap)`, the cap only where
+    there is one. Rows of `matrix` from `vocab_size` on are padding and stand for no word.
+    """
+
+    matrix: Float[Array, "V D"]
+    bias: Float[Array, " V"] | None = None
+    scale: float = field(default=1.0, metadata={"static": True})
+    soft_cap: float | None = field(default=None, metadata={"static": True})
+    vocab_size: int = field(default=0, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Output:
+    """What a model returns: the hidden states that its `Head` reads, after the final norm."""
+
+    hidden: Float[Array, "B T D"]
+    cache: Any = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Signal:
+    """What a teacher says of a batch: its hidden states, and the head that reads them."""
+
+    hidden: Float[Array, "B T D"]
+    head: Head
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Total:
+    """A sum and the weight it is to be divided by, once, when everything has been added up.
+
+    Means do not add over micro-batches, devices and hosts; totals do.
+    """
+
+    sum: Float[Array, ""]
+    weight: Float[Array, ""]
+
+    def __add__(self, other: "Total") -> "Total":
+        return Total(self.sum + other.sum, self.weight + other.weight)
+
+    @property
+    def mean(self) -> Float[Array, ""]:
+        """`sum / weight`, and 0 where nothing was counted."""
+        return jax.numpy.where(self.weight > 0, self.sum / jax.numpy.maximum(self.weight, 1e-30), 0)

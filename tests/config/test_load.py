@@ -1,0 +1,123 @@
+"""Configs: what is read is what is written, and every mistake is named with its cure."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from jaxdistill.config import Registry, configclass, dump, load
+from jaxdistill.errors import UserError
+
+SHAPES = Registry("shape", package="jaxdistill.config")
+
+
+@SHAPES.register
+@configclass
+class Square:
+    type: Literal["square"] = "square"
+    side: Annotated[float, Field(gt=0)] = 1.0
+
+
+@SHAPES.register
+@configclass
+class Circle:
+    type: Literal["circle"] = "circle"
+    radius: float
+
+
+@configclass
+class Inner:
+    steps: int = 10
+    rate: float = 1e-3
+    mode: Literal["fast", "slow"] = "fast"
+
+
+@configclass
+class Outer:
+    train: Inner = Inner()
+    shapes: tuple[SHAPES.union, ...] = ()
+    path: str | None = None
+
+
+def _message(path: Path | None, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load(Outer, path, overrides)
+    return str(caught.value)
+
+
+def test_round_trip(tmp_path: Path):
+    file = tmp_path / "a.yaml"
+    config = Outer(train=Inner(rate=1e-5), shapes=(Circle(radius=2.0), Square()), path="x")
+    file.write_text(dump(config))
+    assert load(Outer, file) == config
+
+
+def test_overrides_reach_into_lists_and_read_scientific_numbers(tmp_path: Path):
+    file = tmp_path / "a.yaml"
+    file.write_text("shapes:\n- type: square\n")
+    config = load(Outer, file, ["shapes.0.side=3", "train.rate=1e-5", "path=here"])
+    assert config == Outer(train=Inner(rate=1e-5), shapes=(Square(side=3.0),), path="here")
+
+
+def test_base_is_merged(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text("train: {steps: 3, rate: 0.5}\n")
+    (tmp_path / "a.yaml").write_text("base: base.yaml\ntrain: {steps: 4}\n")
+    assert load(Outer, tmp_path / "a.yaml").train == Inner(steps=4, rate=0.5)
+
+
+def test_every_mistake_is_told_at_once():
+    message = _message(
+        None, "train.step=5", "train.rate=no", "shapes=[{type: squar}, {type: circle}]"
+    )
+    assert "train.step: Inner has no such field. Did you mean `steps`?" in message
+    assert "train.rate: input should be a valid number; got False (true/false)" in message
+    assert "shapes[0].type: no choice is called `squar`. Did you mean `square`?" in message
+    assert "shapes[1].radius: missing; Circle cannot do without it." in message
+
+
+def test_choice_fields_are_checked_in_their_class():
+    assert "shapes[0].sid: Square has no such field. Did you mean `side`?" in _message(
+        None, "shapes=[{type: square, sid: 1}]"
+    )
+    assert "shapes[0].side: input should be greater than 0; got -1" in _message(
+        None, "shapes=[{type: square, side: -1}]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.steps=abc", "train.steps: input should be a valid integer; got 'abc' (text)"),
+        ("train.mode=fats", "train.mode: `fats` is not one of fast, slow. Did you mean `fast`?"),
+        ("train", "expected `a.b=value`"),
+        ("train.steps=1.5", "train.steps"),
+        ("train=[", "override `train=[`"),
+    ],
+)
+def test_wrong_override(override: str, expected: str):
+    assert expected in _message(None, override)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "a config is a mapping"),
+        ("base: a.yaml", "back to this"),
+    ],
+)
+def test_wrong_file(tmp_path: Path, content: str, expected: str):
+    (tmp_path / "a.yaml").write_text(content)
+    assert expected in _message(tmp_path / "a.yaml")
+
+
+def test_missing_file_names_the_nearest(tmp_path: Path):
+    (tmp_path / "quickstart.yaml").write_text("")
+    assert "quickstart.yaml`?" in _message(tmp_path / "quickstar.yaml")
+
+
+def test_registry_names_the_nearest():
+    with pytest.raises(UserError, match="Did you mean `circle`"):
+        SHAPES["circl"]
+    assert list(SHAPES) == ["circle", "square"]
