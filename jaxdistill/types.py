@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 Params = Mapping[str, Any]
@@ -31,14 +32,15 @@ class Batch:
     (0 or 1) times. Several rows of the source may share one sequence (packing): they carry
     different `segment_ids` (0 is padding), and `positions` restart at 0 with each. `row_ids`
     name the source row of every place (-1 for padding), so that a bad value can be traced.
+    The data room makes it of NumPy arrays; on its way into the step it becomes JAX arrays.
     """
 
-    tokens: Int[Array, "*N T"]
-    labels: Int[Array, "*N T"]
-    loss_mask: Float[Array, "*N T"]
-    positions: Int[Array, "*N T"]
-    segment_ids: Int[Array, "*N T"]
-    row_ids: Int[Array, "*N T"]
+    tokens: Int[Array | np.ndarray, "*N T"]
+    labels: Int[Array | np.ndarray, "*N T"]
+    loss_mask: Float[Array | np.ndarray, "*N T"]
+    positions: Int[Array | np.ndarray, "*N T"]
+    segment_ids: Int[Array | np.ndarray, "*N T"]
+    row_ids: Int[Array | np.ndarray, "*N T"]
 
 
 @jax.tree_util.register_dataclass
