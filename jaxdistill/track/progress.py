@@ -1,0 +1,76 @@
+"""A live bar with tokens per second and the time left; silent where there is no terminal."""
+
+import time
+from collections import deque
+from types import TracebackType
+
+import rich
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+_WINDOW = 30
+"""Speed is told over this many of the latest advances, so that compilation is soon forgotten."""
+
+
+class Progress:
+    """The bar of one loop.
+
+    Example:
+        >>> with Progress("train", total=2) as progress:
+        ...     for _ in range(2):
+        ...         progress.advance(tokens=512, note="loss 2.31")
+
+    Args:
+        description: What is being done, in a word.
+        total: How much there is to do.
+        completed: How much of it was done before.
+        console: Where to draw; the process's own by default.
+    """
+
+    def __init__(
+        self, description: str, total: int, *, completed: int = 0, console: Console | None = None
+    ):
+        console = console or rich.get_console()
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            description, total=total, completed=completed, speed="", note=""
+        )
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        self._recent.append((time.monotonic(), 0))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, count: int = 1, *, tokens: int = 0, note: str = "") -> None:
+        """Moves the bar on by `count`, which took `tokens`; `note` stands at its end."""
+        self._recent.append((time.monotonic(), tokens))
+        seconds = self._recent[-1][0] - self._recent[0][0]
+        moved = sum(tokens for _, tokens in list(self._recent)[1:])
+        speed = f"{moved / seconds:,.0f} tokens/s" if moved and seconds > 0 else ""
+        self._bar.update(self._task, advance=count, speed=speed, note=note)
