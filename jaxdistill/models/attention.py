@@ -1,0 +1,132 @@
+"""Causal attention with grouped heads, and the cache that lets it go on token by token."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxdistill.models.config import DecoderConfig, LayerKind
+from jaxdistill.models.layers import Normalize, constant, project, weight
+from jaxdistill.models.rope import rotate, rotation
+
+MASKED = -1e30
+"""What is added to a score that must not count: finite, so that padding never makes a NaN."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of the tokens read so far; `S` slots, of which `length` are filled.
+
+    All rows fill the same slots; a slot says which position and segment of its row it holds, and
+    0 for the segment means nothing. So prompts of unlike lengths are padded at the end, the
+    padding is never seen, and a step writes one slot for all rows without moving anything.
+    """
+
+    keys: Float[Array, "L B K S C"]
+    values: Float[Array, "L B K S C"]
+    positions: Int[Array, "B S"]
+    segment_ids: Int[Array, "B S"]
+    length: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Context:
+    """What attention needs besides hidden states: the same in all layers of a kind.
+
+    `bias` is 0 where a key is seen and `MASKED` where not; the rotation is None without RoPE.
+    """
+
+    bias: Float[Array, "*kinds B T S"]
+    cosine: Float[Array, "*kinds B T half"] | None
+    sine: Float[Array, "*kinds B T half"] | None
+
+
+def context(
+    kind: LayerKind,
+    head_dim: int,
+    *,
+    positions: Int[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
+    key_positions: Int[Array, "B S"],
+    key_segment_ids: Int[Array, "B S"],
+) -> Context:
+    """The mask and the rotation of one kind of layer."""
+    distance = positions[:, :, None] - key_positions[:, None, :]
+    seen = (segment_ids[:, :, None] == key_segment_ids[:, None, :]) & (distance >= 0)
+    if kind.window is not None:
+        seen &= distance < kind.window
+    cosine, sine = rotation(kind.rope, head_dim, positions) if kind.rope else (None, None)
+    return Context(jnp.where(seen, 0.0, MASKED), cosine, sine)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention: `G` query heads share each of `K` key and value heads."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        heads = {"heads": config.num_heads, "channels": config.head_dim}
+        kv_heads = {"kv_heads": config.num_kv_heads, "channels": config.head_dim}
+        embed = config.embed_dim
+        self.scale = config.query_scale
+        self.query = weight(config, rngs, embed=embed, **heads)
+        self.key = weight(config, rngs, embed=embed, **kv_heads)
+        self.value = weight(config, rngs, embed=embed, **kv_heads)
+        self.output = weight(config, rngs, **heads, embed=embed)
+        bias = config.has_query_key_value_bias
+        self.query_bias = constant(0.0, **heads) if bias else None
+        self.key_bias = constant(0.0, **kv_heads) if bias else None
+        self.value_bias = constant(0.0, **kv_heads) if bias else None
+        self.output_bias = constant(0.0, embed=embed) if config.has_attention_output_bias else None
+        norms = config.has_query_key_norm
+        self.query_norm = Normalize(config, channels=config.head_dim) if norms else None
+        self.key_norm = Normalize(config, channels=config.head_dim) if norms else None
+
+    def queries(
+        self, x: Float[Array, "B T D"], context: Context, scale: Float[Array, ""] | float
+    ) -> Float[Array, "B T H C"]:
+        """Queries, normalised, turned and scaled."""
+        query = project("btd,dhc->bthc", x, self.query, self.query_bias)
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        factor = self.scale * scale
+        if context.cosine is None or context.sine is None:
+            return (query * factor).astype(query.dtype)
+        # Scaling the small tables instead of the queries costs nothing.
+        return rotate(query, context.cosine * factor, context.sine * factor)
+
+    def keys_values(
+        self, x: Float[Array, "B T D"], context: Context
+    ) -> tuple[Float[Array, "B K T C"], Float[Array, "B K T C"]]:
+        """Keys, normalised and turned, and values."""
+        key = project("btd,dkc->btkc", x, self.key, self.key_bias)
+        if self.key_norm is not None:
+            key = self.key_norm(key)
+        if context.cosine is not None and context.sine is not None:
+            key = rotate(key, context.cosine, context.sine)
+        value = project("btd,dkc->btkc", x, self.value, self.value_bias)
+        return key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+
+    def attend(
+        self,
+        query: Float[Array, "B T H C"],
+        key: Float[Array, "B K S C"],
+        value: Float[Array, "B K S C"],
+        bias: Float[Array, "B T S"],
+    ) -> Float[Array, "B T D"]:
+        """Softmax in float32. A group's queries are stacked: `[B, K, G * T, C]` is fastest."""
+        batch, time, heads, channels = query.shape
+        kv_heads, slots = key.shape[1:3]
+        groups = heads // kv_heads
+        query = query.reshape(batch, time, kv_heads, groups, channels).transpose(0, 2, 3, 1, 4)
+        query = query.reshape(batch, kv_heads, groups * time, channels)
+        scores = jnp.einsum("bkqc,bksc->bkqs", query, key, preferred_element_type=jnp.float32)
+        scores = scores.reshape(batch, kv_heads, groups, time, slots) + bias[:, None, None]
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        weights = weights.reshape(batch, kv_heads, groups * time, slots)
+        mixed = jnp.einsum("bkqs,bksc->bkqc", weights, value)
+        mixed = mixed.reshape(batch, kv_heads, groups, time, channels).transpose(0, 3, 1, 2, 4)
+        mixed = mixed.reshape(batch, time, heads, channels)
+        return project("bthc,hcd->btd", mixed, self.output, self.output_bias)

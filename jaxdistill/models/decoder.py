@@ -1,0 +1,242 @@
+"""The decoder that all families share: stacked layers under one `jax.lax.scan`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache as remember
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxdistill.models.attention import Attention, Cache, Context, context
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.layers import FeedForward, Normalize, weight
+from jaxdistill.types import Head, Output, Params
+
+
+class Layer(nnx.Module):
+    """Attention and feed-forward, each behind a norm and around a residual connection."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        embed = config.embed_dim
+        self.attention_norm = Normalize(config, embed=embed)
+        self.attention = Attention(config, rngs=rngs)
+        self.attention_post_norm = Normalize(config, embed=embed) if config.has_post_norms else None
+        self.mlp_norm = Normalize(config, embed=embed)
+        self.mlp = FeedForward(config, rngs=rngs)
+        self.mlp_post_norm = Normalize(config, embed=embed) if config.has_post_norms else None
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        context: Context,
+        scale: Float[Array, ""],
+        cache: tuple[Array, Array, Array, Array] | None = None,
+    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array] | None]:
+        """The layer's result and, with a cache (keys, values, layer, slot), the stacks updated."""
+        normed = self.attention_norm(x)
+        query = self.attention.queries(normed, context, scale)
+        key, value = self.attention.keys_values(normed, context)
+        stacks = None
+        if cache is not None:
+            keys, values, layer, slot = cache
+            start = (layer, 0, 0, slot, 0)
+            keys = jax.lax.dynamic_update_slice(keys, key.astype(keys.dtype)[None], start)
+            values = jax.lax.dynamic_update_slice(values, value.astype(values.dtype)[None], start)
+            key = jax.lax.dynamic_index_in_dim(keys, layer, keepdims=False).astype(key.dtype)
+            value = jax.lax.dynamic_index_in_dim(values, layer, keepdims=False).astype(value.dtype)
+            stacks = keys, values
+        mixed = self.attention.attend(query, key, value, context.bias)
+        x = x + (mixed if self.attention_post_norm is None else self.attention_post_norm(mixed))
+        inner = self.mlp(self.mlp_norm(x))
+        x = x + (inner if self.mlp_post_norm is None else self.mlp_post_norm(inner))
+        return x, stacks
+
+
+class Decoder(nnx.Module):
+    """Embedding, stacked layers, final norm; the unembedding is left to the `Head`."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        vocab, embed = config.vocab_size, config.embed_dim
+        self.config = config
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap
+        def stacked(rngs: nnx.Rngs) -> Layer:
+            return Layer(config, rngs=rngs)
+
+        self.embedding = weight(config, rngs, vocab=vocab, embed=embed)
+        if config.has_learned_positions:
+            self.positions = weight(config, rngs, positions=config.max_positions, embed=embed)
+        self.layers = stacked(rngs)
+        self.final_norm = Normalize(config, embed=embed)
+        if not config.has_tied_head:
+            self.unembedding = weight(config, rngs, vocab=vocab, embed=embed)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        cache: Cache | None,
+        *,
+        remat: bool,
+    ) -> Output:
+        """Hidden states after the final norm, and the cache with these tokens in it."""
+        config = self.config
+        x = self.embedding[...][tokens]
+        if config.embed_scale != 1:
+            x = (x * config.embed_scale).astype(x.dtype)
+        if config.has_learned_positions:
+            x = x + self.positions[...][positions]
+        slot = 0
+        if cache is not None:
+            slot = cache.length
+            cache = replace(
+                cache,
+                positions=jax.lax.dynamic_update_slice(cache.positions, positions, (0, slot)),
+                segment_ids=jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, (0, slot)),
+                length=slot + tokens.shape[1],
+            )
+        contexts = [
+            context(
+                kind,
+                config.head_dim,
+                positions=positions,
+                segment_ids=segment_ids,
+                key_positions=positions if cache is None else cache.positions,
+                key_segment_ids=segment_ids if cache is None else cache.segment_ids,
+            )
+            for kind in config.kinds
+        ]
+        x, stacks = self._scan(x, contexts, cache, slot, remat=remat)
+        if cache is not None and stacks is not None:
+            cache = replace(cache, keys=stacks[0], values=stacks[1])
+        return Output(self.final_norm(x), cache)
+
+    def _scan(self, x, contexts, cache, slot, *, remat):
+        config = self.config
+        definition, layers = nnx.split(self.layers)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts)
+        kinds = np.array([config.kinds.index(kind) for kind in config.layers])
+        numbers = np.arange(config.num_layers)
+        scales = np.ones(config.num_layers, np.float32)
+        if config.is_scaled_by_inverse_layer:
+            scales = scales / (numbers + 1)
+
+        def body(carry, layer):
+            x, stacks = carry
+            parameters, kind, number, scale = layer
+            chosen = contexts[0]
+            if len(contexts) > 1:
+                chosen = jax.tree.map(
+                    lambda leaf: jax.lax.dynamic_index_in_dim(leaf, kind, keepdims=False), stacked
+                )
+            store = None if stacks is None else (*stacks, number, slot)
+            return nnx.merge(definition, parameters)(x, chosen, scale, store), None
+
+        if remat:
+            body = jax.checkpoint(body, prevent_cse=False)
+        stacks = None if cache is None else (cache.keys, cache.values)
+        (x, stacks), _ = jax.lax.scan(body, (x, stacks), (layers, kinds, numbers, scales))
+        return x, stacks
+
+
+@remember
+def _blueprint(config: DecoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """The module's definition and its parameters' shapes; no array is made."""
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+
+
+def abstract_params(config: DecoderConfig, dtype: Any = "float32") -> dict[str, Any]:
+    """The shape and dtype of every parameter, as nested dicts."""
+    shapes = nnx.to_pure_dict(_blueprint(config)[1])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), shapes)
+
+
+def init_params(config: DecoderConfig, key: Array, dtype: Any = "float32") -> dict[str, Any]:
+    """Fresh parameters: normal weights, norms that do nothing yet, zero biases."""
+    _, state = nnx.split(Decoder(config, rngs=nnx.Rngs(params=key)))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.to_pure_dict(state))
+
+
+def parameter_axes(config: DecoderConfig) -> dict[str, Any]:
+    """The logical name of every axis of every parameter, for shardings: tuples as leaves."""
+    _, state = _blueprint(config)
+
+    def names(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str, ...]:
+        stacked = ("layers",) if path[0] == "layers" else ()
+        return stacked + variable.get_metadata("axes")
+
+    flat = {path: names(path, variable) for path, variable in nnx.to_flat_state(state)}
+    return nnx.traversals.unflatten_mapping(flat)
+
+
+def forward(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    *,
+    positions: Int[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
+    cache: Cache | None = None,
+    remat: bool = False,
+) -> Output:
+    """Hidden states of tokens that see what is before them in their own segment.
+
+    Computes in the parameters' dtype; norms and softmax are in float32. Dropout keys of a
+    config are not used: a student learns from the teacher's whole distribution.
+
+    Args:
+        config: What the decoder is made of.
+        params: Nested dicts of arrays, as `abstract_params` describes them.
+        tokens: Ids; padding may be any id.
+        positions: Place of each token in its segment, from 0.
+        segment_ids: Which segment a token belongs to, from 1; 0 is padding.
+        cache: Where to read what came before and to write these tokens.
+        remat: Whether to recompute each layer in the backward pass instead of storing it.
+
+    Returns:
+        Hidden states after the final norm (padding's mean nothing), and the cache, if one came.
+    """
+    decoder = nnx.merge(_blueprint(config)[0], params)
+    return decoder(tokens, positions, segment_ids, cache, remat=remat)
+
+
+def head(config: DecoderConfig, params: Params, *, vocab_size: int | None = None) -> Head:
+    """The unembedding. `vocab_size` is the real one, where the last rows stand for no word."""
+    matrix = params["embedding" if config.has_tied_head else "unembedding"]
+    return Head(matrix, soft_cap=config.logit_soft_cap, vocab_size=vocab_size or config.vocab_size)
+
+
+def init_cache(
+    config: DecoderConfig, batch_size: int, length: int, dtype: Any = "float32"
+) -> Cache:
+    """An empty cache of `length` slots: the longest prompt plus the tokens to be written."""
+    shape = (config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim)
+    empty = jnp.zeros((batch_size, length), jnp.int32)
+    return Cache(
+        jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, empty, jnp.zeros((), jnp.int32)
+    )
+
+
+def select_layers(
+    config: DecoderConfig, params: Params, layers: Sequence[int]
+) -> tuple[DecoderConfig, dict[str, Any]]:
+    """A shallower decoder made of some of the layers, each computing what it did before."""
+    chosen = np.asarray(layers)
+    stacked = jax.tree.map(lambda leaf: leaf[chosen], params["layers"])
+    if config.is_scaled_by_inverse_layer:
+        # A layer's place is part of its scale: what the new place takes, the queries give back.
+        ratio = (np.arange(len(chosen)) + 1) / (chosen + 1)
+        attention = dict(stacked["attention"])
+        for name in ("query", "query_bias"):
+            leaf = attention[name]
+            shape = (-1,) + (1,) * (leaf.ndim - 1)
+            attention[name] = (leaf * ratio.reshape(shape)).astype(leaf.dtype)
+        stacked = {**stacked, "attention": attention}
+    kinds = tuple(config.layers[layer] for layer in layers)
+    return replace(config, layers=kinds), {**params, "layers": stacked}

@@ -1,0 +1,137 @@
+"""Llama, and what is built like it: Mistral, SmolLM2, TinyLlama. https://arxiv.org/abs/2302.13971.
+
+Mistral adds a sliding window to all layers (https://arxiv.org/abs/2310.06825).
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from jaxdistill.models.config import DecoderConfig, LayerKind
+from jaxdistill.models.families.family import Family
+from jaxdistill.models.families.reading import ACTIVATIONS, Reader, activation_name
+from jaxdistill.models.families.rotary import read_rope
+from jaxdistill.models.rules import Rule, flattened, linear, same
+
+
+class Llama(Family):
+    """`model_type` llama and mistral."""
+
+    model_types: ClassVar = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+    prefix = "model."
+    ignored = ("*.rotary_emb.inv_freq",)
+
+    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+        """Read the keys of LlamaConfig or MistralConfig."""
+        reader = Reader(hf)
+        is_mistral = hf.get("model_type") == "mistral"
+        reader.expect("pretraining_tp", (None, 1), "set it to 1: results differ by rounding only")
+        reader.expect("rope_interleaved", (None, False), "only half-and-half rotation is known")
+        embed_dim = reader.integer("hidden_size", 4096)
+        heads = reader.integer("num_attention_heads", 32)
+        kv_heads, head_dim = reader.heads(8 if is_mistral else None, embed_dim, heads)
+        window = reader.optional_integer("sliding_window", 4096) if is_mistral else None
+        kind = LayerKind(window=window, rope=read_rope(reader))
+        attention_bias = not is_mistral and reader.flag("attention_bias", False)
+        config = DecoderConfig(
+            vocab_size=reader.integer("vocab_size", 32_000),
+            embed_dim=embed_dim,
+            mlp_dim=reader.integer("intermediate_size", 14_336 if is_mistral else 11_008),
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            layers=(kind,) * reader.integer("num_hidden_layers", 32),
+            max_positions=reader.integer(
+                "max_position_embeddings", 131_072 if is_mistral else 2048
+            ),
+            norm_epsilon=reader.number("rms_norm_eps", 1e-6),
+            activation=reader.choice("hidden_act", ACTIVATIONS, "silu"),
+            has_query_key_value_bias=attention_bias,
+            has_attention_output_bias=attention_bias,
+            has_mlp_bias=not is_mistral and reader.flag("mlp_bias", False),
+            query_scale=head_dim**-0.5,
+            has_tied_head=reader.flag("tie_word_embeddings", False),
+            initializer_range=reader.number("initializer_range", 0.02),
+        )
+        reader.finish()
+        return config
+
+    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+        """Every tensor of a LlamaForCausalLM."""
+        embed = config.embed_dim
+        norms = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
+        return (
+            *shared_rules(config),
+            *(
+                same(f"model.layers.{{i}}.{theirs}.weight", ("layers", ours, "scale"), embed)
+                for theirs, ours in norms.items()
+            ),
+        )
+
+    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+        keys = {
+            **shared_keys(config),
+            "hidden_act": activation_name(config.activation, original.get("hidden_act")),
+        }
+        if original.get("model_type") == "mistral":
+            return {**keys, "sliding_window": config.layers[0].window}
+        return {
+            **keys,
+            "attention_bias": config.has_query_key_value_bias,
+            "mlp_bias": config.has_mlp_bias,
+        }
+
+
+def shared_keys(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that Llama, Mistral, Qwen2 and Gemma 3 write alike."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.norm_epsilon,
+        "tie_word_embeddings": config.has_tied_head,
+        "initializer_range": config.initializer_range,
+    }
+
+
+def shared_rules(config: DecoderConfig) -> tuple[Rule, ...]:
+    """The tensors that Llama, Mistral, Qwen2 and Gemma 3 name alike: all but a layer's norms."""
+    embed, mlp = (config.embed_dim,), (config.mlp_dim,)
+    query = (config.num_heads, config.head_dim)
+    key = (config.num_kv_heads, config.head_dim)
+    attention, feed_forward = config.has_query_key_value_bias, config.has_mlp_bias
+    projections = [
+        # in the file; ours; inputs; outputs; has a bias
+        ("self_attn.q_proj", ("attention", "query"), embed, query, attention),
+        ("self_attn.k_proj", ("attention", "key"), embed, key, attention),
+        ("self_attn.v_proj", ("attention", "value"), embed, key, attention),
+        (
+            "self_attn.o_proj",
+            ("attention", "output"),
+            query,
+            embed,
+            config.has_attention_output_bias,
+        ),
+        ("mlp.gate_proj", ("mlp", "gate"), embed, mlp, feed_forward),
+        ("mlp.up_proj", ("mlp", "up"), embed, mlp, feed_forward),
+        ("mlp.down_proj", ("mlp", "down"), mlp, embed, feed_forward),
+    ]
+    rules = [
+        same("model.embed_tokens.weight", ("embedding",), config.vocab_size, *embed),
+        same("model.norm.weight", ("final_norm", "scale"), *embed),
+    ]
+    if not config.has_tied_head:
+        rules.append(same("lm_head.weight", ("unembedding",), config.vocab_size, *embed))
+    for name, (part, matrix), inputs, outputs, has_bias in projections:
+        name = f"model.layers.{{i}}.{name}"
+        rules.append(linear(f"{name}.weight", ("layers", part, matrix), inputs, outputs))
+        if has_bias:
+            rules.append(flattened(f"{name}.bias", ("layers", part, f"{matrix}_bias"), *outputs))
+    return tuple(rules)
+
+
+FAMILY = Llama()

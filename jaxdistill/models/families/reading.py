@@ -1,0 +1,123 @@
+"""Reading `config.json`: typed keys, defaults as in `transformers`, all mistakes at once."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from jaxdistill.errors import UserError, nearest
+from jaxdistill.models.config import Activation
+
+Choice = TypeVar("Choice")
+
+REQUIRED: Any = object()
+"""The default of a key that must be there."""
+
+ACTIVATIONS = {
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
+    "gelu": Activation.GELU,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "gelu_new": Activation.GELU_TANH,
+    "gelu_fast": Activation.GELU_TANH,
+    "relu": Activation.RELU,
+}
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
+
+
+class Reader:
+    """One `config.json`. Mistakes are kept until `finish`, so that all are told together."""
+
+    def __init__(self, hf: Mapping[str, Any]):
+        self.hf = hf
+        self.mistakes: list[str] = []
+        for key in EXPERTS:
+            self.expect(key, (None, 0, 1), "mixtures of experts are not supported")
+        self.expect("quantization_config", (None,), "use the unquantised folder, or a .gguf file")
+        self.expect("partial_rotary_factor", (None, 1), "all channels of a head are rotated")
+
+    def integer(self, key: str, default: Any = REQUIRED) -> int:
+        """A whole number above 0."""
+        return int(self._number(key, default, whole=True))
+
+    def number(self, key: str, default: Any = REQUIRED) -> float:
+        """A number above 0."""
+        return float(self._number(key, default, whole=False))
+
+    def optional_integer(self, key: str, default: int | None = None) -> int | None:
+        """A whole number above 0, or null."""
+        value = self.hf.get(key, default)
+        return None if value is None else self.integer(key, default)
+
+    def optional_number(self, key: str) -> float | None:
+        """A number above 0, or null."""
+        return None if self.hf.get(key) is None else self.number(key)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false; null stands for the default."""
+        value = self.hf.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            self.mistake(key, value, "true or false")
+        return bool(value)
+
+    def choice(self, key: str, choices: Mapping[str, Choice], default: str) -> Choice:
+        """What a word stands for."""
+        word = self.hf.get(key, default)
+        if not isinstance(word, str) or word not in choices:
+            advice = nearest(str(word), list(choices))
+            self.mistake(key, word, f"one of {', '.join(choices)}", advice)
+            word = default
+        return choices[word]
+
+    def expect(self, key: str, allowed: Collection[Any], reason: str) -> None:
+        """Refuse a key that is there with a value that cannot be honoured."""
+        value = self.hf.get(key)
+        if value not in allowed:
+            self.mistakes.append(f"config.json: `{key}` is {value!r}; {reason}.")
+
+    def layer_types(
+        self, default: list[str], allowed: Collection[str], num_layers: int
+    ) -> list[str]:
+        """The kind of each layer, by name."""
+        types = self.hf.get("layer_types")
+        if types is None:
+            return default
+        if not isinstance(types, list) or len(types) != num_layers or set(types) - set(allowed):
+            self.mistake("layer_types", types, f"{num_layers} words out of {', '.join(allowed)}")
+            return default
+        return types
+
+    def heads(self, default: int | None, embed_dim: int, heads: int) -> tuple[int, int]:
+        """Key/value heads (null: as many as query heads) and channels of a head."""
+        kv_heads = self.optional_integer("num_key_value_heads", default) or heads
+        head_dim = self.optional_integer("head_dim") or embed_dim // heads
+        if heads % kv_heads:
+            self.mistake("num_key_value_heads", kv_heads, f"a divisor of the {heads} query heads")
+        return kv_heads, head_dim
+
+    def mistake(self, key: str, value: Any, expected: str, advice: str = "") -> None:
+        """Keep a finding for `finish`."""
+        self.mistakes.append(f"config.json: `{key}` is {value!r}, expected {expected}.{advice}")
+
+    def finish(self) -> None:
+        """Raise UserError if there was any mistake."""
+        if self.mistakes:
+            raise UserError(*self.mistakes)
+
+    def _number(self, key: str, default: Any, *, whole: bool) -> float:
+        value = self.hf.get(key, default)
+        if value is REQUIRED:
+            self.mistakes.append(f"config.json: `{key}` is missing.")
+            return 1
+        good = (int,) if whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, good) or not value > 0:
+            self.mistake(key, value, "a whole number above 0" if whole else "a number above 0")
+            return 1
+        return value
+
+
+def activation_name(activation: Activation, original: Any) -> str:
+    """The word for an activation: the original's own, where it means the same."""
+    if isinstance(original, str) and ACTIVATIONS.get(original) is activation:
+        return original
+    return next(word for word, value in ACTIVATIONS.items() if value is activation)

@@ -1,0 +1,97 @@
+"""Reading the rotary embedding of a `config.json`, in the old keys and in the new."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdistill.models.config import Rope, RopeKind
+from jaxdistill.models.families.reading import Reader
+
+KINDS = {kind.value: kind for kind in RopeKind}
+
+
+def read_rope(reader: Reader, *, default_base: float = 10_000.0) -> Rope:
+    """The rotary embedding of a model whose layers share one.
+
+    It stands in `rope_theta` and `rope_scaling`, or all in `rope_parameters` (transformers 5).
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        if reader.hf.get(key):
+            parameters = reader.hf[key]
+            break
+    else:
+        key, parameters = "rope_parameters", {}
+    base = reader.hf.get("rope_theta", default_base)
+    return parse_rope(reader, key, parameters, base)
+
+
+def parse_rope(reader: Reader, where: str, parameters: Any, base: float) -> Rope:
+    """One dictionary of rope parameters; `base` counts where it names none."""
+    if not isinstance(parameters, Mapping):
+        reader.mistake(where, parameters, "an object with a `rope_type`")
+        return Rope(base=1.0)
+    max_positions = reader.hf.get("max_position_embeddings", 2048)
+    original = reader.hf.get("original_max_position_embeddings")
+    values = {"rope_theta": base, "original_max_position_embeddings": max_positions, **parameters}
+    if original is not None:
+        values["original_max_position_embeddings"] = original
+    values["rope_type"] = parameters.get("rope_type", parameters.get("type", "default"))
+    # A reader of its own, since the keys may be nested; the mistakes are told with the rest.
+    inner = Reader(values)
+    kind = inner.choice("rope_type", KINDS, "default")
+    rope = _PARSERS[kind](inner, inner.number("rope_theta"), max_positions)
+    prefix = "config.json: "
+    reader.mistakes += [prefix + f"{where}: " + line[len(prefix) :] for line in inner.mistakes]
+    return rope
+
+
+def _default(reader: Reader, base: float, max_positions: int) -> Rope:
+    return Rope(base=base)
+
+
+def _linear(reader: Reader, base: float, max_positions: int) -> Rope:
+    return Rope(base=base, kind=RopeKind.LINEAR, factor=reader.number("factor"))
+
+
+def _llama3(reader: Reader, base: float, max_positions: int) -> Rope:
+    return Rope(
+        base=base,
+        kind=RopeKind.LLAMA3,
+        factor=reader.number("factor"),
+        original_positions=reader.integer("original_max_position_embeddings"),
+        slow=reader.number("low_freq_factor"),
+        fast=reader.number("high_freq_factor"),
+    )
+
+
+def _yarn(reader: Reader, base: float, max_positions: int) -> Rope:
+    original = reader.integer("original_max_position_embeddings")
+    factor = reader.optional_number("factor") or max_positions / original
+    amplitude = reader.optional_number("attention_factor")
+    if amplitude is None:
+        above, below = reader.hf.get("mscale"), reader.hf.get("mscale_all_dim")
+        amplitude = _amplitude(factor, 1.0)
+        if above and below:
+            amplitude = _amplitude(factor, above) / _amplitude(factor, below)
+    return Rope(
+        base=base,
+        kind=RopeKind.YARN,
+        factor=factor,
+        original_positions=original,
+        slow=reader.optional_number("beta_slow") or 1.0,
+        fast=reader.optional_number("beta_fast") or 32.0,
+        amplitude=amplitude,
+        is_truncated=reader.flag("truncate", True),
+    )
+
+
+def _amplitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+_PARSERS = {
+    RopeKind.DEFAULT: _default,
+    RopeKind.LINEAR: _linear,
+    RopeKind.LLAMA3: _llama3,
+    RopeKind.YARN: _yarn,
+}

@@ -1,0 +1,92 @@
+"""The parts of a layer: weights with named axes, norms, the feed-forward part."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxdistill.models.config import Activation, DecoderConfig, Norm
+
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    Activation.SILU: jax.nn.silu,
+    Activation.GELU: lambda x: jax.nn.gelu(x, approximate=False),
+    Activation.GELU_TANH: lambda x: jax.nn.gelu(x, approximate=True),
+    Activation.RELU: jax.nn.relu,
+}
+
+
+def weight(config: DecoderConfig, rngs: nnx.Rngs, **axes: int) -> nnx.Param:
+    """A fresh weight; its axes are given as `name=size`, and the names are what shardings read."""
+    value = config.initializer_range * jax.random.normal(rngs.params(), tuple(axes.values()))
+    return nnx.Param(value, axes=_names(axes))
+
+
+def constant(value: float, **axes: int) -> nnx.Param:
+    """A weight that starts at one value: a bias or the scale of a norm."""
+    return nnx.Param(jnp.full(tuple(axes.values()), value), axes=_names(axes))
+
+
+def _names(axes: dict[str, int]) -> tuple[str, ...]:
+    return tuple(axes)
+
+
+class Normalize(nnx.Module):
+    """RMS or layer norm over the last axis; statistics in float32."""
+
+    def __init__(self, config: DecoderConfig, **axis: int):
+        self.kind, self.epsilon = config.norm, config.norm_epsilon
+        self.scale = constant(0.0 if self.kind is Norm.RMS_PLUS_ONE else 1.0, **axis)
+        self.bias = constant(0.0, **axis) if self.kind is Norm.LAYER else None
+
+    def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N C"]:
+        """The normalised `x`, in its dtype."""
+        value = x.astype(jnp.float32)
+        if self.kind is Norm.LAYER:
+            value = value - value.mean(axis=-1, keepdims=True)
+        variance = jnp.square(value).mean(axis=-1, keepdims=True)
+        scale = self._along_last_axis(self.scale, x.ndim)
+        scale = scale + 1 if self.kind is Norm.RMS_PLUS_ONE else scale
+        value = value * jax.lax.rsqrt(variance + self.epsilon) * scale
+        if self.bias is not None:
+            value = value + self._along_last_axis(self.bias, x.ndim)
+        return value.astype(x.dtype)
+
+    @staticmethod
+    def _along_last_axis(parameter: nnx.Param, ndim: int) -> Array:
+        value = parameter[...].astype(jnp.float32)
+        return value.reshape((1,) * (ndim - 1) + value.shape)
+
+
+class FeedForward(nnx.Module):
+    """Two or, gated, three matrices with an activation between them."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.activation = ACTIVATIONS[config.activation]
+        embed, mlp = config.embed_dim, config.mlp_dim
+        bias = config.has_mlp_bias
+        self.gate = weight(config, rngs, embed=embed, mlp=mlp) if config.is_gated else None
+        self.gate_bias = constant(0.0, mlp=mlp) if config.is_gated and bias else None
+        self.up = weight(config, rngs, embed=embed, mlp=mlp)
+        self.up_bias = constant(0.0, mlp=mlp) if bias else None
+        self.down = weight(config, rngs, mlp=mlp, embed=embed)
+        self.down_bias = constant(0.0, embed=embed) if bias else None
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """`down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))`."""
+        up = project("btd,df->btf", x, self.up, self.up_bias)
+        if self.gate is None:
+            inner = self.activation(up)
+        else:
+            inner = self.activation(project("btd,df->btf", x, self.gate, self.gate_bias)) * up
+        return project("btf,fd->btd", inner, self.down, self.down_bias)
+
+
+def project(equation: str, x: Array, kernel: nnx.Param, bias: nnx.Param | None) -> Array:
+    """`einsum(equation, x, kernel) + bias`."""
+    result = jnp.einsum(equation, x, kernel[...])
+    if bias is None:
+        return result
+    value = bias[...]
+    return result + value.reshape((1,) * (result.ndim - value.ndim) + value.shape)
