@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from jaxdistill.errors import UserError, nearest
 from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.families.reading import rename
 from jaxdistill.models.rules import Rule
 
 
@@ -19,11 +20,13 @@ class Family(abc.ABC):
         model_types: The `model_type` of `config.json` and the architecture that goes with it.
         prefix: What names begin with in a causal model's file and may lack in a bare body's.
         ignored: Names (`*` for anything) of tensors that hold no parameter, such as old buffers.
+        aliases: Keys of `config.json` that are other names of the keys that the family reads.
     """
 
     model_types: ClassVar[Mapping[str, str]]
     prefix: ClassVar[str]
     ignored: ClassVar[tuple[str, ...]] = ()
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     @abc.abstractmethod
     def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
@@ -45,7 +48,7 @@ class Family(abc.ABC):
         """
         model_type = original.get("model_type", next(iter(self.model_types)))
         result = {
-            **original,
+            **rename(original, self.aliases),
             **self._written(config, original),
             "model_type": model_type,
             "architectures": [self.model_types[model_type]],

@@ -12,6 +12,8 @@ from jaxdistill.models.families.reading import ACTIVATIONS, Reader, activation_n
 from jaxdistill.models.families.rotary import read_rope
 from jaxdistill.models.rules import Rule, flattened, linear, same
 
+LAYER_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
+
 
 class Llama(Family):
     """`model_type` llama and mistral."""
@@ -28,7 +30,7 @@ class Llama(Family):
         reader.expect("rope_interleaved", (None, False), "only half-and-half rotation is known")
         embed_dim = reader.integer("hidden_size", 4096)
         heads = reader.integer("num_attention_heads", 32)
-        kv_heads, head_dim = reader.heads(8 if is_mistral else None, embed_dim, heads)
+        kv_heads, head_dim = reader.heads(embed_dim, heads, kv_default=8 if is_mistral else None)
         window = reader.optional_integer("sliding_window", 4096) if is_mistral else None
         kind = LayerKind(window=window, rope=read_rope(reader))
         attention_bias = not is_mistral and reader.flag("attention_bias", False)
@@ -57,15 +59,7 @@ class Llama(Family):
 
     def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
         """Every tensor of a LlamaForCausalLM."""
-        embed = config.embed_dim
-        norms = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
-        return (
-            *shared_rules(config),
-            *(
-                same(f"model.layers.{{i}}.{theirs}.weight", ("layers", ours, "scale"), embed)
-                for theirs, ours in norms.items()
-            ),
-        )
+        return (*shared_rules(config), *norm_rules(config, LAYER_NORMS))
 
     def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
         keys = {
@@ -132,6 +126,14 @@ def shared_rules(config: DecoderConfig) -> tuple[Rule, ...]:
         if has_bias:
             rules.append(flattened(f"{name}.bias", ("layers", part, f"{matrix}_bias"), *outputs))
     return tuple(rules)
+
+
+def norm_rules(config: DecoderConfig, names: Mapping[str, str]) -> tuple[Rule, ...]:
+    """The norms of a layer, by their names in the file."""
+    return tuple(
+        same(f"model.layers.{{i}}.{theirs}.weight", ("layers", ours, "scale"), config.embed_dim)
+        for theirs, ours in names.items()
+    )
 
 
 FAMILY = Llama()

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from jaxdistill.errors import UserError, nearest
-from jaxdistill.models.config import Activation
+from jaxdistill.models.config import Activation, DecoderConfig
 
 Choice = TypeVar("Choice")
 
@@ -21,15 +21,20 @@ ACTIVATIONS = {
     "relu": Activation.RELU,
 }
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""The words of `layer_types`."""
+
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 
 
 class Reader:
     """One `config.json`. Mistakes are kept until `finish`, so that all are told together."""
 
-    def __init__(self, hf: Mapping[str, Any]):
-        self.hf = hf
+    def __init__(self, hf: Mapping[str, Any], aliases: Mapping[str, str] | None = None):
+        self.hf = rename(hf, aliases or {})
         self.mistakes: list[str] = []
+        for key, name in (aliases or {}).items():
+            self.expect_same(hf, key, name)
         for key in EXPERTS:
             self.expect(key, (None, 0, 1), "mixtures of experts are not supported")
         self.expect("quantization_config", (None,), "use the unquantised folder, or a .gguf file")
@@ -75,25 +80,38 @@ class Reader:
         if value not in allowed:
             self.mistakes.append(f"config.json: `{key}` is {value!r}; {reason}.")
 
-    def layer_types(
-        self, default: list[str], allowed: Collection[str], num_layers: int
-    ) -> list[str]:
-        """The kind of each layer, by name."""
-        types = self.hf.get("layer_types")
-        if types is None:
+    def layer_types(self, default: list[str], window: int | None) -> list[str]:
+        """The kind of each layer, by name; `default` where the key is missing."""
+        types = self.hf.get("layer_types") or default
+        known = isinstance(types, list) and not set(types) - {FULL, SLIDING}
+        if not known or len(types) != len(default):
+            self.mistake("layer_types", types, f"{len(default)} words out of {FULL}, {SLIDING}")
             return default
-        if not isinstance(types, list) or len(types) != num_layers or set(types) - set(allowed):
-            self.mistake("layer_types", types, f"{num_layers} words out of {', '.join(allowed)}")
-            return default
+        if window is None and SLIDING in types:
+            self.mistake("sliding_window", window, f"a number: layer_types has {SLIDING}")
         return types
 
-    def heads(self, default: int | None, embed_dim: int, heads: int) -> tuple[int, int]:
+    def heads(
+        self,
+        embed_dim: int,
+        heads: int,
+        *,
+        kv_default: int | None,
+        head_dim_default: int | None = None,
+    ) -> tuple[int, int]:
         """Key/value heads (null: as many as query heads) and channels of a head."""
-        kv_heads = self.optional_integer("num_key_value_heads", default) or heads
-        head_dim = self.optional_integer("head_dim") or embed_dim // heads
+        kv_heads = self.optional_integer("num_key_value_heads", kv_default) or heads
+        head_dim = self.optional_integer("head_dim", head_dim_default) or embed_dim // heads
         if heads % kv_heads:
             self.mistake("num_key_value_heads", kv_heads, f"a divisor of the {heads} query heads")
+        if head_dim % 2:
+            self.mistake("head_dim", head_dim, "an even number: channels turn in pairs")
         return kv_heads, head_dim
+
+    def expect_same(self, hf: Mapping[str, Any], key: str, name: str) -> None:
+        """Refuse two names of one thing that disagree."""
+        if key in hf and name in hf and hf[key] != hf[name]:
+            self.mistake(key, hf[key], f"the same as `{name}`, {hf[name]!r}")
 
     def mistake(self, key: str, value: Any, expected: str, advice: str = "") -> None:
         """Keep a finding for `finish`."""
@@ -114,6 +132,16 @@ class Reader:
             self.mistake(key, value, "a whole number above 0" if whole else "a number above 0")
             return 1
         return value
+
+
+def rename(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """The same keys, each under the name that the family reads."""
+    return {aliases.get(key, key): value for key, value in hf.items()}
+
+
+def layer_types(config: DecoderConfig) -> list[str]:
+    """What `layer_types` says of a decoder."""
+    return [FULL if kind.window is None else SLIDING for kind in config.layers]
 
 
 def activation_name(activation: Activation, original: Any) -> str:

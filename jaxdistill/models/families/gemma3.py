@@ -1,0 +1,134 @@
+"""Gemma 3, its text part: norms before and after, on queries and keys; two kinds of layer.
+
+Most layers slide over a window with a short-wave rotary embedding; every sixth sees everything
+with a long-wave one. https://arxiv.org/abs/2503.19786.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from jaxdistill.models.config import DecoderConfig, LayerKind, Norm, Rope
+from jaxdistill.models.families.family import Family
+from jaxdistill.models.families.llama import norm_rules, shared_keys, shared_rules
+from jaxdistill.models.families.reading import (
+    ACTIVATIONS,
+    FULL,
+    SLIDING,
+    Reader,
+    activation_name,
+    layer_types,
+)
+from jaxdistill.models.families.rotary import parse_rope
+from jaxdistill.models.rules import Rule, same
+
+NORMS = {
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "attention_post_norm",
+    "pre_feedforward_layernorm": "mlp_norm",
+    "post_feedforward_layernorm": "mlp_post_norm",
+}
+
+
+class Gemma3(Family):
+    """`model_type` gemma3_text."""
+
+    model_types: ClassVar = {"gemma3_text": "Gemma3ForCausalLM"}
+    prefix = "model."
+    ignored = ("*.rotary_emb.*",)
+
+    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+        """Read the keys of Gemma3TextConfig."""
+        reader = Reader(hf)
+        reader.expect("use_bidirectional_attention", (None, False), "a decoder is causal")
+        reader.expect(
+            "attn_logit_softcapping", (None,), "transformers reads it and does not apply it"
+        )
+        embed_dim = reader.integer("hidden_size", 2304)
+        heads = reader.integer("num_attention_heads", 8)
+        kv_heads, head_dim = reader.heads(embed_dim, heads, kv_default=4, head_dim_default=256)
+        attention_bias = reader.flag("attention_bias", False)
+        config = DecoderConfig(
+            vocab_size=reader.integer("vocab_size", 262_208),
+            embed_dim=embed_dim,
+            mlp_dim=reader.integer("intermediate_size", 9216),
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            layers=_layers(reader),
+            max_positions=reader.integer("max_position_embeddings", 131_072),
+            norm=Norm.RMS_PLUS_ONE,
+            norm_epsilon=reader.number("rms_norm_eps", 1e-6),
+            has_query_key_norm=True,
+            has_post_norms=True,
+            activation=reader.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
+            has_query_key_value_bias=attention_bias,
+            has_attention_output_bias=attention_bias,
+            query_scale=reader.number("query_pre_attn_scalar", 256) ** -0.5,
+            embed_scale=embed_dim**0.5,
+            has_tied_head=reader.flag("tie_word_embeddings", True),
+            logit_soft_cap=reader.optional_number("final_logit_softcapping"),
+            initializer_range=reader.number("initializer_range", 0.02),
+        )
+        reader.finish()
+        return config
+
+    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+        """Every tensor of a Gemma3ForCausalLM."""
+        channels = config.head_dim
+        name, path = "model.layers.{i}.self_attn", ("layers", "attention")
+        return (
+            *shared_rules(config),
+            *norm_rules(config, NORMS),
+            same(f"{name}.q_norm.weight", (*path, "query_norm", "scale"), channels),
+            same(f"{name}.k_norm.weight", (*path, "key_norm", "scale"), channels),
+        )
+
+    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+        windows = {kind.window for kind in config.layers} - {None}
+        word = original.get("hidden_activation", "gelu_pytorch_tanh")
+        scalar = config.query_scale**-2
+        return {
+            **shared_keys(config),
+            "hidden_activation": activation_name(config.activation, word),
+            "layer_types": layer_types(config),
+            **({"sliding_window": windows.pop()} if windows else {}),
+            "attention_bias": config.has_query_key_value_bias,
+            "query_pre_attn_scalar": round(scalar),
+            "final_logit_softcapping": config.logit_soft_cap,
+        }
+
+
+def _layers(reader: Reader) -> tuple[LayerKind, ...]:
+    """By `layer_types`, or by the older rule: every `sliding_window_pattern`-th sees everything."""
+    num_layers = reader.integer("num_hidden_layers", 26)
+    window = reader.optional_integer("sliding_window", 4096)
+    pattern = reader.integer("sliding_window_pattern", 6)
+    default = [SLIDING if (i + 1) % pattern else FULL for i in range(num_layers)]
+    types = reader.layer_types(default, window)
+    full, sliding = _ropes(reader)
+    kinds = {FULL: LayerKind(rope=full), SLIDING: LayerKind(window=window, rope=sliding)}
+    return tuple(kinds[name] for name in types)
+
+
+def _ropes(reader: Reader) -> tuple[Rope, Rope]:
+    """The rotary embeddings of full and of sliding layers.
+
+    Newer files nest them by layer type in `rope_parameters`; older ones have `rope_theta` and
+    `rope_scaling` for the full layers and `rope_local_base_freq` for the others.
+    """
+    key = "rope_parameters"
+    nested = reader.hf.get(key) or {}
+    if not isinstance(nested, Mapping) or set(nested) - {FULL, SLIDING}:
+        reader.mistake(key, nested, f"objects named {FULL} and {SLIDING}")
+        nested = {}
+    full = {**(nested.get(FULL) or {}), **(reader.hf.get("rope_scaling") or {})}
+    sliding = nested.get(SLIDING) or {}
+    base = reader.hf.get("rope_theta", 1_000_000.0)
+    local_base = reader.hf.get("rope_local_base_freq", 10_000.0)
+    return (
+        parse_rope(reader, f"{key}.{FULL}", full, base),
+        parse_rope(reader, f"{key}.{SLIDING}", sliding, local_base),
+    )
+
+
+FAMILY = Gemma3()

@@ -1,0 +1,113 @@
+"""GPT-Neo: GPT-2 with unscaled scores and, by turns, layers that see only a local window.
+
+Black et al., 2021, https://doi.org/10.5281/zenodo.5297715.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from jaxdistill.models.config import DecoderConfig, LayerKind, Norm
+from jaxdistill.models.families.family import Family
+from jaxdistill.models.families.gpt2 import embedding_rules
+from jaxdistill.models.families.reading import ACTIVATIONS, Reader, activation_name
+from jaxdistill.models.rules import Rule, linear, same
+
+
+class GPTNeo(Family):
+    """`model_type` gpt_neo."""
+
+    model_types: ClassVar = {"gpt_neo": "GPTNeoForCausalLM"}
+    prefix = "transformer."
+    ignored = ("*.attn.attention.bias", "*.attn.attention.masked_bias")
+    aliases: ClassVar = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
+
+    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+        """Read the keys of GPTNeoConfig."""
+        reader = Reader(hf, self.aliases)
+        embed_dim = reader.integer("hidden_size", 2048)
+        heads = reader.integer("num_heads", 16)
+        if embed_dim % heads:
+            reader.mistake("num_heads", heads, f"a divisor of hidden_size, {embed_dim}")
+        config = DecoderConfig(
+            vocab_size=reader.integer("vocab_size", 50_257),
+            embed_dim=embed_dim,
+            mlp_dim=reader.optional_integer("intermediate_size") or 4 * embed_dim,
+            num_heads=heads,
+            num_kv_heads=heads,
+            head_dim=embed_dim // heads,
+            layers=_layers(reader),
+            max_positions=reader.integer("max_position_embeddings", 2048),
+            has_learned_positions=True,
+            norm=Norm.LAYER,
+            norm_epsilon=reader.number("layer_norm_epsilon", 1e-5),
+            activation=reader.choice("activation_function", ACTIVATIONS, "gelu_new"),
+            is_gated=False,
+            has_attention_output_bias=True,
+            has_mlp_bias=True,
+            query_scale=1.0,
+            has_tied_head=reader.flag("tie_word_embeddings", True),
+            initializer_range=reader.number("initializer_range", 0.02),
+        )
+        reader.finish()
+        return config
+
+    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+        """Every tensor of a GPTNeoForCausalLM."""
+        embed, mlp = (config.embed_dim,), (config.mlp_dim,)
+        heads = (config.num_heads, config.head_dim)
+        layer, attention = "transformer.h.{i}", "transformer.h.{i}.attn.attention"
+        ours = ("layers", "attention")
+        return (
+            *embedding_rules(config),
+            linear(f"{attention}.q_proj.weight", (*ours, "query"), embed, heads),
+            linear(f"{attention}.k_proj.weight", (*ours, "key"), embed, heads),
+            linear(f"{attention}.v_proj.weight", (*ours, "value"), embed, heads),
+            linear(f"{attention}.out_proj.weight", (*ours, "output"), heads, embed),
+            same(f"{attention}.out_proj.bias", (*ours, "output_bias"), *embed),
+            linear(f"{layer}.mlp.c_fc.weight", ("layers", "mlp", "up"), embed, mlp),
+            same(f"{layer}.mlp.c_fc.bias", ("layers", "mlp", "up_bias"), *mlp),
+            linear(f"{layer}.mlp.c_proj.weight", ("layers", "mlp", "down"), mlp, embed),
+            same(f"{layer}.mlp.c_proj.bias", ("layers", "mlp", "down_bias"), *embed),
+        )
+
+    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+        word = original.get("activation_function", "gelu_new")
+        names = ["local" if kind.window else "global" for kind in config.layers]
+        windows = {kind.window for kind in config.layers} - {None}
+        return {
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.embed_dim,
+            "intermediate_size": config.mlp_dim,
+            "num_heads": config.num_heads,
+            "num_layers": config.num_layers,
+            "attention_types": [[names, 1]],
+            "attention_layers": names,
+            **({"window_size": windows.pop()} if windows else {}),
+            "max_position_embeddings": config.max_positions,
+            "layer_norm_epsilon": config.norm_epsilon,
+            "activation_function": activation_name(config.activation, word),
+            "tie_word_embeddings": config.has_tied_head,
+            "initializer_range": config.initializer_range,
+        }
+
+
+def _layers(reader: Reader) -> tuple[LayerKind, ...]:
+    """`attention_types` counts patterns; the older `attention_layers` lists every layer."""
+    num_layers = reader.integer("num_layers", 24)
+    kinds = {"global": LayerKind(), "local": LayerKind(window=reader.integer("window_size", 256))}
+    types = reader.hf.get("attention_types") or [[["global", "local"], 12]]
+    try:
+        names = [name for pattern, times in types for name in list(pattern) * times]
+    except (TypeError, ValueError):
+        reader.mistake("attention_types", types, 'a list such as [[["global", "local"], 12]]')
+        return ()
+    listed = reader.hf.get("attention_layers") or names
+    if listed != names and reader.hf.get("attention_types"):
+        reader.mistake("attention_layers", listed, f"what attention_types says, {names}")
+    if len(listed) != num_layers or set(listed) - set(kinds):
+        reader.mistake("attention_types", types, f"{num_layers} words out of global, local")
+        return ()
+    return tuple(kinds[name] for name in listed)
+
+
+FAMILY = GPTNeo()

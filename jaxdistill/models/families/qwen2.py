@@ -1,0 +1,92 @@
+"""Qwen2 and Qwen2.5: Llama with biases on queries, keys and values. https://arxiv.org/abs/2407.10671.
+
+Some layers may slide: those of `layer_types`, or those from `max_window_layers` on.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from jaxdistill.models.config import DecoderConfig, LayerKind
+from jaxdistill.models.families.family import Family
+from jaxdistill.models.families.llama import LAYER_NORMS, norm_rules, shared_keys, shared_rules
+from jaxdistill.models.families.reading import (
+    ACTIVATIONS,
+    FULL,
+    SLIDING,
+    Reader,
+    activation_name,
+    layer_types,
+)
+from jaxdistill.models.families.rotary import read_rope
+from jaxdistill.models.rules import Rule
+
+
+class Qwen2(Family):
+    """`model_type` qwen2."""
+
+    model_types: ClassVar = {"qwen2": "Qwen2ForCausalLM"}
+    prefix = "model."
+    ignored = ("*.rotary_emb.inv_freq",)
+
+    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+        """Read the keys of Qwen2Config."""
+        reader = Reader(hf)
+        embed_dim = reader.integer("hidden_size", 4096)
+        heads = reader.integer("num_attention_heads", 32)
+        kv_heads, head_dim = reader.heads(embed_dim, heads, kv_default=32)
+        config = DecoderConfig(
+            vocab_size=reader.integer("vocab_size", 151_936),
+            embed_dim=embed_dim,
+            mlp_dim=reader.integer("intermediate_size", 22_016),
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            layers=_layers(reader),
+            max_positions=reader.integer("max_position_embeddings", 32_768),
+            norm_epsilon=reader.number("rms_norm_eps", 1e-6),
+            activation=reader.choice("hidden_act", ACTIVATIONS, "silu"),
+            has_query_key_value_bias=True,
+            query_scale=head_dim**-0.5,
+            has_tied_head=reader.flag("tie_word_embeddings", False),
+            initializer_range=reader.number("initializer_range", 0.02),
+        )
+        reader.finish()
+        return config
+
+    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+        """Every tensor of a Qwen2ForCausalLM."""
+        return (*shared_rules(config), *norm_rules(config, LAYER_NORMS))
+
+    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+        types = layer_types(config)
+        windows = {kind.window for kind in config.layers} - {None}
+        keys = {
+            **shared_keys(config),
+            "hidden_act": activation_name(config.activation, original.get("hidden_act")),
+            "layer_types": types,
+            "use_sliding_window": SLIDING in types,
+        }
+        if windows:
+            # `layer_types` decides; the older key is kept true for those who read it alone.
+            first = types.index(SLIDING)
+            keys |= {"sliding_window": windows.pop(), "max_window_layers": first}
+        return keys
+
+
+def _layers(reader: Reader) -> tuple[LayerKind, ...]:
+    """Which layers slide; none do unless `use_sliding_window` says so."""
+    num_layers = reader.integer("num_hidden_layers", 32)
+    window = reader.optional_integer("sliding_window", 4096)
+    window = window if reader.flag("use_sliding_window", False) else None
+    first = reader.hf.get("max_window_layers", 28)
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        reader.mistake("max_window_layers", first, "a whole number, 0 or above")
+        first = num_layers
+    default = [SLIDING if window and i >= first else FULL for i in range(num_layers)]
+    types = reader.layer_types(default, window)
+    rope = read_rope(reader)
+    kinds = {FULL: LayerKind(rope=rope), SLIDING: LayerKind(window=window, rope=rope)}
+    return tuple(kinds[name] for name in types)
+
+
+FAMILY = Qwen2()
