@@ -17,6 +17,7 @@ RULES: Mapping[str, str | None] = {
     "channels": None,
     "mlp": "tensor",
     "vocab": "tensor",
+    "positions": None,
 }
 
 BATCH_AXES = ("data", "fsdp")

@@ -1,0 +1,17 @@
+"""Training: the pure step, the loop around it, the optimizer, checkpoints."""
+
+from jaxdistill.train.checkpoint import Checkpoints as Checkpoints
+from jaxdistill.train.checkpoint import Restored as Restored
+from jaxdistill.train.config import TrainConfig as TrainConfig
+from jaxdistill.train.loop import Batches as Batches
+from jaxdistill.train.loop import Hook as Hook
+from jaxdistill.train.loop import NonFiniteError as NonFiniteError
+from jaxdistill.train.loop import train as train
+from jaxdistill.train.optimizer import AdamW as AdamW
+from jaxdistill.train.state import TrainState as TrainState
+from jaxdistill.train.state import abstract_state as abstract_state
+from jaxdistill.train.state import init_state as init_state
+from jaxdistill.train.state import state_shardings as state_shardings
+from jaxdistill.train.step import check_batch_size as check_batch_size
+from jaxdistill.train.step import jit_step as jit_step
+from jaxdistill.train.step import make_step as make_step

@@ -1,0 +1,213 @@
+"""Checkpoints through Orbax: state, place in the data, and what the run was.
+
+A checkpoint is written beside its place and renamed when it is whole, so that a killed run leaves
+the one before it. Saving is synchronous: when `save` returns, the checkpoint is there, and a full
+disk is an error of this step and not of a later one.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxdistill.errors import UserError
+from jaxdistill.train.state import TrainState
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a run continues from.
+
+    Attributes:
+        state: The state, placed as it was asked for.
+        data: The state of the data iterator.
+        skipped: A line for each newer checkpoint that could not be read.
+    """
+
+    state: TrainState
+    data: Any
+    skipped: tuple[str, ...]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: Where they are; made if it is not there.
+        keep: How many of the latest are kept.
+        fingerprint: What must not change when the run continues, by dotted name; JSON values.
+    """
+
+    def __init__(self, directory: Path, *, keep: int, fingerprint: Mapping[str, Any]):
+        self.directory = directory.absolute()
+        self._fingerprint = dict(fingerprint)
+        with _disk_errors(f"{directory}: no checkpoint can be written here"):
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep,
+                    enable_async_checkpointing=False,
+                    cleanup_tmp_directories=True,
+                ),
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "run": ocp.JsonCheckpointHandler(),
+                },
+            )
+
+    @property
+    def last_step(self) -> int | None:
+        """The step of the newest checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, data: Any) -> None:
+        """Writes a checkpoint of `state` and the data iterator's state, unless it is there.
+
+        Raises:
+            UserError: when the disk does not take it; those before are untouched.
+        """
+        step = int(state.step)
+        if step == self.last_step:
+            return
+        last = "there is none before it" if self.last_step is None else f"{self.last_step} is whole"
+        try:
+            with _disk_errors(
+                f"{self.directory}: the checkpoint of step {step} could not be written ({last})"
+            ):
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state),
+                        run=ocp.args.JsonSave({"data": data, "fingerprint": self._fingerprint}),
+                    ),
+                    force=True,
+                )
+        except UserError:
+            self._drop_unfinished()
+            raise
+
+    def restore(self, like: TrainState) -> Restored | None:
+        """The newest checkpoint that can be read, or None when there is none at all.
+
+        Args:
+            like: Shapes, dtypes and shardings (see `abstract_state`); the mesh may be another
+                than the one that the checkpoint was written on.
+
+        Raises:
+            UserError: when the run that wrote it differs from this one in what must not change,
+                or when there are checkpoints and none can be read.
+        """
+        skipped: list[str] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            place = self.directory / str(step)
+            try:
+                with _quiet():
+                    run, shapes = self._describe(step)
+                    self._compare(place, run["fingerprint"], shapes, like)
+                    state = self._manager.restore(
+                        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+                    )["state"]
+            except UserError:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever it is, an older one may be whole
+                reason = str(error).strip().splitlines()
+                skipped.append(
+                    f"{place}: cannot be read ({reason[0][:120] if reason else error!r})"
+                )
+                continue
+            self._set_aside(step)
+            return Restored(state, run["data"], tuple(skipped))
+        if skipped:
+            raise UserError(*skipped, "No checkpoint is left: start in another run folder.")
+        return None
+
+    def close(self) -> None:
+        """Ends Orbax's threads."""
+        self._manager.close()
+
+    def _describe(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The JSON part of a checkpoint, and its arrays' shapes and dtypes by name."""
+        run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))[
+            "run"
+        ]
+        tree = self._manager.item_metadata(step)["state"].tree
+        return run, _named(tree)
+
+    def _compare(
+        self, place: Path, written: dict[str, Any], shapes: dict[str, str], like: TrainState
+    ) -> None:
+        now = self._fingerprint
+        lines = [
+            f"{place}: was written with {name} = {written.get(name)!r}, not {now.get(name)!r}."
+            for name in sorted({*written, *now})
+            if written.get(name) != now.get(name)
+        ]
+        wanted = _named(like)
+        lines += [
+            f"{place}: `{name}` is {shapes.get(name, 'missing')}, "
+            f"and this config makes it {wanted.get(name, 'nothing')}."
+            for name in sorted({*shapes, *wanted})
+            if shapes.get(name) != wanted.get(name)
+        ]
+        if lines:
+            cure = "Continue with the config that the run began with, or choose another run folder."
+            raise UserError(*lines, cure)
+
+    def _set_aside(self, restored_step: int) -> None:
+        """Renames newer checkpoints, none of which could be read, so that steps can be saved."""
+        for step in self._manager.all_steps():
+            if step > restored_step and jax.process_index() == 0:
+                place = self.directory / str(step)
+                place.rename(place.with_name(f"unreadable-{step}"))
+        self._manager.reload()
+
+    def _drop_unfinished(self) -> None:
+        for place in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _named(tree: Any) -> dict[str, str]:
+    """`float32[2, 3]` for each array of a tree, by its dotted name."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): (
+            f"{jax.numpy.dtype(leaf.dtype)}{list(leaf.shape)}"
+        )
+        for path, leaf in leaves
+    }
+
+
+@contextlib.contextmanager
+def _disk_errors(what: str) -> Iterator[None]:
+    """Turns what the file system refuses into one line."""
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError) as error:
+        # TensorStore reports the system's error number inside the text of a ValueError.
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        if number is None:
+            raise
+        cure = "Make room there, and the same command continues from the last checkpoint."
+        raise UserError(f"{what}: {os.strerror(number)}. {cure}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's own tracebacks on the console: what matters is raised."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

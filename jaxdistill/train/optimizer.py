@@ -1,0 +1,82 @@
+"""AdamW with warm-up, a schedule, clipping, and weight decay where it belongs; all of it optax."""
+
+from typing import Annotated, Any
+
+import jax
+import optax
+from pydantic import Field
+
+from jaxdistill.config import configclass
+from jaxdistill.errors import UserError
+from jaxdistill.train.schedules import Cosine, Schedule
+
+_Moment = Annotated[float, Field(ge=0, lt=1)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@configclass
+class AdamW:
+    """Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
+
+    https://arxiv.org/abs/1711.05101. The rate climbs in a straight line over `warmup_steps`, then
+    follows `schedule`. `clip_norm` bounds the global norm of the gradient (null: no bound).
+    """
+
+    learning_rate: _Positive = 1e-3
+    schedule: Schedule = Cosine()
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    b1: _Moment = 0.9
+    b2: _Moment = 0.95
+    eps: _Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    clip_norm: _Positive | None = 1.0
+
+    def rate(self, num_steps: int) -> optax.Schedule:
+        """The learning rate of each step, from 0, of a run of `num_steps`.
+
+        Raises:
+            UserError: when warm-up and schedule do not fit into the run.
+        """
+        peak, warmup = self.learning_rate, self.warmup_steps
+        if warmup >= num_steps:
+            raise UserError(
+                f"optimizer.warmup_steps = {warmup} leaves nothing of a run of {num_steps} steps. "
+                "Lower it, or train for longer."
+            )
+        main = self.schedule.after_warmup(peak, num_steps - warmup)
+        if not warmup:
+            return main
+        # From one part, not from 0, so that the first batch is not read for nothing.
+        climb = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+        return optax.join_schedules([climb, main], [warmup])
+
+    def transform(self, num_steps: int, axes: Any) -> optax.GradientTransformation:
+        """The optimizer for parameters whose logical axes are `axes`."""
+        adamw = optax.adamw(
+            self.rate(num_steps),
+            b1=self.b1,
+            b2=self.b2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            mask=decays(axes),
+        )
+        if self.clip_norm is None:
+            return adamw
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
+
+
+def decays(axes: Any) -> Any:
+    """Which parameters weight decay pulls to zero: matrices, and neither biases nor norms.
+
+    Args:
+        axes: The logical axes of each parameter. The stacked `layers` do not count: the scale of
+            a norm is a vector, however many layers are stacked.
+    """
+
+    def is_decayed(path: tuple[Any, ...], names: tuple[str | None, ...]) -> bool:
+        last = jax.tree_util.keystr(path[-1:], simple=True)
+        return not last.endswith("bias") and sum(name != "layers" for name in names) > 1
+
+    return jax.tree_util.tree_map_with_path(
+        is_decayed, axes, is_leaf=lambda node: isinstance(node, tuple)
+    )

@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill.config import configclass, dump, load
+from jaxdistill.errors import UserError
+from jaxdistill.sharding import MeshConfig, make_mesh, replicated
+from jaxdistill.train import AdamW, TrainConfig, state_shardings
+from jaxdistill.train.optimizer import decays
+from jaxdistill.train.schedules import Constant, Cosine, Linear, WarmupStableDecay
+
+PEAK, STEPS, WARMUP = 2.0, 100, 10
+
+AXES = {
+    "embedding": ("vocab", "embed"),
+    "final_norm": {"scale": ("embed",), "bias": ("embed",)},
+    "layers": {
+        "attention": {
+            "query": ("layers", "embed", "heads", "channels"),
+            "query_bias": ("layers", "heads", "channels"),
+        },
+        "norm": {"scale": ("layers", "embed")},
+    },
+}
+
+
+def rates(schedule, warmup_steps=WARMUP):
+    rate = AdamW(learning_rate=PEAK, schedule=schedule, warmup_steps=warmup_steps).rate(STEPS)
+    return np.array([rate(step) for step in range(STEPS)])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Constant(), Linear(final_fraction=0.1), Cosine(), WarmupStableDecay(decay_steps=20)],
+    ids=lambda schedule: schedule.type,
+)
+def test_every_schedule_climbs_to_the_peak_and_never_again(schedule):
+    values = rates(schedule)
+    np.testing.assert_allclose(values[: WARMUP + 1], PEAK * np.arange(1, 12) / 11, rtol=1e-6)
+    assert np.all(np.diff(values[WARMUP:]) <= 1e-6)
+    assert values.min() >= 0
+    assert values[0] > 0
+
+
+def test_the_curves_are_what_they_are_called():
+    np.testing.assert_allclose(rates(Constant(), 0), PEAK)
+    line = rates(Linear(final_fraction=0.5), 0)
+    np.testing.assert_allclose(np.diff(line), -0.5 * PEAK / STEPS, rtol=1e-3)
+    cosine = rates(Cosine(final_fraction=0.1), 0)
+    np.testing.assert_allclose(cosine[50], PEAK * 0.55, rtol=1e-6)
+    stable = rates(WarmupStableDecay(decay_steps=20))
+    np.testing.assert_allclose(stable[WARMUP:81], PEAK, rtol=1e-6)
+    np.testing.assert_allclose(stable[90], PEAK / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        AdamW(warmup_steps=STEPS),
+        AdamW(warmup_steps=10, schedule=WarmupStableDecay(decay_steps=91)),
+    ],
+)
+def test_what_does_not_fit_into_the_run_is_refused(optimizer):
+    with pytest.raises(UserError, match=r"_steps = (100|91) "):
+        optimizer.rate(STEPS)
+
+
+def test_only_matrices_decay():
+    decayed = jax.tree.leaves_with_path(decays(AXES))
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, yes in decayed if yes]
+    assert names == ["embedding", "layers.attention.query"]
+
+    shapes = jax.tree.map(len, AXES, is_leaf=lambda node: isinstance(node, tuple))
+    params = jax.tree.map(lambda ndim: jnp.ones((2,) * ndim), shapes)
+    optimizer = AdamW(weight_decay=0.1).transform(STEPS, AXES)
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(still, optimizer.init(params), params)
+    moved = jax.tree.map(lambda update: bool(jnp.any(update != 0)), updates)
+    assert moved == decays(AXES)
+
+
+def test_the_first_update_is_adams():
+    params, gradient = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([3.0, -4.0])}
+    for clip_norm in (None, 1.0):
+        config = AdamW(learning_rate=0.1, schedule=Constant(), clip_norm=clip_norm, eps=1e-3)
+        optimizer = config.transform(STEPS, {"w": ("embed",)})
+        updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+        clipped = np.array([3.0, -4.0]) * (1 if clip_norm is None else clip_norm / 5)
+        expected = -0.1 * clipped / (np.abs(clipped) + 1e-3)
+        np.testing.assert_allclose(updates["w"], expected, rtol=1e-5)
+
+
+def test_moments_lie_where_their_parameters_lie():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4))
+    optimizer = AdamW(weight_decay=0.1).transform(STEPS, {"w": ("embed", "mlp")})
+    shapes = {"w": jax.ShapeDtypeStruct((8, 2), "float32")}
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    found = state_shardings(mesh, shapes, {"w": split}, optimizer)
+    opt_state = jax.eval_shape(optimizer.init, shapes)
+    for leaf, sharding in zip(
+        jax.tree.leaves(opt_state), jax.tree.leaves(found.opt_state), strict=True
+    ):
+        assert sharding == (split if leaf.ndim else replicated(mesh))
+
+
+def test_the_config_reads_and_writes_yaml():
+    @configclass
+    class Run:
+        train: TrainConfig = TrainConfig()
+
+    overrides = [
+        "train.optimizer.schedule.type=warmup_stable_decay",
+        "train.optimizer.schedule.decay_steps=5",
+        "train.optimizer.learning_rate=1e-4",
+    ]
+    run = load(Run, None, overrides)
+    assert run.train.optimizer.schedule == WarmupStableDecay(decay_steps=5)
+    assert run.train.optimizer.learning_rate == 1e-4
+    assert "decay_steps: 5" in dump(run)
+    with pytest.raises(UserError, match="Did you mean `cosine`"):
+        load(Run, None, ["train.optimizer.schedule.type=cosin"])
