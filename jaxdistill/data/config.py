@@ -1,0 +1,53 @@
+"""What a config says of the data."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from jaxdistill.config import configclass
+from jaxdistill.data.rollouts import ROLLOUTS
+from jaxdistill.data.rollouts.dataset import DatasetRollout
+
+
+def _several(value: Any) -> Any:
+    """One name may stand without a list around it."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Sources = Annotated[tuple[str, ...], BeforeValidator(_several)]
+
+
+@configclass
+class DataConfig:
+    """Which rows are read, which of them are held out, and how they become sequences.
+
+    Attributes:
+        sources: JSONL files, Parquet files, folders of `datasets.save_to_disk`, or hub names
+            (`org/name`, `org/name/config`; a folder or a hub name may end in `:split`).
+        heldout: The fraction of `sources` that is never trained on. A hash of its prompt decides
+            for each row, so that a row keeps its side whatever is added, sorted or answered anew.
+        heldout_seed: Another number, another choice of held-out rows.
+        heldout_sources: Rows to evaluate on; where given, `heldout` is not applied.
+        rollout: Where the answers come from: the rows themselves, or the teacher.
+        prompt_template: How a prompt that is a string reads. `plain`: as it stands, and the
+            completion right after it; `chat`: as a user's message in the tokenizer's template.
+        loss_on: `completion` learns the answers (all turns of the assistant), `all` every token.
+        length: How many places a sequence has; a row of n tokens takes n - 1 of them, for the
+            last token is only predicted.
+        truncation: What becomes of a row that is longer: it loses its end, loses its start, or is
+            dropped. What was cut is counted and told.
+        pack: Whether several rows may share a sequence. They do not see each other.
+    """
+
+    sources: _Sources
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    heldout_seed: int = 0
+    heldout_sources: _Sources = ()
+    rollout: ROLLOUTS.union = DatasetRollout()  # pyright: ignore[reportInvalidTypeForm]
+    prompt_template: Literal["plain", "chat"] = "plain"
+    loss_on: Literal["completion", "all"] = "completion"
+    length: Annotated[int, Field(gt=0)] = 1024
+    truncation: Literal["cut_end", "cut_start", "drop"] = "cut_end"
+    pack: bool = True

@@ -1,0 +1,111 @@
+"""What a row becomes, and the count of what was lost on the way."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+from transformers import PreTrainedTokenizerBase
+
+from jaxdistill.data.rows import Row
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row before truncation.
+
+    Attributes:
+        tokens: All of it.
+        loss_mask: Which tokens are learned.
+        token_bytes: How many bytes of text each adds; None where only the tokens are known.
+    """
+
+    tokens: Int[np.ndarray, " T"]
+    loss_mask: Bool[np.ndarray, " T"]
+    token_bytes: Int[np.ndarray, " T"] | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as the model sees it.
+
+    Attributes:
+        tokens: All of it; the last one is only predicted, never read.
+        loss_mask: Which of them are learned, as what the tokens before them predict. Never the
+            first, which nothing predicts.
+        row_id: The row's number.
+        place: Where the row stands, for messages.
+        num_bytes: How long the learned text is in UTF-8, special tokens not counted: what bits
+            per byte are counted by.
+    """
+
+    tokens: Int[np.ndarray, " T"]
+    loss_mask: Bool[np.ndarray, " T"]
+    row_id: int
+    place: str
+    num_bytes: int
+
+    @property
+    def num_places(self) -> int:
+        """How many places of a sequence it takes."""
+        return len(self.tokens) - 1
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rows; nothing is cut or dropped without being told.
+
+    Attributes:
+        rows: How many were read.
+        tokens: How many tokens the kept ones have.
+        scored_tokens: How many of those are learned.
+        truncated_rows: Rows that were too long and lost a part.
+        cut_tokens: The tokens they lost.
+        dropped_rows: Rows left out: too long, or with nothing to learn.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    scored_tokens: int = 0
+    truncated_rows: int = 0
+    cut_tokens: int = 0
+    dropped_rows: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} rows, {self.tokens:,} tokens ({self.scored_tokens:,} to learn); "
+            f"{self.truncated_rows:,} rows truncated ({self.cut_tokens:,} tokens cut), "
+            f"{self.dropped_rows:,} rows dropped"
+        )
+
+
+def truncated(
+    row: Row,
+    encoded: Encoded,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    truncation: Literal["cut_end", "cut_start", "drop"],
+) -> tuple[Example | None, Counts]:
+    """The row in no more than `length` places, and what that cost."""
+    cut = max(0, len(encoded.tokens) - (length + 1))
+    keep = slice(cut, None) if truncation == "cut_start" else slice(0, len(encoded.tokens) - cut)
+    tokens, mask = encoded.tokens[keep], encoded.loss_mask[keep].copy()
+    mask[:1] = False
+    if not mask.any() or (cut and truncation == "drop"):
+        return None, Counts(rows=1, dropped_rows=1)
+    if encoded.token_bytes is None:
+        text = tokenizer.decode(tokens[mask], skip_special_tokens=True)
+        num_bytes = len(str(text).encode())
+    else:
+        num_bytes = int(encoded.token_bytes[keep][mask].sum())
+    counts = Counts(
+        rows=1,
+        tokens=len(tokens),
+        scored_tokens=int(mask.sum()),
+        truncated_rows=int(cut > 0),
+        cut_tokens=cut,
+    )
+    return Example(tokens, mask, row.row_id, row.place, num_bytes), counts

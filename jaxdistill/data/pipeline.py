@@ -1,0 +1,233 @@
+"""The path of the data: sources, split, rollout, tokens, sequences, batches.
+
+grain orders, batches, and remembers where it is; what it remembers is one small number.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import grain
+import jax
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from jaxdistill.data.config import DataConfig
+from jaxdistill.data.examples import Counts, Example
+from jaxdistill.data.findings import Findings
+from jaxdistill.data.pack import best_fit, sequence
+from jaxdistill.data.rollouts.writer import Writer
+from jaxdistill.data.rows import Row, parse
+from jaxdistill.data.sources import records
+from jaxdistill.data.split import is_heldout
+from jaxdistill.data.templates import Templates
+from jaxdistill.data.tokenize import encode
+from jaxdistill.errors import UserError
+from jaxdistill.types import Batch
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The two sides of the split."""
+
+    train: list[Row]
+    heldout: list[Row]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is trained on, what is evaluated on, and what became of the rest."""
+
+    train: list[Example]
+    heldout: list[Example]
+    train_counts: Counts
+    heldout_counts: Counts
+
+    @property
+    def counts(self) -> Counts:
+        """Of both sides."""
+        return self.train_counts + self.heldout_counts
+
+    def place(self, row_id: int) -> str:
+        """Where the row of this number stands, in words."""
+        named = (e.place for e in (*self.train, *self.heldout) if e.row_id == row_id)
+        return next(named, f"row {row_id}")
+
+
+def read(config: DataConfig) -> Rows:
+    """Read the sources and split them.
+
+    Raises:
+        UserError: naming the sources that cannot be read and the rows that are none.
+    """
+    findings = Findings()
+    rows = _read(config.sources, config, 0, findings)
+    heldout = _read(config.heldout_sources, config, len(rows), findings)
+    findings.raise_any()
+    if config.heldout_sources:
+        return Rows(rows, heldout)
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row in rows:
+        held = is_heldout(row.key, fraction=config.heldout, seed=config.heldout_seed)
+        sides[held].append(row)
+    if not sides[0]:
+        raise UserError(
+            f"data.heldout={config.heldout} holds out all {len(rows)} rows. Add rows, hold out "
+            "fewer, or choose others with `data.heldout_seed`."
+        )
+    return Rows(*sides)
+
+
+def prepare(
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, writer: Writer | None = None
+) -> Prepared:
+    """Read, split, complete and tokenise the rows.
+
+    Args:
+        config: Which rows, and how.
+        tokenizer: The student's, which is also the teacher's.
+        writer: The teacher, where `config.rollout` needs one.
+
+    Raises:
+        UserError: with all that is wrong with the rows, or when nothing is left to learn.
+    """
+    return _prepared(config, read(config), Templates(tokenizer), writer)
+
+
+def check(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Find all that can be known of the data before a model is loaded.
+
+    Returns:
+        A line that says how much there is.
+
+    Raises:
+        UserError: with all that is wrong.
+    """
+    rows, templates = read(config), Templates(tokenizer)
+    sides = f"{len(rows.train):,} rows to train on, {len(rows.heldout):,} held out"
+    if config.rollout.needs_teacher:
+        asked = config.rollout.prompts([*rows.train, *rows.heldout], templates)
+        return f"{sides}; {sum(map(len, asked)):,} tokens in their prompts"
+    return f"{sides}; {_prepared(config, rows, templates, None).counts}"
+
+
+def _prepared(
+    config: DataConfig, rows: Rows, templates: Templates, writer: Writer | None
+) -> Prepared:
+    complete = config.rollout.complete(
+        [*rows.train, *rows.heldout], templates=templates, length=config.length, writer=writer
+    )
+    (train, train_counts), (heldout, heldout_counts) = (
+        encode(
+            side,
+            templates,
+            loss_on=config.loss_on,
+            length=config.length,
+            truncation=config.truncation,
+        )
+        for side in (complete[: len(rows.train)], complete[len(rows.train) :])
+    )
+    if not train:
+        raise UserError(
+            f"data.sources: nothing is left to learn: {train_counts}. Raise `data.length` "
+            f"({config.length}), or see that the answers are not empty."
+        )
+    return Prepared(train, heldout, train_counts, heldout_counts)
+
+
+def batches(
+    examples: Sequence[Example],
+    *,
+    length: int,
+    batch_size: int,
+    pack: bool,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """Full batches without end: every example once an epoch, in a new order each.
+
+    A batch may run over the end of an epoch, so none is short and nothing is left out. The
+    iterator's `get_state()` is a small dict for JSON; `set_state()` goes on from there, bit for
+    bit. With several processes, their parts of batch n together are the batch n of one process.
+
+    Args:
+        examples: At least one, none longer than `length` places.
+        length: How many places a sequence has.
+        batch_size: Sequences in a batch, over all processes.
+        pack: Whether several examples may share a sequence.
+        seed: Another number, another order.
+        process_index: Which process this is.
+        process_count: How many there are; they divide `batch_size`.
+    """
+    _check_share(batch_size, process_count)
+    sequences = grain.MapDataset.source(_Sequences(examples, length, pack))
+    endless = sequences.seed(seed).shuffle().repeat()
+    mine = endless[process_index::process_count].batch(batch_size // process_count, batch_fn=_stack)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    return iter(mine.to_iter_dataset(options))
+
+
+def ordered_batches(
+    examples: Sequence[Example],
+    *,
+    length: int,
+    batch_size: int,
+    pack: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Every example exactly once, always in the same order; the last batch is filled up.
+
+    What it is filled with is padding only: segment 0, `loss_mask` 0. The arguments are those of
+    `batches`.
+    """
+    _check_share(batch_size, process_count)
+    sequences = _Sequences(examples, length, pack)
+    empty = sequence([], length)
+    for first in range(0, len(sequences), batch_size):
+        numbers = range(first + process_index, first + batch_size, process_count)
+        yield _stack([sequences[n] if n < len(sequences) else empty for n in numbers])
+
+
+class _Sequences:
+    """Random access to sequences, as grain wants its sources."""
+
+    def __init__(self, examples: Sequence[Example], length: int, pack: bool):
+        self._examples = examples
+        self._length = length
+        sizes = [example.num_places for example in examples]
+        self._bins = best_fit(sizes, length) if pack else [[n] for n in range(len(examples))]
+
+    def __len__(self) -> int:
+        return len(self._bins)
+
+    def __getitem__(self, index: int) -> Batch:
+        return sequence([self._examples[n] for n in self._bins[index]], self._length)
+
+
+def _stack(sequences: Sequence[Batch]) -> Batch:
+    return jax.tree.map(lambda *parts: np.stack(parts), *sequences)
+
+
+def _check_share(batch_size: int, process_count: int) -> None:
+    if batch_size % process_count:
+        raise UserError(
+            f"batch size {batch_size} cannot be shared evenly by {process_count} processes."
+        )
+
+
+def _read(
+    sources: Sequence[str], config: DataConfig, first_id: int, findings: Findings
+) -> list[Row]:
+    rows: list[Row] = []
+    as_chat = config.prompt_template == "chat"
+    for source in sources:
+        before = len(rows), len(findings)
+        with findings.collect():
+            for place, fields in records(source, findings):
+                with findings.collect():
+                    row_id = first_id + len(rows)
+                    rows.append(parse(fields, place=place, row_id=row_id, as_chat=as_chat))
+            if (len(rows), len(findings)) == before:
+                raise UserError(f"{source}: an empty data set; expected at least one row.")
+    return rows

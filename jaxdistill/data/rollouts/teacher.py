@@ -1,0 +1,94 @@
+"""Teacher: the teacher answers the rows' prompts, once, before training (sequence-level KD).
+
+Kim and Rush, "Sequence-Level Knowledge Distillation", 2016, https://arxiv.org/abs/1606.07947.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from jaxdistill.config import configclass
+from jaxdistill.data.findings import Findings
+from jaxdistill.data.rollouts import ROLLOUTS
+from jaxdistill.data.rollouts.writer import Writer
+from jaxdistill.data.rows import Chat, Row, Text, Tokens
+from jaxdistill.data.templates import Templates
+from jaxdistill.data.tokenize import encode_prompts
+from jaxdistill.errors import UserError
+
+
+@ROLLOUTS.register
+@configclass
+class TeacherRollout:
+    """Learn from the teacher's own answers; those in the rows, if any, are put aside.
+
+    Attributes:
+        max_new_tokens: Where an answer is broken off. It then has no end, and none is learned.
+        temperature: 0 takes the likeliest token, 1 samples from the teacher as it is.
+        top_k: Sample from so many of the likeliest tokens; 0 is all.
+        top_p: Sample from the likeliest tokens that have this much probability together.
+        seed: Another number, other answers (where they are sampled).
+        batch_size: How many prompts are answered at once.
+    """
+
+    type: Literal["teacher"] = "teacher"
+    max_new_tokens: Annotated[int, Field(gt=0)] = 128
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: int = 0
+    batch_size: Annotated[int, Field(gt=0)] = 32
+
+    needs_teacher: ClassVar[bool] = True
+
+    def complete(
+        self, rows: Sequence[Row], *, templates: Templates, length: int, writer: Writer | None
+    ) -> list[Row]:
+        """The rows with the teacher's answers as exact tokens.
+
+        A prompt that fills the `length` places alone is not asked; its row has no answer then,
+        and is counted among the dropped.
+
+        Raises:
+            UserError: where a row has no prompt.
+        """
+        if writer is None:
+            raise ValueError("a teacher's rollout needs a `writer`")
+        prompts = [tuple(prompt) for prompt in self.prompts(rows, templates)]
+        asked = [place for place, prompt in enumerate(prompts) if len(prompt) <= length]
+        answers = writer.write(
+            [rows[place] for place in asked],
+            [prompts[place] for place in asked],
+            path=writer.path(self._setting()),
+            tokenizer=templates.tokenizer,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+        return [
+            replace(row, content=Tokens(prompt, answers.get(prompt, ())))
+            for row, prompt in zip(rows, prompts, strict=True)
+        ]
+
+    def prompts(self, rows: Sequence[Row], templates: Templates) -> list[list[int]]:
+        """What the teacher is asked, for each row.
+
+        Raises:
+            UserError: where a row has no prompt.
+        """
+        findings = Findings()
+        for row in rows:
+            match row.content:
+                case Text(prompt="") | Chat(num_prompt=0) | Tokens(prompt=()):
+                    with findings.collect(row.place):
+                        raise UserError(
+                            "has no prompt for the teacher to answer. Give it one, or learn from "
+                            "the text itself: `data.rollout.type=dataset`."
+                        )
+        findings.raise_any()
+        return encode_prompts(rows, templates)
+
+    def _setting(self) -> dict[str, object]:
+        """What an answer depends on; the batch size is not among it."""
+        return {k: v for k, v in asdict(self).items() if k not in ("type", "batch_size")}

@@ -1,0 +1,152 @@
+"""The file of answers that a teacher writes, and goes on writing where it was killed.
+
+One file holds the answers of one teacher under one setting; which ones is in its name, and every
+line carries the exact tokens of its prompt. So nothing stale is used again, and the file can be
+read as a source like any other.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from jaxdistill.data.findings import Findings
+from jaxdistill.data.rows import Chat, Row, Text, Tokens, parse
+from jaxdistill.data.sources import records
+from jaxdistill.errors import UserError
+
+Generate = Callable[[Sequence[Sequence[int]], int], Sequence[Sequence[int]]]
+"""Prompts and a seed in, the new tokens of each out (with the token that ended it, if any)."""
+
+OnBatch = Callable[[int, int, int], None]
+"""Called with the rows done, the rows in all, and the tokens just written."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A teacher as a rollout sees it.
+
+    Attributes:
+        generate: Continues prompts.
+        identity: Names the teacher's weights: another name, another file.
+        eos_ids: The tokens that end an answer.
+        directory: Where the files of answers are kept.
+        on_batch: Is told of the progress.
+    """
+
+    generate: Generate
+    identity: str
+    eos_ids: Collection[int]
+    directory: Path
+    on_batch: OnBatch | None = None
+
+    def path(self, setting: Mapping[str, Any]) -> Path:
+        """The file of this teacher's answers under one setting."""
+        named = json.dumps([self.identity, sorted(self.eos_ids), dict(sorted(setting.items()))])
+        return self.directory / f"rollout-{hashlib.sha256(named.encode()).hexdigest()[:12]}.jsonl"
+
+    def write(
+        self,
+        rows: Sequence[Row],
+        prompts: Sequence[tuple[int, ...]],
+        *,
+        path: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        seed: int,
+    ) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """Answers to all prompts: those in the file already, and the others, which join it.
+
+        The batches and their seeds depend on the prompts alone, so that an interrupted rollout
+        ends with the answers of an undisturbed one.
+
+        Args:
+            rows: Where each prompt comes from, for the readable part of the file.
+            prompts: Their tokens; equal prompts are asked once.
+            path: The file.
+            tokenizer: Turns answers into text.
+            batch_size: How many prompts are asked at once.
+            seed: The first batch's; each takes the next.
+
+        Raises:
+            UserError: where the file cannot be read or written.
+        """
+        answers = _read(path)
+        asked = list(dict(zip(prompts, rows, strict=True)).items())
+        for number, first in enumerate(range(0, len(asked), batch_size)):
+            batch = asked[first : first + batch_size]
+            missing = [prompt not in answers for prompt, _ in batch]
+            if not any(missing):
+                continue
+            # The whole batch again, even where a part was kept: its seed is the batch's.
+            new = self.generate([prompt for prompt, _ in batch], seed + number)
+            entries = compress(zip(batch, new, strict=True), missing)
+            lines = []
+            for (prompt, row), answer in entries:
+                answers[prompt] = tuple(answer)
+                lines.append(self._line(row, prompt, answer, tokenizer))
+            _append(path, b"".join(lines))
+            if self.on_batch:
+                self.on_batch(first + len(batch), len(asked), sum(map(len, new)))
+        return answers
+
+    def _line(
+        self,
+        row: Row,
+        prompt: tuple[int, ...],
+        answer: Sequence[int],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> bytes:
+        readable: dict[str, Any] = {}
+        if isinstance(row.content, Text):
+            readable = {"prompt": row.content.prompt}
+        elif isinstance(row.content, Chat):
+            readable = {"prompt": row.content.messages[: row.content.num_prompt]}
+        fields = {
+            **readable,
+            "completion": tokenizer.decode(list(answer), skip_special_tokens=True),
+            "finished": bool(answer) and answer[-1] in self.eos_ids,
+            "prompt_tokens": list(prompt),
+            "completion_tokens": [int(token) for token in answer],
+        }
+        return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+def _append(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot write the teacher's answers: {error.strerror}. What was written "
+            "before is kept; the same command goes on from there."
+        ) from None
+
+
+def _read(path: Path) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """The answers in the file, after dropping a last line that was torn when its writer died."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    answers = {}
+    findings = Findings()
+    for place, fields in records(str(path), findings):
+        with findings.collect():
+            content = parse(fields, place=place, row_id=0, as_chat=False).content
+            if not isinstance(content, Tokens):
+                raise UserError(f"{place}: not a teacher's answer. Remove the file.")
+            answers[content.prompt] = content.completion
+    findings.raise_any()
+    return answers

@@ -1,0 +1,207 @@
+"""The shapes that a row may have.
+
+| shape                                          | what is learned                              |
+|------------------------------------------------|----------------------------------------------|
+| `{"text"}`                                     | all of it                                    |
+| `{"prompt", "completion"}`                     | the completion                               |
+| `{"messages": [{"role", "content"}]}`          | every turn of the assistant                  |
+| `{"prompt": messages, "completion": messages}` | the assistant's turns in the completion      |
+| `{"prompt_tokens", "completion_tokens"}`       | the completion; the tokens are used as given |
+| `{"prompt"}`, messages that end with the user  | nothing yet: a teacher is to answer          |
+
+Where a row fits several, the more exact shape counts: tokens, messages, prompt, text.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxdistill.errors import UserError, nearest
+
+SHAPES = (
+    '{"text"}, {"prompt", "completion"}, {"messages": [{"role", "content"}]} '
+    'or {"prompt_tokens", "completion_tokens"}'
+)
+_KEYS = ("text", "prompt", "completion", "messages", "prompt_tokens", "completion_tokens")
+
+Message = Mapping[str, Any]
+"""A turn: `role`, `content`, and whatever else the chat template knows how to use."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain strings; `completion` is None where it has still to be written."""
+
+    prompt: str
+    completion: str | None
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Messages for the tokenizer's chat template.
+
+    Attributes:
+        messages: The whole conversation.
+        num_prompt: How many of them, from the first, are what a teacher is asked; assistant's
+            turns at the end are its answer.
+        first_scored: The message from which on the assistant's turns are learned.
+    """
+
+    messages: tuple[Message, ...]
+    num_prompt: int
+    first_scored: int = 0
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Exact tokens, as a rollout left them."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source.
+
+    Attributes:
+        place: Where it stands, for messages ("rows.jsonl:12").
+        row_id: Its number among all rows of the run.
+        key: Its prompt as canonical JSON: rows of one key are never on both sides of the split.
+        content: What it says.
+    """
+
+    place: str
+    row_id: int
+    key: str
+    content: Text | Chat | Tokens
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is something to learn, without a teacher's help."""
+        match self.content:
+            case Text(completion=completion):
+                return completion is not None
+            case Chat(messages=messages, num_prompt=num_prompt):
+                return len(messages) > num_prompt
+            case Tokens():
+                return True
+
+
+def parse(fields: Mapping[str, Any], *, place: str, row_id: int, as_chat: bool) -> Row:
+    """Read one row.
+
+    Args:
+        fields: The row as the file holds it; a field that is null counts as absent.
+        place: Where it stands.
+        row_id: Its number.
+        as_chat: Whether a prompt that is a string is a user's message.
+
+    Raises:
+        UserError: where no shape fits, or a field has the wrong type.
+    """
+    fields = {name: value for name, value in fields.items() if value is not None}
+    try:
+        content = _content(fields, as_chat)
+        return Row(place, row_id, _key(content, fields), content)
+    except UserError as error:
+        raise UserError(*(f"{place}: {line}" for line in error.lines)) from None
+
+
+def _content(fields: Mapping[str, Any], as_chat: bool) -> Text | Chat | Tokens:
+    if "prompt_tokens" in fields and "completion_tokens" in fields:
+        return Tokens(*(_tokens(fields, name) for name in ("prompt_tokens", "completion_tokens")))
+    if "messages" in fields:
+        return _chat(_messages(fields["messages"], "messages"))
+    if "prompt" in fields and ("completion" in fields or "text" not in fields):
+        return _prompted(fields, as_chat)
+    if "text" in fields:
+        return Text("", _string(fields["text"], "text"))
+    keys = ", ".join(f"`{name}`" for name in fields) or "nothing"
+    hints = "".join(filter(None, (nearest(str(name), _KEYS) for name in fields)))
+    raise UserError(f"has {keys}, but a row is {SHAPES}.{hints}")
+
+
+def _prompted(fields: Mapping[str, Any], as_chat: bool) -> Text | Chat:
+    prompt, completion = fields["prompt"], fields.get("completion")
+    if isinstance(prompt, str) and isinstance(completion, str | None) and not as_chat:
+        return Text(
+            _string(prompt, "prompt"),
+            None if completion is None else _string(completion, "completion"),
+        )
+    asked = _messages(_spoken(prompt, "user"), "prompt")
+    if completion is None:
+        return _chat(asked)
+    answer = _messages(_spoken(completion, "assistant"), "completion")
+    return Chat((*asked, *answer), num_prompt=len(asked), first_scored=len(asked))
+
+
+def _chat(messages: tuple[Message, ...]) -> Chat:
+    num_prompt = len(messages)
+    while num_prompt and messages[num_prompt - 1]["role"] == "assistant":
+        num_prompt -= 1
+    return Chat(messages, num_prompt=num_prompt)
+
+
+def _key(content: Text | Chat | Tokens, fields: Mapping[str, Any]) -> str:
+    """One prompt, one key: a string is the same as a user's message, answers do not count."""
+    match content:
+        case Text(prompt=prompt, completion=completion):
+            asked: Any = _spoken(prompt, "user") if prompt else completion
+        case Chat(messages=messages, num_prompt=num_prompt):
+            asked = messages[:num_prompt] or messages
+        case Tokens(prompt=prompt):
+            asked = _spoken(fields.get("prompt", prompt), "user")
+    return json.dumps(asked, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def _spoken(value: Any, role: str) -> Any:
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"`{where}` is {_kind(value)}, expected a string.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"`{where}` holds half of a character at {error.start} (a lone surrogate), "
+            "which no tokenizer can read."
+        ) from None
+    return value
+
+
+def _messages(value: Any, where: str) -> tuple[Message, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        wanted = "a list" if where == "messages" else "a string or a list"
+        raise UserError(
+            f'`{where}` is {_kind(value)}, expected {wanted} of {{"role", "content"}} messages.'
+        )
+    found = []
+    for number, message in enumerate(value):
+        name = f"{where}[{number}]"
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            came = f"keys {sorted(message)}" if isinstance(message, Mapping) else _kind(message)
+            raise UserError(f'`{name}` has {came}, expected {{"role", "content"}}.')
+        _string(message["role"], f"{name}.role")
+        _string(message["content"], f"{name}.content")
+        found.append({field: one for field, one in message.items() if one is not None})
+    return tuple(found)
+
+
+def _tokens(fields: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    value = fields[name]
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not all(type(one) is int and one >= 0 for one in value):
+        raise UserError(f"`{name}` is {_kind(value)}, expected a list of token numbers.")
+    return tuple(value)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+    empty = "an empty list" if value == [] else ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"the number {value}"
+    return empty or names.get(type(value), type(value).__name__)

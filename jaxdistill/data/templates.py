@@ -1,0 +1,146 @@
+"""From a row to the one string that is tokenised, and the characters of it that are learned.
+
+The string is rendered whole and tokenised once, so that its tokens are those that the model sees
+in use; rendering or tokenising in pieces would put other tokens at the seams.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from jaxdistill.data.rows import Chat, Message, Row, Text
+from jaxdistill.errors import UserError
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What is tokenised.
+
+    Attributes:
+        text: The whole string.
+        spans: The half-open ranges of its characters that are learned.
+        is_chat: Whether a chat template wrote it, with all the special tokens that it wants;
+            otherwise the tokenizer adds its own, and an end where there is none.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    is_chat: bool
+
+
+class Templates:
+    """Renders rows the way one tokenizer wants them.
+
+    Args:
+        tokenizer: A fast tokenizer: the slow ones do not say which characters a token stands for.
+
+    Raises:
+        UserError: for a slow tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self.name = tokenizer.name_or_path or type(tokenizer).__name__
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"tokenizer `{self.name}`: a slow tokenizer does not tell which characters a token "
+                "stands for. Use one with a `tokenizer.json`."
+            )
+
+    @property
+    def eos(self) -> int | None:
+        """The token that ends a text, if the tokenizer has one."""
+        eos = self.tokenizer.eos_token_id
+        return eos if isinstance(eos, int) else None
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """See that the tokenizer can write rows of these kinds at all.
+
+        Raises:
+            UserError: where it has no chat template and a row has messages.
+        """
+        chats = (row for row in rows if isinstance(row.content, Chat))
+        first = next(chats, None)
+        if first is not None and not self.tokenizer.chat_template:
+            raise UserError(
+                f"{first.place}: tokenizer `{self.name}` has no chat template, which messages need."
+                " Use an instruct model's tokenizer, or rows of plain `prompt` and `completion` "
+                "with `data.prompt_template=plain`."
+            )
+
+    def render(self, content: Text | Chat) -> Rendered:
+        """The whole row, which has an answer.
+
+        Raises:
+            UserError: where the chat template refuses the row, or writes it so that the assistant's
+                turns cannot be found.
+        """
+        if isinstance(content, Text):
+            text = content.prompt + (content.completion or "")
+            return Rendered(text, ((len(content.prompt), len(text)),), is_chat=False)
+        whole = self._apply(content.messages, answer_next=False)
+        return Rendered(whole, self._turns(content, whole), is_chat=True)
+
+    def render_prompt(self, content: Text | Chat) -> Rendered:
+        """What a teacher is to continue; nothing of it is learned."""
+        if isinstance(content, Text):
+            return Rendered(content.prompt, (), is_chat=False)
+        asked = content.messages[: content.num_prompt]
+        return Rendered(self._apply(asked, answer_next=True), (), is_chat=True)
+
+    def _turns(self, content: Chat, whole: str) -> tuple[tuple[int, int], ...]:
+        """The characters of the assistant's turns, each with the token that ends it."""
+        turns = [
+            number
+            for number, message in enumerate(content.messages)
+            if message["role"] == "assistant" and number >= content.first_scored
+        ]
+        starts = []
+        for number in turns:
+            before = self._apply(content.messages[:number], answer_next=True)
+            if not whole.startswith(before):
+                raise self._lost(number)
+            starts.append(len(before))
+        spans = []
+        for number, start, limit in zip(turns, starts, [*starts[1:], len(whole)], strict=True):
+            said = re.escape(content.messages[number]["content"].strip())
+            # Prefer the place where the turn ends: a short answer may occur in a tag before it.
+            found = re.compile(f"{said}\\s*(?:{self._special})").search(whole, start, limit)
+            found = found or re.compile(said).search(whole, start, limit)
+            if found is None:
+                raise self._lost(number)
+            spans.append((start, found.end()))
+        return tuple(spans)
+
+    def _lost(self, number: int) -> UserError:
+        return UserError(
+            f"`messages[{number}]`: cannot find this turn of the assistant in what the chat "
+            f"template of tokenizer `{self.name}` writes. Use a template that writes each turn "
+            "as it stands, or set `data.loss_on=all` with `text` rows."
+        )
+
+    def _apply(self, messages: Sequence[Message], *, answer_next: bool) -> str:
+        conversation: list[dict[str, Any]] = [dict(message) for message in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=answer_next
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, IndexError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"the chat template of tokenizer `{self.name}` refuses it: {reason}"
+            ) from None
+        assert isinstance(text, str)
+        return text
+
+    @cached_property
+    def _special(self) -> str:
+        """A pattern for any special token's text; one that never matches where there is none."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        texts = {str(token.content) for token in added if token.special}
+        return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"

@@ -1,0 +1,72 @@
+"""A tokenizer small enough to be made in every test: byte-level BPE, all of UTF-8, no files."""
+
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The chat template of SmolLM2, Qwen and others, without a system message."""
+
+_TEXT = [
+    "The cat sat on the mat, and the dog saw the cat.",
+    "What is the capital of France? The capital of France is Paris.",
+    "user assistant system hello there, how are you today?",
+    "Zürich, naïve café, 東京 🙂",
+]
+
+
+def tokenizer(
+    *,
+    chat_template: str | None = CHATML,
+    bos: bool = False,
+    eos: str | None = "<|im_end|>",
+    pad: str | None = None,
+    vocab_size: int = 320,
+    trim_offsets: bool = False,
+    **extra: Any,
+) -> PreTrainedTokenizerFast:
+    """A fast tokenizer of `vocab_size` words.
+
+    Args:
+        chat_template: Its chat template.
+        bos: Whether it puts a `<s>` before what it encodes.
+        eos: The token that ends a text; None for none.
+        pad: The token that pads, which may be `eos` (as in SmolLM2).
+        vocab_size: At least 256 bytes and four special tokens.
+        trim_offsets: Whether a token's offsets leave out its spaces.
+        **extra: For `PreTrainedTokenizerFast`.
+    """
+    inner = Tokenizer(BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>"]
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(text, special=True) for text in special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(_TEXT, trainer)
+    byte_level = processors.ByteLevel(trim_offsets=trim_offsets)
+    start = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", inner.token_to_id("<s>"))]
+    )
+    inner.post_processor = processors.Sequence([byte_level, start]) if bos else byte_level
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="<s>" if bos else None,
+        eos_token=eos,
+        pad_token=pad,
+        additional_special_tokens=special,
+        **extra,
+    )
+    made.chat_template = chat_template
+    return made
