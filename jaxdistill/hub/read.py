@@ -1,0 +1,49 @@
+"""Where a model is: a folder, a file, or a name on the hub."""
+
+import re
+from pathlib import Path
+
+from jaxdistill.errors import UserError, nearest
+from jaxdistill.hub.download import download
+from jaxdistill.hub.folder import read_folder
+from jaxdistill.hub.gguf_file import read_gguf
+from jaxdistill.hub.source import Source
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def read(path: str | Path, *, revision: str | None = None) -> Source:
+    """Look into a model without reading its weights.
+
+    Args:
+        path: A Hugging Face folder, a `.gguf` file, a folder with exactly one such file, or a
+            name on the Hugging Face hub (`organisation/model`), which is then downloaded.
+        revision: The branch, tag or commit of a hub name.
+
+    Raises:
+        UserError: There is no model, it is not whole, or it is none that we can honour.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return _read_directory(local)
+    if local.is_file():
+        if local.suffix != ".gguf":
+            raise UserError(
+                f"{local}: expected a folder or a .gguf file. Give the folder it is in."
+            )
+        return read_gguf(local)
+    # `models/smollm` is spelled like a hub name, but where there is a `models/` it is a typo.
+    if _HUB_NAME.fullmatch(str(path)) and not local.parent.is_dir():
+        return read_folder(download(str(path), revision))
+    siblings = [child.name for child in local.parent.iterdir()] if local.parent.is_dir() else []
+    raise UserError(f"{local}: there is no such model folder.{nearest(local.name, siblings)}")
+
+
+def _read_directory(folder: Path) -> Source:
+    gguf_files = sorted(folder.glob("*.gguf"))
+    if (folder / "config.json").is_file() or not gguf_files:
+        return read_folder(folder)
+    if len(gguf_files) > 1:
+        names = ", ".join(file.name for file in gguf_files)
+        raise UserError(f"{folder}: holds several models ({names}). Name one of the files.")
+    return read_gguf(gguf_files[0])

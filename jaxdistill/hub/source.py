@@ -1,0 +1,55 @@
+"""A pretrained model where it lies: what can be known of it before a weight is read."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from jaxdistill.errors import UserError
+from jaxdistill.hub.tensors import LazyTensor
+from jaxdistill.models import FAMILIES, DecoderConfig, Family
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Hugging Face folder or a GGUF file; both look alike from here on.
+
+    Args:
+        path: The folder or file.
+        hf_config: What `config.json` says, or would say.
+        generation_config: What `generation_config.json` says; empty where there is none.
+        tensors: The tensors by their Hugging Face names, not read yet.
+        load_tokenizer: Reads the tokenizer.
+    """
+
+    path: Path
+    hf_config: dict[str, Any]
+    generation_config: dict[str, Any]
+    tensors: Mapping[str, LazyTensor]
+    load_tokenizer: Callable[[], PreTrainedTokenizerBase]
+
+    @cached_property
+    def family(self) -> Family:
+        """The family that knows this `model_type`."""
+        with self._named():
+            return FAMILIES[self.hf_config["model_type"]]
+
+    @cached_property
+    def config(self) -> DecoderConfig:
+        """The model's shape; its `vocab_size` counts the rows of the head, padding included."""
+        family = self.family
+        with self._named():
+            return family.decoder_config(self.hf_config)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Families do not know where a `config.json` lies: say so in front of what they find."""
+        where = f"{self.path}/" if self.path.is_dir() else f"{self.path}: "
+        try:
+            yield
+        except UserError as error:
+            raise UserError(*(where + line for line in error.lines)) from None
