@@ -1,0 +1,5 @@
+"""`python -m jaxdistill` is `jaxdistill`."""
+
+from jaxdistill.cli import main
+
+raise SystemExit(main())

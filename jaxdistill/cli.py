@@ -1,0 +1,148 @@
+"""The command line: `jaxdistill train | eval | generate | export | check | fetch`.
+
+Each command imports its rooms when it runs, so that `--help` answers at once. What the user can
+mend ends in one line a finding and exit code 2; anything else is a bug and shows its traceback.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from jaxdistill import __version__
+from jaxdistill.errors import UserError
+
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except UserError as error:
+        for line in error.lines:
+            print(f"error: {line}", file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        return 130
+
+
+def _train(options: argparse.Namespace) -> int:
+    from jaxdistill import run
+
+    return run.train(run.read(options.config, options.overrides))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from jaxdistill import run
+
+    _say(run.check(run.read(options.config, options.overrides)))
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from jaxdistill import run
+
+    values = run.evaluate(
+        options.model,
+        teacher=options.teacher,
+        data=options.data,
+        length=options.length,
+        batch_size=options.batch_size,
+        loss_on=options.loss_on,
+        dtype=options.dtype,
+    )
+    if options.json:
+        _say(json.dumps(values))
+    else:
+        _say("\n".join(f"{name:<18} {value:.6g}" for name, value in values.items()))
+
+
+def _generate(options: argparse.Namespace) -> None:
+    import jaxdistill
+
+    model = jaxdistill.load(options.model, dtype=options.dtype)
+    prompts = options.prompt or [line.rstrip("\n") for line in sys.stdin]
+    answers = model.generate(
+        prompts,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        chat=options.chat,
+    )
+    _say("\n".join(answers))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from jaxdistill import run
+
+    _say(run.export(options.model, options.out, format=options.format, dtype=options.dtype))
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from jaxdistill import hub
+
+    _say(str(hub.fetch(options.name, options.out)))
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxdistill",
+        description="Distil large language models into small ones, with JAX.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="run a config: train, evaluate, export, report")
+    train.set_defaults(command=_train)
+    check = commands.add_parser("check", help="find what is wrong before any weight is loaded")
+    check.set_defaults(command=_check)
+    for command in (train, check):
+        command.add_argument("config", help="a YAML file, e.g. configs/quickstart.yaml")
+        command.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields to change")
+
+    evaluate = commands.add_parser("eval", help="likelihood and agreement on held-out rows")
+    evaluate.set_defaults(command=_eval)
+    _model_options(evaluate)
+    evaluate.add_argument("--teacher", metavar="DIR", help="compare with this model's distribution")
+    evaluate.add_argument("--data", required=True, metavar="FILE", help="JSONL, Parquet or folder")
+    evaluate.add_argument("--length", type=int, default=512, help="longest sequence, in tokens")
+    evaluate.add_argument("--batch-size", type=int, default=8)
+    evaluate.add_argument("--loss-on", choices=("completion", "all"), default="completion")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
+
+    generate = commands.add_parser("generate", help="continue prompts (from flags or from stdin)")
+    generate.set_defaults(command=_generate)
+    _model_options(generate)
+    generate.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
+    generate.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None)
+    generate.add_argument("--max-new-tokens", type=int, default=128)
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    generate.add_argument("--top-k", type=int, default=0, help="0 is all")
+    generate.add_argument("--top-p", type=float, default=1.0)
+    generate.add_argument("--seed", type=int, default=0)
+
+    export = commands.add_parser("export", help="write a folder that PyTorch transformers loads")
+    export.set_defaults(command=_export)
+    _model_options(export, dtype=None)
+    export.add_argument("--out", required=True, metavar="DIR")
+    export.add_argument("--format", choices=("safetensors", "torch"), default="safetensors")
+
+    fetch = commands.add_parser("fetch", help="get a model that the project knows by name")
+    fetch.set_defaults(command=_fetch)
+    fetch.add_argument("name", help="e.g. smollm2-135m-instruct")
+    fetch.add_argument("--out", default="models", metavar="DIR")
+    return parser
+
+
+def _model_options(command: argparse.ArgumentParser, *, dtype: str | None = "float32") -> None:
+    command.add_argument(
+        "--model", required=True, metavar="DIR", help="a folder, .gguf file, run folder or hub name"
+    )
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=dtype)

@@ -1,0 +1,50 @@
+"""Online: the teacher is a model that runs inside the student's step, outside the gradient."""
+
+from typing import ClassVar, Literal
+
+import jax
+
+from jaxdistill.config import configclass
+from jaxdistill.models import DecoderConfig, forward, head
+from jaxdistill.teachers import TEACHERS
+from jaxdistill.types import Batch, Params, Signal
+
+
+@TEACHERS.register
+@configclass
+class OnlineTeacher:
+    """A model that reads every batch beside the student.
+
+    Attributes:
+        model: A Hugging Face folder, a `.gguf` file, a name that `fetch` knows, or a hub name.
+        dtype: What its parameters are kept and computed in; any float type serves.
+    """
+
+    type: Literal["online"] = "online"
+    model: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    provides: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+
+
+def signal(config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: int) -> Signal:
+    """The teacher's hidden states for `batch`, with its head; no gradient passes.
+
+    Args:
+        config: The teacher's shape.
+        params: Its parameters.
+        batch: What the student reads too.
+        vocab_size: How many words the tokenizer has; further rows of the head are padding.
+    """
+    params = jax.lax.stop_gradient(params)
+    output = forward(
+        config,
+        params,
+        batch.tokens,
+        positions=batch.positions,
+        segment_ids=batch.segment_ids,
+    )
+    return Signal(
+        hidden=jax.lax.stop_gradient(output.hidden),
+        head=head(config, params, vocab_size=vocab_size),
+    )

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Distil SmolLM2-135M-Instruct into a student of a third of its layers, on a laptop's CPU.
+#
+#   launch/quickstart.sh [MODEL] [field=value ...]
+#
+# MODEL is a name that `jaxdistill fetch` knows, a folder, a .gguf file or a hub name; the rest is
+# handed to `jaxdistill train configs/quickstart.yaml`. A second run reuses what is already there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/install.sh
+
+model=smollm2-135m-instruct
+case "${1:-}" in "" | *=*) ;; *) model=$1; shift ;; esac
+
+install ""
+if [ "$model" = smollm2-135m-instruct ]; then
+  .venv/bin/jaxdistill fetch "$model" --out models
+  model=models/$model
+fi
+.venv/bin/jaxdistill train configs/quickstart.yaml "teacher.model=$model" "student.model=$model" "$@"

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Install what the tests need and run them all, the linters first.
+#
+#   launch/test.sh [--slow] [PYTEST ARGUMENTS ...]
+#
+# --slow adds the long tests. The real models that some tests read are fetched once, into models/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/install.sh
+
+install "[test,dev]"
+.venv/bin/jaxdistill fetch smollm2-135m-instruct --out models
+.venv/bin/jaxdistill fetch gemma3-270m --out models
+export JAXDISTILL_SMOLLM2=$PWD/models/smollm2-135m-instruct
+export JAXDISTILL_GEMMA3=$PWD/models/gemma3-270m
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/pyright
+.venv/bin/lint-imports --no-cache
+.venv/bin/codespell jaxdistill tests configs launch docs ./*.md
+.venv/bin/python -m pytest "$@"
