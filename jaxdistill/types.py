@@ -11,18 +11,50 @@ Axis letters, the same in every annotation of the package:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+_Class = TypeVar("_Class", bound=type)
+
+
+def pytree(cls: _Class) -> _Class:
+    """Class decorator: a dataclass whose fields are children, unless `metadata={"static": True}`.
+
+    Rebuilding does not call `__init__`, as `jax.tree_util.register_dataclass` would: JAX and
+    grain also put shardings, shapes and placeholders where the annotations say arrays.
+    """
+    static = tuple(f.name for f in fields(cls) if f.metadata.get("static"))
+    children = tuple(f.name for f in fields(cls) if not f.metadata.get("static"))
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in children)
+
+    def flatten(node: Any) -> tuple[Any, Any]:
+        return tuple(getattr(node, name) for name in children), tuple(
+            getattr(node, name) for name in static
+        )
+
+    def flatten_with_keys(node: Any) -> tuple[Any, Any]:
+        values, rest = flatten(node)
+        return tuple(zip(keys, values, strict=True)), rest
+
+    def unflatten(rest: Any, values: Any) -> Any:
+        node = object.__new__(cls)
+        for name, value in zip(children + static, (*values, *rest), strict=True):
+            object.__setattr__(node, name, value)
+        return node
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
 Params = Mapping[str, Any]
 """A model's parameters: nested dicts whose leaves are arrays (or shapes, or shardings)."""
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Batch:
     """Token sequences as a model reads them; the labels are shifted here, once and for all.
@@ -43,7 +75,7 @@ class Batch:
     row_ids: Int[Array | np.ndarray, "*N T"]
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Head:
     """The unembedding, kept apart from the body so that logits exist only inside the wall.
@@ -59,7 +91,7 @@ class Head:
     vocab_size: int = field(default=0, metadata={"static": True})
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Output:
     """What a model returns: the hidden states that its `Head` reads, after the final norm."""
@@ -68,7 +100,7 @@ class Output:
     cache: Any = None
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Signal:
     """What a teacher says of a batch: its hidden states, and the head that reads them."""
@@ -77,7 +109,7 @@ class Signal:
     head: Head
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Total:
     """A sum and the weight it is to be divided by, once, when everything has been added up.
