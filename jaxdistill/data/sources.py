@@ -4,6 +4,7 @@ JSONL is read line by line here, so that a bad line can be named; the others by 
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,10 +44,12 @@ def records(source: str, findings: Findings) -> Iterator[Record]:
     if folder and Path(folder).expanduser().is_dir():
         return _folder(Path(folder).expanduser(), split)
     name = _HUB_NAME.fullmatch(source)
-    if name and path.suffix not in _FILE_SUFFIXES and source[0] not in ".~":
+    # `data/row` beside a folder `data` is a slip of the pen, not an organisation of that name.
+    is_local = path.suffix in _FILE_SUFFIXES or source[0] in ".~" or path.parent.is_dir()
+    if name and not is_local:
         return _hub(source, name["name"], name["config"], name["split"] or "train")
-    siblings = {str(p.name): p for p in path.parent.glob("*")} if path.parent.is_dir() else {}
-    close = nearest(path.name, list(siblings))
+    siblings = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+    close = nearest(path.name, sorted(siblings))
     raise UserError(f"{source}: no such file or folder.{close} A source is {_FORMATS}.")
 
 
@@ -121,6 +124,8 @@ def _folder(path: Path, split: str | None) -> Iterator[Record]:
 
 
 def _hub(source: str, name: str, config: str | None, split: str) -> Iterator[Record]:
+    # Its five retries are no news beside the one line below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         loaded = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # noqa: BLE001 (the hub's clients raise dozens of kinds)

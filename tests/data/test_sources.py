@@ -1,0 +1,152 @@
+"""Whatever is wrong with a source is said in lines that name it; whatever is right is read."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from jaxdistill.data import DataConfig, read
+from jaxdistill.errors import UserError
+
+ROWS = [{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(5)]
+
+
+def write(path: Path, *lines: str | bytes) -> str:
+    path.write_bytes(b"\n".join(x if isinstance(x, bytes) else x.encode() for x in lines) + b"\n")
+    return str(path)
+
+
+def config(*sources: str, **fields) -> DataConfig:
+    return DataConfig(sources=sources, **{"heldout": 0.0, **fields})
+
+
+def findings(data: DataConfig) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        read(data)
+    assert "Traceback" not in str(caught.value)
+    return caught.value.lines
+
+
+def contents(data: DataConfig) -> list:
+    return [row.content for row in read(data).train]
+
+
+def test_every_format_gives_the_same_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    datasets.disable_progress_bars()
+    data = datasets.Dataset.from_list(ROWS)
+    data.to_parquet("rows.parquet")
+    data.save_to_disk("folder")
+    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk("splits")
+    jsonl = write(Path("rows.jsonl"), *map(json.dumps, ROWS))
+    expected = contents(config(jsonl))
+    assert len(expected) == 5
+    for source in ("rows.parquet", "folder", "splits", "splits:train", str(tmp_path / "folder")):
+        assert contents(config(source)) == expected, source
+    assert contents(config("splits:test")) == expected[:1]
+    assert contents(config(jsonl, "splits:test")) == [*expected, expected[0]]
+    ids = [row.row_id for row in read(config(jsonl, "splits:test")).train]
+    assert ids == list(range(6))
+
+
+def test_messages_survive_parquet(tmp_path):
+    datasets.disable_progress_bars()
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    plain = write(tmp_path / "a.jsonl", json.dumps({"messages": messages}))
+    # Arrow fills every row up with the fields of the others, as nulls.
+    rows = [{"messages": messages, "text": None}, {"messages": None, "text": "Words."}]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
+    chat, text = contents(config(str(tmp_path / "a.parquet")))
+    assert [chat] == contents(config(plain))
+    assert text.completion == "Words."
+
+
+def test_every_bad_line_is_named_with_its_reason(tmp_path):
+    path = write(
+        tmp_path / "bad.jsonl",
+        '{"text": "fine"}',
+        '{"text": "torn',
+        b'{"text": "caf\xe9"}',
+        "[1, 2]",
+        "",
+        '{"txt": "typo"}',
+        '{"prompt": 7, "completion": "x"}',
+        '{"messages": []}',
+        '{"messages": [{"role": "user"}]}',
+        r'{"text": "half \ud83d"}',
+        '{"prompt_tokens": [1, true], "completion_tokens": [2]}',
+    )
+    lines = findings(config(path))
+    assert [int(line.split(":")[1]) for line in lines] == [2, 3, 4, 6, 7, 8, 9, 10, 11]
+    for line, said in zip(
+        lines,
+        (
+            "not JSON",
+            "not UTF-8: byte 0xe9 at column 14",
+            "expected an object",
+            "has `txt`, but a row is {\"text\"}",
+            "`prompt` is the number 7",
+            "`messages` is an empty list",
+            "`messages[0]` has keys ['role']",
+            "lone surrogate",
+            "`prompt_tokens` is a list, expected a list of token numbers",
+        ),
+        strict=True,
+    ):
+        assert said in line
+    assert "Did you mean `text`?" in lines[3]
+
+
+def test_many_findings_are_shown_by_ten_and_counted(tmp_path):
+    path = write(tmp_path / "bad.jsonl", *["{"] * 25)
+    lines = findings(config(path))
+    assert len(lines) == 11
+    assert "15 more" in lines[-1]
+
+
+def test_several_sources_are_judged_at_once(tmp_path):
+    write(tmp_path / "prompts.jsonl", '{"text": "fine"}')
+    empty = write(tmp_path / "empty.jsonl", "")
+    lines = findings(
+        config(str(tmp_path / "promts.jsonl"), empty, str(tmp_path / "notes.txt"), str(tmp_path))
+    )
+    assert "no such file" in lines[0]
+    assert "Did you mean `prompts.jsonl`?" in lines[0]
+    assert "empty data set" in lines[1]
+    assert "no such file" in lines[2]
+    assert "not one of `datasets.save_to_disk`" in lines[3]
+    assert "prompts.jsonl" in lines[3]
+
+
+def test_unread_formats_and_broken_files(tmp_path):
+    broken = write(tmp_path / "rows.parquet", "this is no Parquet")
+    text = write(tmp_path / "notes.txt", "words")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "state.json", "{}")
+    lines = findings(config(broken, text, str(folder)))
+    assert "not a readable Parquet file" in lines[0]
+    assert "`.txt` files are not read" in lines[1]
+    assert "not a readable `datasets` folder" in lines[2]
+
+
+def test_missing_split_names_the_nearest(tmp_path):
+    data = datasets.Dataset.from_list(ROWS)
+    datasets.disable_progress_bars()
+    datasets.DatasetDict({"validation": data, "test": data}).save_to_disk(str(tmp_path / "d"))
+    assert "one of test, validation" in findings(config(str(tmp_path / "d")))[0]
+    assert "Did you mean `validation`?" in findings(config(f"{tmp_path / 'd'}:validatio"))[0]
+
+
+def test_the_hub_out_of_reach_is_one_line(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (line,) = findings(config("no-such-org/no-such-data:test"))
+    assert line.startswith("no-such-org/no-such-data:test: no such file or folder here")
+
+
+def test_byte_order_mark_and_windows_line_ends(tmp_path):
+    path = write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r', b'{"text": "two\xe2\x80\xa8"}\r')
+    assert [c.completion for c in contents(config(path))] == ["one", "two\u2028"]
