@@ -85,7 +85,7 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path):
             "not JSON",
             "not UTF-8: byte 0xe9 at column 14",
             "expected an object",
-            "has `txt`, but a row is {\"text\"}",
+            'has `txt`, but a row is {"text"}',
             "`prompt` is the number 7",
             "`messages` is an empty list",
             "`messages[0]` has keys ['role']",
@@ -148,5 +148,7 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
 
 
 def test_byte_order_mark_and_windows_line_ends(tmp_path):
-    path = write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r', b'{"text": "two\xe2\x80\xa8"}\r')
+    path = write(
+        tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r', b'{"text": "two\xe2\x80\xa8"}\r'
+    )
     assert [c.completion for c in contents(config(path))] == ["one", "two\u2028"]

@@ -20,7 +20,9 @@ def sides(tmp_path, rows, **fields):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     read_rows = read(DataConfig(sources=(str(path),), **{"heldout": 0.3, **fields}))
-    return {r.content.prompt for r in read_rows.train}, {r.content.prompt for r in read_rows.heldout}
+    return {r.content.prompt for r in read_rows.train}, {
+        r.content.prompt for r in read_rows.heldout
+    }
 
 
 def test_order_company_and_answers_change_no_side(tmp_path):
