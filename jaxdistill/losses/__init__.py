@@ -1,0 +1,8 @@
+"""Pure functions on arrays: one value per row, in float32 and nats, never reduced further."""
+
+from jaxdistill.losses.divergences import forward_kl as forward_kl
+from jaxdistill.losses.divergences import jensen_shannon as jensen_shannon
+from jaxdistill.losses.divergences import reverse_kl as reverse_kl
+from jaxdistill.losses.divergences import skew_kl as skew_kl
+from jaxdistill.losses.divergences import skew_reverse_kl as skew_reverse_kl
+from jaxdistill.losses.divergences import total_variation as total_variation

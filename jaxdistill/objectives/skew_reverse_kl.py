@@ -1,0 +1,28 @@
+"""Skew reverse KL (DistiLLM): compare the student with a mixture of both.
+
+Ko et al., "DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024,
+https://arxiv.org/abs/2402.03898.
+"""
+
+from typing import Annotated, Literal
+
+from jaxtyping import Array, Float32
+from pydantic import Field
+
+from jaxdistill import losses
+from jaxdistill.config import configclass
+from jaxdistill.objectives.base import OBJECTIVES, Divergence
+
+
+@OBJECTIVES.register
+@configclass
+class SkewReverseKL(Divergence):
+    """KL(student ‖ (1 − α) teacher + α student), per row, in nats."""
+
+    type: Literal["skew_reverse_kl"] = "skew_reverse_kl"
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    def _compare(
+        self, log_p: Float32[Array, "R V"], log_q: Float32[Array, "R V"]
+    ) -> Float32[Array, " R"]:
+        return losses.skew_reverse_kl(log_p, log_q, alpha=self.alpha)
