@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxdistill.errors import UserError, nearest
 from jaxdistill.hub.source import Source
-from jaxdistill.hub.tensors import FLOAT_DTYPES, LazyTensor
+from jaxdistill.hub.tensors import SAFETENSORS_DTYPES, LazyTensor
 
 _LISTED = 20
 _HEAD = "lm_head.weight"
@@ -75,11 +75,12 @@ def _wrong_shapes(
 def _unknown_dtypes(
     tensors: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]]
 ) -> Iterator[str]:
+    dtypes = SAFETENSORS_DTYPES.values()
     for name in expected:
-        if name in tensors and tensors[name].dtype not in FLOAT_DTYPES:
+        if name in tensors and tensors[name].dtype not in dtypes:
             yield (
                 f"tensor {name} is stored as {tensors[name].dtype}, a quantised format; "
-                f"expected one of {', '.join(FLOAT_DTYPES)}."
+                f"expected one of {', '.join(dtypes)}."
             )
 
 

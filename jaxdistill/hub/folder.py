@@ -1,54 +1,63 @@
 """Hugging Face folders in."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxdistill.errors import UserError
 from jaxdistill.hub.source import Source
 from jaxdistill.hub.tensors import INDEX_NAME, SINGLE_NAME, LazyTensor, open_safetensors, read_json
 from jaxdistill.hub.tokenizer import load_tokenizer
-from jaxdistill.models import FAMILIES
+
+Read = TypeVar("Read")
 
 
 def read_folder(folder: Path) -> Source:
     """A folder with `config.json` and safetensors; weights are not read yet.
 
     Raises:
-        UserError: Something is missing, damaged, or cannot be honoured.
+        UserError: Something is missing, damaged, or cannot be honoured; all of it is told.
     """
-    hf_config = _read_config(folder)
-    generation_path = folder / "generation_config.json"
-    return Source(
+    problems: list[str] = []
+
+    def attempt(read: Callable[[], Read]) -> Read | None:
+        try:
+            return read()
+        except UserError as error:
+            problems.extend(error.lines)
+            return None
+
+    hf_config = attempt(lambda: _read_config(folder))
+    source = Source(
         path=folder,
-        hf_config=hf_config,
-        generation_config=read_json(generation_path) if generation_path.is_file() else {},
-        tensors=_open_weights(folder),
+        hf_config=hf_config or {},
+        generation_config=attempt(lambda: _read_generation_config(folder)) or {},
+        tensors=attempt(lambda: _open_weights(folder)) or {},
         load_tokenizer=lambda: load_tokenizer(folder),
     )
+    if hf_config is not None:
+        attempt(lambda: source.config)
+    if problems:
+        raise UserError(*problems)
+    return source
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not path.is_file():
         raise UserError(f"{folder}: has no config.json (and no .gguf file), so it is not a model.")
-    hf_config = read_json(folder / "config.json")
-    where = folder / "config.json"
-    problems = []
+    hf_config = read_json(path)
     if "auto_map" in hf_config:
-        problems.append(
-            f"{where}: `auto_map` asks for code from the model's folder, which we never run. If "
+        raise UserError(
+            f"{path}: `auto_map` asks for code from the model's folder, which we never run. If "
             f"the model is a plain {hf_config.get('model_type')}, remove `auto_map`."
         )
-    if quantization := hf_config.get("quantization_config"):
-        method = quantization.get("quant_method", "unknown method")
-        problems.append(
-            f"{where}: the weights are quantised ({method}), which we do not read. "
-            "Use the unquantised model, or a GGUF file of it."
-        )
-    if "model_type" not in hf_config:
-        problems.append(f"{where}: has no `model_type`; expected one of {', '.join(FAMILIES)}.")
-    if problems:
-        raise UserError(*problems)
     return hf_config
+
+
+def _read_generation_config(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def _open_weights(folder: Path) -> dict[str, LazyTensor]:

@@ -10,7 +10,7 @@ from jax.sharding import Sharding
 
 from jaxdistill.hub.fit import fitting
 from jaxdistill.hub.source import Source
-from jaxdistill.hub.tensors import LazyTensor
+from jaxdistill.hub.tensors import LazyTensor, check_range
 from jaxdistill.models import abstract_params
 
 _ALIGNMENT_BYTES = 64
@@ -39,15 +39,16 @@ def load_params(
     shapes = abstract_params(source.config)
     params: dict[str, Any] = {}
     for rule in source.family.rules(source.config):
-        pieces = [(layer, tensors[name]) for layer, name in rule.names(source.config.num_layers)]
-        held = np.dtype(dtype or _stored_dtype(tensor for _, tensor in pieces))
+        pieces = list(rule.names(source.config.num_layers))
+        held = np.dtype(dtype or _stored_dtype(tensors[name] for _, name in pieces))
         fillings = [
             _Filling(_at(shapes, path).shape, held, _at(shardings, path)) for path in rule.paths
         ]
-        for layer, tensor in pieces:
+        for layer, name in pieces:
             if any(filling.wants(layer) for filling in fillings):
-                arrays = rule.to_ours(tensor.read())
-                for filling, array in zip(fillings, arrays, strict=True):
+                tensor = tensors[name].read()
+                check_range(name, tensor, held)
+                for filling, array in zip(fillings, rule.to_ours(tensor), strict=True):
                     filling.put(layer, array)
         for path, filling in zip(rule.paths, fillings, strict=True):
             _put_at(params, path, filling.finish())

@@ -36,7 +36,7 @@ class Source:
     def family(self) -> Family:
         """The family that knows this `model_type`."""
         with self._named():
-            return FAMILIES[self.hf_config["model_type"]]
+            return FAMILIES[self.hf_config.get("model_type", "")]
 
     @cached_property
     def config(self) -> DecoderConfig:

@@ -1,6 +1,7 @@
 """Tensors that are still in their file: named, shaped, and read one at a time."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,8 @@ from jaxdistill.errors import UserError
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
-FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")
+SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What weights may be stored as; anything else is a quantised format and is refused by name."""
-
-_SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,18 @@ class LazyTensor:
 
     Args:
         shape: Its shape.
-        dtype: One of `FLOAT_DTYPES`, or the format's own name for what we do not compute with.
+        dtype: NumPy's name, or the format's own name for what we do not compute with.
         read: Reads it, whole, into memory that nobody else holds on to.
     """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size in memory."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -99,7 +103,21 @@ def _open_file(path: Path) -> Iterator[tuple[str, LazyTensor]]:
             name,
             LazyTensor(
                 shape=tuple(view.get_shape()),
-                dtype=_SAFETENSORS_DTYPES.get(code, code),
+                dtype=SAFETENSORS_DTYPES.get(code, code),
                 read=lambda file=file, name=name: file.get_tensor(name),
             ),
         )
+
+
+def check_range(name: str, array: np.ndarray, dtype: np.dtype) -> None:
+    """Refuse to turn numbers into infinities.
+
+    Raises:
+        UserError: `dtype` is float16, and numbers are too large for it.
+    """
+    if dtype == np.float16 and array.dtype != np.float16 and array.size:
+        largest = float(np.abs(array).max())
+        if largest > float(np.finfo(np.float16).max):
+            raise UserError(
+                f"tensor {name}: {largest:.4g} is too large for float16. Use bfloat16 or float32."
+            )

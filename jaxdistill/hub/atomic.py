@@ -1,0 +1,75 @@
+"""Directories that are either whole or not there."""
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from jaxdistill.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+# Libraries in Rust raise bare exceptions that end in the number of the system's error.
+_RUST_FULL = re.compile(rf"os error ({'|'.join(str(number) for number in _FULL)})\)")
+
+
+@contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """A directory to write into, which becomes `target` when all of it is on the disk.
+
+    It lies beside `target` until then. An existing `target` is replaced in the end; if anything
+    goes wrong, it stays as it was, and nothing else stays.
+
+    Raises:
+        UserError: The disk is full, or the place cannot be written to.
+    """
+    # Saving through a link replaces what the link points to, not the link.
+    target = target.resolve()
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            _flush(path)
+        _move(temporary, target)
+    except Exception as error:
+        if _is_full(error):
+            raise UserError(
+                f"{target}: the disk is full ({error}). What was there before is untouched; "
+                "free some space, or save somewhere else."
+            ) from None
+        if isinstance(error, OSError):
+            raise UserError(f"{target}: cannot be written ({error}).") from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(temporary: Path, target: Path) -> None:
+    replaced = temporary.with_name(f"{temporary.name}.old")
+    with suppress(FileNotFoundError):
+        target.rename(replaced)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(target)
+        raise
+    _flush(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """A rename may reach the disk before what is in the files does, unless that is waited for."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) in _FULL or bool(_RUST_FULL.search(str(error)))

@@ -1,0 +1,180 @@
+"""What is wrong with a folder is said in lines that tell what to do, all of it at once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from originals import save_original
+from safetensors.numpy import load_file, save_file
+
+from jaxdistill import hub
+from jaxdistill.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_original("llama", tmp_path / "tiny-llama")
+
+
+def lines(path: Path | str) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        hub.load(path, tokenizer=False)
+    assert all(str(path) in line for line in caught.value.lines)
+    return caught.value.lines
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def edit_tensors(folder: Path, changes: dict[str, np.ndarray | None]) -> None:
+    tensors = {**load_file(folder / "model.safetensors"), **changes}
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors")
+
+
+def test_missing_unexpected_misshapen_and_quantised_tensors_are_told_together(
+    folder: Path,
+) -> None:
+    layer = "model.layers.1."
+    edit_tensors(
+        folder,
+        {
+            layer + "mlp.up_proj.weight": None,
+            layer + "mlp.up_project.weight": np.zeros((40, 24), np.float32),
+            layer + "self_attn.k_proj.weight": np.zeros((24, 24), np.float32),
+            layer + "self_attn.q_proj.weight": np.zeros((24, 24), np.int8),
+            "model.layers.1.self_attn.rotary_emb.inv_freq": np.zeros(3, np.float32),
+        },
+    )
+    told = lines(folder)
+    assert len(told) == 4
+    missing, unexpected, misshapen, quantised = told
+    assert "mlp.up_proj.weight [40, 24] is missing" in missing
+    assert f"Did you mean `{layer}mlp.up_project.weight`?" in missing
+    assert "mlp.up_project.weight" in unexpected
+    assert "[24, 24], but config.json makes it [12, 24]" in misshapen
+    assert "q_proj" in quantised
+    assert "I8" in quantised
+
+
+def test_long_lists_are_cut(folder: Path) -> None:
+    edit_config(folder, num_hidden_layers=12)
+    told = lines(folder)
+    assert len(told) == 21
+    assert "and 52 more" in told[-1]
+
+
+@pytest.mark.parametrize("cut", [4, 100, 5000])
+def test_truncated_file(folder: Path, cut: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-cut])
+    (line,) = lines(folder)
+    assert "model.safetensors: not a whole safetensors file" in line
+    assert "cut short" in line
+
+
+def test_empty_file(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+    assert "not a whole safetensors file" in lines(folder)[0]
+
+
+def test_missing_shards_are_all_named(tmp_path: Path) -> None:
+    folder = save_original("llama", tmp_path / "sharded", max_shard_size="20KB")
+    shards = sorted(folder.glob("*.safetensors"))
+    shards[1].unlink()
+    shards[2].write_bytes(shards[2].read_bytes()[:-10])
+    told = lines(folder)
+    assert len(told) == 2
+    assert shards[1].name in told[0]
+    assert shards[2].name in told[1]
+
+
+def test_a_shard_without_what_the_index_promises(tmp_path: Path) -> None:
+    folder = save_original("llama", tmp_path / "sharded", max_shard_size="20KB")
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    names = set(load_file(shard))
+    save_file({"other": np.zeros(1, np.float32)}, shard)
+    told = lines(folder)
+    assert {name for name in names if any(name in line for line in told)} == names
+
+
+def test_no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    assert "has no config.json" in lines(folder)[0]
+
+
+def test_config_that_is_not_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    assert "not JSON" in lines(folder)[0]
+
+
+def test_config_that_is_not_an_object(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+    assert "expected a JSON object" in lines(folder)[0]
+
+
+def test_unknown_model_type_names_the_nearest(folder: Path) -> None:
+    edit_config(folder, model_type="lama")
+    assert "Did you mean `llama`?" in lines(folder)[0]
+
+
+def test_several_findings_in_a_config(folder: Path) -> None:
+    edit_config(folder, hidden_size="24", quantization_config={"quant_method": "awq"})
+    (folder / "model.safetensors").unlink()
+    told = "\n".join(lines(folder))
+    assert "has no weights" in told
+    assert "hidden_size" in told
+    assert "quantization_config" in told
+
+
+def test_code_is_never_run(folder: Path) -> None:
+    edit_config(folder, auto_map={"AutoModel": "x.Y"})
+    assert "never run" in lines(folder)[0]
+
+
+def test_pickles_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (line,) = lines(folder)
+    assert "pickle" in line
+    assert "save_pretrained" in line
+
+
+def test_shards_without_their_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    assert "index" in lines(folder)[0]
+
+
+def test_no_such_folder_names_the_nearest(folder: Path) -> None:
+    assert "Did you mean `tiny-llama`?" in lines(folder.parent / "tiny-lama")[0]
+
+
+def test_a_file_that_is_no_model(folder: Path) -> None:
+    assert "expected a folder or a .gguf file" in lines(folder / "config.json")[0]
+
+
+def test_hub_names_fail_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    (line,) = lines("some-organisation/some-model")
+    assert "cannot be reached" in line
+    assert "local folder" in line
+
+
+def test_no_tokenizer(folder: Path) -> None:
+    with pytest.raises(UserError, match="has no tokenizer"):
+        hub.load(folder)
+
+
+def test_broken_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="tokenizer cannot be read"):
+        hub.load(folder)
+
+
+def test_too_large_for_float16(folder: Path) -> None:
+    edit_tensors(folder, {"model.norm.weight": np.full(24, 1e6, np.float32)})
+    with pytest.raises(UserError, match=r"model\.norm\.weight: 1e\+06 is too large for float16"):
+        hub.load(folder, tokenizer=False, dtype="float16")
