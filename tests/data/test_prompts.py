@@ -1,0 +1,16 @@
+"""The prompts that the quickstart ships."""
+
+from pathlib import Path
+
+from jaxdistill.data import DataConfig, read
+
+PROMPTS = Path(__file__).parents[2] / "configs" / "quickstart" / "prompts.jsonl"
+
+
+def test_the_shipped_prompts_are_read_and_differ():
+    rows = read(DataConfig(sources=(str(PROMPTS),), heldout=0.1))
+    prompts = [row.content.prompt for row in (*rows.train, *rows.heldout)]
+    assert len({prompt.casefold() for prompt in prompts}) == len(prompts) == 360
+    assert max(map(len, prompts)) < 200
+    assert all(prompt and prompt == prompt.strip() for prompt in prompts)
+    assert len(rows.heldout) >= 20
