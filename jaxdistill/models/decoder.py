@@ -146,7 +146,7 @@ class Decoder(nnx.Module):
 
 
 @remember
-def _blueprint(config: DecoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+def _blueprint(config: DecoderConfig) -> tuple[Any, Any]:
     """The module's definition and its parameters' shapes; no array is made."""
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
 

@@ -122,7 +122,7 @@ class Reader:
         if self.mistakes:
             raise UserError(*self.mistakes)
 
-    def _number(self, key: str, default: Any, *, whole: bool) -> float:
+    def _number(self, key: str, default: Any, *, whole: bool) -> float | int:
         value = self.hf.get(key, default)
         if value is REQUIRED:
             self.mistakes.append(f"config.json: `{key}` is missing.")

@@ -25,7 +25,7 @@ def read_rope(reader: Reader, *, default_base: float = 10_000.0) -> Rope:
     return parse_rope(reader, key, parameters, base)
 
 
-def parse_rope(reader: Reader, where: str, parameters: Any, base: float) -> Rope:
+def parse_rope(reader: Reader, where: str, parameters: Any, base: float | int) -> Rope:
     """One dictionary of rope parameters; `base` counts where it names none."""
     if not isinstance(parameters, Mapping):
         reader.mistake(where, parameters, "an object with a `rope_type`")
@@ -85,7 +85,7 @@ def _yarn(reader: Reader, base: float, max_positions: int) -> Rope:
     )
 
 
-def _amplitude(factor: float, scale: float) -> float:
+def _amplitude(factor: float, scale: float | int) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
