@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.examples import Counts, Encoded, Example, truncated
 from jaxdistill.data.findings import Findings
-from jaxdistill.data.rows import Row, Tokens
+from jaxdistill.data.rows import Row, Tokens, parse
 from jaxdistill.data.templates import Rendered, Templates
 from jaxdistill.errors import UserError
 
@@ -72,6 +72,16 @@ def encode_prompts(rows: Sequence[Row], templates: Templates) -> list[list[int]]
         # Some tokenizers end what they encode; a prompt is to go on.
         prompts.append(tokens[:-1] if ends and not rendered[row.row_id].is_chat else tokens)
     return prompts
+
+
+def render_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase, *, as_chat: bool) -> list[int]:
+    """The tokens of one prompt, as a plain string or as a user's message.
+
+    Raises:
+        UserError: for a chat without a chat template.
+    """
+    row = parse({"prompt": prompt}, place="prompt", row_id=0, as_chat=as_chat)
+    return encode_prompts([row], Templates(tokenizer))[0]
 
 
 def _encoded(rows: Sequence[Row], templates: Templates) -> Iterator[Encoded]:

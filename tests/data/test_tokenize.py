@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
-from jaxdistill.data import DataConfig, prepare
+from jaxdistill.data import DataConfig, prepare, render_prompt
 from jaxdistill.data.rows import parse
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode
@@ -204,6 +204,17 @@ def test_no_tokenizer_warning_for_a_long_row():
     tokenizer = tiny.tokenizer(model_max_length=8)
     (example,) = examples({"text": "The cat " * 20}, tokenizer)
     assert len(example.tokens) > 20
+
+
+def test_a_prompt_alone_is_what_a_teacher_is_asked():
+    tokenizer = tiny.tokenizer(bos=True)
+    assert render_prompt("Hi", tokenizer, as_chat=False) == tokenizer("Hi")["input_ids"]
+    spoken = render_prompt("Hi", tokenizer, as_chat=True)
+    assert tokenizer.decode(spoken) == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    (example,) = examples({"prompt": "Hi", "completion": "Hello"}, tokenizer, as_chat=True)
+    assert example.tokens[: len(spoken)].tolist() == spoken
+    with pytest.raises(UserError, match=r"prompt: tokenizer .* has no chat template"):
+        render_prompt("Hi", tiny.tokenizer(chat_template=None), as_chat=True)
 
 
 def test_what_a_tokenizer_cannot_do_is_said():

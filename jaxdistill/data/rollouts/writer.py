@@ -78,7 +78,9 @@ class Writer:
             UserError: where the file cannot be read or written.
         """
         answers = _read(path)
-        asked = list(dict(zip(prompts, rows, strict=True)).items())
+        # Prompts of one length beside each other leave the least padding in a batch.
+        asked = sorted(zip(prompts, rows, strict=True), key=lambda one: len(one[0]))
+        asked = list(dict(asked).items())
         for number, first in enumerate(range(0, len(asked), batch_size)):
             batch = asked[first : first + batch_size]
             missing = [prompt not in answers for prompt, _ in batch]
