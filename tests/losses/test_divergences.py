@@ -1,0 +1,202 @@
+"""Each divergence against its definition in NumPy float64 and in torch: values and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from jaxdistill import losses
+
+INFINITE = -np.inf
+ALPHA, BETA = 0.1, 0.3
+DIVERGENCES = {
+    "forward_kl": losses.forward_kl,
+    "reverse_kl": losses.reverse_kl,
+    "jensen_shannon": functools.partial(losses.jensen_shannon, beta=BETA),
+    "skew_kl": functools.partial(losses.skew_kl, alpha=ALPHA),
+    "skew_reverse_kl": functools.partial(losses.skew_reverse_kl, alpha=ALPHA),
+    "total_variation": losses.total_variation,
+}
+every_divergence = pytest.mark.parametrize("name", DIVERGENCES)
+
+
+def _kl(log, where, a, b):
+    """Σ a log(a / b) over a > 0, in whichever library `log` and `where` come from."""
+    possible = a > 0
+    ratio = where(possible, a, 1) / where(possible, b, 1)
+    return (a * log(ratio)).sum(-1)
+
+
+def definition(name: str, log, where, p, q):
+    kl = functools.partial(_kl, log, where)
+    return {
+        "forward_kl": lambda: kl(p, q),
+        "reverse_kl": lambda: kl(q, p),
+        "jensen_shannon": lambda: (
+            BETA * kl(p, BETA * p + (1 - BETA) * q) + (1 - BETA) * kl(q, BETA * p + (1 - BETA) * q)
+        ),
+        "skew_kl": lambda: kl(p, ALPHA * p + (1 - ALPHA) * q),
+        "skew_reverse_kl": lambda: kl(q, ALPHA * q + (1 - ALPHA) * p),
+        "total_variation": lambda: abs(p - q).sum(-1) / 2,
+    }[name]()
+
+
+def in_numpy(name: str, teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    def softmax(z):
+        weights = np.exp(z.astype(np.float64) - z.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True)
+
+    with np.errstate(divide="ignore"):
+        return definition(name, np.log, np.where, softmax(teacher), softmax(student))
+
+
+def in_torch(name: str, teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    logits = torch.tensor(student, dtype=torch.float64, requires_grad=True)
+    p = torch.softmax(torch.tensor(teacher, dtype=torch.float64), -1)
+    values = definition(name, torch.log, torch.where, p, torch.softmax(logits, -1))
+    values.sum().backward()
+    assert logits.grad is not None
+    return values.detach().numpy(), logits.grad.numpy()
+
+
+def ours(name: str, teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        log_p, log_q = jax.nn.log_softmax(jnp.asarray(teacher)), jax.nn.log_softmax(logits)
+        values = DIVERGENCES[name](log_p, log_q)
+        return values.sum(), values
+
+    gradient, values = jax.grad(total, has_aux=True)(jnp.asarray(student))
+    return np.asarray(values), np.asarray(gradient)
+
+
+def random_logits(seed: int, rows: int = 64, words: int = 33) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    teacher, student = 3 * generator.standard_normal((2, rows, words), np.float32)
+    return teacher, student
+
+
+def with_impossible_words(which: str) -> tuple[np.ndarray, np.ndarray]:
+    teacher, student = random_logits(1)
+    if which in ("teacher", "both"):
+        teacher[:, ::3] = INFINITE
+    if which in ("student", "both"):
+        student[:, ::3] = INFINITE
+    return teacher, student
+
+
+def tied(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    teacher, student = random_logits(2)
+    if kind == "equal words":
+        return np.round(teacher), np.round(student)
+    if kind == "equal logits on half the words":
+        student[:, ::2] = teacher[:, ::2]
+    return teacher, student
+
+
+CASES = {
+    "random": random_logits(0),
+    "equal words": tied("equal words"),
+    "equal logits on half the words": tied("equal logits on half the words"),
+    "impossible for both": with_impossible_words("both"),
+    "impossible for the teacher": with_impossible_words("teacher"),
+    "impossible for the student": with_impossible_words("student"),
+}
+UNBOUNDED = {
+    ("forward_kl", "impossible for the student"),
+    ("reverse_kl", "impossible for the teacher"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@every_divergence
+def test_value_and_gradient_are_those_of_the_definition(name: str, case: str) -> None:
+    teacher, student = CASES[case]
+    values, gradient = ours(name, teacher, student)
+    if (name, case) in UNBOUNDED:
+        assert np.all(values == np.inf)
+        assert np.all(np.isfinite(gradient))
+        return
+    torch_values, torch_gradient = in_torch(name, teacher, student)
+    # What float32 leaves of a sum that cancels: 1e-7 of its terms, of size 1 in a value, and up
+    # to ten (a log-ratio less its mean) in a gradient.
+    np.testing.assert_allclose(values, in_numpy(name, teacher, student), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(values, torch_values, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(gradient, torch_gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_forward_kl_pulls_towards_the_teacher_even_where_it_is_infinite() -> None:
+    teacher, student = CASES["impossible for the student"]
+    _, gradient = ours("forward_kl", teacher, student)
+    expected = jax.nn.softmax(student) - jax.nn.softmax(teacher)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+@every_divergence
+def test_one_hot_rows_are_finite_or_honestly_infinite(name: str) -> None:
+    one_hot = np.full((2, 4), INFINITE, np.float32)
+    one_hot[[0, 1], [1, 2]] = 0
+    even = np.zeros((2, 4), np.float32)
+    for teacher, student in [(one_hot, even), (even, one_hot), (one_hot, one_hot[::-1])]:
+        values, gradient = ours(name, teacher, student)
+        np.testing.assert_allclose(values, in_numpy(name, teacher, student), rtol=1e-5)
+        assert np.all(np.isfinite(gradient))
+
+
+@every_divergence
+def test_gradients_are_finite_at_logits_a_thousand_times_too_large(name: str) -> None:
+    teacher, student = random_logits(3)
+    values, gradient = ours(name, 1000 * teacher, 1000 * student)
+    assert np.all(np.isfinite(values))
+    assert np.all(np.isfinite(gradient))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    logits=arrays.arrays(
+        np.float32,
+        (2, 4, 6),
+        elements=st.one_of(st.just(INFINITE), st.floats(-(2.0**14), 2.0**14, width=32)),
+    )
+)
+def test_no_logits_make_a_nan_or_a_negative_divergence(logits: np.ndarray) -> None:
+    logits[..., 0] = np.where(np.isinf(logits[..., 0]), 0, logits[..., 0])  # one word is possible
+    for name in DIVERGENCES:
+        values, gradient = ours(name, *logits)
+        assert np.all(values >= -1e-6), name
+        assert np.all(np.isfinite(gradient)), name
+
+
+def test_jensen_shannon_at_its_ends_is_a_kl() -> None:
+    log_p, log_q = map(jax.nn.log_softmax, map(jnp.asarray, random_logits(4)))
+    at = functools.partial(losses.jensen_shannon, log_p, log_q)
+    np.testing.assert_array_equal(at(beta=0.0), losses.forward_kl(log_p, log_q))
+    np.testing.assert_array_equal(at(beta=1.0), losses.reverse_kl(log_p, log_q))
+    np.testing.assert_allclose(at(beta=0.5), losses.jensen_shannon(log_q, log_p, beta=0.5), 1e-5)
+
+
+def test_skewed_divergences_tend_to_the_plain_ones_and_are_bounded() -> None:
+    log_p, log_q = (jax.nn.log_softmax(jnp.asarray(z) / 3) for z in random_logits(5))
+    for skewed, plain in [
+        (losses.skew_kl, losses.forward_kl),
+        (losses.skew_reverse_kl, losses.reverse_kl),
+    ]:
+        np.testing.assert_allclose(skewed(log_p, log_q, alpha=1e-6), plain(log_p, log_q), rtol=1e-2)
+        assert np.all(skewed(log_p, log_q, alpha=ALPHA) <= -np.log(ALPHA))
+
+
+def test_total_variation_of_worlds_apart_is_one() -> None:
+    here, there = jnp.log(jnp.array([[1.0, 0.0]])), jnp.log(jnp.array([[0.0, 1.0]]))
+    np.testing.assert_array_equal(losses.total_variation(here, there), [1.0])
+
+
+@every_divergence
+def test_leading_axes_are_free(name: str) -> None:
+    log_p, log_q = map(jax.nn.log_softmax, map(jnp.asarray, random_logits(6)))
+    folded = DIVERGENCES[name](log_p.reshape(4, 16, -1), log_q.reshape(4, 16, -1))
+    np.testing.assert_allclose(folded.reshape(-1), DIVERGENCES[name](log_p, log_q), rtol=1e-6)
