@@ -2,13 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 _Carry = TypeVar("_Carry")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rows:
+    """Places in which two models are compared: one group's, or several groups'.
+
+    Attributes:
+        student_hidden: What the student's head reads.
+        teacher_hidden: What the teacher's head reads, where there is a teacher.
+        labels: The word that follows.
+        mask: How much the row counts; one of 0 is never looked at.
+    """
+
+    student_hidden: Float[Array, "*G R D"]
+    teacher_hidden: Float[Array, "*G R E"] | None
+    labels: Int[Array, "*G R"]
+    mask: Float[Array, "*G R"]
 
 
 @jax.tree_util.register_dataclass
@@ -17,41 +35,40 @@ class Packed:
     """Rows of each group, moved together so that those which count come first.
 
     Attributes:
-        columns: What belongs to a row, `[G, P, ...]` each; zeros from the last live row on, so
-            that whatever stood in a row that does not count cannot spoil one that does.
+        rows: A multiple of `chunk_rows` in each group; zeros from the last live row on, so that
+            whatever stood in a row that does not count cannot spoil one that does.
         ranks: Where each row of the batch went.
         num_chunks: How many chunks hold all live rows of every group.
-        chunk_rows: Rows in a chunk; divides `P`.
+        chunk_rows: Rows in a chunk.
     """
 
-    columns: PyTree[Shaped[Array, "G P ..."]]
+    rows: Rows
     ranks: Int[Array, "G R"]
     num_chunks: Int[Array, ""]
     chunk_rows: int = field(metadata={"static": True})
 
 
-def pack(
-    columns: PyTree[Shaped[Array, "G R ..."]], mask: Float[Array, "G R"], chunk_rows: int
-) -> Packed:
+def pack(rows: Rows, chunk_rows: int) -> Packed:
     """Move the rows whose mask is not 0 to the front of their group, in their order."""
-    num_rows = mask.shape[1]
+    is_live = rows.mask != 0
+    num_rows = is_live.shape[1]
     chunk_rows = min(chunk_rows, num_rows)
-    places = jnp.argsort(mask == 0, axis=1, stable=True)
+    places = jnp.argsort(~is_live, axis=1, stable=True)
     ranks = jnp.argsort(places, axis=1)
     places = jnp.pad(places, ((0, 0), (0, -num_rows % chunk_rows)))
-    num_live = jnp.sum(mask != 0, axis=1, keepdims=True)
-    is_live = jax.lax.broadcasted_iota(num_live.dtype, places.shape, 1) < num_live
+    num_live = jnp.sum(is_live, axis=1, keepdims=True)
+    is_filled = jax.lax.broadcasted_iota(num_live.dtype, places.shape, 1) < num_live
 
     def move(column: Array) -> Array:
-        moved = _take(column, places)
-        return jnp.where(is_live.reshape(is_live.shape + (1,) * (column.ndim - 2)), moved, 0)
+        column = _take(column, places)
+        return jnp.where(is_filled.reshape(is_filled.shape + (1,) * (column.ndim - 2)), column, 0)
 
     num_chunks = (jnp.max(num_live) + chunk_rows - 1) // chunk_rows
-    return Packed(jax.tree.map(move, columns), ranks, num_chunks, chunk_rows)
+    return Packed(jax.tree.map(move, rows), ranks, num_chunks, chunk_rows)
 
 
 def walk(
-    packed: Packed, visit: Callable[[_Carry, Any, Int[Array, ""]], _Carry], carry: _Carry
+    packed: Packed, visit: Callable[[_Carry, Rows, Int[Array, ""]], _Carry], carry: _Carry
 ) -> _Carry:
     """`carry = visit(carry, chunk, start)` for every chunk; how many is known only at run time."""
 
@@ -59,7 +76,7 @@ def walk(
         start = index * packed.chunk_rows
         chunk = jax.tree.map(
             lambda column: jax.lax.dynamic_slice_in_dim(column, start, packed.chunk_rows, axis=1),
-            packed.columns,
+            packed.rows,
         )
         return visit(carry, chunk, start)
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import RowLogits, RowObjective
-from jaxdistill.objectives.rows import pack, restore, walk, write
+from jaxdistill.objectives.rows import Rows, pack, restore, walk, write
 from jaxdistill.types import Head
 
 RowFunction = Callable[[RowLogits, RowLogits | None, Int[Array, " R"]], Float32[Array, " R"]]
@@ -102,24 +102,18 @@ def row_statistics(
         chunk_rows: Rows of each group that are projected at a time.
     """
     _check_vocabularies(student_head, teacher_head)
-    packed = pack((student_hidden, teacher_hidden, labels, mask), mask, chunk_rows)
+    packed = pack(Rows(student_hidden, teacher_hidden, labels, mask), chunk_rows)
 
-    def measure(chunk: _Chunk) -> list[Float32[Array, " R"]]:
-        scores = _project(chunk[0], student_head)
+    def measure(chunk: Rows) -> list[Float32[Array, " R"]]:
+        scores = _project(chunk.student_hidden, student_head)
         return _values(statistics.values(), scores, student_head, teacher_head, chunk)
 
-    def visit(columns: list[Array], chunk: _Chunk, start: Array) -> list[Array]:
+    def visit(columns: list[Array], chunk: Rows, start: Array) -> list[Array]:
         return [write(c, v, start) for c, v in zip(columns, jax.vmap(measure)(chunk), strict=True)]
 
-    zeros = jnp.zeros_like(packed.columns[3], jnp.float32)
+    zeros = jnp.zeros_like(packed.rows.mask, jnp.float32)
     columns = walk(packed, visit, [zeros] * len(statistics))
     return {name: restore(c, packed) for name, c in zip(statistics, columns, strict=True)}
-
-
-_Chunk = tuple[
-    Float[Array, "R D"], Float[Array, "R E"] | None, Int[Array, " R"], Float[Array, " R"]
-]
-"""Student hidden states, teacher hidden states, labels and mask of some rows of one group."""
 
 
 def _values(
@@ -127,19 +121,21 @@ def _values(
     scores: Float32[Array, "R V"],
     student_head: Head,
     teacher_head: Head | None,
-    chunk: _Chunk,
+    chunk: Rows,
 ) -> list[Float32[Array, " R"]]:
     """What each function says of each row that counts; 0 for the others."""
-    _, teacher_hidden, labels, mask = chunk
     student, teacher = _finish(scores, student_head), None
-    if teacher_hidden is not None and teacher_head is not None:
-        teacher = logits(teacher_hidden, teacher_head)
+    if chunk.teacher_hidden is not None and teacher_head is not None:
+        teacher = logits(chunk.teacher_hidden, teacher_head)
         # Of two paddings the narrower; one that is common to both heads is never cut, for a cut
         # through a vocabulary that is sharded would move it between devices.
         width = min(student.shape[-1], teacher.shape[-1])
         student, teacher = student[:, :width], RowLogits(teacher[:, :width])
     student = RowLogits(student)
-    return [jnp.where(mask != 0, function(student, teacher, labels), 0) for function in functions]
+    return [
+        jnp.where(chunk.mask != 0, function(student, teacher, chunk.labels), 0)
+        for function in functions
+    ]
 
 
 def _forward(
@@ -167,26 +163,26 @@ def _forward_with_gradients(
     head: Head,
     fixed: tuple[Any, ...],
 ) -> tuple[Any, Any]:
-    """The walk of `_forward` with the gradients formed on the way: they are all that is kept of it."""
+    """`_forward` with the gradients formed on the way; they are all that is kept of it."""
     teacher_hidden, teacher_head, labels, mask = fixed
-    packed = pack((hidden, teacher_hidden, labels, mask), mask, chunk_rows)
+    packed = pack(Rows(hidden, teacher_hidden, labels, mask), chunk_rows)
     functions = [objective.row_values for objective in objectives]
 
-    def differentiate(chunk: _Chunk) -> tuple[Array, Array, Array, Array]:
+    def differentiate(chunk: Rows) -> tuple[Array, Array, Array, Array]:
         def loss(scores: Array) -> tuple[Array, Array]:
             values = _values(functions, scores, head, teacher_head, chunk)
-            sums = jnp.stack([jnp.sum(chunk[3] * column) for column in values])
+            sums = jnp.stack([jnp.sum(chunk.mask * column) for column in values])
             return _weigh(coefficients, sums), sums
 
-        scores = _project(chunk[0], head)
+        scores = _project(chunk.student_hidden, head)
         slope, sums = jax.grad(loss, has_aux=True)(scores)
         bias_gradient = jnp.sum(slope, axis=0)
         slope = slope.astype(head.matrix.dtype)
         hidden_gradient = _matmul("rv,vd->rd", slope, head.matrix)
-        matrix_gradient = _matmul("rv,rd->vd", slope, chunk[0])
+        matrix_gradient = _matmul("rv,rd->vd", slope, chunk.student_hidden)
         return sums, hidden_gradient, matrix_gradient, bias_gradient
 
-    def visit(carry: tuple[Array, ...], chunk: _Chunk, start: Array) -> tuple[Array, ...]:
+    def visit(carry: tuple[Array, ...], chunk: Rows, start: Array) -> tuple[Array, ...]:
         sums, hidden_gradient, matrix_gradient, bias_gradient = jax.vmap(differentiate)(chunk)
         return (
             carry[0] + sums,
@@ -199,7 +195,7 @@ def _forward_with_gradients(
     groups, (words, width) = hidden.shape[0], head.matrix.shape
     zeros = (
         jnp.zeros((groups, len(objectives))),
-        jnp.zeros_like(packed.columns[0]),
+        jnp.zeros_like(packed.rows.student_hidden),
         jnp.zeros((groups, words, width)),
         jnp.zeros((groups, words)),
     )

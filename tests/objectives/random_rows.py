@@ -1,0 +1,61 @@
+"""Random rows, heads and a dense double of the wall, for tests on tiny shapes."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.objectives import RowLogits, RowObjective
+from jaxdistill.types import Head
+
+GROUPS, ROWS, WORDS, WIDTH, TEACHER_WIDTH = 2, 10, 33, 8, 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    student_hidden: jax.Array
+    student_head: Head
+    labels: jax.Array
+    mask: jax.Array
+    teacher_hidden: jax.Array
+    teacher_head: Head
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What `weighted_loss` takes after the objectives and their coefficients."""
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    def replace(self, **changes: Any) -> "Case":
+        return dataclasses.replace(self, **changes)
+
+
+def random_case(key: jax.Array, groups: int = GROUPS, rows: int = ROWS) -> Case:
+    """Rows of which about half count, one of them twice; heads without padding."""
+    keys = iter(jax.random.split(key, 6))
+    mask = (jax.random.uniform(next(keys), (groups, rows)) < 0.5).astype(jnp.float32)
+    return Case(
+        student_hidden=jax.random.normal(next(keys), (groups, rows, WIDTH)),
+        student_head=Head(jax.random.normal(next(keys), (WORDS, WIDTH)), vocab_size=WORDS),
+        labels=jax.random.randint(next(keys), (groups, rows), 0, WORDS),
+        mask=mask.at[0, 0].set(2.0),
+        teacher_hidden=jax.random.normal(next(keys), (groups, rows, TEACHER_WIDTH)),
+        teacher_head=Head(jax.random.normal(next(keys), (WORDS, TEACHER_WIDTH)), vocab_size=WORDS),
+    )
+
+
+def dense_sums(objectives: tuple[RowObjective, ...], case: Case) -> jax.Array:
+    """The sum of each objective with all logits at once, as nobody should do it."""
+    sides = []
+    for hidden, head in [
+        (case.student_hidden, case.student_head),
+        (case.teacher_hidden, case.teacher_head),
+    ]:
+        scores = hidden.reshape(-1, hidden.shape[-1]) @ head.matrix.T
+        if head.bias is not None:
+            scores = scores + jnp.broadcast_to(head.bias, scores.shape)
+        scores = scores * head.scale
+        if head.soft_cap is not None:
+            scores = head.soft_cap * jnp.tanh(scores / head.soft_cap)
+        sides.append(RowLogits(scores[:, : head.vocab_size]))
+    values = [objective.row_values(*sides, case.labels.ravel()) for objective in objectives]
+    return jnp.stack([jnp.sum(case.mask.ravel() * column) for column in values])
