@@ -1,0 +1,100 @@
+"""Models beside each other: the quantities worth comparing, and how each is written."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Number = float | int
+
+Comparison = Mapping[str, Mapping[str, Number]]
+"""Quantities of each model by the names in `QUANTITIES`; models in the order to be shown.
+
+Example: `{"student before": {"nll": 4.1}, "student after": {"nll": 2.7}, "teacher": {...}}`.
+"""
+
+NOTHING = "–"
+"""What is shown where a model has no such quantity."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What every model answers to one prompt.
+
+    Attributes:
+        prompt: The prompt as a person reads it.
+        answers: The text of each model, by the names of the `Comparison`.
+    """
+
+    prompt: str
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One line of the table.
+
+    Attributes:
+        label: What it is called, with its unit.
+        write: Turns a value into text.
+        better: Which way is better, if one is: "less" or "more".
+    """
+
+    label: str
+    write: Callable[[Number], str]
+    better: Literal["less", "more"] | None = None
+
+
+def _fixed(digits: int) -> Callable[[Number], str]:
+    def write(value: Number) -> str:
+        return f"{value:,.{digits}f}" if math.isfinite(value) else "∞"
+
+    return write
+
+
+def _percent(value: Number) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _millions(value: Number) -> str:
+    return f"{value / 1e6:,.1f} M" if value >= 1e5 else f"{value:,.0f}"
+
+
+def _megabytes(value: Number) -> str:
+    return f"{value / 1e6:,.1f} MB" if value >= 1e5 else f"{value:,.0f} bytes"
+
+
+QUANTITIES: Mapping[str, Quantity] = {
+    "forward_kl": Quantity("KL to the teacher, nats", _fixed(4), "less"),
+    "bits_per_byte": Quantity("Bits per byte", _fixed(4), "less"),
+    "nll": Quantity("Cross-entropy, nats", _fixed(4), "less"),
+    "perplexity": Quantity("Perplexity", _fixed(2), "less"),
+    "top1_agreement": Quantity("Top-1 agreement", _percent, "more"),
+    "num_parameters": Quantity("Parameters", _millions),
+    "size_on_disk": Quantity("Size on disk", _megabytes),
+    "tokens_per_second": Quantity("Tokens per second", _fixed(1)),
+}
+
+
+def rows(comparison: Comparison) -> list[tuple[Quantity, list[str]]]:
+    """The lines of the table: those quantities that any model has, in the order above."""
+    return [
+        (quantity, [_cell(quantity, values.get(name)) for values in comparison.values()])
+        for name, quantity in QUANTITIES.items()
+        if any(name in values for values in comparison.values())
+    ]
+
+
+def models(samples: Sequence[Sample]) -> list[str]:
+    """The models that answer in any sample, in order."""
+    return list(dict.fromkeys(name for sample in samples for name in sample.answers))
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: a model may write what would steer a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", "\ufffd", text)
+
+
+def _cell(quantity: Quantity, value: Number | None) -> str:
+    return NOTHING if value is None else quantity.write(value)

@@ -1,0 +1,139 @@
+"""Curves of a run's numbers as SVG, to stand inside a page."""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+Records = Sequence[Mapping[str, Any]]
+"""Lines of `metrics.jsonl`: each has a `step`, and numbers (None where one was not finite)."""
+
+_COLOURS = ("#1b5e9b", "#b3541e", "#2c7a51", "#7a4b94", "#8a6d00", "#a03050")
+_TEXT, _GRID = "#444444", "#e4e4e4"
+_NOT_OBJECTIVES = {
+    "train/loss",
+    "train/grad_norm",
+    "train/param_norm",
+    "train/learning_rate",
+    "train/scored_tokens",
+    "train/tokens",
+}
+_HELD_OUT = {
+    "eval/forward_kl": "Held out: KL to the teacher, nats per token",
+    "eval/nll": "Held out: cross-entropy, nats per token",
+    "eval/bits_per_byte": "Held out: bits per byte",
+    "eval/top1_agreement": "Held out: top-1 agreement with the teacher",
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One picture: a title, and the names of the numbers that are drawn in it."""
+
+    title: str
+    names: Sequence[str]
+
+    @property
+    def quantities(self) -> list[str]:
+        """The names without their rooms."""
+        return [name.rpartition("/")[2] for name in self.names]
+
+
+def charts(records: Records) -> list[Chart]:
+    """What there is to draw: only numbers that were recorded at two steps or more."""
+    counts: dict[str, int] = {}
+    for record in records:
+        for name, value in record.items():
+            counts[name] = counts.get(name, 0) + (value is not None)
+    objectives = [n for n in counts if n.startswith("train/") and n not in _NOT_OBJECTIVES]
+    found = [
+        Chart("Loss", ["train/loss"]),
+        # One objective alone is the loss.
+        Chart("Objectives, nats per token", objectives if len(objectives) > 1 else []),
+        *(Chart(title, [name]) for name, title in _HELD_OUT.items()),
+        Chart("Learning rate", ["train/learning_rate"]),
+        Chart("Gradient norm, before clipping", ["train/grad_norm"]),
+    ]
+    drawn = [Chart(c.title, [n for n in c.names if counts.get(n, 0) > 1]) for c in found]
+    return [chart for chart in drawn if chart.names]
+
+
+def series(records: Records, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one number; NaN, which leaves a gap, where it was not finite."""
+    points = [(record["step"], record[name]) for record in records if name in record]
+    values = [math.nan if value is None else float(value) for _, value in points]
+    return [step for step, _ in points], values
+
+
+def describe(chart: Chart, records: Records) -> str:
+    """A chart in words, for those who do not see it."""
+    said = []
+    for name, quantity in zip(chart.names, chart.quantities, strict=True):
+        steps, values = series(records, name)
+        finite = [(s, v) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
+        (first, start), (last, end) = finite[0], finite[-1]
+        said.append(f"{quantity} from {start:.4g} at step {first} to {end:.4g} at step {last}")
+    return f"{chart.title}: {'; '.join(said)}."
+
+
+def draw(chart: Chart, records: Records) -> str:
+    """The chart as an `<svg>` element."""
+    style = {
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
+        "svg.hashsalt": chart.title,  # ids must not be the same in two pictures of one page
+        "text.color": _TEXT,
+        "xtick.color": _TEXT,
+        "ytick.color": _TEXT,
+        "axes.labelcolor": _TEXT,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        for colour, name, label in zip(
+            _COLOURS * len(chart.names), chart.names, chart.quantities, strict=False
+        ):
+            steps, values = series(records, name)
+            marker = "o" if len(steps) < 30 else None
+            axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=3)
+        _tidy(axes, last_step=records[-1]["step"], num_lines=len(chart.names))
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(file, metadata=nothing)
+    return _inline(file.getvalue(), label=describe(chart, records))
+
+
+def _tidy(axes: Axes, *, last_step: int, num_lines: int) -> None:
+    axes.set_xlabel("step")
+    # The same in all charts, so that they can be read across.
+    axes.set_xlim(0, 1.02 * last_step)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=False)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if num_lines > 1:
+        axes.legend(frameon=False, loc="upper right")
+
+
+def _inline(svg: str, *, label: str) -> str:
+    """Only the element: as wide as the page allows, and naming nothing outside the page."""
+    view = re.search(r'viewBox="[^"]*"', svg)
+    assert view, "matplotlib writes a view box"
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    # A style would hold for the whole page, and numbered ids stand in every picture.
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\sid="[\w.]+_\d+"', "", body)
+    return f'<svg role="img" aria-label="{escape(label)}" {view[0]}>{body}'

@@ -1,0 +1,148 @@
+"""`report/index.html`: one file that needs no network and no script, on a screen or on paper."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from jaxdistill.errors import UserError
+from jaxdistill.report.comparison import Comparison, Sample, printable, rows
+from jaxdistill.report.curves import Records, charts, draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that the page says.
+
+    Attributes:
+        title: What the page is called.
+        lead: A sentence or two below the title.
+        comparison: The models beside each other.
+        main: The model of the comparison that it is all about: its column stands out.
+        records: The run's numbers by step, for the curves (`read_metrics`).
+        samples: What the models write.
+        facts: Counts of data, time, versions: what is worth knowing of the run, by name.
+        config: The resolved config as YAML.
+    """
+
+    title: str
+    lead: str = ""
+    comparison: Comparison
+    main: str = ""
+    records: Records = ()
+    samples: Sequence[Sample] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
+    config: str = ""
+
+
+def read_metrics(path: str | Path) -> Records:
+    """The lines of a `metrics.jsonl`; nothing where there is no such file."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write(report: Report, directory: str | Path) -> Path:
+    """Write `index.html` into a directory, whole or not at all.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: when the disk does not take it.
+    """
+    path = Path(directory) / "index.html"
+    beside = path.with_name(".index.html.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(page(report), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise UserError(f"{path}: cannot be written: {error.strerror}.") from None
+    return path
+
+
+def page(report: Report) -> str:
+    """The page as HTML. Every text that comes from outside is escaped."""
+    sections = {
+        "Before and after": _table(report),
+        "Curves": _figures(report.records),
+        "Samples": "\n".join(_sample(sample) for sample in report.samples),
+        "The run": _facts(report.facts),
+        "Config": f'<pre tabindex="0">{_text(report.config)}</pre>' if report.config else "",
+    }
+    return _template("page.html").substitute(
+        title=_text(report.title),
+        lead=_text(report.lead),
+        css=resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8").strip(),
+        sections="\n".join(
+            f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
+            for heading, content in sections.items()
+            if content
+        ),
+    )
+
+
+def _table(report: Report) -> str:
+    lines = rows(report.comparison)
+    if not lines:
+        return ""
+    is_main = [model == report.main for model in report.comparison]
+    marks = [' class="main"' if main else "" for main in is_main]
+    heads = "".join(
+        f'<th scope="col"{mark}>{_text(model)}</th>'
+        for model, mark in zip(report.comparison, marks, strict=True)
+    )
+    body = "\n".join(
+        f'<tr><th scope="row">{_text(quantity.label)}'
+        + (f"<small>{quantity.better} is better</small>" if quantity.better else "")
+        + "</th>"
+        + "".join(f"<td{mark}>{_text(cell)}</td>" for cell, mark in zip(cells, marks, strict=True))
+        + "</tr>"
+        for quantity, cells in lines
+    )
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Before and after">\n<table>\n'
+        "<caption>On held-out rows that neither model was trained on here.</caption>\n"
+        f'<thead><tr><th scope="col">Quantity</th>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )
+
+
+def _figures(records: Records) -> str:
+    figures = "\n".join(
+        f"<figure>\n<figcaption>{_text(chart.title)}</figcaption>\n{draw(chart, records)}</figure>"
+        for chart in charts(records)
+    )
+    return f'<div class="charts">\n{figures}\n</div>' if figures else ""
+
+
+def _sample(sample: Sample) -> str:
+    answers = "\n".join(
+        f'<div><dt>{_text(model)}</dt><dd class="text">{_text(answer.strip())}</dd></div>'
+        for model, answer in sample.answers.items()
+    )
+    return (
+        f'<article class="sample">\n<p class="prompt text">{_text(sample.prompt)}</p>\n'
+        f'<dl class="answers">\n{answers}\n</dl>\n</article>'
+    )
+
+
+def _facts(facts: Mapping[str, object]) -> str:
+    lines = "\n".join(f"<dt>{_text(n)}</dt><dd>{_text(str(v))}</dd>" for n, v in facts.items())
+    return f'<dl class="facts">\n{lines}\n</dl>' if facts else ""
+
+
+def _template(name: str) -> Template:
+    return Template(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+
+
+def _text(text: str) -> str:
+    return escape(printable(text), quote=True)
