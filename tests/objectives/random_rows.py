@@ -1,19 +1,23 @@
 """Random rows, heads and a dense double of the wall, for tests on tiny shapes."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.objectives import RowLogits, RowObjective
+from jaxdistill.objectives import RowLogits, RowObjective, weighted_loss
 from jaxdistill.types import Head
 
 GROUPS, ROWS, WORDS, WIDTH, TEACHER_WIDTH = 2, 10, 33, 8, 12
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Case:
+    """What the wall is given besides objectives: one pytree, so that `measure` compiles once."""
+
     student_hidden: jax.Array
     student_head: Head
     labels: jax.Array
@@ -41,6 +45,19 @@ def random_case(key: jax.Array, groups: int = GROUPS, rows: int = ROWS) -> Case:
         teacher_hidden=jax.random.normal(next(keys), (groups, rows, TEACHER_WIDTH)),
         teacher_head=Head(jax.random.normal(next(keys), (WORDS, TEACHER_WIDTH)), vocab_size=WORDS),
     )
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="chunk_rows")
+def measure(
+    objectives: tuple[RowObjective, ...], case: Case, *, chunk_rows: int = 4
+) -> tuple[jax.Array, Case]:
+    """The loss with coefficients 1, and its gradient to everything that a gradient could reach."""
+
+    def loss(case: Case) -> jax.Array:
+        ones = jnp.ones(len(objectives))
+        return weighted_loss(objectives, ones, *case.arguments(), chunk_rows=chunk_rows)[0]
+
+    return jax.value_and_grad(loss, allow_int=True)(case)
 
 
 def dense_sums(objectives: tuple[RowObjective, ...], case: Case) -> jax.Array:
