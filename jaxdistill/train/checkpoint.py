@@ -10,6 +10,8 @@ import logging
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,13 @@ class Checkpoints:
         """The step of the newest checkpoint."""
         return self._manager.latest_step()
 
+    @property
+    def last_good(self) -> str:
+        """A few words that say which checkpoint a run could continue from."""
+        if self.last_step is None:
+            return "there is no checkpoint before it"
+        return f"the last good one is {self.directory / str(self.last_step)}"
+
     def save(self, state: TrainState, data: Any) -> None:
         """Writes a checkpoint of `state` and the data iterator's state, unless it is there.
 
@@ -77,11 +86,9 @@ class Checkpoints:
         step = int(state.step)
         if step == self.last_step:
             return
-        last = "there is none before it" if self.last_step is None else f"{self.last_step} is whole"
+        what = f"{self.directory / str(step)}: the checkpoint could not be written"
         try:
-            with _disk_errors(
-                f"{self.directory}: the checkpoint of step {step} could not be written ({last})"
-            ):
+            with _disk_errors(f"{what} ({self.last_good})"):
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
@@ -197,17 +204,24 @@ def _disk_errors(what: str) -> Iterator[None]:
         number = int(found[1]) if found else getattr(error, "errno", None)
         if number is None:
             raise
-        cure = "Make room there, and the same command continues from the last checkpoint."
+        cure = "Mend that, and the same command continues from the last checkpoint."
         raise UserError(f"{what}: {os.strerror(number)}. {cure}") from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without Orbax's own tracebacks on the console: what matters is raised."""
-    logger = logging.getLogger("absl")
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
     try:
         yield
+    except Exception:
+        # When one array fails Orbax closes its event loop, and TensorStore's threads then find
+        # nobody to tell of the others. They would say so on the console.
+        time.sleep(0.2)
+        raise
     finally:
         logger.setLevel(level)
+        sys.unraisablehook = hook

@@ -164,10 +164,11 @@ class _Log:
         named = ", ".join(f"{name} is {value}" for name, value in bad.items())
         rows = np.unique(pending.batch.row_ids)
         rows = rows[rows >= 0]
+        last_good = f"; {self._checkpoints.last_good}" if self._checkpoints else ""
         return NonFiniteError(
             f"step {pending.step}: {named}.",
             f"The batch was made of the rows {', '.join(map(str, rows))}.",
-            f"{_last_good(self._checkpoints)} Look at these rows, or lower "
+            f"It was not saved{last_good}. Look at these rows, or lower "
             "`train.optimizer.learning_rate`.",
         )
 
@@ -176,12 +177,6 @@ def _placed(batch: Batch, sharding: NamedSharding) -> Batch:
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array, array.shape), batch
     )
-
-
-def _last_good(checkpoints: Checkpoints | None) -> str:
-    if checkpoints is None or checkpoints.last_step is None:
-        return "There is no checkpoint before it."
-    return f"The last good checkpoint is {checkpoints.directory / str(checkpoints.last_step)}."
 
 
 def _farewell(done: int, num_steps: int, checkpoints: Checkpoints | None) -> str:

@@ -1,0 +1,192 @@
+"""A whole run in miniature: real decoders, real data, random weights.
+
+`python tiny_run.py FOLDER` trains it, and goes on where a killed run was; tests also import it.
+"""
+
+import dataclasses
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill import models
+from jaxdistill.data import batches
+from jaxdistill.data.examples import Example
+from jaxdistill.objectives import OBJECTIVES
+from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, shardings
+from jaxdistill.track import JsonlTracker
+from jaxdistill.train import (
+    AdamW,
+    Checkpoints,
+    TrainState,
+    abstract_state,
+    init_state,
+    jit_step,
+    make_step,
+    state_shardings,
+    train,
+)
+from jaxdistill.train.step import StepFunction
+from jaxdistill.types import Batch, Output, Signal
+
+VOCAB_SIZE = 37  # the heads have 40 rows: three of them are padding
+LENGTH, BATCH_SIZE, STEPS = 24, 8, 12
+
+STUDENT = models.DecoderConfig(
+    vocab_size=40,
+    embed_dim=16,
+    mlp_dim=24,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    layers=(models.LayerKind(rope=models.Rope(base=10_000.0)),) * 2,
+    max_positions=64,
+    query_scale=8**-0.5,
+    has_tied_head=True,
+)
+TEACHER = dataclasses.replace(STUDENT, embed_dim=24, layers=STUDENT.layers[:1] * 3)
+
+
+def examples(count: int = 40) -> list[Example]:
+    """Rows of unlike lengths, whose first tokens (the prompt) do not count."""
+    random = np.random.default_rng(0)
+    made = []
+    for row_id in range(count):
+        size = int(random.integers(4, LENGTH))
+        tokens = random.integers(1, VOCAB_SIZE, size).astype(np.int32)
+        scored = np.arange(size) >= max(1, size // 3)
+        made.append(
+            Example(tokens=tokens, loss_mask=scored, row_id=row_id, num_bytes=size, place="")
+        )
+    return made
+
+
+def data(batch_size: int = BATCH_SIZE) -> Any:
+    return batches(examples(), length=LENGTH, batch_size=batch_size, pack=True, seed=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """The parts of a run on one mesh. The step donates its state: give it a copy."""
+
+    mesh: jax.sharding.Mesh
+    step: StepFunction
+    state: TrainState
+    like: TrainState
+    teacher_params: Any
+
+
+@functools.cache
+def fresh_params(config: models.DecoderConfig, seed: int) -> Any:
+    """Random everywhere, norms too; NumPy's, which need no compilation."""
+    random = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(0.1, 0.2, leaf.shape), leaf.dtype),
+        models.abstract_params(config),
+    )
+
+
+@functools.cache
+def assemble(
+    mesh_config: MeshConfig | None = None,
+    *,
+    devices: int = 4,
+    accumulate: int = 1,
+    chunk_rows: int = 16,
+    objectives: tuple[str, ...] = ("forward_kl", "cross_entropy"),
+    optimizer: AdamW = AdamW(learning_rate=0.01, warmup_steps=3, weight_decay=0.1),  # noqa: B008
+    num_steps: int = STEPS,
+    student: models.DecoderConfig = STUDENT,
+) -> Tiny:
+    mesh = make_mesh(mesh_config or MeshConfig(), jax.devices()[:devices])
+    axes = models.parameter_axes(student)
+    shapes = models.abstract_params(student)
+    transform = optimizer.transform(num_steps, axes)
+    places = state_shardings(mesh, shapes, shardings(mesh, axes, shapes), transform)
+    teacher_axes = models.parameter_axes(TEACHER)
+    teacher_params = fresh_params(TEACHER, 1)
+    teacher_shardings = shardings(mesh, teacher_axes, teacher_params)
+
+    def forward(params: Any, batch: Batch) -> Output:
+        return models.forward(
+            student,
+            params,
+            batch.tokens,
+            positions=batch.positions,
+            segment_ids=batch.segment_ids,
+        )
+
+    def teacher(params: Any, batch: Batch) -> Signal:
+        output = models.forward(
+            TEACHER,
+            params,
+            batch.tokens,
+            positions=batch.positions,
+            segment_ids=batch.segment_ids,
+        )
+        return Signal(output.hidden, models.head(TEACHER, params, vocab_size=VOCAB_SIZE))
+
+    chosen = [OBJECTIVES[name](weight=0.5 + i) for i, name in enumerate(objectives)]
+    step = make_step(
+        forward=forward,
+        head=lambda params: models.head(student, params, vocab_size=VOCAB_SIZE),
+        teacher=teacher if any("teacher_logits" in one.needs for one in chosen) else None,
+        objectives=chosen,
+        optimizer=transform,
+        rate=optimizer.rate(num_steps),
+        shardings=places,
+        mesh=mesh,
+        accumulate=accumulate,
+        chunk_rows=chunk_rows,
+    )
+    return Tiny(
+        mesh,
+        jit_step(step, places, teacher_shardings, mesh),
+        init_state(fresh_params(student, 0), transform, places),
+        abstract_state(shapes, transform, places),
+        jax.device_put(teacher_params, teacher_shardings),
+    )
+
+
+def main(folder: Path, pause_seconds: float = 0.0) -> None:
+    """Trains for `STEPS` steps, saving every third, and leaves the parameters in a file."""
+    tiny = assemble(devices=1)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=2, fingerprint={"seed": 3})
+    restored = checkpoints.restore(tiny.like)
+    state, iterator = tiny.state, data()
+    if restored is not None:
+        state = restored.state
+        iterator.set_state(restored.data)
+    step = int(state.step) if restored is not None else None
+    tracker = JsonlTracker(folder / "metrics.jsonl", restored_step=step)
+
+    def pause(step: int, state: TrainState) -> dict[str, float]:
+        time.sleep(pause_seconds)  # so that a test has the time to kill
+        return {"eval/first": float(state.params["final_norm"]["scale"][0])}
+
+    state = train(
+        tiny.step,
+        state,
+        tiny.teacher_params,
+        iterator,
+        num_steps=STEPS,
+        sharding=batch_sharding(tiny.mesh),
+        trackers=[tracker],
+        log_every_steps=1,
+        hooks=[(2, pause)],
+        checkpoints=checkpoints,
+        save_every_steps=3,
+    )
+    tracker.close()
+    checkpoints.close()
+    flat = jax.tree_util.tree_leaves_with_path(state.params)
+    np.savez(folder / "params.npz", **{jax.tree_util.keystr(path): leaf for path, leaf in flat})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(float, sys.argv[2:]))
