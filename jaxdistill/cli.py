@@ -42,14 +42,20 @@ def _check(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from jaxdistill import run
+    from jaxdistill.data import DataConfig
 
+    data_config = DataConfig(
+        sources=tuple(options.data),
+        heldout=0.0,
+        length=options.length,
+        loss_on=options.loss_on,
+        prompt_template=options.prompt_template,
+    )
     values = run.evaluate(
         options.model,
+        data_config=data_config,
         teacher=options.teacher,
-        data=options.data,
-        length=options.length,
         batch_size=options.batch_size,
-        loss_on=options.loss_on,
         dtype=options.dtype,
     )
     if options.json:
@@ -59,9 +65,9 @@ def _eval(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    import jaxdistill
+    from jaxdistill import run
 
-    model = jaxdistill.load(options.model, dtype=options.dtype)
+    model = run.open_model(options.model, dtype=options.dtype)
     prompts = options.prompt or [line.rstrip("\n") for line in sys.stdin]
     answers = model.generate(
         prompts,
@@ -78,7 +84,8 @@ def _generate(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from jaxdistill import run
 
-    _say(run.export(options.model, options.out, format=options.format, dtype=options.dtype))
+    path = run.export(options.model, options.out, format=options.format, dtype=options.dtype)
+    _say(str(path))
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -111,10 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_eval)
     _model_options(evaluate)
     evaluate.add_argument("--teacher", metavar="DIR", help="compare with this model's distribution")
-    evaluate.add_argument("--data", required=True, metavar="FILE", help="JSONL, Parquet or folder")
+    evaluate.add_argument(
+        "--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder"
+    )
     evaluate.add_argument("--length", type=int, default=512, help="longest sequence, in tokens")
     evaluate.add_argument("--batch-size", type=int, default=8)
     evaluate.add_argument("--loss-on", choices=("completion", "all"), default="completion")
+    evaluate.add_argument("--prompt-template", choices=("plain", "chat"), default="plain")
     evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
     generate = commands.add_parser("generate", help="continue prompts (from flags or from stdin)")

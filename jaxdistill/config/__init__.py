@@ -10,6 +10,7 @@ Example:
 """
 
 from jaxdistill.config.load import dump as dump
+from jaxdistill.config.load import flat as flat
 from jaxdistill.config.load import load as load
 from jaxdistill.config.registry import Registry as Registry
 from jaxdistill.config.schema import configclass as configclass

@@ -5,7 +5,7 @@ OmegaConf reads (it takes `1e-5` for a number, as PyYAML does not), pydantic che
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,8 +46,25 @@ def load(cls: type[_Class], path: str | Path | None, overrides: Sequence[str] = 
 
 def dump(config: Any) -> str:
     """The YAML that `load` reads back to an equal `config`."""
-    content = pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
-    return OmegaConf.to_yaml(OmegaConf.create(content))
+    return OmegaConf.to_yaml(OmegaConf.create(_content(config)))
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """Every value of `config` by its dotted name, as it would stand in an override."""
+    return dict(_leaves(_content(config), ""))
+
+
+def _content(config: Any) -> Any:
+    return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def _leaves(content: Any, path: str) -> Iterator[tuple[str, Any]]:
+    inner = content.items() if isinstance(content, dict) else enumerate(content)
+    for name, value in inner:
+        if isinstance(value, dict | list) and value:
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:

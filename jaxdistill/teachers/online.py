@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import jax
 
 from jaxdistill.config import configclass
-from jaxdistill.models import DecoderConfig, forward, head
+from jaxdistill.models import DecoderConfig, forward_batch, head
 from jaxdistill.teachers import TEACHERS
 from jaxdistill.types import Batch, Params, Signal
 
@@ -16,7 +16,7 @@ class OnlineTeacher:
     """A model that reads every batch beside the student.
 
     Attributes:
-        model: A Hugging Face folder, a `.gguf` file, a name that `fetch` knows, or a hub name.
+        model: A Hugging Face folder, a `.gguf` file or a hub name.
         dtype: What its parameters are kept and computed in; any float type serves.
     """
 
@@ -37,13 +37,7 @@ def signal(config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: i
         vocab_size: How many words the tokenizer has; further rows of the head are padding.
     """
     params = jax.lax.stop_gradient(params)
-    output = forward(
-        config,
-        params,
-        batch.tokens,
-        positions=batch.positions,
-        segment_ids=batch.segment_ids,
-    )
+    output = forward_batch(config, params, batch)
     return Signal(
         hidden=jax.lax.stop_gradient(output.hidden),
         head=head(config, params, vocab_size=vocab_size),

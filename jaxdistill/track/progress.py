@@ -67,6 +67,15 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
+    def reach(self, completed: int, total: int, tokens: int) -> None:
+        """Moves the bar to `completed` of `total`; the last part took `tokens`."""
+        self._bar.update(self._task, total=total)
+        task = self._bar.tasks[0]
+        self.advance(completed - int(task.completed), tokens=tokens)
+        if self._bar.disable:
+            line = f"{task.description} {completed}/{total}  {task.fields['speed']}"
+            self._bar.console.print(line, highlight=False, markup=False)
+
     def advance(self, count: int = 1, *, tokens: int = 0, note: str = "") -> None:
         """Moves the bar on by `count`, which took `tokens`; `note` stands at its end."""
         self._recent.append((time.monotonic(), tokens))

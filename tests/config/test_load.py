@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from jaxdistill.config import Registry, configclass, dump, load
+from jaxdistill.config import Registry, configclass, dump, flat, load
 from jaxdistill.errors import UserError
 
 SHAPES = Registry("shape", package="jaxdistill.config")
@@ -51,6 +51,13 @@ def test_round_trip(tmp_path: Path):
     config = Outer(train=Inner(rate=1e-5), shapes=(Circle(radius=2.0), Square()), path="x")
     file.write_text(dump(config))
     assert load(Outer, file) == config
+
+
+def test_flat_names_are_overrides():
+    config = Outer(train=Inner(rate=1e-5), shapes=(Circle(radius=2.0), Square()))
+    shapes = "shapes=[{type: circle, radius: 0}, {type: square}]"
+    overrides = [f"{name}={value}" for name, value in flat(config).items() if value is not None]
+    assert load(Outer, None, [shapes, *overrides]) == config
 
 
 def test_overrides_reach_into_lists_and_read_scientific_numbers(tmp_path: Path):

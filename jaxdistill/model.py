@@ -1,0 +1,155 @@
+"""The Python face: a language model with its tokenizer, for notebooks and scripts.
+
+Example:
+    >>> import jaxdistill
+    >>> model = jaxdistill.load("runs/quickstart/student")  # doctest: +SKIP
+    >>> model.generate("What is a lighthouse for?", max_new_tokens=40)  # doctest: +SKIP
+    'A lighthouse shows ships where the coast is.'
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar, cast
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from transformers import PreTrainedTokenizerBase
+
+from jaxdistill import hub
+from jaxdistill.data import render_prompt
+from jaxdistill.models import DecoderConfig, forward, head
+from jaxdistill.objectives import wall
+from jaxdistill.sampling import OnBatch, Sampling, generate
+from jaxdistill.types import Params
+
+Prompts = TypeVar("Prompts", str, list[str])
+
+
+class Model:
+    """A model as it was loaded.
+
+    Attributes:
+        pretrained: Everything that came from the files.
+    """
+
+    def __init__(self, pretrained: hub.Pretrained):
+        self.pretrained = pretrained
+
+    @property
+    def config(self) -> DecoderConfig:
+        """The shape of the decoder."""
+        return self.pretrained.config
+
+    @property
+    def params(self) -> Params:
+        """Its parameters: nested dicts of arrays."""
+        return self.pretrained.params
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+        assert self.pretrained.tokenizer is not None
+        return self.pretrained.tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens the tokenizer has; the head may be padded beyond that."""
+        return self.pretrained.vocab_size
+
+    def logits(self, tokens: Int[Array, "B T"] | Sequence[Sequence[int]]) -> Float[Array, "B T V"]:
+        """The next-token logits at every place, in float32; -inf for words that do not exist.
+
+        Args:
+            tokens: Token ids, all rows of one length. This is the one function of the package
+                that makes an array of this size: ask it for a few sentences, not for a corpus.
+        """
+        tokens = jnp.asarray(tokens)
+        batch, time = tokens.shape
+        positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
+        segments = jnp.ones((batch, time), jnp.int32)
+        output = forward(
+            self.config, self.params, tokens, positions=positions, segment_ids=segments
+        )
+        unembedding = head(self.config, self.params, vocab_size=self.vocab_size)
+        rows = output.hidden.reshape(batch * time, -1)
+        return wall.logits(rows, unembedding).reshape(batch, time, -1)
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        chat: bool | None = None,
+    ) -> Prompts:
+        """Continue one prompt or several, together.
+
+        Args:
+            prompts: A text, or a list of them.
+            max_new_tokens: How many tokens to write at most; the end-of-text token stops earlier.
+            temperature: 0 always takes the likeliest token.
+            top_k: Sample among this many likeliest tokens; 0 for all.
+            top_p: Sample among the fewest tokens whose probabilities reach this.
+            seed: Decides the samples, for each prompt by its place in the list.
+            chat: Whether a prompt is a user's message in the tokenizer's chat template. None
+                means: where there is a template.
+
+        Returns:
+            What `prompts` is, a text or a list: the continuations, without special tokens.
+        """
+        asked = [prompts] if isinstance(prompts, str) else list(prompts)
+        is_chat = bool(self.tokenizer.chat_template) if chat is None else chat
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p
+        )
+        tokens = [render_prompt(prompt, self.tokenizer, as_chat=is_chat) for prompt in asked]
+        texts = self.decode(self.write(tokens, sampling, seed=seed))
+        return cast(Prompts, texts[0] if isinstance(prompts, str) else texts)
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        batch_size: int = 32,
+        on_batch: OnBatch | None = None,
+    ) -> list[list[int]]:
+        """Continue token sequences; the token that ends an answer is part of it."""
+        return generate(
+            self.config,
+            self.params,
+            prompts,
+            sampling,
+            eos_ids=self.pretrained.eos_ids,
+            vocab_size=self.vocab_size,
+            seed=seed,
+            batch_size=batch_size,
+            on_batch=on_batch,
+        )
+
+    def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        """Answers as text, without special tokens."""
+        return [
+            str(self.tokenizer.decode(list(answer), skip_special_tokens=True)) for answer in answers
+        ]
+
+    def save(self, directory: str | Path, *, format: hub.Format = "safetensors") -> Path:
+        """Write a folder that `transformers` loads; `format="torch"` writes pytorch_model.bin."""
+        return hub.save(self.pretrained, directory, format=format)
+
+
+def load(path: str | Path, *, dtype: str | None = "float32") -> Model:
+    """Load a Hugging Face folder, a `.gguf` file or a hub name.
+
+    Args:
+        path: Where it is.
+        dtype: Of the parameters in memory; None keeps what is stored.
+
+    Raises:
+        UserError: naming everything that is missing or wrong in the files.
+    """
+    return Model(hub.load(path, dtype=dtype))

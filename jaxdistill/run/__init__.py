@@ -1,0 +1,9 @@
+"""Runs: the one place that knows all rooms. It only assembles."""
+
+from jaxdistill.run.check import check as check
+from jaxdistill.run.config import RunConfig as RunConfig
+from jaxdistill.run.config import read as read
+from jaxdistill.run.evaluate import evaluate as evaluate
+from jaxdistill.run.evaluate import export as export
+from jaxdistill.run.evaluate import open_model as open_model
+from jaxdistill.run.train import train as train

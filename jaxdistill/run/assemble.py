@@ -1,0 +1,189 @@
+"""Models, optimizer and step of a run, placed on its mesh."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import optax
+
+from jaxdistill import hub
+from jaxdistill.model import Model
+from jaxdistill.models import (
+    DecoderConfig,
+    abstract_params,
+    forward_batch,
+    head,
+    parameter_axes,
+    select_layers,
+)
+from jaxdistill.run.check import Inspection
+from jaxdistill.run.config import RunConfig
+from jaxdistill.run.folder import RunFolder, fingerprint
+from jaxdistill.sharding import shardings
+from jaxdistill.teachers import online
+from jaxdistill.train import (
+    Checkpoints,
+    TrainState,
+    abstract_state,
+    jit_step,
+    make_step,
+    state_shardings,
+)
+from jaxdistill.types import Batch, Head, Output, Params, Signal
+
+
+@dataclass(frozen=True)
+class Student:
+    """The shape of what is trained, where it lies, and how it is updated.
+
+    Attributes:
+        config: Its shape.
+        vocab_size: How many of its head's rows stand for a token.
+        shapes: The shape of each parameter.
+        optimizer: What updates them.
+        shardings: Where the state lies.
+    """
+
+    config: DecoderConfig
+    vocab_size: int
+    shapes: Params
+    optimizer: optax.GradientTransformation
+    shardings: TrainState
+
+    @property
+    def abstract_state(self) -> TrainState:
+        """What a restore asks for."""
+        return abstract_state(self.shapes, self.optimizer, self.shardings)
+
+    def forward(self, params: Params, batch: Batch) -> Output:
+        """Its hidden states for a batch."""
+        return forward_batch(self.config, params, batch)
+
+    def head(self, params: Params) -> Head:
+        """Its unembedding."""
+        return head(self.config, params, vocab_size=self.vocab_size)
+
+
+def make_student(config: RunConfig, inspection: Inspection) -> Student:
+    """The student without its arrays."""
+    decoder = inspection.student_config
+    shapes = abstract_params(decoder, config.student.dtype)
+    axes = parameter_axes(decoder)
+    optimizer = config.train.optimizer.transform(config.train.steps, axes)
+    placed = shardings(inspection.mesh, axes, shapes)
+    return Student(
+        config=decoder,
+        vocab_size=inspection.vocab_size,
+        shapes=shapes,
+        optimizer=optimizer,
+        shardings=state_shardings(inspection.mesh, shapes, placed, optimizer),
+    )
+
+
+def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
+    """The teacher on the mesh; None where there is none."""
+    if config.teacher is None or inspection.teacher is None:
+        return None
+    source = inspection.teacher
+    params = _load(source, config.teacher.dtype, inspection)
+    return _model(source, source.config, params, inspection)
+
+
+def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | None) -> Model:
+    """What training starts with: the chosen layers of the files that the student comes from.
+
+    Args:
+        config: The run.
+        inspection: Its files.
+        teacher: Its parameters are used where the student is made of them.
+    """
+    is_shared = (
+        teacher is not None
+        and config.teacher is not None
+        and config.teacher.model == config.student.model
+        and config.teacher.dtype == config.student.dtype
+    )
+    if teacher is not None and is_shared:
+        whole = teacher.params
+    else:
+        whole = _load(inspection.student, config.student.dtype, inspection)
+    _, params = select_layers(inspection.student.config, whole, inspection.layers)
+    return student_model(inspection, params)
+
+
+def student_model(inspection: Inspection, params: Params) -> Model:
+    """The student with everything that is written when it leaves."""
+    return _model(inspection.student, inspection.student_config, params, inspection)
+
+
+def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -> Any:
+    """The compiled step."""
+    step = make_step(
+        forward=student.forward,
+        head=student.head,
+        teacher=teacher_signal(inspection),
+        objectives=config.objectives,
+        optimizer=student.optimizer,
+        rate=config.train.optimizer.rate(config.train.steps),
+        shardings=student.shardings,
+        mesh=inspection.mesh,
+        accumulate=config.train.accumulate,
+        chunk_rows=config.train.chunk_rows,
+    )
+    placed = None
+    if inspection.teacher is not None and config.teacher is not None:
+        placed = _shardings(inspection.teacher.config, config.teacher.dtype, inspection)
+    return jit_step(step, student.shardings, placed, inspection.mesh)
+
+
+def teacher_signal(inspection: Inspection) -> Any:
+    """`(teacher params, batch) -> Signal`, or None where there is no teacher."""
+    if inspection.teacher is None:
+        return None
+    config = inspection.teacher.config
+
+    def signal(params: Params, batch: Batch) -> Signal:
+        return online.signal(config, params, batch, vocab_size=inspection.vocab_size)
+
+    return signal
+
+
+def open_checkpoints(config: RunConfig, folder: RunFolder) -> Checkpoints:
+    """The checkpoints of the run in this folder."""
+    return Checkpoints(
+        folder.checkpoints,
+        keep=config.train.keep_checkpoints,
+        fingerprint=fingerprint(config),
+    )
+
+
+def restored_student(config: RunConfig, inspection: Inspection, folder: RunFolder) -> Model | None:
+    """The student of the newest checkpoint; None where there is no checkpoint."""
+    checkpoints = open_checkpoints(config, folder)
+    restored = checkpoints.restore(make_student(config, inspection).abstract_state)
+    checkpoints.close()
+    return None if restored is None else student_model(inspection, restored.state.params)
+
+
+def _model(
+    source: hub.Source, config: DecoderConfig, params: Params, inspection: Inspection
+) -> Model:
+    return Model(
+        hub.Pretrained(
+            family=source.family,
+            config=config,
+            params=params,
+            tokenizer=inspection.tokenizer,
+            hf_config=source.hf_config,
+            generation_config=source.generation_config,
+        )
+    )
+
+
+def _load(source: hub.Source, dtype: str, inspection: Inspection) -> Params:
+    placed = _shardings(source.config, dtype, inspection)
+    return hub.load_params(source, dtype=dtype, shardings=placed)
+
+
+def _shardings(config: DecoderConfig, dtype: str, inspection: Inspection) -> Any:
+    axes, shapes = parameter_axes(config), abstract_params(config, dtype)
+    return shardings(inspection.mesh, axes, shapes)

@@ -1,0 +1,172 @@
+"""Everything that can be known of a run before a weight is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerBase
+
+from jaxdistill import align, data, hub
+from jaxdistill.data.findings import Findings
+from jaxdistill.errors import UserError
+from jaxdistill.models import DecoderConfig, abstract_params
+from jaxdistill.run.config import RunConfig, kept_layers
+from jaxdistill.sharding import make_mesh
+from jaxdistill.train import check_batch_size
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a run is made of, as far as headers and tokenizers tell.
+
+    Attributes:
+        student: The files that the student starts from.
+        layers: Which of their layers it keeps.
+        student_config: Its shape.
+        teacher: The teacher's files, when there is one.
+        tokenizer: The tokenizer of both.
+        vocab_size: How many tokens it has; further rows of either head are padding.
+        mesh: The devices.
+    """
+
+    student: hub.Source
+    layers: tuple[int, ...]
+    student_config: DecoderConfig
+    teacher: hub.Source | None
+    tokenizer: PreTrainedTokenizerBase
+    vocab_size: int
+    mesh: Mesh
+
+
+def check(config: RunConfig) -> str:
+    """Look at files, tokenizers, data and devices, and say what the run would be.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
+    findings = Findings()
+    inspection, lines = None, ""
+    with findings.collect():
+        inspection = inspect(config)
+    with findings.collect():
+        tokenizer = inspection.tokenizer if inspection else _tokenizer(config.student.model)
+        lines = data.check(config.data, tokenizer)
+    findings.raise_any()
+    assert inspection is not None
+    facts = {**summary(config, inspection), "data": lines}
+    return "\n".join(f"{name:<12} {value}" for name, value in facts.items())
+
+
+def inspect(config: RunConfig) -> Inspection:
+    """Read the headers of both models and see that they, the objectives and the devices agree.
+
+    Raises:
+        UserError: with everything that is wrong, except in the data.
+    """
+    findings = Findings()
+    student = teacher = tokenizer = mesh = None
+    layers: tuple[int, ...] = ()
+    with findings.collect("student.model"):
+        student = hub.read(config.student.model)
+        tokenizer = student.load_tokenizer()
+        layers = kept_layers(config.student, student.config.num_layers)
+    with findings.collect("teacher.model"):
+        if config.teacher is not None:
+            teacher = hub.read(config.teacher.model)
+            _ = teacher.config
+            if tokenizer is not None and config.teacher.model != config.student.model:
+                _check_same(tokenizer, teacher.load_tokenizer())
+    with findings.collect():
+        _check_needs(config)
+    with findings.collect():
+        mesh = make_mesh(config.mesh)
+        check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
+    with findings.collect():
+        config.train.optimizer.rate(config.train.steps)
+    findings.raise_any()
+    assert student is not None
+    assert tokenizer is not None
+    assert mesh is not None
+    kept = tuple(student.config.layers[layer] for layer in layers)
+    heads = [source.config.vocab_size for source in (student, teacher) if source is not None]
+    return Inspection(
+        student=student,
+        layers=layers,
+        student_config=replace(student.config, layers=kept),
+        teacher=teacher,
+        tokenizer=tokenizer,
+        vocab_size=hub.real_vocab_size(tokenizer, min(heads)),
+        mesh=mesh,
+    )
+
+
+def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
+    """The facts worth reading before a run, by name."""
+    facts = {"student": describe(inspection.student_config, config.student.model)}
+    heads = [inspection.student_config.vocab_size]
+    if inspection.teacher is not None and config.teacher is not None:
+        facts["teacher"] = describe(inspection.teacher.config, config.teacher.model)
+        heads.append(inspection.teacher.config.vocab_size)
+    padded = " and ".join(f"{rows:,}" for rows in heads)
+    facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the heads have {padded} rows"
+    facts["objectives"] = " + ".join(
+        f"{objective.weight:g} {objective.type}"  # pyright: ignore
+        for objective in config.objectives
+    )
+    shape: Mapping[str, int] = inspection.mesh.shape
+    sizes = ", ".join(f"{name} {size}" for name, size in shape.items())
+    facts["devices"] = f"{inspection.mesh.size} {jax.devices()[0].device_kind} ({sizes})"
+    return facts
+
+
+def describe(config: DecoderConfig, place: str) -> str:
+    """A model in a line."""
+    return (
+        f"{place}: {config.num_layers} layers, width {config.embed_dim}, "
+        f"{num_parameters(config) / 1e6:,.1f} M parameters"
+    )
+
+
+def num_parameters(config: DecoderConfig) -> int:
+    """How many numbers a model of this shape holds."""
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
+
+
+def _tokenizer(model: str) -> PreTrainedTokenizerBase:
+    return hub.read(model).load_tokenizer()
+
+
+def _check_needs(config: RunConfig) -> None:
+    """Every objective's needs are met by what the teacher provides."""
+    provided = config.teacher.provides if config.teacher is not None else frozenset()
+    findings = Findings()
+    for number, objective in enumerate(config.objectives):
+        missing = objective.needs - provided - {"labels"}
+        with findings.collect(f"objectives[{number}]"):
+            if missing:
+                gives = f"teacher `{config.teacher.type}` gives" if config.teacher else "there is"
+                raise UserError(
+                    f"`{objective.type}` needs {', '.join(sorted(missing))}, but {gives} "  # pyright: ignore
+                    f"{', '.join(sorted(provided)) or 'no teacher'}. "
+                    "Set `teacher.type=online` and `teacher.model`."
+                )
+    with findings.collect("data.rollout"):
+        if config.data.rollout.needs_teacher and config.teacher is None:
+            raise UserError(
+                f"`{config.data.rollout.type}` lets a teacher write, but there is none. "
+                "Set `teacher.model`, or `data.rollout.type=dataset`."
+            )
+    findings.raise_any()
+
+
+def _check_same(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    found = align.difference(student, teacher)
+    if found is not None:
+        raise UserError(
+            f"its tokenizer is not the student's: {found}. The objectives here compare token with "
+            "token. Take a teacher and a student of one family, or start the student from the "
+            "teacher's files."
+        )

@@ -1,0 +1,128 @@
+"""The end of a run: the exported student, what was gained, and the report on it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import rich
+
+import jaxdistill
+from jaxdistill import data, evals, hub, report
+from jaxdistill.config import dump
+from jaxdistill.model import Model
+from jaxdistill.run.config import RunConfig
+from jaxdistill.run.folder import RunFolder, write_json
+from jaxdistill.run.measure import Measure, prompt_of
+from jaxdistill.sampling import Sampling
+
+SPEED_PROMPTS = 8
+"""How many answers are written together when speed is measured."""
+
+STUDENT, BEFORE, TEACHER = "student", "student before", "teacher"
+
+_OF_STUDENT = ("forward_kl", "bits_per_byte", "nll", "perplexity", "top1_agreement")
+_OF_TEACHER = ("bits_per_byte", "nll", "perplexity")
+
+
+def conclude(
+    config: RunConfig,
+    folder: RunFolder,
+    prepared: data.Prepared,
+    facts: Mapping[str, object],
+    measure: Measure | None,
+    student: Model,
+    teacher: Model | None,
+) -> None:
+    """Export the student, measure it beside its teacher, and write and print what was gained."""
+    hub.save(student.pretrained, folder.student)
+    after = measure(student.params) if measure is not None else {}
+    before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
+    prompts = [prompt_of(example) for example in (prepared.heldout or prepared.train)]
+    prompts = [prompt for prompt in prompts if prompt]
+
+    comparison: dict[str, dict[str, float]] = {
+        BEFORE: _chosen(before, _OF_STUDENT),
+        STUDENT: {**_chosen(after, _OF_STUDENT), **_costs(student, prompts)},
+    }
+    comparison[STUDENT]["size_on_disk"] = evals.size_on_disk(folder.student)
+    if teacher is not None and config.teacher is not None:
+        own = {name: after.get(f"teacher_{name}") for name in _OF_TEACHER}
+        comparison[TEACHER] = {**_chosen(own, _OF_TEACHER), **_costs(teacher, prompts)}
+        comparison[TEACHER]["size_on_disk"] = evals.size_on_disk(
+            hub.read(config.teacher.model).path
+        )
+    samples = _samples(config, prompts[: config.evaluation.samples], student, teacher)
+    result = {
+        "comparison": comparison,
+        "samples": [asdict(sample) for sample in samples],
+        "facts": {**facts, **_versions()},
+    }
+    write_json(folder.result, result)
+    _write_report(config, folder, result)
+    show(folder)
+
+
+def show(folder: RunFolder) -> None:
+    """Print what a finished run has gained."""
+    result = json.loads(folder.result.read_text())
+    console = rich.get_console()
+    console.print()
+    report.print_comparison(result["comparison"])
+    report.print_samples([report.Sample(**sample) for sample in result["samples"]])
+    console.print(f"\nstudent  {folder.student}\nreport   {folder.report / 'index.html'}")
+
+
+def _write_report(config: RunConfig, folder: RunFolder, result: Mapping[str, Any]) -> None:
+    page = report.Report(
+        title=f"Distillation: {folder.path.name}",
+        lead=f"{result['facts'].get('student', '')}",
+        comparison=result["comparison"],
+        main=STUDENT,
+        records=report.read_metrics(folder.metrics),
+        samples=[report.Sample(**sample) for sample in result["samples"]],
+        facts=result["facts"],
+        config=dump(config),
+    )
+    report.write(page, folder.report)
+
+
+def _chosen(values: Mapping[str, float | None], names: Sequence[str]) -> dict[str, float]:
+    return {name: value for name in names if (value := values.get(name)) is not None}
+
+
+def _costs(model: Model, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
+    costs: dict[str, float] = {"num_parameters": evals.num_parameters(model.params)}
+    if prompts:
+        costs["tokens_per_second"] = evals.tokens_per_second(
+            model.config, model.params, prompts[:SPEED_PROMPTS], vocab_size=model.vocab_size
+        )
+    return costs
+
+
+def _samples(
+    config: RunConfig, prompts: Sequence[Sequence[int]], student: Model, teacher: Model | None
+) -> list[report.Sample]:
+    if not prompts:
+        return []
+    sampling = Sampling(max_new_tokens=config.evaluation.max_new_tokens)
+    models = {STUDENT: student} if teacher is None else {STUDENT: student, TEACHER: teacher}
+    answers = {name: model.decode(model.write(prompts, sampling)) for name, model in models.items()}
+    return [
+        report.Sample(
+            prompt=student.decode([prompt])[0],
+            answers={name: texts[number] for name, texts in answers.items()},
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def _versions() -> dict[str, str]:
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax"))
+    device = jax.devices()[0]
+    return {
+        "versions": f"jaxdistill {jaxdistill.__version__}, {libraries}",
+        "platform": f"{device.platform} ({device.device_kind})",
+    }

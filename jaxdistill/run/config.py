@@ -1,0 +1,109 @@
+"""What a run is: every room's config, nested, and nothing else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from jaxdistill.config import configclass, load
+from jaxdistill.data import DataConfig
+from jaxdistill.objectives import OBJECTIVES, RowObjective
+from jaxdistill.sharding import MeshConfig
+from jaxdistill.teachers import TEACHERS, OnlineTeacher
+from jaxdistill.track import TrackConfig
+from jaxdistill.train import TrainConfig
+
+if TYPE_CHECKING:
+    Objective = RowObjective
+    Teacher = OnlineTeacher
+else:
+    Objective = OBJECTIVES.union
+    Teacher = TEACHERS.union
+
+Dtype = Literal["float32", "bfloat16"]
+_Count = Annotated[int, Field(gt=0)]
+
+
+@configclass
+class StudentConfig:
+    """The model that learns.
+
+    Attributes:
+        model: Where it starts: a Hugging Face folder, a `.gguf` file or a hub name.
+        layers: How many layers of `model` to keep, evenly spaced with the first and the last
+            among them, or the list of those to keep; null keeps all.
+        dtype: What its parameters are kept and computed in.
+    """
+
+    model: str
+    layers: _Count | tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    dtype: Dtype = "float32"
+
+
+@configclass
+class EvaluationConfig:
+    """What is measured on the held-out rows, before, during and after training.
+
+    Attributes:
+        every_steps: How often during training; 0 for before and after only.
+        batch_size: Sequences at a time.
+        samples: How many held-out prompts both models answer for the report.
+        max_new_tokens: The longest of these answers.
+    """
+
+    every_steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: _Count = 8
+    samples: Annotated[int, Field(ge=0)] = 3
+    max_new_tokens: _Count = 64
+
+
+@configclass
+class RunConfig:
+    """One distillation run.
+
+    Attributes:
+        output: The run folder: checkpoints, records, the report and the exported student.
+        seed: Decides the order of the rows and what a rollout samples.
+        objectives: What is compared, each with its weight; their sum is minimised.
+        teacher: Where the signal comes from; null when no objective needs one.
+    """
+
+    output: str
+    seed: int = 0
+    student: StudentConfig
+    teacher: Teacher | None = None
+    data: DataConfig
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]
+    train: TrainConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    mesh: MeshConfig = MeshConfig()
+    track: TrackConfig = TrackConfig()
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config in a YAML file, with `a.b=value` overrides; UserError names every mistake."""
+    return load(RunConfig, path, overrides)
+
+
+def kept_layers(config: StudentConfig, num_layers: int) -> tuple[int, ...]:
+    """The layers of `config.model`, which has `num_layers`, that the student starts with."""
+    from jaxdistill.errors import UserError
+
+    layers: Any = config.layers
+    if layers is None:
+        return tuple(range(num_layers))
+    if isinstance(layers, int):
+        if layers > num_layers:
+            raise UserError(
+                f"student.layers: {layers} layers were asked of a model that has {num_layers}."
+            )
+        if layers == 1:
+            return (0,)
+        return tuple(round(i * (num_layers - 1) / (layers - 1)) for i in range(layers))
+    if not layers or max(layers) >= num_layers:
+        raise UserError(
+            f"student.layers: {list(layers)} does not name layers of a model that has "
+            f"{num_layers} (0 to {num_layers - 1})."
+        )
+    return tuple(layers)

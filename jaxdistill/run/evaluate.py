@@ -1,0 +1,97 @@
+"""`eval` and `export`: one model, outside of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdistill import align, data, evals, hub
+from jaxdistill.errors import UserError
+from jaxdistill.model import Model, load
+from jaxdistill.models import forward_batch, head
+from jaxdistill.run import assemble
+from jaxdistill.run.check import inspect
+from jaxdistill.run.config import read
+from jaxdistill.run.folder import RunFolder
+from jaxdistill.sharding import MeshConfig, make_mesh
+from jaxdistill.teachers import online
+from jaxdistill.types import Batch, Head, Output, Params, Signal
+
+
+def open_model(path: str, *, dtype: str | None = "float32") -> Model:
+    """The model in a folder, a `.gguf` file, on the hub, or in a run folder.
+
+    A run that is not finished gives the student of its newest checkpoint.
+
+    Raises:
+        UserError: when there is none.
+    """
+    folder = RunFolder(path)
+    if not folder.is_one(path):
+        return load(path, dtype=dtype)
+    if folder.student.is_dir():
+        return load(folder.student, dtype=dtype)
+    config = read(folder.config)
+    model = assemble.restored_student(config, inspect(config), folder)
+    if model is None:
+        raise UserError(f"{path}: this run has no checkpoint yet. `jaxdistill train` makes one.")
+    return model
+
+
+def evaluate(
+    model: str,
+    *,
+    data_config: data.DataConfig,
+    teacher: str | None = None,
+    batch_size: int = 8,
+    dtype: str = "float32",
+) -> dict[str, float]:
+    """Likelihood of all rows of `data_config`, and agreement with a teacher on them.
+
+    Raises:
+        UserError: when files or rows are wrong, or the tokenizers are not the same.
+    """
+    student = open_model(model, dtype=dtype)
+    guide = open_model(teacher, dtype=dtype) if teacher is not None else None
+    if guide is not None and (found := align.difference(student.tokenizer, guide.tokenizer)):
+        raise UserError(
+            f"{teacher}: its tokenizer is not that of {model}: {found}. Agreement is measured "
+            "token by token; leave `--teacher` out to measure the likelihood alone."
+        )
+    vocab_size = min(m.vocab_size for m in (student, guide) if m is not None)
+    prepared = data.prepare(data_config, student.tokenizer)
+
+    def hidden(params: Params, batch: Batch) -> Output:
+        return forward_batch(student.config, params, batch)
+
+    def unembedding(params: Params) -> Head:
+        return head(student.config, params, vocab_size=vocab_size)
+
+    def signal(params: Params, batch: Batch) -> Signal:
+        assert guide is not None
+        return online.signal(guide.config, params, batch, vocab_size=vocab_size)
+
+    evaluation = evals.Evaluation(
+        forward=hidden,
+        head=unembedding,
+        teacher=signal if guide is not None else None,
+        mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
+    )
+    return evaluation(
+        student.params,
+        data.ordered_batches(prepared.train, length=data_config.length, batch_size=batch_size),
+        num_bytes=sum(example.num_bytes for example in prepared.train),
+        teacher_params=guide.params if guide is not None else None,
+    )
+
+
+def export(model: str, out: str, *, format: Any = "safetensors", dtype: str | None = None) -> Path:
+    """Write a model as a folder that plain PyTorch `transformers` loads.
+
+    Args:
+        model: As for `open_model`.
+        out: The folder to write.
+        format: "safetensors", or "torch" for `pytorch_model.bin`.
+        dtype: Of the stored tensors; None keeps what they are.
+    """
+    return hub.save(open_model(model, dtype=dtype).pretrained, out, format=format)

@@ -1,0 +1,64 @@
+"""The run folder: what lies where, and a student out of it, finished or not."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdistill.config import flat
+from jaxdistill.errors import UserError
+from jaxdistill.run.config import RunConfig
+
+# What may change between the beginning of a run and its continuation: places, records, and how
+# the work is divided. All else decides the result.
+_FREE = ("output", "evaluation", "mesh", "track", "teacher.dtype")
+_FREE_IN_TRAIN = ("accumulate", "chunk_rows", "log_every", "save_every", "keep_checkpoints")
+
+
+class RunFolder:
+    """The places in a run folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.checkpoints = self.path / "checkpoints"
+        self.student = self.path / "student"
+        self.report = self.path / "report"
+        self.metrics = self.path / "metrics.jsonl"
+        self.before = self.path / "before.json"
+        self.result = self.path / "result.json"
+
+    @staticmethod
+    def is_one(path: str | Path) -> bool:
+        """Whether a run has begun in this folder."""
+        return RunFolder(path).config.is_file()
+
+
+def fingerprint(config: RunConfig) -> dict[str, Any]:
+    """What must stay as it is for a run to be continued, by dotted name."""
+    free = (*_FREE, *(f"train.{name}" for name in _FREE_IN_TRAIN))
+    return {name: value for name, value in flat(config).items() if not name.startswith(free)}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a small JSON file that is either there whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a small text file that is either there whole or not at all.
+
+    Raises:
+        UserError: when the disk does not take it.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(content, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}.") from None

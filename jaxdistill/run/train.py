@@ -1,0 +1,175 @@
+"""A run from its config to its report: the one place where all rooms meet."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from jaxdistill import data
+from jaxdistill.config import dump
+from jaxdistill.model import Model
+from jaxdistill.run import assemble
+from jaxdistill.run.check import Inspection, inspect, summary
+from jaxdistill.run.conclude import conclude
+from jaxdistill.run.config import RunConfig
+from jaxdistill.run.folder import RunFolder, write_json, write_text
+from jaxdistill.run.measure import Measure, heldout, prefixed
+from jaxdistill.sampling import Sampling
+from jaxdistill.sharding import batch_sharding
+from jaxdistill.track import Progress, Tracker, open_trackers
+from jaxdistill.train import Hook, TrainState, init_state
+from jaxdistill.train import train as run_loop
+from jaxdistill.types import Params
+
+INTERRUPTED = 130
+
+
+def train(config: RunConfig) -> int:
+    """Train, evaluate before and after, export, and report; continue where a run was left.
+
+    Returns:
+        0, or 130 when a signal ended the run early; what was done by then is saved.
+
+    Raises:
+        UserError: when something is wrong with the config, the files, the data or the disk.
+    """
+    folder = RunFolder(config.output)
+    use_compilation_cache()
+    inspection = inspect(config)
+    student = assemble.make_student(config, inspection)
+    checkpoints = assemble.open_checkpoints(config, folder)
+    restored = checkpoints.restore(student.abstract_state)
+    write_text(folder.config, dump(config))
+
+    teacher = assemble.load_teacher(config, inspection)
+    prepared = _prepare(config, inspection, teacher, folder)
+    facts = {**summary(config, inspection), **_counts(prepared)}
+    measure = heldout(config, inspection, student, teacher, prepared.heldout)
+    restored_step = None if restored is None else int(restored.state.step)
+    trackers = _open_trackers(config, folder, restored_step)
+    batches = data.batches(
+        prepared.train,
+        length=config.data.length,
+        batch_size=config.train.batch_size,
+        pack=config.data.pack,
+        seed=config.seed,
+    )
+    try:
+        for tracker in trackers:
+            tracker.config(facts)
+        if restored is None:
+            initial = assemble.initial_student(config, inspection, teacher)
+            _measure_before(folder, measure, initial.params, trackers)
+            state = init_state(initial.params, student.optimizer, student.shardings)
+            del initial
+        else:
+            state = restored.state
+            batches.set_state(restored.data)
+        state = run_loop(
+            assemble.make_run_step(config, inspection, student),
+            state,
+            None if teacher is None else teacher.params,
+            batches,
+            num_steps=config.train.steps,
+            sharding=batch_sharding(inspection.mesh),
+            trackers=trackers,
+            log_every_steps=config.train.log_every_steps,
+            hooks=_hooks(config, measure),
+            checkpoints=checkpoints,
+            save_every_steps=config.train.save_every_steps,
+        )
+    finally:
+        for tracker in trackers:
+            tracker.close()
+        checkpoints.close()
+    if int(state.step) < config.train.steps:
+        return INTERRUPTED
+    model = assemble.student_model(inspection, state.params)
+    conclude(config, folder, prepared, facts, measure, model, teacher)
+    return 0
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs for the next run, unless JAX was told where to or not to."""
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdistill" / "xla"))
+
+
+def _open_trackers(
+    config: RunConfig, folder: RunFolder, restored_step: int | None
+) -> Sequence[Tracker]:
+    if jax.process_index() != 0:
+        return ()
+    return open_trackers(
+        config.track, folder.path, restored_step=restored_step, num_steps=config.train.steps
+    )
+
+
+def _prepare(
+    config: RunConfig, inspection: Inspection, teacher: Model | None, folder: RunFolder
+) -> data.Prepared:
+    """The data, with the teacher's answers where the rollout asks for them."""
+    rollout = config.data.rollout
+    if not (rollout.needs_teacher and teacher and inspection.teacher and config.teacher):
+        return data.prepare(config.data, inspection.tokenizer)
+    sampling = Sampling(
+        max_new_tokens=rollout.max_new_tokens,
+        temperature=rollout.temperature,
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
+    )
+
+    def generate(prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
+        return teacher.write(prompts, sampling, seed=seed, batch_size=len(prompts))
+
+    with Progress("teacher writes", 0) as progress:
+        writer = data.Writer(
+            generate=generate,
+            identity=_identity(inspection.teacher.path, config.teacher.dtype),
+            eos_ids=teacher.pretrained.eos_ids,
+            directory=folder.path,
+            on_batch=progress.reach,
+        )
+        return data.prepare(config.data, inspection.tokenizer, writer=writer)
+
+
+def _identity(path: Path, dtype: str) -> str:
+    """Names a teacher's weights: where they are, and when and how large they were written."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stamps = [(file.name, *_stamp(file)) for file in files if file.is_file()]
+    return json.dumps([str(path.resolve()), dtype, stamps])
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _measure_before(
+    folder: RunFolder, measure: Measure | None, params: Params, trackers: Sequence[Tracker]
+) -> None:
+    """The student before its first step, for the record and for the report."""
+    if measure is None:
+        return
+    values = measure(params)
+    write_json(folder.before, values)
+    for tracker in trackers:
+        tracker.metrics(0, prefixed(values))
+
+
+def _hooks(config: RunConfig, measure: Measure | None) -> Sequence[Hook]:
+    every = config.evaluation.every_steps
+    if not every or measure is None:
+        return ()
+
+    def evaluate(step: int, state: TrainState) -> dict[str, float]:
+        return prefixed(measure(state.params))
+
+    return ((every, evaluate),)
+
+
+def _counts(prepared: data.Prepared) -> dict[str, str]:
+    return {"train": str(prepared.train_counts), "held out": str(prepared.heldout_counts)}
