@@ -86,8 +86,10 @@ def save(
 
 
 def _refuse_other_contents(directory: Path) -> None:
-    if not directory.is_dir():
+    if not directory.exists():
         return
+    if not directory.is_dir():
+        raise UserError(f"{directory}: is a file, and a model is a folder. Name a new folder.")
     others = [
         child.name
         for child in sorted(directory.iterdir())

@@ -57,4 +57,11 @@ def write_torch(path: Path, tensors: dict[str, LazyTensor]) -> None:
         # NumPy's bfloat16 is unknown to PyTorch, the bits are not.
         bits = np.array(tensor.read(), order="C").view(f"i{np.dtype(tensor.dtype).itemsize}")
         state[name] = torch.from_numpy(bits).view(getattr(torch, tensor.dtype))
-    torch.save(state, path)
+    # Unbuffered, so that what the system says arrives inside of `torch.save` ...
+    with path.open("wb", buffering=0) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # ... which hides it behind an error of its own.
+            context = error.__context__
+            raise context if isinstance(context, OSError) else error from None

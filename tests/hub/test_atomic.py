@@ -1,0 +1,105 @@
+"""Saving leaves a whole new folder, or what was there before."""
+
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from originals import save_original
+
+from jaxdistill import hub
+from jaxdistill.errors import UserError
+from jaxdistill.hub.atomic import whole_directory
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> hub.Pretrained:
+    return hub.load(save_original("llama", tmp_path / "theirs", tokenizer=True))
+
+
+@contextmanager
+def files_up_to(num_bytes: int) -> Iterator[None]:
+    """As on a full disk, writing fails from this size on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_older_model_is_replaced(model: hub.Pretrained, tmp_path: Path) -> None:
+    target = tmp_path / "models" / "student"
+    hub.save(model, target, max_shard_bytes=20_000)
+    assert len(list(target.glob("*.safetensors"))) > 2
+    hub.save(model, target)
+    assert len(list(target.glob("*.safetensors"))) == 1
+    assert not (target / "model.safetensors.index.json").exists()
+    assert [path.name for path in target.parent.iterdir()] == ["student"]
+
+
+# The sizes stop the weights, and the tokenizer, which a library in Rust writes.
+@pytest.mark.parametrize("format", ["safetensors", "torch"])
+@pytest.mark.parametrize("num_bytes", [0, 50, 5_000, 40_000])
+def test_a_full_disk_leaves_the_last_model_alone(
+    model: hub.Pretrained, tmp_path: Path, num_bytes: int, format: str
+) -> None:
+    target = tmp_path / "models" / "student"
+    hub.save(model, target)
+    before = contents(target)
+    with files_up_to(num_bytes), pytest.raises(UserError, match="the disk is full"):
+        hub.save(model, target, format=format)
+    assert contents(target) == before
+    assert [path.name for path in target.parent.iterdir()] == ["student"]
+
+
+def test_a_full_disk_while_the_tokenizer_is_written(model: hub.Pretrained, tmp_path: Path) -> None:
+    # Weights in pieces of 5 kB leave the tokenizer as the largest file.
+    with files_up_to(14_000), pytest.raises(UserError, match="the disk is full"):
+        hub.save(model, tmp_path / "student", max_shard_bytes=5_000, dtype="bfloat16")
+    assert not (tmp_path / "student").exists()
+
+
+def test_what_goes_wrong_in_between_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with whole_directory(tmp_path / "student") as folder:
+            (folder / "config.json").write_text("{}")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_folders_are_not_replaced(model: hub.Pretrained, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"theirs, thesis\.txt"):
+        hub.save(model, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_place_that_cannot_be_written(model: hub.Pretrained, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        hub.save(model, tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be written"):
+        hub.save(model, tmp_path / "file" / "student")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "theirs"]
+
+
+def test_too_large_for_float16_when_saving(model: hub.Pretrained, tmp_path: Path) -> None:
+    large = {**model.params, "final_norm": {"scale": jnp.full(24, 1e6)}}
+    with pytest.raises(UserError, match=r"model\.norm\.weight: 1e\+06 is too large"):
+        hub.save(
+            hub.Pretrained(**{**vars(model), "params": large}), tmp_path / "x", dtype="float16"
+        )
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,151 @@
+"""GGUF files say the same as the Hugging Face folders that they were made from."""
+
+import os
+from pathlib import Path
+
+import gguf
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers
+from gguf_files import LLAMA3_BASE, write_gguf
+from originals import PADDED, VOCAB, original, our_logits, their_logits
+
+from jaxdistill import hub
+from jaxdistill.errors import UserError
+from jaxdistill.models import FAMILIES, forward, head
+
+ATOL = 1e-4
+NAMES = ["llama", "llama_tied", "qwen2", "gemma3", "gpt2"]
+TEXT = "The cat sat.\n\n1. Zürich has  42 cafés — 東京 🙂\tdef f(x):\n    return x<|im_end|>"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_and_config_equal_the_original(name: str, tmp_path: Path) -> None:
+    ours = hub.load(write_gguf(name, tmp_path / "model.gguf"), tokenizer=False)
+    expected = their_logits(original(name))
+    np.testing.assert_allclose(our_logits(ours), expected, atol=ATOL, rtol=0)
+    hf = original(name).config.to_dict()
+    theirs = FAMILIES[hf["model_type"]].decoder_config(hf)
+    assert ours.config == theirs
+    assert ours.eos_ids == (2,)
+
+
+def test_what_leaves_a_gguf_file_is_loaded_by_transformers(tmp_path: Path) -> None:
+    ours = hub.load(write_gguf("gemma3", tmp_path / "model.gguf"))
+    written = hub.save(ours, tmp_path / "ours")
+    reloaded = transformers.AutoModelForCausalLM.from_pretrained(written)
+    expected = their_logits(original("gemma3"))
+    np.testing.assert_allclose(their_logits(reloaded), expected, atol=ATOL, rtol=0)
+    assert transformers.AutoTokenizer.from_pretrained(written)(TEXT) == ours.tokenizer(TEXT)
+
+
+def test_the_tokenizer_is_in_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_gguf("llama", folder / "model.gguf")
+    ours = hub.load(folder)
+    expected = tiny.tokenizer(vocab_size=VOCAB)
+    assert ours.tokenizer is not None
+    assert ours.tokenizer(TEXT).input_ids == expected(TEXT).input_ids
+    assert ours.tokenizer.decode(expected(TEXT).input_ids) == TEXT
+    assert ours.tokenizer.eos_token == "<|im_end|>"
+    messages = [{"role": "user", "content": "hello"}]
+    assert ours.tokenizer.apply_chat_template(messages) == expected.apply_chat_template(messages)
+    assert ours.vocab_size == PADDED
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "BF16", "F16"])
+def test_quantised_tensors_are_read_as_the_library_reads_them(kind: str, tmp_path: Path) -> None:
+    quantised = gguf.GGMLQuantizationType[kind]
+    path = write_gguf("gpt2", tmp_path / "model.gguf", quantised=quantised)
+    tensors = hub.read(path).tensors
+    # The only matrix of the tiny model whose rows are whole blocks.
+    name = "transformer.h.1.mlp.c_proj.weight"
+    exact = original("gpt2").state_dict()[name].numpy().T
+    rounded = gguf.dequantize(gguf.quantize(exact, quantised), quantised).T
+    assert tensors[name].shape == rounded.shape
+    np.testing.assert_array_equal(tensors[name].read().astype(np.float32), rounded)
+    assert not np.array_equal(rounded, exact.T)
+
+
+def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(UserError, match=r"model\.gguf: .*`mamba` is not one of llama, qwen2"):
+        hub.read(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("kept", [0, 3, 200, 9000, -2000])
+def test_a_truncated_file_is_named(kept: int, tmp_path: Path) -> None:
+    path = write_gguf("llama", tmp_path / "model.gguf")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"model\.gguf: not a whole GGUF file"):
+        hub.load(path)
+
+
+def test_several_files_in_a_folder(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"a\.gguf, b\.gguf"):
+        hub.read(tmp_path)
+
+
+def test_llama3_frequencies_are_recognised(tmp_path: Path) -> None:
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    hf = original("llama").config.to_dict()
+    rope = {"rope_parameters": {**scaling, "rope_theta": LLAMA3_BASE}}
+    config = transformers.LlamaConfig(**{**hf, **rope, "max_position_embeddings": 131_072})
+    stretched, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    plain = LLAMA3_BASE ** (-np.arange(0, 6, 2, dtype=np.float32) / 6)
+    factors = (plain / stretched.numpy()).astype(np.float32)
+    path = write_gguf("llama", tmp_path / "model.gguf", rope_factors=factors)
+    assert hub.read(path).hf_config["rope_scaling"] == pytest.approx(scaling)
+    path = write_gguf("llama", tmp_path / "other.gguf", rope_factors=factors + 0.5)
+    with pytest.raises(UserError, match=r"other\.gguf: rope_freqs\.weight"):
+        hub.read(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["JAXDISTILL_SMOLLM2", "JAXDISTILL_GEMMA3"])
+def test_real_models_equal_transformers(variable: str) -> None:
+    if variable not in os.environ:
+        pytest.skip(f"{variable} does not name a .gguf file")
+    path = Path(os.environ[variable])
+    ours = hub.load(path)
+    assert ours.tokenizer is not None
+    # Without spaces before digits, where `transformers` cuts SmolLM2's text in other places
+    # than its own tokenizer.json and llama.cpp do.
+    text = "The capital of France is Paris — über 2 million people. 東京 🙂 def f(x):\n    return"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    ids = tokenizer(text).input_ids
+    assert ours.tokenizer(text).input_ids == ids
+    assert ours.tokenizer.decode(ids) == tokenizer.decode(ids)
+    assert ours.tokenizer.chat_template == tokenizer.chat_template
+    assert ours.tokenizer.eos_token_id == tokenizer.eos_token_id
+    assert len(ours.tokenizer) == len(tokenizer)
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits[0].numpy()
+    tokens = jnp.asarray([ids])
+    places = jnp.arange(len(ids))[None]
+    output = forward(
+        ours.config, ours.params, tokens, positions=places, segment_ids=jnp.ones_like(tokens)
+    )
+    logits = output.hidden[0] @ head(ours.config, ours.params).matrix.T
+    # Logits reach 35, and in float32 either side is up to 1.8e-4 away from what `transformers`
+    # gives in float64: hence 1e-4 of the value, too.
+    np.testing.assert_allclose(logits, expected, atol=ATOL, rtol=1e-4)
