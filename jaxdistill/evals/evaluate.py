@@ -91,7 +91,7 @@ class Evaluation:
         weight = mask.sum()
         return {name: Total((mask * value).sum(), weight) for name, value in values.items()}
 
-    def _in_groups(self, array: Array) -> Array:
+    def _in_groups(self, array: Array | np.ndarray) -> Array:
         return jnp.reshape(array, (self._num_groups, -1, *array.shape[2:]))
 
     def _placed(self, batch: Batch) -> Batch:

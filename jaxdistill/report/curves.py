@@ -87,7 +87,7 @@ def describe(chart: Chart, records: Records) -> str:
 
 def draw(chart: Chart, records: Records) -> str:
     """The chart as an `<svg>` element."""
-    style = {
+    style: Any = {
         "font.family": "sans-serif",
         "font.size": 10,
         "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied

@@ -78,10 +78,10 @@ def page(report: Report) -> str:
         "The run": _facts(report.facts),
         "Config": f'<pre tabindex="0">{_text(report.config)}</pre>' if report.config else "",
     }
-    return _template("page.html").substitute(
+    return Template(_file("page.html")).substitute(
         title=_text(report.title),
         lead=_text(report.lead),
-        css=resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8").strip(),
+        css=_file("page.css").strip(),
         sections="\n".join(
             f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
             for heading, content in sections.items()
@@ -140,8 +140,8 @@ def _facts(facts: Mapping[str, object]) -> str:
     return f'<dl class="facts">\n{lines}\n</dl>' if facts else ""
 
 
-def _template(name: str) -> Template:
-    return Template(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+def _file(name: str) -> str:
+    return resources.files("jaxdistill.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _text(text: str) -> str:
