@@ -1,5 +1,6 @@
 """Files in and out: Hugging Face folders, GGUF files, names on the hub and pinned wheels."""
 
+from jaxdistill.hub.fetch import fetch as fetch
 from jaxdistill.hub.parameters import load_params as load_params
 from jaxdistill.hub.pretrained import Pretrained as Pretrained
 from jaxdistill.hub.pretrained import load as load

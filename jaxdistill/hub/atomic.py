@@ -1,4 +1,4 @@
-"""Directories that are either whole or not there."""
+"""Files and directories that are either whole or not there."""
 
 import errno
 import os
@@ -17,6 +17,25 @@ _RUST_FULL = re.compile(rf"os error ({'|'.join(str(number) for number in _FULL)}
 
 
 @contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A file to write, which becomes `target` when all of it is on the disk.
+
+    Raises:
+        UserError: The disk is full, or the place cannot be written to.
+    """
+    temporary = _beside(target)
+    with _disk_errors(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _flush(temporary)
+            temporary.replace(target)
+            _flush(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def whole_directory(target: Path) -> Iterator[Path]:
     """A directory to write into, which becomes `target` when all of it is on the disk.
 
@@ -28,13 +47,26 @@ def whole_directory(target: Path) -> Iterator[Path]:
     """
     # Saving through a link replaces what the link points to, not the link.
     target = target.resolve()
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    temporary = _beside(target)
+    with _disk_errors(target):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in [*temporary.rglob("*"), temporary]:
+                _flush(path)
+            _move(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            _flush(path)
-        _move(temporary, target)
+        yield
     except Exception as error:
         if _is_full(error):
             raise UserError(
@@ -44,8 +76,6 @@ def whole_directory(target: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise UserError(f"{target}: cannot be written ({error}).") from None
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _move(temporary: Path, target: Path) -> None:
