@@ -1,11 +1,16 @@
-"""A tokenizer small enough to be made in every test: byte-level BPE, all of UTF-8, no files."""
+"""A tokenizer and models small enough to be made in every test."""
 
+from pathlib import Path
 from typing import Any
 
+import jax
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
+
+from jaxdistill import hub
+from jaxdistill.models import FAMILIES, init_params
 
 CHATML = (
     "{% for message in messages %}"
@@ -70,3 +75,33 @@ def tokenizer(
     )
     made.chat_template = chat_template
     return made
+
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 336,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+    "eos_token_id": 2,
+}
+"""A llama whose head has 16 rows more than `tokenizer()` has words."""
+
+
+def model_folder(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """A Hugging Face folder of a random model, with `tokenizer()`.
+
+    Args:
+        folder: Where to.
+        seed: Of the weights.
+        **changes: To the keys of `CONFIG`.
+    """
+    hf_config = {**CONFIG, **changes}
+    family = FAMILIES[hf_config["model_type"]]
+    config = family.decoder_config(hf_config)
+    params = init_params(config, jax.random.key(seed))
+    return hub.save(hub.Pretrained(family, config, params, tokenizer(), hf_config, {}), folder)

@@ -173,3 +173,9 @@ def test_check_needs_no_weights(tmp_path: Path) -> None:
     added.add_tokens(["<new>"])
     assert hub.real_vocab_size(added, PADDED) == VOCAB + 1
     assert hub.real_vocab_size(added, VOCAB) == VOCAB
+
+
+def test_random_models_are_folders_like_any_other(tmp_path: Path) -> None:
+    folder = tiny.model_folder(tmp_path / "tiny", num_hidden_layers=3)
+    assert hub.load(folder).vocab_size == VOCAB
+    assert transformers.AutoModelForCausalLM.from_pretrained(folder).config.num_hidden_layers == 3

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import httpx2
+import huggingface_hub.utils
 import numpy as np
 import pytest
+from huggingface_hub import errors
 from originals import save_original
 from safetensors.numpy import load_file, save_file
 
@@ -161,6 +164,50 @@ def test_hub_names_fail_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     (line,) = lines("some-organisation/some-model")
     assert "cannot be reached" in line
     assert "local folder" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (errors.RepositoryNotFoundError, "has no such model"),
+        (errors.GatedRepoError, "accepted its terms"),
+        (errors.RevisionNotFoundError, "has no revision `v2`"),
+        (errors.HfHubHTTPError, "answered: out of order"),
+    ],
+)
+def test_what_the_hub_answers(
+    error: type[Exception], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        request = httpx2.Request("GET", "https://hub/model")
+        raise error("out of order", response=httpx2.Response(403, request=request))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(UserError) as caught:
+        hub.read("some-organisation/some-model", revision="v2")
+    (line,) = caught.value.lines
+    assert line.startswith("some-organisation/some-model: ")
+    assert told in line
+
+
+def test_hub_names_are_downloaded_without_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def download(name: str, **options: object) -> str:
+        asked.update(options, name=name)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert hub.load("organisation/tiny", tokenizer=False, revision="v2").config.num_layers == 4
+    assert (asked["name"], asked["revision"]) == ("organisation/tiny", "v2")
+    files = ["model.safetensors", "config.json", "modeling.py", "pytorch_model.bin", "onnx/a.json"]
+    kept = huggingface_hub.utils.filter_repo_objects(
+        files, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
+    )
+    assert list(kept) == files[:2]
 
 
 def test_no_tokenizer(folder: Path) -> None:
