@@ -14,18 +14,23 @@ from jaxdistill.train.schedules import Constant
 
 RTOL = 1e-5
 
-# One plain step of gradient descent shows the gradient itself: Adam's first hides its size.
-EXACT = AdamW(learning_rate=0.01, schedule=Constant(), clip_norm=None, eps=1e6)
+# No clipping, and an epsilon that hides rounding: where a gradient is nearly zero, Adam divides
+# it by itself, and its sign would decide.
+PLAIN = AdamW(learning_rate=0.01, schedule=Constant(), clip_norm=None, eps=1e-3)
 
 
 def copied(state):
     return jax.tree.map(jnp.copy, state)
 
 
+def placed(batch, tiny):
+    return jax.device_put(batch, batch_sharding(tiny.mesh))
+
+
 def one_step(batch, **kwargs):
-    tiny = assemble(optimizer=EXACT, **kwargs)
+    tiny = assemble(optimizer=PLAIN, **kwargs)
     before = jax.device_get(tiny.state.params)
-    state, metrics = tiny.step(copied(tiny.state), tiny.teacher_params, batch)
+    state, metrics = tiny.step(copied(tiny.state), tiny.teacher_params, placed(batch, tiny))
     moments = jax.device_get(state.opt_state)[0].mu  # (1 - b1) times the gradient
     return jax.device_get(metrics), moments, before, jax.device_get(state.params)
 
@@ -89,7 +94,7 @@ def test_metrics_count_places_and_norms(batch, plain):
     metrics, moments, _, after = plain
     assert metrics["train/scored_tokens"] == batch.loss_mask.sum()
     assert metrics["train/tokens"] == (batch.segment_ids > 0).sum()
-    assert metrics["train/learning_rate"] == np.float32(EXACT.learning_rate)
+    assert metrics["train/learning_rate"] == np.float32(PLAIN.learning_rate)
     norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(moments))) / 0.1
     np.testing.assert_allclose(metrics["train/grad_norm"], norm, rtol=RTOL)
     norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(after)))
@@ -98,15 +103,15 @@ def test_metrics_count_places_and_norms(batch, plain):
 
 def test_the_gradient_is_the_losss(batch):
     """A central difference along the gradient, which sees the whole step but for the optimizer."""
-    tiny = assemble(optimizer=EXACT, devices=1)
-    state, metrics = tiny.step(copied(tiny.state), tiny.teacher_params, batch)
+    tiny = assemble(optimizer=PLAIN, devices=1)
+    state, metrics = tiny.step(copied(tiny.state), tiny.teacher_params, placed(batch, tiny))
     gradient = jax.tree.map(lambda moment: moment / 0.1, state.opt_state[0].mu)
     norm = float(metrics["train/grad_norm"])
 
     def loss_at(distance):
         moved = jax.tree.map(lambda p, g: p + distance * g / norm, tiny.state.params, gradient)
         there = dataclasses.replace(copied(tiny.state), params=moved)
-        return float(tiny.step(there, tiny.teacher_params, batch)[1]["train/loss"])
+        return float(tiny.step(there, tiny.teacher_params, placed(batch, tiny))[1]["train/loss"])
 
     slope = (loss_at(1e-2) - loss_at(-1e-2)) / 2e-2
     np.testing.assert_allclose(slope, norm, rtol=1e-2)
@@ -121,28 +126,28 @@ def test_a_batch_without_scored_places_moves_nothing(batch):
 
 
 def test_training_lowers_the_loss_with_one_compilation(batch):
-    tiny = assemble(devices=1)
-    batch = jax.device_put(batch, batch_sharding(tiny.mesh))
+    tiny = assemble(optimizer=PLAIN, devices=1)
     state, losses = copied(tiny.state), []
+    before = tiny.step._cache_size()  # pyright: ignore
     for _ in range(10):
-        state, metrics = tiny.step(state, tiny.teacher_params, batch)
+        state, metrics = tiny.step(state, tiny.teacher_params, placed(batch, tiny))
         losses.append(float(metrics["train/loss"]))
-    assert losses[-1] < 0.9 * losses[0]
+    assert np.all(np.diff(losses) < 0)
     assert int(state.step) == 10
-    assert tiny.step._cache_size() == 1  # pyright: ignore
+    assert tiny.step._cache_size() - before <= 1  # pyright: ignore
 
 
 def test_the_state_is_donated_and_the_teacher_is_not(batch):
-    tiny = assemble(optimizer=EXACT, devices=1)
+    tiny = assemble(optimizer=PLAIN, devices=1)
     state = copied(tiny.state)
-    tiny.step(state, tiny.teacher_params, batch)
+    tiny.step(state, tiny.teacher_params, placed(batch, tiny))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(tiny.teacher_params))
 
 
 def test_a_fresh_state_shares_no_array_with_its_source():
     """A student made of its teacher's layers shares arrays with it, which must not be donated."""
-    tiny = assemble(optimizer=EXACT, devices=1)
+    tiny = assemble(optimizer=PLAIN, devices=1)
     source = fresh_params(STUDENT, 0)
     for mine, given in zip(
         jax.tree.leaves(tiny.state.params), jax.tree.leaves(source), strict=True
@@ -152,7 +157,7 @@ def test_a_fresh_state_shares_no_array_with_its_source():
 
 
 def test_no_gradient_reaches_the_teacher(batch):
-    tiny = assemble(optimizer=EXACT, devices=1)
+    tiny = assemble(optimizer=PLAIN, devices=1)
     batch = jax.tree.map(jnp.asarray, batch)
 
     def loss(teacher_params):
@@ -180,8 +185,8 @@ def test_a_batch_that_cannot_be_split_is_refused():
 
 
 def test_the_state_stays_where_it_was_placed(batch):
-    tiny = assemble(optimizer=EXACT, mesh_config=MeshConfig(data=1, fsdp=2, tensor=2), accumulate=2)
+    tiny = assemble(optimizer=PLAIN, mesh_config=MeshConfig(data=1, fsdp=2, tensor=2), accumulate=2)
     where = jax.tree.map(lambda leaf: leaf.sharding, tiny.state)
     assert where.params["embedding"].spec == PartitionSpec("tensor", "fsdp")
-    state, _ = tiny.step(copied(tiny.state), tiny.teacher_params, batch)
+    state, _ = tiny.step(copied(tiny.state), tiny.teacher_params, placed(batch, tiny))
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == where
