@@ -63,6 +63,15 @@ def test_a_bar_is_drawn_on_a_terminal_only():
         assert ("2/2" in text) == drawn
 
 
+def test_what_comes_in_parts_is_told_with_and_without_a_terminal():
+    for console in (plain(), terminal()):
+        with Progress("teacher writes", 0, console=console) as progress:
+            progress.reach(2, 5, 30)
+            progress.reach(5, 5, 40)
+        assert "5/5" in console.file.getvalue()
+        assert "tokens/s" in console.file.getvalue()
+
+
 def test_lines_and_bar_share_a_terminal():
     console = terminal()
     with Progress("train", total=2, console=console) as progress:
