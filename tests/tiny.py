@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from jaxdistill import hub
-from jaxdistill.models import FAMILIES, init_params
+from jaxdistill.models import FAMILIES, abstract_params
 
 CHATML = (
     "{% for message in messages %}"
@@ -103,5 +104,12 @@ def model_folder(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     hf_config = {**CONFIG, **changes}
     family = FAMILIES[hf_config["model_type"]]
     config = family.decoder_config(hf_config)
-    params = init_params(config, jax.random.key(seed))
+    generator = np.random.default_rng(seed)
+
+    def numbers(path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        mean = 1.0 if path[-1].key == "scale" else 0.0
+        return generator.normal(mean, 0.1, shape.shape).astype(shape.dtype)
+
+    # Not `init_params`, which has much to compile for so few numbers.
+    params = jax.tree.map_with_path(numbers, abstract_params(config))
     return hub.save(hub.Pretrained(family, config, params, tokenizer(), hf_config, {}), folder)

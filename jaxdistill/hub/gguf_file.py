@@ -52,7 +52,12 @@ def read_gguf(path: Path) -> Source:
         tensors=tensors,
         load_tokenizer=lambda: gguf_tokenizer(path, metadata),
     )
-    return replace(source, tensors=_hugging_face_tensors(source))
+    try:
+        return replace(source, tensors=_hugging_face_tensors(source))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: tensors do not have the shapes of its metadata: {error}"
+        ) from None
 
 
 def _open(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:

@@ -10,10 +10,6 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.integrations.gguf.gguf_tokenizer_mapping import (
-    GGUF_TOKENIZER_MAPPING,
-    convert_gguf_tokenizer,
-)
 
 from jaxdistill.errors import UserError
 
@@ -46,6 +42,12 @@ def gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> PreTrainedTokeniz
     Raises:
         UserError: It is of a kind that `transformers` cannot build.
     """
+    # Imported here, since it is no public name: were it moved, folders could still be read.
+    from transformers.integrations.gguf import (
+        GGUF_TOKENIZER_MAPPING,  # pyright: ignore[reportPrivateImportUsage]
+        convert_gguf_tokenizer,  # pyright: ignore[reportPrivateImportUsage]
+    )
+
     parts, options = (
         {
             ours: metadata[f"tokenizer.{key}"]

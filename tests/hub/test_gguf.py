@@ -94,6 +94,18 @@ def test_a_truncated_file_is_named(kept: int, tmp_path: Path) -> None:
         hub.load(path)
 
 
+def test_tensors_and_metadata_that_contradict_each_other(tmp_path: Path) -> None:
+    path = write_gguf("llama", tmp_path / "model.gguf")
+    key = b"llama.attention.head_count_kv" + (4).to_bytes(4, "little")
+    content = path.read_bytes()
+    two, four = (number.to_bytes(4, "little") for number in (2, 4))
+    # 12 rows of keys do not make four heads of whole pairs.
+    path.write_bytes(content.replace(key + two, key + four))
+    assert path.read_bytes() != content
+    with pytest.raises(UserError, match=r"model\.gguf: .*shape"):
+        hub.load(path, tokenizer=False)
+
+
 def test_several_files_in_a_folder(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"")

@@ -120,8 +120,8 @@ def test_config_that_is_not_an_object(folder: Path) -> None:
 
 
 def test_unknown_model_type_names_the_nearest(folder: Path) -> None:
-    edit_config(folder, model_type="lama")
-    assert "Did you mean `llama`?" in lines(folder)[0]
+    edit_config(folder, model_type="qwen")
+    assert "Did you mean `qwen2`?" in lines(folder)[0]
 
 
 def test_several_findings_in_a_config(folder: Path) -> None:
