@@ -1,7 +1,7 @@
 """Are two tokenizers one? Equal sizes do not say so, nor do equal vocabularies: encode and see."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -14,6 +14,7 @@ PROBES = (
 )
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What of a tokenizer is asked here."""
 

@@ -1,0 +1,48 @@
+"""Two tokenizers are one when they encode alike, and only then."""
+
+import tiny
+
+from jaxdistill.align import difference
+
+
+def test_the_same_tokenizer_made_twice():
+    assert difference(tiny.tokenizer(), tiny.tokenizer()) is None
+
+
+def test_equal_sizes_do_not_suffice():
+    student, teacher = tiny.tokenizer(), tiny.tokenizer()
+    words = {number: word for word, number in teacher.get_vocab().items()}
+    swapped = {words[300]: 301, words[301]: 300}
+
+    class Swapped:
+        def get_vocab(self):
+            return {**teacher.get_vocab(), **swapped}
+
+        def encode(self, text, *, add_special_tokens):
+            return teacher.encode(text, add_special_tokens=add_special_tokens)
+
+    found = difference(student, Swapped())
+    assert found is not None
+    assert "300" in found
+
+
+def test_equal_vocabularies_do_not_suffice():
+    class Bytewise:
+        def get_vocab(self):
+            return tiny.tokenizer().get_vocab()
+
+        def encode(self, text, *, add_special_tokens):
+            del add_special_tokens
+            return list(text.encode())
+
+    found = difference(tiny.tokenizer(), Bytewise())
+    assert found is not None
+    assert "split differently" in found
+
+
+def test_a_word_more_is_named():
+    teacher = tiny.tokenizer()
+    teacher.add_tokens(["<think>"])
+    found = difference(tiny.tokenizer(), teacher)
+    assert found is not None
+    assert "'<think>' to the teacher" in found

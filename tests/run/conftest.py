@@ -1,0 +1,63 @@
+"""A teacher, rows and a config, small enough for a whole run in seconds."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+import tiny
+
+from jaxdistill.cli import main
+
+CONFIG = """
+output: {folder}/run
+student: {{model: {folder}/teacher, layers: 1}}
+teacher: {{model: {folder}/teacher, type: online}}
+data:
+  sources: {folder}/rows.jsonl
+  heldout: 0.2
+  length: 48
+objectives:
+- {{type: forward_kl, weight: 0.9}}
+- {{type: cross_entropy, weight: 0.1}}
+train:
+  steps: 6
+  batch_size: 4
+  log_every_steps: 1
+  save_every_steps: 2
+  optimizer: {{learning_rate: 0.01}}
+evaluation: {{every_steps: 3, batch_size: 4, samples: 2, max_new_tokens: 6}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_compilation_cache_at_home(tmp_path_factory: pytest.TempPathFactory):
+    cache = tmp_path_factory.getbasetemp() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with `teacher/`, `rows.jsonl` and `config.yaml`."""
+    tiny.model_folder(tmp_path / "teacher", num_hidden_layers=3)
+    rows = [
+        {"prompt": f"What is {n} and {n}? ", "completion": f"It is {2 * n}."} for n in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.yaml").write_text(CONFIG.format(folder=tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]):
+    """Runs a command line: `(exit code, what it printed, what it complained of)`."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        printed, complained = capfd.readouterr()
+        return code, printed, complained
+
+    return run

@@ -1,0 +1,152 @@
+"""Every command, from a teacher's files to a student that `transformers` loads."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import jaxdistill
+
+
+def test_a_whole_run(place, command):
+    code, printed, complained = command("train", place / "config.yaml")
+    assert code == 0, complained
+    for line in ("KL to the teacher", "Bits per byte", "Top-1 agreement", "Parameters", "Speed"):
+        assert line in printed
+    run = place / "run"
+    for name in ("config.yaml", "metrics.jsonl", "report/index.html", "student/config.json"):
+        assert (run / name).is_file(), name
+
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
+    parts = next(line for line in lines if "train/loss" in line)
+    mixed = 0.9 * parts["train/forward_kl"] + 0.1 * parts["train/cross_entropy"]
+    np.testing.assert_allclose(parts["train/loss"], mixed, rtol=1e-5)
+    assert [line["step"] for line in lines if "eval/forward_kl" in line] == [0, 3, 6]
+
+    # What it says at the end is what a separate evaluation of the exported folder says.
+    result = json.loads((run / "result.json").read_text())["comparison"]
+    assert result["student"]["forward_kl"] < result["student before"]["forward_kl"]
+    last = [line for line in lines if "eval/nll" in line][-1]
+    assert last["eval/forward_kl"] == pytest.approx(result["student"]["forward_kl"], rel=1e-5)
+
+
+def test_the_exported_student_is_the_trained_one(place, command):
+    assert command("train", place / "config.yaml")[0] == 0
+    ours = jaxdistill.load(place / "run" / "student")
+    tokens = [ours.tokenizer.encode("What is 3 and 3? It is 6.")]
+    expected = np.asarray(ours.logits(np.array(tokens)))[..., : ours.vocab_size]
+    for form in ("safetensors", "torch"):
+        out = place / form
+        code, printed, _ = command(
+            "export", "--model", place / "run", "--out", out, "--format", form
+        )
+        assert (code, printed.strip()) == (0, str(out))
+        theirs = AutoModelForCausalLM.from_pretrained(out)
+        assert theirs.config.num_hidden_layers == 1
+        with torch.no_grad():
+            logits = theirs(torch.tensor(tokens)).logits.numpy()
+        np.testing.assert_allclose(logits[..., : ours.vocab_size], expected, atol=1e-4)
+        assert (
+            AutoTokenizer.from_pretrained(out)("What is 3?").input_ids
+            == ours.tokenizer("What is 3?").input_ids
+        )
+
+
+def test_a_finished_run_is_not_run_again(place, command):
+    assert command("train", place / "config.yaml")[0] == 0
+    before = (place / "run" / "metrics.jsonl").read_bytes()
+    code, printed, _ = command("train", place / "config.yaml")
+    assert code == 0
+    assert "KL to the teacher" in printed
+    assert (place / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_that_goes_on_is_the_run_undisturbed(place, command, monkeypatch):
+    assert command("train", place / "config.yaml", f"output={place}/whole")[0] == 0
+    from jaxdistill.run import train as module
+
+    loop = module.run_loop
+
+    def until_four(*arguments, **keywords):
+        return loop(*arguments, **{**keywords, "num_steps": 4})
+
+    monkeypatch.setattr(module, "run_loop", until_four)
+    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED
+    monkeypatch.undo()
+    assert command("train", place / "config.yaml")[0] == 0
+
+    def untimed(run):
+        lines = (place / run / "metrics.jsonl").read_text().splitlines()
+        return [
+            {name: value for name, value in json.loads(line).items() if "time/" not in name}
+            for line in lines
+        ]
+
+    assert untimed("run") == untimed("whole")
+
+
+def test_the_teacher_writes_what_is_learned(place, command):
+    rollout = "data.rollout={type: teacher, max_new_tokens: 5, batch_size: 16}"
+    code, printed, complained = command("train", place / "config.yaml", rollout)
+    assert code == 0, complained
+    assert "teacher writes 40/40" in printed
+    (written,) = (place / "run").glob("rollout-*.jsonl")
+    rows = [json.loads(line) for line in written.read_text().splitlines()]
+    assert len(rows) == 40
+    assert all(1 <= len(row["completion_tokens"]) <= 5 for row in rows)
+
+
+def test_eval_prints_one_json_object_last(place, command):
+    data = ["--data", place / "rows.jsonl", "--length", 48]
+    code, printed, _ = command("eval", "--model", place / "teacher", *data, "--json")
+    assert code == 0
+    alone = json.loads(printed.strip().splitlines()[-1])
+    assert {"nll", "bits_per_byte", "perplexity"} <= alone.keys()
+    assert alone["perplexity"] == pytest.approx(np.exp(alone["nll"]))
+
+    beside = ["--teacher", place / "teacher", "--json"]
+    _, printed, _ = command("eval", "--model", place / "teacher", *data, *beside)
+    both = json.loads(printed.strip().splitlines()[-1])
+    assert both["nll"] == pytest.approx(alone["nll"])
+    assert both["forward_kl"] == pytest.approx(0, abs=1e-6)
+    assert both["top1_agreement"] == 1
+
+
+def test_generate_is_greedy_by_default_and_seeded_otherwise(place, command):
+    ask = [
+        "generate",
+        "--model",
+        place / "teacher",
+        "--no-chat",
+        "--prompt",
+        "What is",
+        "--seed",
+        3,
+    ]
+    assert command(*ask)[:2] == command(*ask)[:2]
+    sampled = [*ask, "--temperature", 1, "--max-new-tokens", 8]
+    assert command(*sampled)[:2] == command(*sampled)[:2]
+
+
+def test_check_says_what_the_run_would_be(place, command):
+    code, printed, _ = command("check", place / "config.yaml")
+    assert code == 0
+    assert "324 tokens" not in printed
+    assert "1 layers" in printed
+    assert "3 layers" in printed
+    assert "0.9 forward_kl + 0.1 cross_entropy" in printed
+    assert not (place / "run").exists()
+
+
+def test_the_python_face(place):
+    model = jaxdistill.load(place / "teacher")
+    assert isinstance(model.generate("What is 1 and 1?", max_new_tokens=4), str)
+    answers = model.generate(["What is 1?", "And 2?"], max_new_tokens=4, chat=False)
+    assert len(answers) == 2
+    assert model.logits([[4, 5, 6]]).shape == (1, 3, model.config.vocab_size)
+    again = jaxdistill.load(model.save(place / "copy"))
+    assert again.config == model.config
