@@ -10,6 +10,7 @@ from jaxdistill.models.config import RopeKind as RopeKind
 from jaxdistill.models.decoder import Decoder as Decoder
 from jaxdistill.models.decoder import abstract_params as abstract_params
 from jaxdistill.models.decoder import forward as forward
+from jaxdistill.models.decoder import forward_batch as forward_batch
 from jaxdistill.models.decoder import head as head
 from jaxdistill.models.decoder import init_cache as init_cache
 from jaxdistill.models.decoder import init_params as init_params

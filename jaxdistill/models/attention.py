@@ -1,6 +1,8 @@
 """Causal attention with grouped heads, and the cache that lets it go on token by token."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,10 @@ from jaxdistill.models.rope import rotate, rotation
 
 MASKED = -1e30
 """What is added to a score that must not count: finite, so that padding never makes a NaN."""
+
+Mix = Callable[[Array, Array, Array], tuple[Array, Any]]
+"""Queries `[B, T, H, C]`, keys and values `[B, T, K, C]` of some tokens to what the queries see
+of all values, `[B, T, H, C]`, and whatever else is to be kept of the layer."""
 
 
 @jax.tree_util.register_dataclass
@@ -31,13 +37,28 @@ class Cache:
     segment_ids: Int[Array, "B S"]
     length: Int[Array, ""]
 
+    def reserve(self, positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"]) -> "Cache":
+        """The cache with the next `T` slots marked as these places; keys and values follow."""
+        start = (0, self.length)
+        return replace(
+            self,
+            positions=_write(self.positions, positions, start),
+            segment_ids=_write(self.segment_ids, segment_ids, start),
+            length=self.length + positions.shape[1],
+        )
+
+
+def _write(array: Array, values: Array, start: tuple[Array | int, ...]) -> Array:
+    return jax.lax.dynamic_update_slice(array, values.astype(array.dtype), start)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Context:
     """What attention needs besides hidden states: the same in all layers of a kind.
 
-    `bias` is 0 where a key is seen and `MASKED` where not; the rotation is None without RoPE.
+    `bias` is added to scores: 0 where a key is seen, `MASKED` where not. The rotation is None
+    without RoPE.
     """
 
     bias: Float[Array, "*kinds B T S"]
@@ -63,6 +84,54 @@ def context(
     return Context(jnp.where(seen, 0.0, MASKED), cosine, sine)
 
 
+def attend(
+    query: Float[Array, "B T H C"],
+    key: Float[Array, "B K S C"],
+    value: Float[Array, "B K S C"],
+    bias: Float[Array, "B T S"],
+) -> Float[Array, "B T H C"]:
+    """Softmax in float32. A group's queries are stacked: `[B, K, G * T, C]` is fastest."""
+    batch, time, heads, channels = query.shape
+    kv_heads, slots = key.shape[1:3]
+    groups = heads // kv_heads
+    query = query.reshape(batch, time, kv_heads, groups, channels).transpose(0, 2, 3, 1, 4)
+    query = query.reshape(batch, kv_heads, groups * time, channels)
+    scores = jnp.einsum("bkqc,bksc->bkqs", query, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, groups, time, slots) + bias[:, None, None]
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = weights.reshape(batch, kv_heads, groups * time, slots)
+    mixed = jnp.einsum("bkqs,bksc->bkqc", weights, value)
+    mixed = mixed.reshape(batch, kv_heads, groups, time, channels).transpose(0, 3, 1, 2, 4)
+    return mixed.reshape(batch, time, heads, channels)
+
+
+def mix_alone(context: Context) -> Mix:
+    """Tokens that see each other and nothing else."""
+
+    def mix(query: Array, key: Array, value: Array) -> tuple[Array, None]:
+        key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+        return attend(query, key, value, context.bias), None
+
+    return mix
+
+
+def mix_cached(
+    context: Context,
+    keys: Float[Array, "B K S C"],
+    values: Float[Array, "B K S C"],
+    slot: Int[Array, ""],
+) -> Mix:
+    """Tokens written into a layer's cache from `slot` on, which see what is there; it is kept."""
+
+    def mix(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
+        start = (0, 0, slot, 0)
+        filled = _write(keys, key.transpose(0, 2, 1, 3), start)
+        answers = _write(values, value.transpose(0, 2, 1, 3), start)
+        return attend(query, filled, answers, context.bias), (filled, answers)
+
+    return mix
+
+
 class Attention(nnx.Module):
     """Grouped-query attention: `G` query heads share each of `K` key and value heads."""
 
@@ -84,49 +153,21 @@ class Attention(nnx.Module):
         self.query_norm = Normalize(config, channels=config.head_dim) if norms else None
         self.key_norm = Normalize(config, channels=config.head_dim) if norms else None
 
-    def queries(
-        self, x: Float[Array, "B T D"], context: Context, scale: Float[Array, ""] | float
-    ) -> Float[Array, "B T H C"]:
-        """Queries, normalised, turned and scaled."""
+    def __call__(
+        self, x: Float[Array, "B T D"], context: Context, scale: Float[Array, ""], mix: Mix
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """What the tokens take from each other, and what `mix` wants to be kept."""
         query = project("btd,dhc->bthc", x, self.query, self.query_bias)
-        if self.query_norm is not None:
-            query = self.query_norm(query)
+        key = project("btd,dkc->btkc", x, self.key, self.key_bias)
+        value = project("btd,dkc->btkc", x, self.value, self.value_bias)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         factor = self.scale * scale
         if context.cosine is None or context.sine is None:
-            return (query * factor).astype(query.dtype)
-        # Scaling the small tables instead of the queries costs nothing.
-        return rotate(query, context.cosine * factor, context.sine * factor)
-
-    def keys_values(
-        self, x: Float[Array, "B T D"], context: Context
-    ) -> tuple[Float[Array, "B K T C"], Float[Array, "B K T C"]]:
-        """Keys, normalised and turned, and values."""
-        key = project("btd,dkc->btkc", x, self.key, self.key_bias)
-        if self.key_norm is not None:
-            key = self.key_norm(key)
-        if context.cosine is not None and context.sine is not None:
+            query = (query * factor).astype(query.dtype)
+        else:
+            # Scaling the small tables instead of the queries costs nothing.
+            query = rotate(query, context.cosine * factor, context.sine * factor)
             key = rotate(key, context.cosine, context.sine)
-        value = project("btd,dkc->btkc", x, self.value, self.value_bias)
-        return key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-
-    def attend(
-        self,
-        query: Float[Array, "B T H C"],
-        key: Float[Array, "B K S C"],
-        value: Float[Array, "B K S C"],
-        bias: Float[Array, "B T S"],
-    ) -> Float[Array, "B T D"]:
-        """Softmax in float32. A group's queries are stacked: `[B, K, G * T, C]` is fastest."""
-        batch, time, heads, channels = query.shape
-        kv_heads, slots = key.shape[1:3]
-        groups = heads // kv_heads
-        query = query.reshape(batch, time, kv_heads, groups, channels).transpose(0, 2, 3, 1, 4)
-        query = query.reshape(batch, kv_heads, groups * time, channels)
-        scores = jnp.einsum("bkqc,bksc->bkqs", query, key, preferred_element_type=jnp.float32)
-        scores = scores.reshape(batch, kv_heads, groups, time, slots) + bias[:, None, None]
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        weights = weights.reshape(batch, kv_heads, groups * time, slots)
-        mixed = jnp.einsum("bkqs,bksc->bkqc", weights, value)
-        mixed = mixed.reshape(batch, kv_heads, groups, time, channels).transpose(0, 3, 1, 2, 4)
-        mixed = mixed.reshape(batch, time, heads, channels)
-        return project("bthc,hcd->btd", mixed, self.output, self.output_bias)
+        mixed, kept = mix(query, key, value)
+        return project("bthc,hcd->btd", mixed, self.output, self.output_bias), kept

@@ -11,10 +11,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.models.attention import Attention, Cache, Context, context
+from jaxdistill.models.attention import (
+    Attention,
+    Cache,
+    Context,
+    Mix,
+    context,
+    mix_alone,
+    mix_cached,
+)
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import FeedForward, Normalize, weight
-from jaxdistill.types import Head, Output, Params
+from jaxdistill.types import Batch, Head, Output, Params
 
 
 class Layer(nnx.Module):
@@ -30,30 +38,14 @@ class Layer(nnx.Module):
         self.mlp_post_norm = Normalize(config, embed=embed) if config.has_post_norms else None
 
     def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        context: Context,
-        scale: Float[Array, ""],
-        cache: tuple[Array, Array, Array, Array] | None = None,
-    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array] | None]:
-        """The layer's result and, with a cache (keys, values, layer, slot), the stacks updated."""
-        normed = self.attention_norm(x)
-        query = self.attention.queries(normed, context, scale)
-        key, value = self.attention.keys_values(normed, context)
-        stacks = None
-        if cache is not None:
-            keys, values, layer, slot = cache
-            start = (layer, 0, 0, slot, 0)
-            keys = jax.lax.dynamic_update_slice(keys, key.astype(keys.dtype)[None], start)
-            values = jax.lax.dynamic_update_slice(values, value.astype(values.dtype)[None], start)
-            key = jax.lax.dynamic_index_in_dim(keys, layer, keepdims=False).astype(key.dtype)
-            value = jax.lax.dynamic_index_in_dim(values, layer, keepdims=False).astype(value.dtype)
-            stacks = keys, values
-        mixed = self.attention.attend(query, key, value, context.bias)
+        self, x: Float[Array, "B T D"], context: Context, scale: Float[Array, ""], mix: Mix
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """The layer's result, and what `mix` wants to be kept."""
+        mixed, kept = self.attention(self.attention_norm(x), context, scale, mix)
         x = x + (mixed if self.attention_post_norm is None else self.attention_post_norm(mixed))
         inner = self.mlp(self.mlp_norm(x))
         x = x + (inner if self.mlp_post_norm is None else self.mlp_post_norm(inner))
-        return x, stacks
+        return x, kept
 
 
 class Decoder(nnx.Module):
@@ -92,57 +84,54 @@ class Decoder(nnx.Module):
             x = (x * config.embed_scale).astype(x.dtype)
         if config.has_learned_positions:
             x = x + self.positions[...][positions]
-        slot = 0
-        if cache is not None:
-            slot = cache.length
-            cache = replace(
-                cache,
-                positions=jax.lax.dynamic_update_slice(cache.positions, positions, (0, slot)),
-                segment_ids=jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, (0, slot)),
-                length=slot + tokens.shape[1],
-            )
+        seen = cache.reserve(positions, segment_ids) if cache is not None else None
         contexts = [
             context(
                 kind,
                 config.head_dim,
                 positions=positions,
                 segment_ids=segment_ids,
-                key_positions=positions if cache is None else cache.positions,
-                key_segment_ids=segment_ids if cache is None else cache.segment_ids,
+                key_positions=positions if seen is None else seen.positions,
+                key_segment_ids=segment_ids if seen is None else seen.segment_ids,
             )
             for kind in config.kinds
         ]
-        x, stacks = self._scan(x, contexts, cache, slot, remat=remat)
-        if cache is not None and stacks is not None:
-            cache = replace(cache, keys=stacks[0], values=stacks[1])
-        return Output(self.final_norm(x), cache)
+        slot = 0 if cache is None else cache.length
+        stores = None if cache is None else (cache.keys, cache.values)
+        x, stores = self._scan(x, contexts, stores, slot, remat=remat)
+        if seen is not None:
+            seen = replace(seen, keys=stores[0], values=stores[1])
+        return Output(self.final_norm(x), seen)
 
-    def _scan(self, x, contexts, cache, slot, *, remat):
+    def _scan(
+        self,
+        x: Float[Array, "B T D"],
+        contexts: list[Context],
+        stores: tuple[Array, Array] | None,
+        slot: Int[Array, ""] | int,
+        *,
+        remat: bool,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """Apply the layers in turn; `stores` are the stacked keys and values of a cache."""
         config = self.config
         definition, layers = nnx.split(self.layers)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts)
         kinds = np.array([config.kinds.index(kind) for kind in config.layers])
-        numbers = np.arange(config.num_layers)
         scales = np.ones(config.num_layers, np.float32)
         if config.is_scaled_by_inverse_layer:
-            scales = scales / (numbers + 1)
+            scales = scales / np.arange(1, config.num_layers + 1, dtype=np.float32)
 
-        def body(carry, layer):
-            x, stacks = carry
-            parameters, kind, number, scale = layer
-            chosen = contexts[0]
-            if len(contexts) > 1:
-                chosen = jax.tree.map(
-                    lambda leaf: jax.lax.dynamic_index_in_dim(leaf, kind, keepdims=False), stacked
-                )
-            store = None if stacks is None else (*stacks, number, slot)
-            return nnx.merge(definition, parameters)(x, chosen, scale, store), None
+        def body(x, layer):
+            parameters, kind, scale, store = layer
+            # One kind needs no choice: its mask and rotation stay constants of the loop.
+            chosen = contexts[0] if len(contexts) == 1 else jax.tree.map(lambda a: a[kind], stacked)
+            mix = mix_alone(chosen) if store is None else mix_cached(chosen, *store, slot)
+            apply: Layer = nnx.merge(definition, parameters)
+            return apply(x, chosen, scale, mix)
 
         if remat:
             body = jax.checkpoint(body, prevent_cse=False)
-        stacks = None if cache is None else (cache.keys, cache.values)
-        (x, stacks), _ = jax.lax.scan(body, (x, stacks), (layers, kinds, numbers, scales))
-        return x, stacks
+        return jax.lax.scan(body, x, (layers, kinds, scales, stores))
 
 
 @remember
@@ -204,6 +193,17 @@ def forward(
     """
     decoder = nnx.merge(_blueprint(config)[0], params)
     return decoder(tokens, positions, segment_ids, cache, remat=remat)
+
+
+def forward_batch(config: DecoderConfig, params: Params, batch: Batch) -> Output:
+    """`forward` for the places of a `Batch`."""
+    return forward(
+        config,
+        params,
+        jnp.asarray(batch.tokens),
+        positions=jnp.asarray(batch.positions),
+        segment_ids=jnp.asarray(batch.segment_ids),
+    )
 
 
 def head(config: DecoderConfig, params: Params, *, vocab_size: int | None = None) -> Head:
