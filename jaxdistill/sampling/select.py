@@ -10,6 +10,8 @@ the nucleus, so what is accepted is distributed as if it alone had been kept; an
 cuts the rest as a quicksort would. One or two passes are the rule where a sort takes seconds.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
@@ -49,7 +51,7 @@ def _among_top_k(
     logits: Float32[Array, "B V"], keys: Key[Array, " B"], sampling: Sampling
 ) -> Int[Array, " B"]:
     """One of the `top_k` likeliest, which come in order: the nucleus of them is a prefix."""
-    kept, ids = jax.lax.top_k(logits, sampling.top_k)
+    kept, ids = _top_k(logits, sampling.top_k)
     weights = jnp.exp((kept - kept[:, :1]) / sampling.temperature)
     before = jnp.cumsum(weights, axis=1) - weights
     total = weights.sum(axis=1, keepdims=True)
@@ -58,21 +60,43 @@ def _among_top_k(
     return jnp.take_along_axis(ids, place[:, None], axis=1)[:, 0]
 
 
+def _top_k(
+    logits: Float32[Array, "B V"], k: int
+) -> tuple[Float32[Array, "B k"], Int[Array, "B k"]]:
+    """The `k` largest logits in order, and their ids.
+
+    All of them are in the `k` blocks of the largest maxima. (So they are with ties, where lower
+    blocks come first: as many of the tied as are wanted are in these blocks.)
+    """
+    batch, vocab = logits.shape
+    size = max(1, round(math.sqrt(vocab / k)))
+    blocks = _in_blocks(logits, size)
+    _, best = jax.lax.top_k(blocks.max(axis=2), k)
+    best = jnp.sort(best, axis=1)  # so that among equals the lower id is still the first
+    candidates = jnp.take_along_axis(blocks, best[:, :, None], axis=1).reshape(batch, -1)
+    values, places = jax.lax.top_k(candidates, k)
+    block = jnp.take_along_axis(best, places // size, axis=1)
+    return values, jnp.minimum(block * size + places % size, vocab - 1)
+
+
+def _in_blocks(logits: Float32[Array, "B V"], size: int) -> Float32[Array, "B blocks size"]:
+    batch, vocab = logits.shape
+    padding = ((0, 0), (0, -vocab % size))
+    return jnp.pad(logits, padding, constant_values=-jnp.inf).reshape(batch, -1, size)
+
+
 def _among_nucleus(
     logits: Float32[Array, "B V"], keys: Key[Array, " B"], top_p: float
 ) -> Int[Array, " B"]:
     """One of the nucleus, by rejection (see the head of this file)."""
     batch, vocab = logits.shape
-    blocks = -(-vocab // _BLOCK)
-    logits = logits - logits.max(axis=1, keepdims=True)
-    padding = ((0, 0), (0, blocks * _BLOCK - vocab))
-    logits = jnp.pad(logits, padding, constant_values=-jnp.inf).reshape(batch, blocks, _BLOCK)
+    logits = _in_blocks(logits - logits.max(axis=1, keepdims=True), _BLOCK)
     weights = jnp.exp(logits)
     sums = weights.sum(axis=2)
     everything = jnp.ones(logits.shape, bool)
     if top_p == 1:
         return _draw(weights, everything, sums, keys)
-    ids = jnp.arange(blocks * _BLOCK).reshape(1, blocks, _BLOCK)
+    ids = jnp.arange(logits[0].size).reshape(1, *logits.shape[1:])
     enough = top_p * sums.sum(axis=1)
 
     def attempt(state):

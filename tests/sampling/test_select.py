@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from jaxdistill.sampling import Sampling, select
+from jaxdistill.sampling.select import _top_k
 
 DRAWS = 4096
 
@@ -79,6 +80,17 @@ def test_the_nucleus_is_exact_in_a_large_vocabulary() -> None:
         sampling = Sampling(temperature=1.0, top_p=0.6)
         tokens = draw(logits, sampling, 64, seed)
         assert (reference(logits, sampling)[tokens] > 0).all()
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 17, 90, 299])
+def test_the_top_k_are_those_of_a_stable_sort(top_k: int) -> None:
+    logits = np.random.default_rng(4).integers(0, 12, (50, 300)).astype(np.float32)
+    logits[:, ::7] = -np.inf
+    values, ids = jax.jit(_top_k, static_argnums=1)(jnp.asarray(logits), top_k)
+    for row, found, numbers in zip(logits, ids, values, strict=True):
+        order = np.lexsort((np.arange(300), -row))[:top_k]
+        np.testing.assert_array_equal(found, order)
+        np.testing.assert_array_equal(numbers, row[order])
 
 
 def test_greedy_takes_the_first_of_the_likeliest() -> None:
