@@ -7,6 +7,11 @@ from jaxdistill.models.config import LayerKind as LayerKind
 from jaxdistill.models.config import Norm as Norm
 from jaxdistill.models.config import Rope as Rope
 from jaxdistill.models.config import RopeKind as RopeKind
+from jaxdistill.models.decode import Layers as Layers
+from jaxdistill.models.decode import StepCache as StepCache
+from jaxdistill.models.decode import extend as extend
+from jaxdistill.models.decode import step as step
+from jaxdistill.models.decode import take_apart as take_apart
 from jaxdistill.models.decoder import Decoder as Decoder
 from jaxdistill.models.decoder import abstract_params as abstract_params
 from jaxdistill.models.decoder import forward as forward

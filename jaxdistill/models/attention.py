@@ -117,17 +117,16 @@ def mix_alone(context: Context) -> Mix:
 
 def mix_cached(
     context: Context,
-    keys: Float[Array, "B K S C"],
-    values: Float[Array, "B K S C"],
+    store: tuple[Float[Array, "B K S C"], Float[Array, "B K S C"]],
     slot: Int[Array, ""],
 ) -> Mix:
-    """Tokens written into a layer's cache from `slot` on, which see what is there; it is kept."""
+    """Tokens written into a layer's keys and values from `slot` on, which see all before them."""
 
     def mix(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
         start = (0, 0, slot, 0)
-        filled = _write(keys, key.transpose(0, 2, 1, 3), start)
-        answers = _write(values, value.transpose(0, 2, 1, 3), start)
-        return attend(query, filled, answers, context.bias), (filled, answers)
+        keys = _write(store[0], key.transpose(0, 2, 1, 3), start)
+        values = _write(store[1], value.transpose(0, 2, 1, 3), start)
+        return attend(query, keys, values, context.bias), (keys, values)
 
     return mix
 

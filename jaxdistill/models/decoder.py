@@ -79,11 +79,7 @@ class Decoder(nnx.Module):
     ) -> Output:
         """Hidden states after the final norm, and the cache with these tokens in it."""
         config = self.config
-        x = self.embedding[...][tokens]
-        if config.embed_scale != 1:
-            x = (x * config.embed_scale).astype(x.dtype)
-        if config.has_learned_positions:
-            x = x + self.positions[...][positions]
+        x = self.embed(tokens, positions)
         seen = cache.reserve(positions, segment_ids) if cache is not None else None
         contexts = [
             context(
@@ -102,6 +98,17 @@ class Decoder(nnx.Module):
         if seen is not None:
             seen = replace(seen, keys=stores[0], values=stores[1])
         return Output(self.final_norm(x), seen)
+
+    def embed(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
+        """What the first layer reads."""
+        x = self.embedding[...][tokens]
+        if self.config.embed_scale != 1:
+            x = (x * self.config.embed_scale).astype(x.dtype)
+        if self.config.has_learned_positions:
+            x = x + self.positions[...][positions]
+        return x
 
     def _scan(
         self,
@@ -125,7 +132,7 @@ class Decoder(nnx.Module):
             parameters, kind, scale, store = layer
             # One kind needs no choice: its mask and rotation stay constants of the loop.
             chosen = contexts[0] if len(contexts) == 1 else jax.tree.map(lambda a: a[kind], stacked)
-            mix = mix_alone(chosen) if store is None else mix_cached(chosen, *store, slot)
+            mix = mix_alone(chosen) if store is None else mix_cached(chosen, store, slot)
             apply: Layer = nnx.merge(definition, parameters)
             return apply(x, chosen, scale, mix)
 
@@ -135,14 +142,14 @@ class Decoder(nnx.Module):
 
 
 @remember
-def _blueprint(config: DecoderConfig) -> tuple[Any, Any]:
+def blueprint(config: DecoderConfig) -> tuple[Any, Any]:
     """The module's definition and its parameters' shapes; no array is made."""
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
 
 
 def abstract_params(config: DecoderConfig, dtype: Any = "float32") -> dict[str, Any]:
     """The shape and dtype of every parameter, as nested dicts."""
-    shapes = nnx.to_pure_dict(_blueprint(config)[1])
+    shapes = nnx.to_pure_dict(blueprint(config)[1])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), shapes)
 
 
@@ -154,7 +161,7 @@ def init_params(config: DecoderConfig, key: Array, dtype: Any = "float32") -> di
 
 def parameter_axes(config: DecoderConfig) -> dict[str, Any]:
     """The logical name of every axis of every parameter, for shardings: tuples as leaves."""
-    _, state = _blueprint(config)
+    _, state = blueprint(config)
 
     def names(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str, ...]:
         stacked = ("layers",) if path[0] == "layers" else ()
@@ -191,7 +198,7 @@ def forward(
     Returns:
         Hidden states after the final norm (padding's mean nothing), and the cache, if one came.
     """
-    decoder = nnx.merge(_blueprint(config)[0], params)
+    decoder = nnx.merge(blueprint(config)[0], params)
     return decoder(tokens, positions, segment_ids, cache, remat=remat)
 
 

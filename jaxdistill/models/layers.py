@@ -83,10 +83,32 @@ class FeedForward(nnx.Module):
         return project("btf,fd->btd", inner, self.down, self.down_bias)
 
 
+OUTPUTS_FIRST = "outputs_first"
+"""Metadata of a kernel whose axes are turned so that those it is summed over come last."""
+
+
 def project(equation: str, x: Array, kernel: nnx.Param, bias: nnx.Param | None) -> Array:
     """`einsum(equation, x, kernel) + bias`."""
-    result = jnp.einsum(equation, x, kernel[...])
+    if kernel.get_metadata().get(OUTPUTS_FIRST):
+        result = _project_few_rows(equation, x, kernel[...])
+    else:
+        result = jnp.einsum(equation, x, kernel[...])
     if bias is None:
         return result
     value = bias[...]
     return result + value.reshape((1,) * (result.ndim - value.ndim) + value.shape)
+
+
+def _project_few_rows(equation: str, x: Array, kernel: Array) -> Array:
+    """The same product where most of the time is spent on reading the kernel.
+
+    XLA:CPU reads it at the speed of memory if it is the first operand and its last axes are
+    summed over. The barrier keeps the operands in this order.
+    """
+    operands, result_axes = equation.split("->")
+    x_axes, kernel_axes = operands.split(",")
+    summed = "".join(axis for axis in kernel_axes if axis in x_axes)
+    outputs = "".join(axis for axis in kernel_axes if axis not in x_axes)
+    rows = "".join(axis for axis in x_axes if axis not in summed)
+    product = jnp.einsum(f"{outputs}{summed},{x_axes}->{outputs}{rows}", kernel, x)
+    return jnp.einsum(f"{outputs}{rows}->{result_axes}", jax.lax.optimization_barrier(product))
