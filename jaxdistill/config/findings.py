@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pydantic
@@ -12,7 +12,16 @@ from jaxdistill.errors import nearest
 
 def findings(cls: type, content: Any, error: pydantic.ValidationError) -> list[str]:
     """One line a mistake: the dotted path, what came, what was expected, the nearest word."""
-    return [_line(cls, content, item) for item in error.errors()]
+    items = error.errors()
+    return [_line(cls, content, item) for item in items if not _is_echo(item, items)]
+
+
+def _is_echo(item: Any, items: Sequence[Any]) -> bool:
+    """A list is also called too short when what stands in it was refused."""
+    place = item["loc"]
+    return item["type"] == "too_short" and any(
+        other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in items
+    )
 
 
 def _line(cls: type, content: Any, item: Any) -> str:

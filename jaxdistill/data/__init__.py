@@ -14,4 +14,5 @@ from jaxdistill.data.rollouts import ROLLOUTS as ROLLOUTS
 from jaxdistill.data.rollouts.dataset import DatasetRollout as DatasetRollout
 from jaxdistill.data.rollouts.teacher import TeacherRollout as TeacherRollout
 from jaxdistill.data.rollouts.writer import Writer as Writer
+from jaxdistill.data.rows import asked as asked
 from jaxdistill.data.tokenize import render_prompt as render_prompt

@@ -89,6 +89,17 @@ class Row:
                 return True
 
 
+def asked(row: Row) -> str:
+    """What a row asks, as a person reads it; nothing where it asks nothing."""
+    match row.content:
+        case Text(prompt=prompt):
+            return prompt
+        case Chat(messages=messages, num_prompt=num_prompt):
+            return messages[num_prompt - 1]["content"] if num_prompt else ""
+        case Tokens():
+            return ""
+
+
 def parse(fields: Mapping[str, Any], *, place: str, row_id: int, as_chat: bool) -> Row:
     """Read one row.
 

@@ -15,7 +15,7 @@ from jaxdistill.config import dump
 from jaxdistill.model import Model
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder, write_json
-from jaxdistill.run.measure import Measure, prompt_of
+from jaxdistill.run.measure import Measure, Question, questions
 from jaxdistill.sampling import Sampling
 
 SPEED_PROMPTS = 8
@@ -40,8 +40,8 @@ def conclude(
     hub.save(student.pretrained, folder.student)
     after = measure(student.params) if measure is not None else {}
     before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
-    prompts = [prompt_of(example) for example in (prepared.heldout or prepared.train)]
-    prompts = [prompt for prompt in prompts if prompt]
+    asked = questions(config, prepared, student)
+    prompts = [question.tokens for question in asked[:SPEED_PROMPTS]]
 
     comparison: dict[str, dict[str, float]] = {
         BEFORE: _chosen(before, _OF_STUDENT),
@@ -54,7 +54,7 @@ def conclude(
         comparison[TEACHER]["size_on_disk"] = evals.size_on_disk(
             hub.read(config.teacher.model).path
         )
-    samples = _samples(config, prompts[: config.evaluation.samples], student, teacher)
+    samples = _samples(config, asked[: config.evaluation.samples], student, teacher)
     result = {
         "comparison": comparison,
         "samples": [asdict(sample) for sample in samples],
@@ -94,28 +94,24 @@ def _chosen(values: Mapping[str, float | None], names: Sequence[str]) -> dict[st
 
 
 def _costs(model: Model, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
-    costs: dict[str, float] = {"num_parameters": evals.num_parameters(model.params)}
-    if prompts:
-        costs["tokens_per_second"] = evals.tokens_per_second(
-            model.config, model.params, prompts[:SPEED_PROMPTS], vocab_size=model.vocab_size
-        )
-    return costs
+    speed = evals.tokens_per_second(
+        model.config, model.params, prompts, vocab_size=model.vocab_size
+    )
+    return {"num_parameters": evals.num_parameters(model.params), "tokens_per_second": speed}
 
 
 def _samples(
-    config: RunConfig, prompts: Sequence[Sequence[int]], student: Model, teacher: Model | None
+    config: RunConfig, asked: Sequence[Question], student: Model, teacher: Model | None
 ) -> list[report.Sample]:
-    if not prompts:
+    if not asked:
         return []
     sampling = Sampling(max_new_tokens=config.evaluation.max_new_tokens)
+    prompts = [question.tokens for question in asked]
     models = {STUDENT: student} if teacher is None else {STUDENT: student, TEACHER: teacher}
     answers = {name: model.decode(model.write(prompts, sampling)) for name, model in models.items()}
     return [
-        report.Sample(
-            prompt=student.decode([prompt])[0],
-            answers={name: texts[number] for name, texts in answers.items()},
-        )
-        for number, prompt in enumerate(prompts)
+        report.Sample(question.text, {name: texts[number] for name, texts in answers.items()})
+        for number, question in enumerate(asked)
     ]
 
 

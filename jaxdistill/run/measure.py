@@ -1,6 +1,7 @@
 """What is measured of a student on the held-out rows of its run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from jaxdistill import data, evals
 from jaxdistill.model import Model
@@ -9,6 +10,9 @@ from jaxdistill.run.check import Inspection
 from jaxdistill.run.config import RunConfig
 from jaxdistill.sharding import num_batch_shards
 from jaxdistill.types import Params
+
+_BEGINNING_TOKENS = 8
+"""How much of a text is given where there is no prompt."""
 
 Measure = Callable[[Params], dict[str, float]]
 """The student's parameters in, `nll`, `forward_kl` and the like out."""
@@ -46,9 +50,34 @@ def heldout(
     return measure
 
 
-def prompt_of(example: data.Example) -> list[int]:
-    """The tokens before the first one that is learned."""
-    return example.tokens[: int(example.loss_mask.argmax())].tolist()
+@dataclass(frozen=True)
+class Question:
+    """What both models are asked to continue.
+
+    Attributes:
+        text: As a person reads it: a chat's last message, without the template around it.
+        tokens: As a model reads it.
+    """
+
+    text: str
+    tokens: list[int]
+
+
+def questions(config: RunConfig, prepared: data.Prepared, model: Model) -> list[Question]:
+    """The prompts of the held-out rows (of the others where none are held out), in their order.
+
+    A row that is learned from its first token on gives its beginning.
+    """
+    rows = data.read(config.data)
+    by_id = {row.row_id: row for row in (*rows.train, *rows.heldout)}
+    found = []
+    for example in prepared.heldout or prepared.train:
+        tokens = example.tokens[: int(example.loss_mask.argmax())].tolist()
+        if len(tokens) < _BEGINNING_TOKENS:
+            tokens = example.tokens[:_BEGINNING_TOKENS].tolist()
+        text = data.asked(by_id[example.row_id]) or model.decode([tokens])[0]
+        found.append(Question(text, tokens))
+    return found
 
 
 def prefixed(values: Mapping[str, float]) -> dict[str, float]:

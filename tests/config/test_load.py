@@ -36,7 +36,7 @@ class Inner:
 @configclass
 class Outer:
     train: Inner = Inner()
-    shapes: tuple[SHAPES.union, ...] = ()
+    shapes: Annotated[tuple[SHAPES.union, ...], Field(min_length=1)] = (Square(),)
     path: str | None = None
 
 
@@ -81,6 +81,11 @@ def test_every_mistake_is_told_at_once():
     assert "train.rate: input should be a valid number; got False (true/false)" in message
     assert "shapes[0].type: no choice is called `squar`. Did you mean `square`?" in message
     assert "shapes[1].radius: missing; Circle cannot do without it." in message
+
+
+def test_a_refused_item_does_not_make_its_list_too_short():
+    message = _message(None, "shapes=[{type: squar}]")
+    assert len(message.splitlines()) == 1
 
 
 def test_choice_fields_are_checked_in_their_class():

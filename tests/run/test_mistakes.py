@@ -26,7 +26,7 @@ OVERRIDES = {
 @pytest.mark.parametrize("override", OVERRIDES)
 @pytest.mark.parametrize("name", ["check", "train"])
 def test_a_wrong_config(place, command, name, override):
-    code, _, complained = command(name, place / "config.yaml", override.format(folder=place))
+    code, _, complained = command(name, place / "config.yaml", override.replace("{folder}", str(place)))
     assert code == 2
     assert OVERRIDES[override] in complained
     assert "Traceback" not in complained
