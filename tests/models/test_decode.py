@@ -1,0 +1,35 @@
+"""Token by token equals all at once, for every family."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tiny_models import Case, run
+
+from jaxdistill.models import extend, forward, init_cache, step, take_apart
+
+SAME = 2e-5
+
+
+def test_steps_equal_a_whole_pass(case: Case, tokens: np.ndarray) -> None:
+    prompts, longest, steps = np.array([4, 9]), 9, 8
+    whole = run(case.config, case.params, tokens)
+    places = np.broadcast_to(np.arange(longest), (2, longest))
+    output = jax.jit(forward, static_argnums=0)(
+        case.config,
+        case.params,
+        tokens[:, :longest],
+        positions=places,
+        segment_ids=(places < prompts[:, None]).astype(int),
+        cache=init_cache(case.config, 2, longest),
+    )
+    params = jax.tree.map(jnp.asarray, case.params)
+    layers = take_apart(case.config, params)
+    cache = extend(output.cache, longest + steps)
+    advance = jax.jit(partial(step, case.config))
+    for number in range(steps):
+        at = prompts + number
+        hidden, cache = advance(params, layers, tokens[np.arange(2), at], positions=at, cache=cache)
+        for row, place in enumerate(at):
+            np.testing.assert_allclose(hidden[row], whole[row, place], atol=SAME, rtol=0)
