@@ -26,7 +26,9 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            for number in _SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` and `&` ask for
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import rich
 from jax.sharding import NamedSharding
+from rich.console import Console
 
 from jaxdistill.errors import UserError
 from jaxdistill.track import Progress, Tracker
@@ -52,7 +53,7 @@ def train(
     log_every_steps: int,
     hooks: Sequence[Hook] = (),
     checkpoints: Checkpoints | None = None,
-    save_every_steps: int = 0,
+    save_every_steps: int = 1,
 ) -> TrainState:
     """Trains until `num_steps` steps are done, or until a signal asks to stop.
 
@@ -82,11 +83,12 @@ def train(
     """
     done = int(state.step)
     log = _Log(trackers, num_steps, log_every_steps, checkpoints)
+    console = rich.get_console() if jax.process_index() == 0 else Console(quiet=True)
+    stopping = False
     with (
         Interrupt() as interrupt,
-        Progress("train", num_steps, completed=done) as progress,
+        Progress("train", num_steps, completed=done, console=console) as progress,
     ):
-        stopping = False
         while done < num_steps and not stopping:
             batch = next(batches)
             state, metrics = step(state, teacher_params, _placed(batch, sharding))
@@ -104,8 +106,8 @@ def train(
                 log.record(done, hook(done, state))
             if checkpoints and is_saved:
                 checkpoints.save(state, batches.get_state())
-    if stopping and jax.process_index() == 0:
-        rich.get_console().print(_farewell(done, num_steps, checkpoints), soft_wrap=True)
+    if done < num_steps:
+        console.print(_farewell(done, num_steps, checkpoints), soft_wrap=True)
     return state
 
 

@@ -1,4 +1,6 @@
+import ast
 import dataclasses
+import json
 import os
 import resource
 import shutil
@@ -67,6 +69,14 @@ def test_a_checkpoint_comes_back_to_the_bit(tmp_path, built):
     assert_equal(restored.state, at(state, 5))
     assert restored.data == {"next_index": 17}
     assert restored.skipped == ()
+
+
+def test_it_holds_the_state_and_nothing_else(tmp_path, built):
+    _, state = built
+    opened(tmp_path).save(at(state, 1), {})
+    written = json.loads((tmp_path / "1" / "state" / "_METADATA").read_text())["tree_metadata"]
+    roots = {ast.literal_eval(name)[0] for name in written}
+    assert roots == {"step", "params", "opt_state"}
 
 
 def test_the_latest_are_kept_and_the_newest_is_read(tmp_path, built):

@@ -194,6 +194,16 @@ def test_a_second_signal_is_not_held_back(capfd):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interrupt.agreed()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_finished_run_is_left_alone(tmp_path):
     done = dataclasses.replace(fresh(), step=jnp.int32(7))
     batches = Counting()
