@@ -6,6 +6,7 @@ Example:
     >>> model.generate("Why is the sky blue?")  # doctest: +SKIP
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from jaxdistill.model import load as load
 
 __version__ = "0.1.0"
+
+# Without PyTorch, `transformers` says on import that it misses it; its tokenizers do not.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def __getattr__(name: str) -> Any:

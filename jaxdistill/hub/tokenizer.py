@@ -1,12 +1,8 @@
 """Tokenizers, with `transformers` but without PyTorch, and what a model can make of their ids."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-# Without PyTorch, `transformers` says on import that it misses it; tokenizers do not.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
