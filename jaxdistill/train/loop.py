@@ -107,7 +107,8 @@ def train(
             if checkpoints and is_saved:
                 checkpoints.save(state, batches.get_state())
     if done < num_steps:
-        console.print(_farewell(done, num_steps, checkpoints), soft_wrap=True)
+        line = _farewell(done, num_steps, checkpoints)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     return state
 
 

@@ -37,7 +37,7 @@ def init_state(
 
     def fresh(params: Params) -> TrainState:
         copied = jax.tree.map(jnp.copy, params)
-        return TrainState(jnp.zeros((), jnp.int32), copied, optimizer.init(params))
+        return TrainState(jnp.zeros((), jnp.int32), copied, _moments(optimizer, params))
 
     return jax.jit(fresh, out_shardings=shardings)(params)
 
@@ -46,7 +46,7 @@ def abstract_state(
     shapes: Params, optimizer: optax.GradientTransformation, shardings: TrainState
 ) -> TrainState:
     """The shapes, dtypes and shardings of a state, which is what a restore asks for."""
-    state = jax.eval_shape(lambda p: TrainState(jnp.int32(0), p, optimizer.init(p)), shapes)
+    state = jax.eval_shape(lambda p: TrainState(jnp.int32(0), p, _moments(optimizer, p)), shapes)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
@@ -62,8 +62,13 @@ def state_shardings(
     opt_shardings = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, shapes),
+        jax.eval_shape(lambda p: _moments(optimizer, p), shapes),
         param_shardings,
         transform_non_params=lambda _: everywhere,
     )
     return TrainState(everywhere, param_shardings, opt_shardings)
+
+
+def _moments(optimizer: optax.GradientTransformation, params: Params) -> Any:
+    """The optimizer's first state, in float32 as the gradients are, whatever the parameters."""
+    return optimizer.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))

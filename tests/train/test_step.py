@@ -177,6 +177,22 @@ def test_the_same_objective_twice_is_numbered(batch):
     ]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_changes_no_type(batch, dtype):
+    """Or the second step would be compiled anew, and a checkpoint would not fit its run."""
+    tiny = assemble(devices=1, dtype=dtype)
+    after, _ = jax.eval_shape(tiny.step, tiny.state, tiny.teacher_params, batch)
+    types = [
+        jax.tree.map(lambda leaf: leaf.dtype, state) for state in (tiny.state, tiny.like, after)
+    ]
+    assert types[0] == types[1] == types[2]
+    assert types[0].params["embedding"] == dtype
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(tiny.state.opt_state)} == {
+        "int32",
+        "float32",
+    }
+
+
 def test_a_batch_that_cannot_be_split_is_refused():
     mesh = make_mesh(MeshConfig(fsdp=2))
     check_batch_size(BATCH_SIZE, 2, mesh)

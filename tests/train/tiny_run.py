@@ -82,12 +82,12 @@ class Tiny:
 
 
 @functools.cache
-def fresh_params(config: models.DecoderConfig, seed: int) -> Any:
+def fresh_params(config: models.DecoderConfig, seed: int, dtype: str = "float32") -> Any:
     """Random everywhere, norms too; NumPy's, which need no compilation."""
     random = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: jnp.asarray(random.normal(0.1, 0.2, leaf.shape), leaf.dtype),
-        models.abstract_params(config),
+        models.abstract_params(config, dtype),
     )
 
 
@@ -102,10 +102,11 @@ def assemble(
     optimizer: AdamW = AdamW(learning_rate=0.01, warmup_steps=3, weight_decay=0.1),  # noqa: B008
     num_steps: int = STEPS,
     student: models.DecoderConfig = STUDENT,
+    dtype: str = "float32",
 ) -> Tiny:
     mesh = make_mesh(mesh_config or MeshConfig(), jax.devices()[:devices])
     axes = models.parameter_axes(student)
-    shapes = models.abstract_params(student)
+    shapes = models.abstract_params(student, dtype)
     transform = optimizer.transform(num_steps, axes)
     places = state_shardings(mesh, shapes, shardings(mesh, axes, shapes), transform)
     teacher_axes = models.parameter_axes(TEACHER)
@@ -147,7 +148,7 @@ def assemble(
     return Tiny(
         mesh,
         jit_step(step, places, teacher_shardings, mesh),
-        init_state(fresh_params(student, 0), transform, places),
+        init_state(fresh_params(student, 0, dtype), transform, places),
         abstract_state(shapes, transform, places),
         jax.device_put(teacher_params, teacher_shardings),
     )
