@@ -92,7 +92,7 @@ class Decoder(nnx.Module):
             )
             for kind in config.kinds
         ]
-        slot = 0 if cache is None else cache.length
+        slot = jnp.zeros((), jnp.int32) if cache is None else cache.length
         stores = None if cache is None else (cache.keys, cache.values)
         x, stores = self._scan(x, contexts, stores, slot, remat=remat)
         if seen is not None:
@@ -115,7 +115,7 @@ class Decoder(nnx.Module):
         x: Float[Array, "B T D"],
         contexts: list[Context],
         stores: tuple[Array, Array] | None,
-        slot: Int[Array, ""] | int,
+        slot: Int[Array, ""],
         *,
         remat: bool,
     ) -> tuple[Float[Array, "B T D"], Any]:
