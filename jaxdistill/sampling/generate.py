@@ -6,14 +6,26 @@ nothing else: not on the batch it shares or on how large batches are.
 
 import functools
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxdistill.errors import UserError
-from jaxdistill.models import DecoderConfig, forward, head, init_cache
+from jaxdistill.models import (
+    Cache,
+    DecoderConfig,
+    Layers,
+    StepCache,
+    extend,
+    forward,
+    head,
+    init_cache,
+    step,
+    take_apart,
+)
 from jaxdistill.objectives import wall
 from jaxdistill.sampling.config import Sampling
 from jaxdistill.sampling.select import select
@@ -62,22 +74,20 @@ def generate(
         UserError: naming every prompt that is empty, too long, or not made of known tokens.
     """
     _check(config, prompts)
+    if not prompts:
+        return []
+    writer = _Writer(config, sampling, tuple(sorted(eos_ids)), vocab_size)
+    layers = take_apart(config, params)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(len(prompts)))
     answers: list[list[int]] = [[] for _ in prompts]
     by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for first in range(0, len(by_length), batch_size):
         numbers = by_length[first : first + batch_size]
         tokens, lengths = _padded([prompts[number] for number in numbers], batch_size)
-        written = _write(
-            config,
-            sampling,
-            tuple(sorted(eos_ids)),
-            vocab_size,
-            params,
-            tokens,
-            lengths,
-            keys[np.resize(numbers, len(tokens))],
-        )
+        row_keys = keys[np.resize(numbers, len(tokens))]
+        token, cache = _begin(writer, params, tokens, lengths, row_keys)
+        cache = extend(cache, tokens.shape[1] + sampling.max_new_tokens)
+        written, _ = _continue(writer, params, layers, lengths, row_keys, token, cache)
         rows = np.asarray(written)[: len(numbers)]
         for number, row in zip(numbers, rows, strict=True):
             answers[number] = row[row != _NOTHING].tolist()
@@ -86,63 +96,101 @@ def generate(
     return answers
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _write(
-    config: DecoderConfig,
-    sampling: Sampling,
-    eos_ids: tuple[int, ...],
-    vocab_size: int | None,
+@dataclass(frozen=True)
+class _Writer:
+    """What is the same for all batches, and compiled into their programs.
+
+    Attributes:
+        config: The model's shape.
+        sampling: How tokens are chosen.
+        eos_ids: The tokens that end an answer.
+        vocab_size: How many tokens there are.
+    """
+
+    config: DecoderConfig
+    sampling: Sampling
+    eos_ids: tuple[int, ...]
+    vocab_size: int | None
+
+    def choose(
+        self,
+        params: Params,
+        hidden: Float[Array, "B D"],
+        keys: Key[Array, " B"],
+        number: Array | int,
+    ) -> Int[Array, " B"]:
+        """The new token of every row that comes as this `number`, from 0."""
+        logits = wall.logits(hidden, head(self.config, params, vocab_size=self.vocab_size))
+        token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        return select(logits, token_keys, self.sampling)
+
+    def is_last(
+        self, token: Int[Array, " B"], lengths: Int[Array, " B"], number: Array | int
+    ) -> Bool[Array, " B"]:
+        """Whether a row ends with this token, or has no position at which to read it."""
+        ends = jnp.array(self.eos_ids, jnp.int32)
+        is_end = (token[:, None] == ends[None]).any(axis=1)
+        return is_end | (lengths + number >= self.config.max_positions)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begin(
+    writer: _Writer,
     params: Params,
     prompts: Int[Array, "B T"],
     lengths: Int[Array, " B"],
     keys: Key[Array, " B"],
-) -> Int[Array, "B new"]:
-    """New tokens of every row, `_NOTHING` after its end; rows of length 0 are padding."""
+) -> tuple[Int[Array, " B"], Cache]:
+    """Read the prompts in one pass: the first new token of every row, and the cache."""
     batch, time = prompts.shape
-    unembedding = head(config, params, vocab_size=vocab_size)
-    ends = jnp.array(eos_ids, jnp.int32)
-
-    def choose(hidden, number):
-        logits = wall.logits(hidden, unembedding)
-        return select(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, number), sampling)
-
-    def record(written, number, token, is_done):
-        """Write token `number`; a row is done when it ended or has no position to read it at."""
-        written = written.at[:, number].set(jnp.where(is_done, _NOTHING, token))
-        is_end = (token[:, None] == ends[None]).any(axis=1)
-        return written, is_done | is_end | (lengths + number >= config.max_positions)
-
-    def advance(state):
-        number, token, is_done, written, cache = state
-        output = forward(
-            config,
-            params,
-            token[:, None],
-            positions=(lengths + number - 1)[:, None],
-            segment_ids=jnp.ones((batch, 1), jnp.int32),
-            cache=cache,
-        )
-        token = choose(output.hidden[:, 0], number)
-        written, is_done = record(written, number, token, is_done)
-        return number + 1, token, is_done, written, output.cache
-
     places = jnp.broadcast_to(jnp.arange(time)[None], (batch, time))
     output = forward(
-        config,
+        writer.config,
         params,
         prompts,
         positions=places,
         segment_ids=(places < lengths[:, None]).astype(jnp.int32),
-        cache=init_cache(config, batch, time + sampling.max_new_tokens - 1, _dtype(params)),
+        cache=init_cache(writer.config, batch, time, params["embedding"].dtype),
     )
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
-    token = choose(jnp.take_along_axis(output.hidden, last, axis=1)[:, 0], 0)
-    written = jnp.full((batch, sampling.max_new_tokens), _NOTHING, jnp.int32)
-    written, is_done = record(written, 0, token, lengths == 0)
-    state = (1, token, is_done, written, output.cache)
-    return jax.lax.while_loop(
-        lambda state: (state[0] < sampling.max_new_tokens) & ~state[2].all(), advance, state
-    )[3]
+    hidden = jnp.take_along_axis(output.hidden, last, axis=1)[:, 0]
+    return writer.choose(params, hidden, keys, 0), output.cache
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=6)
+def _continue(
+    writer: _Writer,
+    params: Params,
+    layers: Layers,
+    lengths: Int[Array, " B"],
+    keys: Key[Array, " B"],
+    token: Int[Array, " B"],
+    cache: StepCache,
+) -> tuple[Int[Array, "B new"], StepCache]:
+    """All new tokens of every row, `_NOTHING` after its end; rows of length 0 have none.
+
+    The cache is given back so that it is changed in place: a donated array must become a result.
+    """
+    num_new = writer.sampling.max_new_tokens
+    is_padding = lengths == 0
+    written = jnp.full((len(lengths), num_new), _NOTHING, jnp.int32)
+    written = written.at[:, 0].set(jnp.where(is_padding, _NOTHING, token))
+
+    def advance(state):
+        number, token, is_done, written, cache = state
+        positions = lengths + number - 1
+        hidden, cache = step(writer.config, params, layers, token, positions=positions, cache=cache)
+        token = writer.choose(params, hidden, keys, number)
+        written = written.at[:, number].set(jnp.where(is_done, _NOTHING, token))
+        is_done |= writer.is_last(token, lengths, number)
+        return number + 1, token, is_done, written, cache
+
+    def is_going_on(state):
+        return (state[0] < num_new) & ~state[2].all()
+
+    is_done = is_padding | writer.is_last(token, lengths, 0)
+    state = (1, token, is_done, written, cache)
+    return jax.lax.while_loop(is_going_on, advance, state)[3:]
 
 
 def _padded(
@@ -159,10 +207,6 @@ def _padded(
         tokens[row, : len(prompt)] = prompt
         lengths[row] = len(prompt)
     return tokens, lengths
-
-
-def _dtype(params: Params) -> np.dtype:
-    return jax.tree.leaves(params["embedding"])[0].dtype
 
 
 def _check(config: DecoderConfig, prompts: Sequence[Sequence[int]]) -> None:
