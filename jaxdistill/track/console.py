@@ -24,6 +24,8 @@ class ConsoleTracker:
     def config(self, config: Mapping[str, Any]) -> None:
         """Prints `config` as a table of two columns."""
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
         for name, value in config.items():
             table.add_row(name, _shown(value))
         self._console.print(table)
