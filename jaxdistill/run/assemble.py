@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import optax
 
 from jaxdistill import hub
@@ -38,6 +39,7 @@ class Student:
     Attributes:
         config: Its shape.
         vocab_size: How many of its head's rows stand for a token.
+        compute_dtype: What its parameters are cast to before they are used.
         shapes: The shape of each parameter.
         optimizer: What updates them.
         shardings: Where the state lies.
@@ -45,6 +47,7 @@ class Student:
 
     config: DecoderConfig
     vocab_size: int
+    compute_dtype: str
     shapes: Params
     optimizer: optax.GradientTransformation
     shardings: TrainState
@@ -56,23 +59,27 @@ class Student:
 
     def forward(self, params: Params, batch: Batch) -> Output:
         """Its hidden states for a batch."""
-        return forward_batch(self.config, params, batch)
+        return forward_batch(self.config, self._cast(params), batch)
 
     def head(self, params: Params) -> Head:
         """Its unembedding."""
-        return head(self.config, params, vocab_size=self.vocab_size)
+        return head(self.config, self._cast(params), vocab_size=self.vocab_size)
+
+    def _cast(self, params: Params) -> Params:
+        return jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), params)
 
 
 def make_student(config: RunConfig, inspection: Inspection) -> Student:
     """The student without its arrays."""
     decoder = inspection.student_config
-    shapes = abstract_params(decoder, config.student.dtype)
+    shapes = abstract_params(decoder)
     axes = parameter_axes(decoder)
     optimizer = config.train.optimizer.transform(config.train.steps, axes)
     placed = shardings(inspection.mesh, axes, shapes)
     return Student(
         config=decoder,
         vocab_size=inspection.vocab_size,
+        compute_dtype=config.student.compute_dtype,
         shapes=shapes,
         optimizer=optimizer,
         shardings=state_shardings(inspection.mesh, shapes, placed, optimizer),
@@ -100,12 +107,12 @@ def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | 
         teacher is not None
         and config.teacher is not None
         and config.teacher.model == config.student.model
-        and config.teacher.dtype == config.student.dtype
+        and config.teacher.dtype == "float32"
     )
     if teacher is not None and is_shared:
         whole = teacher.params
     else:
-        whole = _load(inspection.student, config.student.dtype, inspection)
+        whole = _load(inspection.student, "float32", inspection)
     _, params = select_layers(inspection.student.config, whole, inspection.layers)
     return student_model(inspection, params)
 

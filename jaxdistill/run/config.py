@@ -21,7 +21,6 @@ else:
     Objective = OBJECTIVES.union
     Teacher = TEACHERS.union
 
-Dtype = Literal["float32", "bfloat16"]
 _Count = Annotated[int, Field(gt=0)]
 
 
@@ -33,12 +32,13 @@ class StudentConfig:
         model: Where it starts: a Hugging Face folder, a `.gguf` file or a hub name.
         layers: How many layers of `model` to keep, evenly spaced with the first and the last
             among them, or the list of those to keep; null keeps all.
-        dtype: What its parameters are kept and computed in.
+        compute_dtype: What it is computed in. The parameters that are updated, and the export,
+            are float32: in bfloat16 small updates would round away.
     """
 
     model: str
     layers: _Count | tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    dtype: Dtype = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @configclass

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import rich
 
 from jaxdistill import data
 from jaxdistill.config import dump
 from jaxdistill.model import Model
 from jaxdistill.run import assemble
 from jaxdistill.run.check import Inspection, inspect, summary
-from jaxdistill.run.conclude import conclude
+from jaxdistill.run.conclude import conclude, show
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder, write_json, write_text
 from jaxdistill.run.measure import Measure, heldout, prefixed
@@ -41,6 +42,10 @@ def train(config: RunConfig) -> int:
     student = assemble.make_student(config, inspection)
     checkpoints = assemble.open_checkpoints(config, folder)
     restored = checkpoints.restore(student.abstract_state)
+    if restored is not None and _is_finished(config, folder, restored.state):
+        checkpoints.close()
+        show(folder)
+        return 0
     write_text(folder.config, dump(config))
 
     teacher = assemble.load_teacher(config, inspection)
@@ -65,6 +70,8 @@ def train(config: RunConfig) -> int:
             state = init_state(initial.params, student.optimizer, student.shardings)
             del initial
         else:
+            for line in restored.skipped:
+                rich.get_console().print(f"note: {line}", markup=False, soft_wrap=True)
             state = restored.state
             batches.set_state(restored.data)
         state = run_loop(
@@ -79,6 +86,7 @@ def train(config: RunConfig) -> int:
             hooks=_hooks(config, measure),
             checkpoints=checkpoints,
             save_every_steps=config.train.save_every_steps,
+            place_of=prepared.place,
         )
     finally:
         for tracker in trackers:
@@ -96,6 +104,12 @@ def use_compilation_cache() -> None:
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdistill" / "xla"))
+
+
+def _is_finished(config: RunConfig, folder: RunFolder, state: TrainState) -> bool:
+    """Whether there is nothing to add: the last step is made, and concluded under this config."""
+    is_same = folder.config.is_file() and folder.config.read_text() == dump(config)
+    return is_same and int(state.step) == config.train.steps and folder.result.is_file()
 
 
 def _open_trackers(

@@ -54,6 +54,7 @@ def train(
     hooks: Sequence[Hook] = (),
     checkpoints: Checkpoints | None = None,
     save_every_steps: int = 1,
+    place_of: Callable[[int], str] = str,
 ) -> TrainState:
     """Trains until `num_steps` steps are done, or until a signal asks to stop.
 
@@ -74,6 +75,7 @@ def train(
         hooks: What else is measured.
         checkpoints: Where to save; None saves nothing.
         save_every_steps: How often; the last step, and the one after a signal, are saved too.
+        place_of: Where the row of a number stands, in words.
 
     Returns:
         The state after the last step that was made; `state.step` tells which.
@@ -82,7 +84,7 @@ def train(
         NonFiniteError: naming the step, the rows of its batch, and the last good checkpoint.
     """
     done = int(state.step)
-    log = _Log(trackers, num_steps, log_every_steps, checkpoints)
+    log = _Log(trackers, num_steps, log_every_steps, checkpoints, place_of)
     console = rich.get_console() if jax.process_index() == 0 else Console(quiet=True)
     stopping = False
     with (
@@ -130,12 +132,14 @@ class _Log:
         num_steps: int,
         log_every_steps: int,
         checkpoints: Checkpoints | None,
+        place_of: Callable[[int], str],
     ):
         self.pending: _Pending | None = None
         self._trackers = trackers
         self._num_steps = num_steps
         self._log_every_steps = log_every_steps
         self._checkpoints = checkpoints
+        self._place_of = place_of
         self._start = self._since = time.monotonic()
         self._tokens = 0
 
@@ -165,12 +169,12 @@ class _Log:
 
     def _not_finite(self, pending: _Pending, bad: Mapping[str, float]) -> NonFiniteError:
         named = ", ".join(f"{name} is {value}" for name, value in bad.items())
-        rows = np.unique(pending.batch.row_ids)
-        rows = rows[rows >= 0]
+        numbers = np.unique(pending.batch.row_ids)
+        rows = [self._place_of(int(number)) for number in numbers[numbers >= 0]]
         last_good = f"; {self._checkpoints.last_good}" if self._checkpoints else ""
         return NonFiniteError(
             f"step {pending.step}: {named}.",
-            f"The batch was made of the rows {', '.join(map(str, rows))}.",
+            f"The batch was made of the rows {', '.join(rows)}.",
             f"It was not saved{last_good}. Look at these rows, or lower "
             "`train.optimizer.learning_rate`.",
         )
