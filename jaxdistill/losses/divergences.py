@@ -89,7 +89,10 @@ def _relative_entropy(
 ) -> Float32[Array, "*R"]:
     """Σ a (log a − log b) over the words that `a` can say."""
     a = jnp.exp(log_a)
-    return jnp.sum(a * jnp.where(a > 0, log_a - log_b, 0), axis=-1)
+    log_ratio = jnp.where(a > 0, log_a - log_b, 0)
+    # The inner `where` keeps NaN out of the gradient. The outer one changes nothing; but a plain
+    # sum of products XLA:CPU (of JAX 0.10.2) hands to a kernel that takes a fifth of the walk.
+    return jnp.sum(jnp.where(a > 0, a * log_ratio, 0), axis=-1)
 
 
 def _log_mixture(

@@ -10,7 +10,7 @@ groups, so that no row leaves its device. The heads may be sharded over the voca
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,12 @@ from jaxdistill.types import Head
 RowFunction = Callable[[RowLogits, RowLogits | None, Int[Array, " R"]], Float32[Array, " R"]]
 """What `RowObjective.row_values` is: `(student, teacher if there is one, labels) -> values`."""
 
+_Heads = tuple[Head, Head | None]
+_Others = tuple[Array | None, Head | None, Array, Array]
+
 CHUNK_ROWS = 128
+"""Enough that adding up the head's gradient is small beside forming it; few enough that a chunk's
+logits are small beside that gradient."""
 
 
 def logits(hidden: Float[Array, "*R D"], head: Head) -> Float32[Array, "*R V"]:
@@ -72,8 +77,8 @@ def weighted_loss(
     elif teacher_hidden is None or teacher_head is None:
         raise UserError("objectives: these need the teacher's logits, but no teacher was given.")
     _check_vocabularies(student_head, teacher_head)
-    fixed = jax.lax.stop_gradient((teacher_hidden, teacher_head, labels, mask))
-    loss, sums = _loss(objectives, chunk_rows, coefficients, student_hidden, student_head, fixed)
+    others = jax.lax.stop_gradient((teacher_hidden, teacher_head, labels, mask))
+    loss, sums = _loss(objectives, chunk_rows, coefficients, student_hidden, student_head, others)
     return loss, jax.lax.stop_gradient(sums)
 
 
@@ -102,28 +107,40 @@ def row_statistics(
         chunk_rows: Rows of each group that are projected at a time.
     """
     _check_vocabularies(student_head, teacher_head)
-    packed = pack(Rows(student_hidden, teacher_hidden, labels, mask), chunk_rows)
+    rows = Rows(student_hidden, teacher_hidden, labels, mask)
+    heads = student_head, teacher_head
+    columns = _walk_values(tuple(statistics.values()), heads, rows, chunk_rows)
+    return dict(zip(statistics, columns, strict=True))
+
+
+def _walk_values(
+    functions: Sequence[RowFunction], heads: _Heads, rows: Rows, chunk_rows: int
+) -> list[Float32[Array, "G R"]]:
+    """What each function says of each row."""
+    packed = pack(rows, chunk_rows)
 
     def measure(chunk: Rows) -> list[Float32[Array, " R"]]:
-        scores = _project(chunk.student_hidden, student_head)
-        return _values(statistics.values(), scores, student_head, teacher_head, chunk)
+        return _values(functions, heads, chunk, _project(chunk.student_hidden, heads[0]))
 
     def visit(columns: list[Array], chunk: Rows, start: Array) -> list[Array]:
         return [write(c, v, start) for c, v in zip(columns, jax.vmap(measure)(chunk), strict=True)]
 
     zeros = jnp.zeros_like(packed.rows.mask, jnp.float32)
-    columns = walk(packed, visit, [zeros] * len(statistics))
-    return {name: restore(c, packed) for name, c in zip(statistics, columns, strict=True)}
+    return [restore(column, packed) for column in walk(packed, visit, [zeros] * len(functions))]
 
 
 def _values(
-    functions: Iterable[RowFunction],
-    scores: Float32[Array, "R V"],
-    student_head: Head,
-    teacher_head: Head | None,
-    chunk: Rows,
+    functions: Sequence[RowFunction], heads: _Heads, chunk: Rows, scores: Float32[Array, "R V"]
 ) -> list[Float32[Array, " R"]]:
-    """What each function says of each row that counts; 0 for the others."""
+    """What each function says of each row of a chunk that counts; 0 for the others.
+
+    Args:
+        functions: What is asked.
+        heads: The student's, and the teacher's if there is one.
+        chunk: Some rows of one group.
+        scores: What the student's head makes of them, before bias, scale and cap.
+    """
+    student_head, teacher_head = heads
     student, teacher = _finish(scores, student_head), None
     if chunk.teacher_hidden is not None and teacher_head is not None:
         teacher = logits(chunk.teacher_hidden, teacher_head)
@@ -132,10 +149,7 @@ def _values(
         width = min(student.shape[-1], teacher.shape[-1])
         student, teacher = student[:, :width], RowLogits(teacher[:, :width])
     student = RowLogits(student)
-    return [
-        jnp.where(chunk.mask != 0, function(student, teacher, chunk.labels), 0)
-        for function in functions
-    ]
+    return [jnp.where(chunk.mask != 0, f(student, teacher, chunk.labels), 0) for f in functions]
 
 
 def _forward(
@@ -144,14 +158,14 @@ def _forward(
     coefficients: Float32[Array, " objectives"],
     hidden: Float[Array, "G R D"],
     head: Head,
-    fixed: tuple[Any, ...],
+    others: _Others,
 ) -> tuple[Float32[Array, ""], Float32[Array, " objectives"]]:
-    teacher_hidden, teacher_head, labels, mask = fixed
-    functions = {str(i): objective.row_values for i, objective in enumerate(objectives)}
-    values = row_statistics(
-        functions, hidden, head, labels, mask, teacher_hidden, teacher_head, chunk_rows=chunk_rows
-    )
-    sums = jnp.stack([jnp.sum(mask * column) for column in values.values()])
+    """The loss and the sums, where no gradient is asked for."""
+    teacher_hidden, teacher_head, labels, mask = others
+    rows = Rows(hidden, teacher_hidden, labels, mask)
+    functions = [objective.row_values for objective in objectives]
+    columns = _walk_values(functions, (head, teacher_head), rows, chunk_rows)
+    sums = jnp.stack([jnp.sum(mask * column) for column in columns])
     return _weigh(coefficients, sums), sums
 
 
@@ -161,53 +175,43 @@ def _forward_with_gradients(
     coefficients: Float32[Array, " objectives"],
     hidden: Float[Array, "G R D"],
     head: Head,
-    fixed: tuple[Any, ...],
+    others: _Others,
 ) -> tuple[Any, Any]:
     """`_forward` with the gradients formed on the way; they are all that is kept of it."""
-    teacher_hidden, teacher_head, labels, mask = fixed
+    teacher_hidden, teacher_head, labels, mask = others
     packed = pack(Rows(hidden, teacher_hidden, labels, mask), chunk_rows)
     functions = [objective.row_values for objective in objectives]
 
-    def differentiate(chunk: Rows) -> tuple[Array, Array, Array, Array]:
-        def loss(scores: Array) -> tuple[Array, Array]:
-            values = _values(functions, scores, head, teacher_head, chunk)
+    def differentiate(chunk: Rows) -> tuple[Any, Float32[Array, "R D"]]:
+        def loss(scores: Float32[Array, "R V"]) -> tuple[Array, Array]:
+            values = _values(functions, (head, teacher_head), chunk, scores)
             sums = jnp.stack([jnp.sum(chunk.mask * column) for column in values])
             return _weigh(coefficients, sums), sums
 
-        scores = _project(chunk.student_hidden, head)
-        slope, sums = jax.grad(loss, has_aux=True)(scores)
-        bias_gradient = jnp.sum(slope, axis=0)
+        slope, sums = jax.grad(loss, has_aux=True)(_project(chunk.student_hidden, head))
+        bias_gradient = None if head.bias is None else jnp.sum(slope, axis=0)
         slope = slope.astype(head.matrix.dtype)
-        hidden_gradient = _matmul("rv,vd->rd", slope, head.matrix)
-        matrix_gradient = _matmul("rv,rd->vd", slope, chunk.student_hidden)
-        return sums, hidden_gradient, matrix_gradient, bias_gradient
+        matrix_gradient = _multiply("rv,rd->vd", slope, chunk.student_hidden)
+        hidden_gradient = _multiply("rv,vd->rd", slope, head.matrix)
+        return (sums, (matrix_gradient, bias_gradient)), hidden_gradient
 
-    def visit(carry: tuple[Array, ...], chunk: Rows, start: Array) -> tuple[Array, ...]:
-        sums, hidden_gradient, matrix_gradient, bias_gradient = jax.vmap(differentiate)(chunk)
-        return (
-            carry[0] + sums,
-            write(carry[1], hidden_gradient, start),
-            carry[2] + matrix_gradient,
-            carry[3] + bias_gradient,
-        )
+    def visit(carry: tuple[Any, Array], chunk: Rows, start: Array) -> tuple[Any, Array]:
+        added, hidden_gradient = jax.vmap(differentiate)(chunk)
+        return jax.tree.map(jnp.add, carry[0], added), write(carry[1], hidden_gradient, start)
 
-    # One of each per group until the end, so that a chunk costs no reduction between devices.
-    groups, (words, width) = hidden.shape[0], head.matrix.shape
-    zeros = (
-        jnp.zeros((groups, len(objectives))),
-        jnp.zeros_like(packed.rows.student_hidden),
-        jnp.zeros((groups, words, width)),
-        jnp.zeros((groups, words)),
+    # A total for each group until the end, so that devices need not talk at every chunk.
+    leaves = (coefficients, (head.matrix, head.bias))
+    zeros = jax.tree.map(lambda a: jnp.zeros((hidden.shape[0], *a.shape), jnp.float32), leaves)
+    totals, hidden_gradient = walk(
+        packed, visit, (zeros, jnp.zeros_like(packed.rows.student_hidden))
     )
-    sums, hidden_gradient, matrix_gradient, bias_gradient = walk(packed, visit, zeros)
-    sums = jnp.sum(sums, axis=0)
-    head_gradient = dataclasses.replace(
-        head,
-        matrix=jnp.sum(matrix_gradient, axis=0).astype(head.matrix.dtype),
-        bias=None if head.bias is None else jnp.sum(bias_gradient, axis=0).astype(head.bias.dtype),
+    sums, (matrix, bias) = jax.tree.map(lambda t, a: t.sum(axis=0).astype(a.dtype), totals, leaves)
+    head_gradient = dataclasses.replace(head, matrix=matrix, bias=bias)
+    return (_weigh(coefficients, sums), sums), (
+        sums,
+        restore(hidden_gradient, packed),
+        head_gradient,
     )
-    gradients = (sums, restore(hidden_gradient, packed), head_gradient)
-    return (_weigh(coefficients, sums), sums), gradients
 
 
 def _scale_gradients(
@@ -230,10 +234,10 @@ def _weigh(
 
 
 def _project(hidden: Float[Array, "*R D"], head: Head) -> Float32[Array, "*R V"]:
-    return _matmul("...d,vd->...v", hidden, head.matrix)
+    return _multiply("...d,vd->...v", hidden, head.matrix)
 
 
-def _matmul(formula: str, left: Array, right: Array) -> Float32[Array, "..."]:
+def _multiply(formula: str, left: Array, right: Array) -> Float32[Array, "..."]:
     return jnp.einsum(formula, left, right, preferred_element_type=jnp.float32)
 
 
