@@ -121,8 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder"
     )
-    evaluate.add_argument("--length", type=int, default=512, help="longest sequence, in tokens")
-    evaluate.add_argument("--batch-size", type=int, default=8)
+    evaluate.add_argument(
+        "--length", type=_count, default=512, metavar="N", help="longest sequence, in tokens"
+    )
+    evaluate.add_argument("--batch-size", type=_count, default=8, metavar="N")
     evaluate.add_argument("--loss-on", choices=("completion", "all"), default="completion")
     evaluate.add_argument("--prompt-template", choices=("plain", "chat"), default="plain")
     evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
@@ -132,10 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     _model_options(generate)
     generate.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
     generate.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None)
-    generate.add_argument("--max-new-tokens", type=int, default=128)
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    generate.add_argument("--top-k", type=int, default=0, help="0 is all")
-    generate.add_argument("--top-p", type=float, default=1.0)
+    generate.add_argument("--max-new-tokens", type=_count, default=128, metavar="N")
+    generate.add_argument("--temperature", type=_at_least_0, default=0.0, help="0 is greedy")
+    generate.add_argument("--top-k", type=_count, default=0, metavar="N", help="default: all")
+    generate.add_argument("--top-p", type=_probability, default=1.0)
     generate.add_argument("--seed", type=int, default=0)
 
     export = commands.add_parser("export", help="write a folder that PyTorch transformers loads")
@@ -156,3 +158,21 @@ def _model_options(command: argparse.ArgumentParser, *, dtype: str | None = "flo
         "--model", required=True, metavar="DIR", help="a folder, .gguf file, run folder or hub name"
     )
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=dtype)
+
+
+def _count(text: str) -> int:
+    return int(_checked(text, int(text) > 0, "a whole number above 0"))
+
+
+def _at_least_0(text: str) -> float:
+    return float(_checked(text, 0 <= float(text) < float("inf"), "a number from 0"))
+
+
+def _probability(text: str) -> float:
+    return float(_checked(text, 0 < float(text) <= 1, "a number above 0, at most 1"))
+
+
+def _checked(text: str, is_right: bool, expected: str) -> str:
+    if not is_right:
+        raise argparse.ArgumentTypeError(f"{text} is not {expected}")
+    return text

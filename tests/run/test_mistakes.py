@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from jaxdistill.cli import main
+
 OVERRIDES = {
     "train.step=5": "train.step: TrainConfig has no such field. Did you mean `steps`?",
     "train.steps=many": "train.steps: input should be a valid integer; got 'many' (text)",
@@ -26,7 +28,9 @@ OVERRIDES = {
 @pytest.mark.parametrize("override", OVERRIDES)
 @pytest.mark.parametrize("name", ["check", "train"])
 def test_a_wrong_config(place, command, name, override):
-    code, _, complained = command(name, place / "config.yaml", override.replace("{folder}", str(place)))
+    code, _, complained = command(
+        name, place / "config.yaml", override.replace("{folder}", str(place))
+    )
     assert code == 2
     assert OVERRIDES[override] in complained
     assert "Traceback" not in complained
@@ -116,3 +120,19 @@ def test_fetch_names_the_nearest(place, command):
     code, _, complained = command("fetch", "smollm2-135m-instuct", "--out", place)
     assert code == 2
     assert "Did you mean `smollm2-135m-instruct`?" in complained
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("eval", "--data", "x", "--length", "0"),
+        ("generate", "--temperature", "-1"),
+        ("generate", "--top-p", "1.5"),
+        ("generate", "--max-new-tokens", "many"),
+    ],
+)
+def test_a_wrong_flag(flags, capfd):
+    with pytest.raises(SystemExit) as caught:
+        main([flags[0], "--model", "x", *flags[1:]])
+    assert caught.value.code == 2
+    assert "error: argument --" in capfd.readouterr().err
