@@ -156,9 +156,9 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], context: Context, scale: Float[Array, ""], mix: Mix
     ) -> tuple[Float[Array, "B T D"], Any]:
         """What the tokens take from each other, and what `mix` wants to be kept."""
-        query = project("btd,dhc->bthc", x, self.query, self.query_bias)
-        key = project("btd,dkc->btkc", x, self.key, self.key_bias)
-        value = project("btd,dkc->btkc", x, self.value, self.value_bias)
+        query = project(x, self.query, self.query_bias)
+        key = project(x, self.key, self.key_bias)
+        value = project(x, self.value, self.value_bias)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         factor = self.scale * scale
@@ -169,4 +169,4 @@ class Attention(nnx.Module):
             query = rotate(query, context.cosine * factor, context.sine * factor)
             key = rotate(key, context.cosine, context.sine)
         mixed, kept = mix(query, key, value)
-        return project("bthc,hcd->btd", mixed, self.output, self.output_bias), kept
+        return project(mixed, self.output, self.output_bias, num_summed=2), kept

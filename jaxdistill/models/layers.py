@@ -75,40 +75,47 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """`down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))`."""
-        up = project("btd,df->btf", x, self.up, self.up_bias)
+        up = project(x, self.up, self.up_bias)
         if self.gate is None:
             inner = self.activation(up)
         else:
-            inner = self.activation(project("btd,df->btf", x, self.gate, self.gate_bias)) * up
-        return project("btf,fd->btd", inner, self.down, self.down_bias)
+            inner = self.activation(project(x, self.gate, self.gate_bias)) * up
+        return project(inner, self.down, self.down_bias)
 
 
 OUTPUTS_FIRST = "outputs_first"
 """Metadata of a kernel whose axes are turned so that those it is summed over come last."""
 
 
-def project(equation: str, x: Array, kernel: nnx.Param, bias: nnx.Param | None) -> Array:
-    """`einsum(equation, x, kernel) + bias`."""
+def project(
+    x: Float[Array, "B T *inputs"],
+    kernel: nnx.Param,
+    bias: nnx.Param | None,
+    *,
+    num_summed: int = 1,
+) -> Float[Array, "B T *outputs"]:
+    """`x @ kernel + bias`, summed over the last axes of `x` and the first of the kernel.
+
+    Rows and summed axes are merged into one each: with plain matrices XLA:CPU forms the gradients
+    without copying transposed operands first (measured: a fifth of a layer's time).
+    """
+    value, rows = kernel[...], x.shape[:2]
+    x = x.reshape(rows[0] * rows[1], -1)
     if kernel.get_metadata().get(OUTPUTS_FIRST):
-        result = _project_few_rows(equation, x, kernel[...])
+        outputs = value.shape[: value.ndim - num_summed]
+        result = _multiply_few_rows(x, value.reshape(-1, x.shape[1]))
     else:
-        result = jnp.einsum(equation, x, kernel[...])
-    if bias is None:
-        return result
-    value = bias[...]
-    return result + value.reshape((1,) * (result.ndim - value.ndim) + value.shape)
+        outputs = value.shape[num_summed:]
+        result = x @ value.reshape(x.shape[1], -1)
+    if bias is not None:
+        result = result + bias[...].reshape(1, -1)
+    return result.reshape(*rows, *outputs)
 
 
-def _project_few_rows(equation: str, x: Array, kernel: Array) -> Array:
-    """The same product where most of the time is spent on reading the kernel.
+def _multiply_few_rows(x: Float[Array, "rows X"], matrix: Float[Array, "Y X"]) -> Array:
+    """`x @ matrix.T` where most of the time is spent on reading the matrix.
 
-    XLA:CPU reads it at the speed of memory if it is the first operand and its last axes are
+    XLA:CPU reads it at the speed of memory if it is the first operand and its last axis is
     summed over. The barrier keeps the operands in this order.
     """
-    operands, result_axes = equation.split("->")
-    x_axes, kernel_axes = operands.split(",")
-    summed = "".join(axis for axis in kernel_axes if axis in x_axes)
-    outputs = "".join(axis for axis in kernel_axes if axis not in x_axes)
-    rows = "".join(axis for axis in x_axes if axis not in summed)
-    product = jnp.einsum(f"{outputs}{summed},{x_axes}->{outputs}{rows}", kernel, x)
-    return jnp.einsum(f"{outputs}{rows}->{result_axes}", jax.lax.optimization_barrier(product))
+    return jax.lax.optimization_barrier(jnp.einsum("yx,rx->yr", matrix, x)).T

@@ -69,8 +69,6 @@ def test_tensors_survive_the_round_trip_bit_for_bit(case: Case) -> None:
 def test_rules_fill_the_tree(case: Case) -> None:
     shapes = jax.tree.map(np.shape, abstract_params(case.config))
     assert jax.tree.map(np.shape, case.params) == shapes
-    fresh = init_params(case.config, jax.random.key(0))
-    assert jax.tree.map(np.shape, fresh) == shapes
     axes = parameter_axes(case.config)
     ranks = jax.tree.map(len, axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     assert ranks == jax.tree.map(lambda leaf: leaf.ndim, abstract_params(case.config))
@@ -104,37 +102,46 @@ def test_packed_equals_unpacked(case: Case, tokens: np.ndarray) -> None:
 
 
 def test_cached_equals_uncached(case: Case, tokens: np.ndarray) -> None:
-    prompts, longest, steps = np.array([4, 9]), 9, 8
+    """Prompts of unlike lengths in one cache, then three more tokens of each at once."""
+    prompts, longest, more = np.array([4, 9]), 9, 3
     whole = run(case.config, case.params, tokens)
-    cache = init_cache(case.config, 2, longest + steps)
     places = np.broadcast_to(np.arange(longest), (2, longest))
+    following = prompts[:, None] + np.arange(more)
     cached = jax.jit(forward, static_argnums=0)
-    output = cached(
+    prompt = cached(
         case.config,
         case.params,
         tokens[:, :longest],
         positions=places,
         segment_ids=(places < prompts[:, None]).astype(int),
-        cache=cache,
+        cache=init_cache(case.config, 2, longest + more),
     )
+    answer = cached(
+        case.config,
+        case.params,
+        np.take_along_axis(tokens, following, axis=1),
+        positions=following,
+        segment_ids=np.ones_like(following),
+        cache=prompt.cache,
+    )
+    assert int(answer.cache.length) == longest + more
     for row, length in enumerate(prompts):
-        expected = whole[row, :length]
-        np.testing.assert_allclose(output.hidden[row, :length], expected, atol=SAME, rtol=0)
-    for step in range(steps):
-        at = (prompts + step)[:, None]
-        output = cached(
-            case.config,
-            case.params,
-            np.take_along_axis(tokens, at, axis=1),
-            positions=at,
-            segment_ids=np.ones_like(at),
-            cache=output.cache,
-        )
-        for row, place in enumerate(at[:, 0]):
-            np.testing.assert_allclose(output.hidden[row, 0], whole[row, place], atol=SAME, rtol=0)
+        hidden = np.concatenate([prompt.hidden[row, :length], answer.hidden[row]])
+        np.testing.assert_allclose(hidden, whole[row, : length + more], atol=SAME, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma3"])
+def test_fresh_parameters_fill_the_tree(name: str) -> None:
+    config = make_case(name).config
+    fresh = init_params(config, jax.random.key(0), "bfloat16")
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), fresh) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), abstract_params(config, "bfloat16")
+    )
+    other = init_params(config, jax.random.key(1), "bfloat16")
+    assert not np.array_equal(fresh["embedding"], other["embedding"])
+
+
+@pytest.mark.parametrize("name", ["gemma3"])
 def test_remat_changes_no_gradient(name: str, tokens: np.ndarray) -> None:
     case = make_case(name)
 
