@@ -105,7 +105,9 @@ def _layers(reader: Reader) -> tuple[LayerKind, ...]:
     if listed != names and reader.hf.get("attention_types"):
         reader.mistake("attention_layers", listed, f"what attention_types says, {names}")
     if len(listed) != num_layers or set(listed) - set(kinds):
-        reader.mistake("attention_types", types, f"{num_layers} words out of global, local")
+        reader.mistake(
+            "attention_types", types, f"as many of global, local as num_layers, {num_layers}"
+        )
         return ()
     return tuple(kinds[name] for name in listed)
 

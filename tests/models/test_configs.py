@@ -1,0 +1,337 @@
+"""Every key of a `config.json` and every field of a DecoderConfig matters, or is refused."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import transformers
+from tiny_models import GEMMA, GPT2, LLAMA, LLAMA3_ROPE, NEO, VARIANTS, YARN, project, run
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from jaxdistill.errors import UserError
+from jaxdistill.models import (
+    FAMILIES,
+    Activation,
+    DecoderConfig,
+    LayerKind,
+    Norm,
+    Rope,
+    RopeKind,
+    abstract_params,
+    head,
+    init_params,
+)
+from jaxdistill.models.rope import frequencies
+
+ROPE = Rope(base=100.0)
+BASE = DecoderConfig(
+    vocab_size=61,
+    embed_dim=24,
+    mlp_dim=40,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    layers=(LayerKind(rope=ROPE),) * 2,
+    max_positions=32,
+    has_learned_positions=True,
+    query_scale=0.3,
+    initializer_range=0.2,
+)
+CHANGES: dict[str, Any] = {
+    "vocab_size": 64,
+    "embed_dim": 32,
+    "mlp_dim": 48,
+    "num_heads": 2,
+    "num_kv_heads": 4,
+    "head_dim": 10,
+    "layers": (LayerKind(rope=ROPE, window=3),) * 2,
+    "max_positions": 40,
+    "has_learned_positions": False,
+    "norm": Norm.LAYER,
+    "norm_epsilon": 0.1,
+    "has_query_key_norm": True,
+    "has_post_norms": True,
+    "activation": Activation.GELU,
+    "is_gated": False,
+    "has_query_key_value_bias": True,
+    "has_attention_output_bias": True,
+    "has_mlp_bias": True,
+    "query_scale": 0.5,
+    "is_scaled_by_inverse_layer": True,
+    "embed_scale": 2.0,
+    "has_tied_head": True,
+    "logit_soft_cap": 2.0,
+    "initializer_range": 0.3,
+}
+STRETCHED = Rope(
+    base=100.0, kind=RopeKind.YARN, factor=4.0, original_positions=64, slow=1.0, fast=4.0
+)
+ROPE_CHANGES: dict[str, Any] = {
+    "base": 1000.0,
+    "kind": RopeKind.LLAMA3,
+    "factor": 8.0,
+    "original_positions": 32,
+    "slow": 0.1,
+    "fast": 9.0,
+    "amplitude": 1.5,
+    "is_truncated": False,
+}
+
+
+def shapes(config: DecoderConfig) -> Any:
+    return jax.tree.map(lambda leaf: leaf.shape, abstract_params(config))
+
+
+def logits(config: DecoderConfig) -> np.ndarray:
+    """From parameters that depend on their shapes alone."""
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(0, 0.2, leaf.shape), leaf.dtype),
+        abstract_params(config),
+    )
+    hidden = run(config, params, np.arange(20).reshape(2, 10))
+    return np.asarray(project(head(config, params), hidden))
+
+
+@pytest.fixture(scope="module")
+def base_logits() -> np.ndarray:
+    return logits(BASE)
+
+
+def test_all_fields_are_here() -> None:
+    assert set(CHANGES) == {field.name for field in fields(DecoderConfig)}
+    assert set(ROPE_CHANGES) == {field.name for field in fields(Rope)}
+
+
+@pytest.mark.parametrize("name", set(CHANGES) - {"initializer_range"})
+def test_every_field_matters(name: str, base_logits: np.ndarray) -> None:
+    config = replace(BASE, **{name: CHANGES[name]})
+    if shapes(config) == shapes(BASE):
+        assert np.abs(logits(config) - base_logits).max() > 1e-3
+
+
+def test_initializer_range_is_the_spread_of_fresh_weights() -> None:
+    fresh = init_params(replace(BASE, initializer_range=0.3), jax.random.key(0))
+    assert np.std(fresh["layers"]["mlp"]["up"]) == pytest.approx(0.3, rel=0.05)
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_every_activation_is_its_own(activation: Activation) -> None:
+    """Two of them may be alike, but none equals another."""
+    from jaxdistill.models.layers import ACTIVATIONS
+
+    x = np.linspace(-3, 3, 50, dtype=np.float32)
+    for other in set(Activation) - {activation}:
+        assert np.abs(ACTIVATIONS[activation](x) - ACTIVATIONS[other](x)).max() > 1e-5
+
+
+@pytest.mark.parametrize("name", ROPE_CHANGES, ids="of-{}".format)
+def test_every_rope_field_matters(name: str) -> None:
+    changed = replace(STRETCHED, **{name: ROPE_CHANGES[name]})
+    before, after = (
+        np.append(frequencies(rope, 64), rope.amplitude) for rope in (STRETCHED, changed)
+    )
+    assert np.abs(before - after).max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("parameters", "positions"),
+    [
+        ({"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}, 8192),
+        ({**LLAMA3_ROPE, "original_max_position_embeddings": 8192, "rope_theta": 5e5}, 131_072),
+        ({**YARN, "original_max_position_embeddings": 32_768, "rope_theta": 1e6}, 131_072),
+        ({**YARN, "truncate": False, "beta_slow": 2, "attention_factor": 1.3}, 131_072),
+    ],
+)
+def test_frequencies_equal_transformers_at_full_size(
+    parameters: dict[str, Any], positions: int
+) -> None:
+    hf = {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "max_position_embeddings": positions,
+        "rope_parameters": parameters,
+    }
+    original = transformers.AutoConfig.for_model(**hf)
+    expected, amplitude = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](original, "cpu")
+    rope = FAMILIES["llama"].decoder_config(hf).layers[0].rope
+    assert rope is not None
+    np.testing.assert_allclose(frequencies(rope, 128), expected.numpy(), rtol=2e-6)
+    assert rope.amplitude == pytest.approx(amplitude, rel=1e-12)
+
+
+SHARED_KEYS: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 12,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-3,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.1,
+    "rope_theta": 77.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 3.0},
+    "partial_rotary_factor": 0.5,
+    "quantization_config": {"quant_method": "gptq"},
+    "num_local_experts": 8,
+}
+SHARED_GPT: dict[str, Any] = {
+    "vocab_size": 64,
+    "layer_norm_epsilon": 1e-3,
+    "activation_function": "relu",
+    "tie_word_embeddings": False,
+    "initializer_range": 0.1,
+}
+SILU_KEYS = {**SHARED_KEYS, "hidden_act": "gelu", "rope_parameters": {"rope_theta": 9.0}}
+KEYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "llama": (
+        LLAMA,
+        {
+            **SILU_KEYS,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "pretraining_tp": 2,
+            "rope_interleaved": True,
+        },
+    ),
+    "mistral": ({**LLAMA, "model_type": "mistral"}, {**SILU_KEYS, "sliding_window": 7}),
+    "qwen2": (
+        {
+            **LLAMA,
+            "model_type": "qwen2",
+            "sliding_window": 9,
+            "use_sliding_window": True,
+            "max_window_layers": 2,
+        },
+        {
+            **SILU_KEYS,
+            "use_sliding_window": False,
+            "max_window_layers": 1,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ),
+    "gpt2": (
+        GPT2,
+        {
+            **SHARED_GPT,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 2,
+            "n_positions": 16,
+            "n_inner": 7,
+            "num_hidden_layers": 2,
+            "scale_attn_weights": False,
+            "scale_attn_by_inverse_layer_idx": True,
+            "add_cross_attention": True,
+        },
+    ),
+    "gpt_neo": (
+        NEO,
+        {
+            **SHARED_GPT,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "num_layers": 2,
+            "max_position_embeddings": 16,
+            "intermediate_size": 7,
+            "window_size": 7,
+            "attention_types": [[["global"], 4]],
+            "attention_layers": ["local"] * 4,
+        },
+    ),
+    "gemma3": (
+        {**GEMMA, "layer_types": None, "sliding_window_pattern": 2},
+        {
+            **SHARED_KEYS,
+            "tie_word_embeddings": False,
+            "hidden_activation": "silu",
+            "query_pre_attn_scalar": 7,
+            "sliding_window": 7,
+            "sliding_window_pattern": 3,
+            "layer_types": ["full_attention"] * 4,
+            "rope_local_base_freq": 7.0,
+            "rope_parameters": {"sliding_attention": {"rope_theta": 9.0}},
+            "attention_bias": True,
+            "final_logit_softcapping": 5.0,
+            "attn_logit_softcapping": 5.0,
+            "use_bidirectional_attention": True,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [(family, key) for family in KEYS for key in KEYS[family][1]]
+)
+def test_every_key_is_read_or_refused(family: str, key: str) -> None:
+    hf, changes = KEYS[family]
+    read = FAMILIES[hf["model_type"]].decoder_config
+    said = ""
+    try:
+        result = read({**hf, key: changes[key]})
+    except UserError as error:
+        result, said = None, str(error)
+    assert result != read(hf)
+    assert result is not None or key in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_act": "silo"}, "`hidden_act` is 'silo'"),
+        ({"hidden_act": "silo"}, "Did you mean `silu`?"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "`low_freq_factor` is missing"),
+        ({"rope_scaling": 3}, "`rope_scaling` is 3"),
+        ({"num_hidden_layers": "4"}, "`num_hidden_layers` is '4', expected a whole number"),
+        ({"rms_norm_eps": -1.0}, "`rms_norm_eps` is -1.0, expected a number above 0"),
+        ({"tie_word_embeddings": 1}, "`tie_word_embeddings` is 1, expected true or false"),
+        ({"num_key_value_heads": 3}, "expected a divisor of the 4 query heads"),
+        ({"head_dim": 7}, "expected an even number"),
+    ],
+)
+def test_mistakes_are_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=r"config\.json") as caught:
+        FAMILIES["llama"].decoder_config({**LLAMA, **change})
+    assert said in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    wrong = {**LLAMA, "hidden_act": "x", "pretraining_tp": 2, "rope_scaling": {"type": "longrope"}}
+    with pytest.raises(UserError) as caught:
+        FAMILIES["llama"].decoder_config(wrong)
+    assert len(caught.value.lines) == 3
+
+
+def test_an_unknown_type_is_named_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"'lama'.*Did you mean `llama`\?"):
+        FAMILIES["lama"]
+
+
+def test_what_a_family_cannot_say_is_refused() -> None:
+    config = FAMILIES["llama"].decoder_config(LLAMA)
+    with pytest.raises(UserError, match="has_query_key_norm"):
+        FAMILIES["llama"].hf_config(replace(config, has_query_key_norm=True), LLAMA)
+
+
+def test_two_names_of_one_thing_must_agree() -> None:
+    with pytest.raises(UserError, match="hidden_size"):
+        FAMILIES["gpt2"].decoder_config({**GPT2, "hidden_size": 99})
+    aliased = {"hidden_size" if key == "n_embd" else key: GPT2[key] for key in GPT2}
+    assert FAMILIES["gpt2"].decoder_config(aliased) == FAMILIES["gpt2"].decoder_config(GPT2)
+
+
+def test_defaults_are_those_of_transformers() -> None:
+    for model_type in {hf["model_type"] for hf in VARIANTS.values()}:
+        bare = transformers.AutoConfig.for_model(model_type)
+        family = FAMILIES[model_type]
+        assert family.decoder_config({"model_type": model_type}) == family.decoder_config(
+            bare.to_dict()
+        )
