@@ -27,7 +27,8 @@ def load(cls: type[_Class], path: str | Path | None, overrides: Sequence[str] = 
         cls: A `configclass`.
         path: A YAML file, which may name another to start from in `base:` (relative to itself);
             None for the defaults.
-        overrides: `a.b=value` or `list.0.field=value`, applied in order after the file.
+        overrides: `a.b=value` or `list.0.field=value`, applied in order after the file. What is
+            given replaces what was there; another `type` also takes away the fields beside it.
 
     Raises:
         UserError: with every mistake that was found, a line each.
@@ -84,9 +85,22 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
     base = node.pop("base", None)
     if base is None:
         return node
-    merged = OmegaConf.merge(_read(path.parent / str(base), (*below, path.resolve())), node)
+    below_it = _read(path.parent / str(base), (*below, path.resolve()))
+    _forget_other_choices(below_it, node)
+    merged = OmegaConf.merge(below_it, node)
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _forget_other_choices(base: DictConfig, node: DictConfig) -> None:
+    """Where `node` makes another choice (`type`), the fields of the choice in `base` go."""
+    for name, value in node.items():
+        before = base.get(name)
+        if isinstance(value, DictConfig) and isinstance(before, DictConfig):
+            if "type" in value and value["type"] != before.get("type"):
+                base[name] = {}
+            else:
+                _forget_other_choices(before, value)
 
 
 def _apply(node: DictConfig, override: str) -> None:
@@ -94,8 +108,12 @@ def _apply(node: DictConfig, override: str) -> None:
     if not equals or not key:
         raise UserError(f"override `{override}`: expected `a.b=value`, with `=` and no spaces.")
     try:
-        parsed = OmegaConf.create(f"value: {value}" if value else "value: ''")
-        OmegaConf.update(node, key, parsed.value, force_add=True)
+        parsed = OmegaConf.create(f"value: {value}" if value else "value: ''").value
+        chosen, _, last = key.rpartition(".")
+        if last == "type" and chosen and OmegaConf.select(node, key) != parsed:
+            # Another choice: the fields of the one before it go.
+            key, parsed = chosen, {"type": parsed}
+        OmegaConf.update(node, key, parsed, merge=False, force_add=True)
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"override `{override}`: {reason}") from None

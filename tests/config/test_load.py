@@ -40,6 +40,11 @@ class Outer:
     path: str | None = None
 
 
+@configclass
+class Choice(Outer):
+    one: SHAPES.union = Square()
+
+
 def _message(path: Path | None, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         load(Outer, path, overrides)
@@ -71,6 +76,16 @@ def test_base_is_merged(tmp_path: Path):
     (tmp_path / "base.yaml").write_text("train: {steps: 3, rate: 0.5}\n")
     (tmp_path / "a.yaml").write_text("base: base.yaml\ntrain: {steps: 4}\n")
     assert load(Outer, tmp_path / "a.yaml").train == Inner(steps=4, rate=0.5)
+
+
+def test_another_choice_replaces_the_fields_of_the_one_before(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text("one: {type: square, side: 3}")
+    (tmp_path / "a.yaml").write_text("base: base.yaml\none: {type: circle, radius: 1}")
+    assert load(Choice, tmp_path / "a.yaml").one == Circle(radius=1.0)
+    changed = load(Choice, tmp_path / "base.yaml", ["one.type=circle", "one.radius=2"])
+    assert changed.one == Circle(radius=2.0)
+    assert load(Choice, tmp_path / "base.yaml", ["one={type: square}"]).one == Square()
+    assert load(Choice, tmp_path / "base.yaml", ["one.type=square"]).one == Square(side=3.0)
 
 
 def test_every_mistake_is_told_at_once():
