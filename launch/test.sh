@@ -18,5 +18,5 @@ export JAXDISTILL_GEMMA3=$PWD/models/gemma3-270m
 .venv/bin/ruff format --check .
 .venv/bin/pyright
 .venv/bin/lint-imports --no-cache
-.venv/bin/codespell jaxdistill tests configs launch docs ./*.md
+.venv/bin/codespell jaxdistill tests configs launch ./*.md
 .venv/bin/python -m pytest "$@"
