@@ -176,6 +176,7 @@ def parameter_axes(config: DecoderConfig) -> dict[str, Any]:
     return nnx.traversals.unflatten_mapping(flat)
 
 
+@partial(jax.jit, static_argnames=("config", "remat"))
 def forward(
     config: DecoderConfig,
     params: Params,

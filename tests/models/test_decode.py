@@ -5,18 +5,31 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny_models import Case, run
+import pytest
+from tiny_models import make_case, run
 
 from jaxdistill.models import extend, forward, init_cache, step, take_apart
 
 SAME = 2e-5
 
 
-def test_steps_equal_a_whole_pass(case: Case, tokens: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama-biases-wide-heads",
+        "mistral",
+        "qwen2-sliding",
+        "gpt2-inverse-layers",
+        "gpt_neo",
+        "gemma3",
+    ],
+)
+def test_steps_equal_a_whole_pass(name: str, tokens: np.ndarray) -> None:
+    case = make_case(name)
     prompts, longest, steps = np.array([4, 9]), 9, 8
     whole = run(case.config, case.params, tokens)
     places = np.broadcast_to(np.arange(longest), (2, longest))
-    output = jax.jit(forward, static_argnums=0)(
+    output = forward(
         case.config,
         case.params,
         tokens[:, :longest],

@@ -142,13 +142,10 @@ def project(head: Head, hidden: jax.Array) -> jax.Array:
     return logits if head.soft_cap is None else head.soft_cap * jnp.tanh(logits / head.soft_cap)
 
 
-_forward = jax.jit(forward, static_argnums=0, static_argnames="remat")
-
-
 def run(config: DecoderConfig, params: Any, tokens: np.ndarray, **changes: Any) -> jax.Array:
     places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     given = {"positions": places, "segment_ids": np.ones_like(tokens), **changes}
-    return _forward(config, params, tokens, **given).hidden
+    return forward(config, params, tokens, **given).hidden
 
 
 def params_of(family: Family, config: DecoderConfig, model: torch.nn.Module) -> dict[str, Any]:
