@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
@@ -56,7 +57,9 @@ class Model:
         """How many tokens the tokenizer has; the head may be padded beyond that."""
         return self.pretrained.vocab_size
 
-    def logits(self, tokens: Int[Array, "B T"] | Sequence[Sequence[int]]) -> Float[Array, "B T V"]:
+    def logits(
+        self, tokens: Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int]]
+    ) -> Float[Array, "B T V"]:
         """The next-token logits at every place, in float32; -inf for words that do not exist.
 
         Args:

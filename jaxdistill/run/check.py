@@ -125,7 +125,7 @@ def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
 def describe(config: DecoderConfig, place: str) -> str:
     """A model in a line."""
     return (
-        f"{place}: {config.num_layers} layers, width {config.embed_dim}, "
+        f"{place}: {config.num_layers} layer(s), width {config.embed_dim}, "
         f"{num_parameters(config) / 1e6:,.1f} M parameters"
     )
 

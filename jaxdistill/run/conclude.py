@@ -47,7 +47,7 @@ def conclude(
         BEFORE: _chosen(before, _OF_STUDENT),
         STUDENT: {**_chosen(after, _OF_STUDENT), **_costs(student, prompts)},
     }
-    comparison[STUDENT]["size_on_disk"] = evals.size_on_disk(folder.student)
+    comparison[STUDENT]["size_on_disk"] = float(evals.size_on_disk(folder.student))
     if teacher is not None and config.teacher is not None:
         own = {name: after.get(f"teacher_{name}") for name in _OF_TEACHER}
         comparison[TEACHER] = {**_chosen(own, _OF_TEACHER), **_costs(teacher, prompts)}
@@ -97,7 +97,10 @@ def _costs(model: Model, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
     speed = evals.tokens_per_second(
         model.config, model.params, prompts, vocab_size=model.vocab_size
     )
-    return {"num_parameters": evals.num_parameters(model.params), "tokens_per_second": speed}
+    return {
+        "num_parameters": float(evals.num_parameters(model.params)),
+        "tokens_per_second": speed,
+    }
 
 
 def _samples(

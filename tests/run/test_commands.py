@@ -1,6 +1,7 @@
 """Every command, from a teacher's files to a student that `transformers` loads."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,13 @@ import jaxdistill
 def test_a_whole_run(place, command):
     code, printed, complained = command("train", place / "config.yaml")
     assert code == 0, complained
-    for line in ("KL to the teacher", "Bits per byte", "Top-1 agreement", "Parameters", "Speed"):
+    for line in (
+        "KL to the teacher",
+        "Bits per byte",
+        "Top-1 agreement",
+        "Parameters",
+        "Tokens per second",
+    ):
         assert line in printed
     run = place / "run"
     for name in ("config.yaml", "metrics.jsonl", "report/index.html", "student/config.json"):
@@ -67,8 +74,7 @@ def test_a_finished_run_is_not_run_again(place, command):
 
 def test_a_run_that_goes_on_is_the_run_undisturbed(place, command, monkeypatch):
     assert command("train", place / "config.yaml", f"output={place}/whole")[0] == 0
-    from jaxdistill.run import train as module
-
+    module = sys.modules["jaxdistill.run.train"]  # the package's `train` is the function
     loop = module.run_loop
 
     def until_four(*arguments, **keywords):
@@ -136,8 +142,8 @@ def test_check_says_what_the_run_would_be(place, command):
     code, printed, _ = command("check", place / "config.yaml")
     assert code == 0
     assert "324 tokens" not in printed
-    assert "1 layers" in printed
-    assert "3 layers" in printed
+    assert "1 layer(s)" in printed
+    assert "3 layer(s)" in printed
     assert "0.9 forward_kl + 0.1 cross_entropy" in printed
     assert not (place / "run").exists()
 
