@@ -3,16 +3,18 @@
 #
 #   launch/test.sh [--slow] [PYTEST ARGUMENTS ...]
 #
-# --slow adds the long tests. The real models that some tests read are fetched once, into models/.
+# --slow adds the long tests, for which the real models are fetched once, into models/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/install.sh
 
 install "[test,dev]"
-.venv/bin/jaxdistill fetch smollm2-135m-instruct --out models
-.venv/bin/jaxdistill fetch gemma3-270m --out models
-export JAXDISTILL_SMOLLM2=$PWD/models/smollm2-135m-instruct
-export JAXDISTILL_GEMMA3=$PWD/models/gemma3-270m
+if [[ " $* " == *" --slow "* ]]; then
+  .venv/bin/jaxdistill fetch smollm2-135m-instruct --out models
+  .venv/bin/jaxdistill fetch gemma3-270m --out models
+  export JAXDISTILL_SMOLLM2=$PWD/models/smollm2-135m-instruct
+  export JAXDISTILL_GEMMA3=$PWD/models/gemma3-270m
+fi
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
