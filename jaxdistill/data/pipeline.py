@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.config import DataConfig
 from jaxdistill.data.examples import Counts, Example
-from jaxdistill.data.findings import Findings
 from jaxdistill.data.pack import best_fit, sequence
 from jaxdistill.data.rollouts.writer import Writer
 from jaxdistill.data.rows import Row, parse
@@ -21,7 +20,7 @@ from jaxdistill.data.sources import records
 from jaxdistill.data.split import is_heldout
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode
-from jaxdistill.errors import UserError
+from jaxdistill.errors import Findings, UserError
 from jaxdistill.types import Batch
 
 

@@ -14,8 +14,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
-from jaxdistill.data.findings import Findings
-from jaxdistill.errors import UserError, nearest
+from jaxdistill.errors import Findings, UserError, nearest
 
 _FORMATS = "JSONL (.jsonl), Parquet (.parquet), a `datasets` folder or a hub name (`org/name`)"
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[^:/]+))?")

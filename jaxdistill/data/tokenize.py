@@ -10,10 +10,9 @@ from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.examples import Counts, Encoded, Example, truncated
-from jaxdistill.data.findings import Findings
 from jaxdistill.data.rows import Row, Tokens, parse
 from jaxdistill.data.templates import Rendered, Templates
-from jaxdistill.errors import UserError
+from jaxdistill.errors import Findings, UserError
 
 _CHUNK_ROWS = 1000
 

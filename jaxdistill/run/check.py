@@ -1,8 +1,9 @@
 """Everything that can be known of a run before a weight is loaded."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,10 +11,10 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import align, data, hub
-from jaxdistill.data.findings import Findings
-from jaxdistill.errors import UserError
+from jaxdistill.errors import Findings, UserError
 from jaxdistill.models import DecoderConfig, abstract_params
 from jaxdistill.run.config import RunConfig, kept_layers
+from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import make_mesh
 from jaxdistill.train import check_batch_size
 
@@ -52,8 +53,10 @@ def check(config: RunConfig) -> str:
     with findings.collect():
         inspection = inspect(config)
     with findings.collect():
-        tokenizer = inspection.tokenizer if inspection else _tokenizer(config.student.model)
-        lines = data.check(config.data, tokenizer)
+        if inspection is None:
+            data.read(config.data)
+        else:
+            lines = data.check(config.data, inspection.tokenizer)
     findings.raise_any()
     assert inspection is not None
     facts = {**summary(config, inspection), "data": lines}
@@ -71,8 +74,11 @@ def inspect(config: RunConfig) -> Inspection:
     layers: tuple[int, ...] = ()
     with findings.collect("student.model"):
         student = hub.read(config.student.model)
+        _ = student.config
         tokenizer = student.load_tokenizer()
-        layers = kept_layers(config.student, student.config.num_layers)
+    with findings.collect():
+        if student is not None and tokenizer is not None:
+            layers = kept_layers(config.student, student.config.num_layers)
     with findings.collect("teacher.model"):
         if config.teacher is not None:
             teacher = hub.read(config.teacher.model)
@@ -84,8 +90,10 @@ def inspect(config: RunConfig) -> Inspection:
     with findings.collect():
         mesh = make_mesh(config.mesh)
         check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
-    with findings.collect():
+    with findings.collect("train"):
         config.train.optimizer.rate(config.train.steps)
+    with findings.collect("output"):
+        _check_output(RunFolder(config.output).path)
     findings.raise_any()
     assert student is not None
     assert tokenizer is not None
@@ -126,17 +134,17 @@ def describe(config: DecoderConfig, place: str) -> str:
     """A model in a line."""
     return (
         f"{place}: {config.num_layers} layer(s), width {config.embed_dim}, "
-        f"{num_parameters(config) / 1e6:,.1f} M parameters"
+        f"{num_parameters(abstract_params(config)) / 1e6:,.1f} M parameters"
     )
 
 
-def num_parameters(config: DecoderConfig) -> int:
-    """How many numbers a model of this shape holds."""
-    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
-
-
-def _tokenizer(model: str) -> PreTrainedTokenizerBase:
-    return hub.read(model).load_tokenizer()
+def _check_output(path: Path) -> None:
+    """A run folder can be made where it is to be."""
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise UserError(f"{existing} is a file; a run needs a folder. Choose another place.")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"{existing} cannot be written to. Choose another place.")
 
 
 def _check_needs(config: RunConfig) -> None:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from jaxdistill.config import configclass
-from jaxdistill.data.findings import Findings
 from jaxdistill.data.rollouts import ROLLOUTS
 from jaxdistill.data.rollouts.writer import Writer
 from jaxdistill.data.rows import Row
 from jaxdistill.data.templates import Templates
-from jaxdistill.errors import UserError
+from jaxdistill.errors import Findings, UserError
 
 
 @ROLLOUTS.register

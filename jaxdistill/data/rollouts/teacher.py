@@ -10,13 +10,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from jaxdistill.config import configclass
-from jaxdistill.data.findings import Findings
 from jaxdistill.data.rollouts import ROLLOUTS
 from jaxdistill.data.rollouts.writer import Writer
 from jaxdistill.data.rows import Chat, Row, Text, Tokens
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode_prompts
-from jaxdistill.errors import UserError
+from jaxdistill.errors import Findings, UserError
 
 
 @ROLLOUTS.register

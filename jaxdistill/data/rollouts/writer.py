@@ -16,10 +16,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from jaxdistill.data.findings import Findings
 from jaxdistill.data.rows import Chat, Row, Text, Tokens, parse
 from jaxdistill.data.sources import records
-from jaxdistill.errors import UserError
+from jaxdistill.errors import Findings, UserError
 
 Generate = Callable[[Sequence[Sequence[int]], int], Sequence[Sequence[int]]]
 """Prompts and a seed in, the new tokens of each out (with the token that ended it, if any)."""
