@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pydantic
@@ -12,23 +12,30 @@ from jaxdistill.errors import nearest
 
 def findings(cls: type, content: Any, error: pydantic.ValidationError) -> list[str]:
     """One line a mistake: the dotted path, what came, what was expected, the nearest word."""
-    items = error.errors()
-    return [_line(cls, content, item) for item in items if not _is_echo(item, items)]
+    found: dict[str, list[tuple[type, Any]]] = {}
+    for item in error.errors():
+        path, owner = _walk(cls, content, item["loc"])
+        found.setdefault(path, []).append((owner, item))
+    return [_line(path, found[path]) for path in found if not _is_echo(path, found)]
 
 
-def _is_echo(item: Any, items: Sequence[Any]) -> bool:
-    """A list is also called too short when what stands in it was refused."""
-    place = item["loc"]
-    return item["type"] == "too_short" and any(
-        other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in items
-    )
+def _is_echo(path: str, paths: Iterable[str]) -> bool:
+    """A list in which an item was refused is also called too short, or not a number."""
+    return any(other.startswith((f"{path}.", f"{path}[")) for other in paths)
 
 
-def _line(cls: type, content: Any, item: Any) -> str:
-    location = tuple(item["loc"])
-    path, owner = _walk(cls, content, location)
+def _line(path: str, found: Sequence[tuple[type, Any]]) -> str:
+    """What is wrong at `path`; several items where each of a union's members was refused."""
+    owner, item = found[0]
+    if len(found) == 1:
+        return _single(path, owner, item)
+    wanted = dict.fromkeys(_message(item).removeprefix("input should be ") for _, item in found)
+    return f"{path}: input should be {' or '.join(wanted)}; got {_shown(item['input'])}."
+
+
+def _single(path: str, owner: type, item: Any) -> str:
     kind = item["type"]
-    name = str(location[-1]) if location else ""
+    name = str(item["loc"][-1]) if item["loc"] else ""
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{path}: {owner.__name__} has no such field.{nearest(name, _fields(owner))}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
@@ -43,11 +50,17 @@ def _line(cls: type, content: Any, item: Any) -> str:
         known = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         came = str(item["input"])
         return f"{path}: `{came}` is not one of {', '.join(known)}.{nearest(came, known)}"
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    if kind == "too_short":
+        least, came = item["ctx"]["min_length"], item["ctx"]["actual_length"]
+        return f"{path}: holds {came or 'nothing'}; expected at least {least}."
     if kind == "value_error":
-        return f"{path}: {message}"
-    return f"{path}: {message}; got {_shown(item['input'])}."
+        return f"{path}: {_message(item)}"
+    return f"{path}: {_message(item)}; got {_shown(item['input'])}."
+
+
+def _message(item: Any) -> str:
+    message = item["msg"].removeprefix("Value error, ").replace("a valid array", "a list")
+    return message[:1].lower() + message[1:]
 
 
 def _shown(value: Any) -> str:
@@ -59,17 +72,22 @@ def _shown(value: Any) -> str:
 def _walk(cls: type, content: Any, location: tuple[Any, ...]) -> tuple[str, type]:
     """The dotted path of `location`, and the config class that its last step is a field of.
 
-    Inside a choice pydantic adds the value of `type` to the location; it is no part of the path.
+    Inside a choice pydantic adds the value of `type` to the location, and inside a union the name
+    of the member that it tried; they are no part of the path.
     """
     path, owner, annotation, value = "", cls, cls, content
     for step in location:
-        if isinstance(value, dict) and step == value.get("type") and step not in value:
+        holder = _class_of(annotation, value) or owner
+        known = isinstance(value, dict) and (step in value or step in _fields(holder))
+        if isinstance(step, str) and not known:
             continue
-        owner = _class_of(annotation, value) or owner
+        owner = holder
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
         annotation = _below(annotation, owner, step)
-        inside = isinstance(value, list) or (isinstance(value, dict) and step in value)
-        value = value[step] if inside and value is not None else None
+        if isinstance(value, dict):
+            value = value.get(step)
+        else:
+            value = value[step] if isinstance(value, list) and isinstance(step, int) else None
     return path.lstrip(".") or "config", owner
 
 

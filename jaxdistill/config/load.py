@@ -33,16 +33,21 @@ def load(cls: type[_Class], path: str | Path | None, overrides: Sequence[str] = 
     Raises:
         UserError: with every mistake that was found, a line each.
     """
-    node = _read(Path(path)) if path is not None else OmegaConf.create({})
+    node = OmegaConf.create(_read(Path(path)) if path is not None else {})
     for override in overrides:
         _apply(node, override)
     content = OmegaConf.to_container(node, resolve=False)
     where = str(path) if path is not None else "config"
+    binary = [name for name, value in _leaves(content, "") if isinstance(value, bytes)]
+    if binary:
+        raise UserError(*(f"{where}: {name}: binary data; write it as text." for name in binary))
+    text = json.dumps(content)
     try:
         # The JSON mode is strict about numbers, yet takes lists for tuples.
-        return pydantic.TypeAdapter(cls).validate_json(json.dumps(content))
+        return pydantic.TypeAdapter(cls).validate_json(text)
     except pydantic.ValidationError as error:
-        raise UserError(*(f"{where}: {line}" for line in findings(cls, content, error))) from None
+        lines = findings(cls, json.loads(text), error)
+        raise UserError(*(f"{where}: {line}" for line in lines)) from None
 
 
 def dump(config: Any) -> str:
@@ -68,7 +73,7 @@ def _leaves(content: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}{name}", value
 
 
-def _read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[Any, Any]:
     if path.resolve() in below:
         raise UserError(f"{path}: `base` leads back to this file. Remove one of the two.")
     try:
@@ -78,29 +83,28 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> DictConfig:
         raise UserError(f"{path}: no such config file.{nearest(str(path), siblings)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a config: {error}") from None
-    except (YAMLError, OmegaConfBaseException) as error:
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(node, DictConfig):
         raise UserError(f"{path}: a config is a mapping `field: value`; this file holds a list.")
-    base = node.pop("base", None)
+    content = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(content, dict)
+    base = content.pop("base", None)
     if base is None:
-        return node
-    below_it = _read(path.parent / str(base), (*below, path.resolve()))
-    _forget_other_choices(below_it, node)
-    merged = OmegaConf.merge(below_it, node)
-    assert isinstance(merged, DictConfig)
-    return merged
+        return content
+    return _merged(_read(path.parent / str(base), (*below, path.resolve())), content)
 
 
-def _forget_other_choices(base: DictConfig, node: DictConfig) -> None:
-    """Where `node` makes another choice (`type`), the fields of the choice in `base` go."""
-    for name, value in node.items():
-        before = base.get(name)
-        if isinstance(value, DictConfig) and isinstance(before, DictConfig):
-            if "type" in value and value["type"] != before.get("type"):
-                base[name] = {}
-            else:
-                _forget_other_choices(before, value)
+def _merged(below: Any, above: Any) -> Any:
+    """`above` laid over `below`: mappings are joined, and all else is replaced.
+
+    A mapping that makes another choice (`type`) is not joined with the fields of the one before.
+    """
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    if "type" in above and above["type"] != below.get("type"):
+        return above
+    return below | {name: _merged(below.get(name), value) for name, value in above.items()}
 
 
 def _apply(node: DictConfig, override: str) -> None:

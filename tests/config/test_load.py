@@ -38,6 +38,7 @@ class Outer:
     train: Inner = Inner()
     shapes: Annotated[tuple[SHAPES.union, ...], Field(min_length=1)] = (Square(),)
     path: str | None = None
+    layers: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(ge=0)], ...] | None = None
 
 
 @configclass
@@ -88,6 +89,25 @@ def test_another_choice_replaces_the_fields_of_the_one_before(tmp_path: Path):
     assert load(Choice, tmp_path / "base.yaml", ["one.type=square"]).one == Square(side=3.0)
 
 
+@pytest.mark.parametrize(
+    ("below", "above", "expected"),
+    [
+        ("shapes: [{type: square}]", "shapes: {type: square}", "shapes: input should be a list"),
+        ("train: {steps: 3}", "train: [3]", "train: "),
+    ],
+)
+def test_a_base_of_another_kind_is_replaced(tmp_path: Path, below: str, above: str, expected: str):
+    (tmp_path / "base.yaml").write_text(below)
+    (tmp_path / "a.yaml").write_text(f"base: base.yaml\n{above}")
+    (line,) = _message(tmp_path / "a.yaml").splitlines()
+    assert f"a.yaml: {expected}" in line
+
+
+def test_dates_are_text(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("path: 2026-01-01")
+    assert load(Outer, tmp_path / "a.yaml").path == "2026-01-01"
+
+
 def test_every_mistake_is_told_at_once():
     message = _message(
         None, "train.step=5", "train.rate=no", "shapes=[{type: squar}, {type: circle}]"
@@ -101,6 +121,23 @@ def test_every_mistake_is_told_at_once():
 def test_a_refused_item_does_not_make_its_list_too_short():
     message = _message(None, "shapes=[{type: squar}]")
     assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("[-1]", "layers[0]: input should be greater than or equal to 0; got -1."),
+        ("0", "layers: input should be greater than 0 or a list; got 0."),
+        ("true", "layers: input should be a valid integer or a list; got True (true/false)."),
+        ("{a: 1}", "layers: input should be a valid integer or a list; got {'a': 1}."),
+    ],
+)
+def test_a_union_is_one_line_without_the_names_of_its_members(value: str, expected: str):
+    assert _message(None, f"layers={value}") == f"config: {expected}"
+
+
+def test_an_empty_list_is_told_what_it_lacks():
+    assert _message(None, "shapes=[]") == "config: shapes: holds nothing; expected at least 1."
 
 
 def test_choice_fields_are_checked_in_their_class():
@@ -132,6 +169,10 @@ def test_wrong_override(override: str, expected: str):
         ("a: [", "not valid YAML"),
         ("- 1", "a config is a mapping"),
         ("base: a.yaml", "back to this"),
+        ("path: !!binary aGVsbG8=", "path: binary data; write it as text"),
+        ("path: !!timestamp 2026-01-01", "not valid YAML"),
+        ("train: {steps: " + "9" * 5000 + "}", "not valid YAML"),
+        ("path: ${train.steps}\n7: x", "7: Outer has no such field"),
     ],
 )
 def test_wrong_file(tmp_path: Path, content: str, expected: str):
