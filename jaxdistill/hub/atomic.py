@@ -15,6 +15,8 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # Libraries in Rust raise bare exceptions that end in the number of the system's error.
 _RUST_FULL = re.compile(rf"os error ({'|'.join(str(number) for number in _FULL)})\)")
 
+_UNFINISHED, _REPLACED = ".unfinished", ".replaced"
+
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
@@ -40,7 +42,8 @@ def whole_directory(target: Path) -> Iterator[Path]:
     """A directory to write into, which becomes `target` when all of it is on the disk.
 
     It lies beside `target` until then. An existing `target` is replaced in the end; if anything
-    goes wrong, it stays as it was, and nothing else stays.
+    goes wrong, it stays as it was, and nothing else stays. What a killed process left beside it
+    is removed.
 
     Raises:
         UserError: The disk is full, or the place cannot be written to.
@@ -49,18 +52,31 @@ def whole_directory(target: Path) -> Iterator[Path]:
     target = target.resolve()
     temporary = _beside(target)
     with _disk_errors(target):
+        _remove_left(target, _UNFINISHED)
         try:
             temporary.mkdir(parents=True)
             yield temporary
             for path in [*temporary.rglob("*"), temporary]:
                 _flush(path)
             _move(temporary, target)
+            # Not before: without a `target`, one of these is the last whole model.
+            _remove_left(target, _REPLACED)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+
+
+def _remove_left(target: Path, suffix: str) -> None:
+    """Remove the directories that `_beside(target)` named in a process that was killed."""
+    if not target.parent.is_dir():
+        return
+    ours = re.compile(re.escape(f".{target.name}.") + "[0-9a-f]{8}" + re.escape(suffix))
+    for path in target.parent.iterdir():
+        if ours.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -79,7 +95,7 @@ def _disk_errors(target: Path) -> Iterator[None]:
 
 
 def _move(temporary: Path, target: Path) -> None:
-    replaced = temporary.with_name(f"{temporary.name}.old")
+    replaced = temporary.with_suffix(_REPLACED)
     with suppress(FileNotFoundError):
         target.rename(replaced)
     try:

