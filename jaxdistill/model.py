@@ -18,9 +18,10 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import hub
 from jaxdistill.data import render_prompt
+from jaxdistill.errors import UserError
 from jaxdistill.models import DecoderConfig, forward, head
 from jaxdistill.objectives import wall
-from jaxdistill.sampling import OnBatch, Sampling, generate
+from jaxdistill.sampling import OnBatch, Sampling, check_tokens, generate
 from jaxdistill.types import Params
 
 Prompts = TypeVar("Prompts", str, list[str])
@@ -65,8 +66,19 @@ class Model:
         Args:
             tokens: Token ids, all rows of one length. This is the one function of the package
                 that makes an array of this size: ask it for a few sentences, not for a corpus.
+
+        Raises:
+            UserError: naming every row that the model cannot read, or all lengths if they differ.
         """
-        tokens = jnp.asarray(tokens)
+        rows = [np.asarray(row) for row in tokens]
+        shapes = sorted({row.shape for row in rows})
+        if len(shapes) != 1 or len(shapes[0]) != 1:
+            raise UserError(
+                f"tokens: the rows have the shapes {shapes}, expected one length for all, as in "
+                "[[1, 2, 3], [4, 5, 6]]. Ask for the logits of one length at a time."
+            )
+        check_tokens(self.config, rows, "row")
+        tokens = jnp.asarray(np.stack(rows))
         batch, time = tokens.shape
         positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
         segments = jnp.ones((batch, time), jnp.int32)
@@ -74,8 +86,8 @@ class Model:
             self.config, self.params, tokens, positions=positions, segment_ids=segments
         )
         unembedding = head(self.config, self.params, vocab_size=self.vocab_size)
-        rows = output.hidden.reshape(batch * time, -1)
-        return wall.logits(rows, unembedding).reshape(batch, time, -1)
+        hidden = output.hidden.reshape(batch * time, -1)
+        return wall.logits(hidden, unembedding).reshape(batch, time, -1)
 
     def generate(
         self,

@@ -61,7 +61,8 @@ def generate(
         prompts: Token ids of each prompt, at least one token each.
         sampling: How the next token is chosen, and how many there are at most.
         eos_ids: The tokens that end an answer.
-        seed: Decides what is sampled, for each prompt by its place in the list.
+        seed: Decides what is sampled, for each prompt by its place in the list. Any whole number;
+            the lowest 32 bits count.
         vocab_size: How many tokens the tokenizer has; rows of the head beyond that are never
             chosen. None for all of them.
         batch_size: How many prompts are continued at a time.
@@ -73,12 +74,14 @@ def generate(
     Raises:
         UserError: naming every prompt that is empty, too long, or not made of known tokens.
     """
-    _check(config, prompts)
+    check_tokens(config, prompts, "prompt")
     if not prompts:
         return []
     writer = _Writer(config, sampling, tuple(sorted(eos_ids)), vocab_size)
     layers = take_apart(config, params)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(len(prompts)))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(seed % 2**32), np.arange(len(prompts))
+    )
     answers: list[list[int]] = [[] for _ in prompts]
     by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for first in range(0, len(by_length), batch_size):
@@ -209,22 +212,30 @@ def _padded(
     return tokens, lengths
 
 
-def _check(config: DecoderConfig, prompts: Sequence[Sequence[int]]) -> None:
+def check_tokens(
+    config: DecoderConfig, rows: Sequence[Sequence[int] | np.ndarray], what: str
+) -> None:
+    """Refuse rows of token ids that the model cannot read; `what` a row is, the findings say.
+
+    Raises:
+        UserError: naming every row that is empty, too long, or not made of known tokens.
+    """
     findings = []
-    for number, prompt in enumerate(prompts):
-        if not len(prompt):
+    for number, row in enumerate(rows):
+        if not len(row):
             findings.append(
-                f"prompt {number}: it has no token. Begin it with the tokenizer's first token "
+                f"{what} {number}: it has no token. Begin it with the tokenizer's first token "
                 "(BOS), or with a text."
             )
-        elif len(prompt) > config.max_positions:
+        elif len(row) > config.max_positions:
             findings.append(
-                f"prompt {number}: it has {len(prompt):,} tokens, and the model reads "
+                f"{what} {number}: it has {len(row):,} tokens, and the model reads "
                 f"{config.max_positions:,} at most. Shorten it."
             )
-        elif min(prompt) < 0 or max(prompt) >= config.vocab_size:
+        elif min(row) < 0 or max(row) >= config.vocab_size:
+            unknown = min(row) if min(row) < 0 else max(row)
             findings.append(
-                f"prompt {number}: it has token {max(prompt)}, and the model knows 0 to "
+                f"{what} {number}: it has token {unknown}, and the model knows 0 to "
                 f"{config.vocab_size - 1}. Encode it with the model's own tokenizer."
             )
     if findings:

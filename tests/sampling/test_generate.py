@@ -123,12 +123,21 @@ def test_low_precision_parameters(params) -> None:
 
 def test_all_bad_prompts_are_named(params) -> None:
     with pytest.raises(UserError) as caught:
-        generate(CONFIG, params, [[], [1], [1] * 65, [97]], SAMPLED, eos_ids=[])
+        generate(CONFIG, params, [[], [1], [1] * 65, [97], [-1, 5]], SAMPLED, eos_ids=[])
     assert [line.split(":")[0] for line in caught.value.lines] == [
         "prompt 0",
         "prompt 2",
         "prompt 3",
+        "prompt 4",
     ]
+    assert "token -1" in caught.value.lines[-1]
+
+
+def test_any_whole_number_is_a_seed(params) -> None:
+    def written(seed: int) -> list[list[int]]:
+        return generate(CONFIG, params, PROMPTS, SAMPLED, eos_ids=[], seed=seed)
+
+    assert written(10**20) == written(10**20 % 2**32)
 
 
 def test_no_prompts() -> None:
