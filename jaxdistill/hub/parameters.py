@@ -10,7 +10,7 @@ from jax.sharding import Sharding
 
 from jaxdistill.hub.fit import fitting
 from jaxdistill.hub.source import Source
-from jaxdistill.hub.tensors import LazyTensor, check_range
+from jaxdistill.hub.tensors import LazyTensor, check_dtype, check_range
 from jaxdistill.models import abstract_params
 
 _ALIGNMENT_BYTES = 64
@@ -33,8 +33,10 @@ def load_params(
             them on the default device.
 
     Raises:
-        UserError: Tensors are missing, unexpected, of the wrong shape or of an unknown dtype.
+        UserError: Tensors are missing, unexpected, of the wrong shape or of an unknown dtype, or
+            `dtype` is none to compute with.
     """
+    check_dtype(dtype)
     tensors = fitting(source)
     shapes = abstract_params(source.config)
     params: dict[str, Any] = {}

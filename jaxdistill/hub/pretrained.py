@@ -7,8 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from jaxdistill.errors import UserError
 from jaxdistill.hub.parameters import load_params
 from jaxdistill.hub.read import read
+from jaxdistill.hub.tensors import check_dtype
 from jaxdistill.hub.tokenizer import real_vocab_size
 from jaxdistill.models import DecoderConfig, Family
 from jaxdistill.types import Params
@@ -43,10 +45,25 @@ class Pretrained:
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
-        """The tokens that end an answer, each once, as `transformers` would look them up."""
-        for source in (self.generation_config, self.hf_config):
-            if (ids := source.get("eos_token_id")) is not None:
-                return (ids,) if isinstance(ids, int) else tuple(dict.fromkeys(ids))
+        """The tokens that end an answer, each once, as `transformers` would look them up.
+
+        Raises:
+            UserError: A file has something else in their place.
+        """
+        files = {
+            "generation_config.json": self.generation_config,
+            "config.json": self.hf_config,
+        }
+        for file, content in files.items():
+            if (value := content.get("eos_token_id")) is not None:
+                ids = value if isinstance(value, list | tuple) else [value]
+                # JSON's true is an int to Python; and ids are compared as int32 on the device.
+                if not all(type(token) is int and 0 <= token < 2**31 for token in ids):
+                    raise UserError(
+                        f"{file}: `eos_token_id` is {value!r}, expected a token id or a list of "
+                        "token ids (whole numbers, 0 or above)."
+                    )
+                return tuple(dict.fromkeys(ids))
         end = getattr(self.tokenizer, "eos_token_id", None)
         return () if end is None else (end,)
 
@@ -71,12 +88,14 @@ def load(
     Raises:
         UserError: There is no model, it is not whole, or it is none that we can honour.
     """
+    check_dtype(dtype)
     source = read(path, revision=revision)
+    config = source.config
     # The tokenizer first: it takes a moment, weights take many.
     loaded_tokenizer = source.load_tokenizer() if tokenizer else None
     return Pretrained(
         family=source.family,
-        config=source.config,
+        config=config,
         params=load_params(source, dtype=dtype, shardings=shardings),
         tokenizer=loaded_tokenizer,
         hf_config=source.hf_config,

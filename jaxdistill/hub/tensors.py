@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxdistill.errors import UserError
+from jaxdistill.errors import UserError, nearest
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What weights may be stored as; anything else is a quantised format and is refused by name."""
+
+HELD_DTYPES = ("float32", "bfloat16", "float16")
+"""What parameters may be held and saved in."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,13 @@ def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
     weight_map = read_json(folder / INDEX_NAME).get("weight_map")
     if not isinstance(weight_map, Mapping):
         raise UserError(f"{folder / INDEX_NAME}: has no `weight_map`.")
+    nameless = [
+        f"{folder / INDEX_NAME}: `weight_map` puts {name} into {shard!r}, expected a file's name."
+        for name, shard in weight_map.items()
+        if not isinstance(shard, str)
+    ]
+    if nameless:
+        raise UserError(*nameless)
     shards: dict[str, dict[str, LazyTensor]] = {}
     problems: list[str] = []
     for shard in sorted(set(weight_map.values())):
@@ -106,6 +116,19 @@ def _open_file(path: Path) -> Iterator[tuple[str, LazyTensor]]:
                 dtype=SAFETENSORS_DTYPES.get(code, code),
                 read=lambda file=file, name=name: file.get_tensor(name),
             ),
+        )
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Refuse a dtype that is none for parameters; None, for the stored one, is fine.
+
+    Raises:
+        UserError: `dtype` is not one of `HELD_DTYPES`.
+    """
+    if dtype is not None and dtype not in HELD_DTYPES:
+        raise UserError(
+            f"dtype: {dtype!r} is not one of {', '.join(HELD_DTYPES)}."
+            f"{nearest(str(dtype), HELD_DTYPES)}"
         )
 
 

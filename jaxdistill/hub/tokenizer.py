@@ -24,7 +24,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     # `transformers` and `tokenizers` raise bare exceptions of many kinds for a bad file.
     except Exception as error:  # noqa: BLE001
-        raise UserError(f"{folder}: the tokenizer cannot be read: {error}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: the tokenizer cannot be read: {reason}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{folder}: has no fast tokenizer: expected tokenizer.json.")
     return tokenizer

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxdistill import hub
 from jaxdistill.errors import UserError
+from jaxdistill.model import Model
 
 
 @pytest.fixture
@@ -210,6 +211,64 @@ def test_hub_names_are_downloaded_without_code(
     assert list(kept) == files[:2]
 
 
+@pytest.mark.parametrize("value", ["x", [1, None], True, -1, {"id": 2}, 2**40])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_ends_that_are_no_tokens(folder: Path, file: str, value: object) -> None:
+    (folder / "generation_config.json").write_text("{}")
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, "eos_token_id": value}))
+    model = hub.load(folder, tokenizer=False)
+    with pytest.raises(UserError) as caught:
+        _ = model.eos_ids
+    assert caught.value.lines[0].startswith(f"{file}: `eos_token_id` is {value!r}, expected a")
+
+
+def test_shards_that_are_no_names(folder: Path) -> None:
+    index = {"weight_map": {"a": 1, "b": ["model.safetensors"], "c": "model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    told = lines(folder)
+    assert len(told) == 2
+    assert "`weight_map` puts a into 1, expected a file's name" in told[0]
+
+
+def test_a_type_that_is_no_word(folder: Path) -> None:
+    edit_config(folder, model_type=["llama"])
+    assert "`model_type` is ['llama'], expected one of" in lines(folder)[0]
+
+
+def test_heads_that_do_not_divide_are_found_before_the_tokenizer(folder: Path) -> None:
+    edit_config(folder, num_attention_heads=5, num_key_value_heads=5, head_dim=None)
+    with pytest.raises(UserError) as caught:
+        hub.load(folder)
+    (line,) = caught.value.lines
+    assert "`num_attention_heads` is 5, expected a divisor of hidden_size, 24" in line
+
+
+@pytest.mark.parametrize("dtype", ["int8", "foo", "float8_e4m3fn"])
+def test_dtypes_that_hold_no_parameters(folder: Path, tmp_path: Path, dtype: str) -> None:
+    told = f"'{dtype}' is not one of float32, bfloat16, float16"
+    with pytest.raises(UserError, match=told):
+        hub.load(folder, tokenizer=False, dtype=dtype)
+    with pytest.raises(UserError, match=told):
+        hub.save(hub.load(folder, tokenizer=False), tmp_path / "copy", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "told"),
+    [
+        ([[1, 2], [3]], "expected one length for all"),
+        ([], "expected one length for all"),
+        ([[0, 1], [2, 10_000]], "row 1: it has token 10000, and the model knows"),
+        ([[-1]], "row 0: it has token -1"),
+        ([[]], "row 0: it has no token"),
+    ],
+)
+def test_rows_that_have_no_logits(folder: Path, tokens: list[list[int]], told: str) -> None:
+    model = Model(hub.load(folder, tokenizer=False))
+    with pytest.raises(UserError, match=told):
+        model.logits(tokens)
+
+
 def test_no_tokenizer(folder: Path) -> None:
     with pytest.raises(UserError, match="has no tokenizer"):
         hub.load(folder)
@@ -217,8 +276,9 @@ def test_no_tokenizer(folder: Path) -> None:
 
 def test_broken_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="tokenizer cannot be read"):
+    with pytest.raises(UserError, match="tokenizer cannot be read") as caught:
         hub.load(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_too_large_for_float16(folder: Path) -> None:

@@ -295,12 +295,23 @@ def test_every_key_is_read_or_refused(family: str, key: str) -> None:
         ({"tie_word_embeddings": 1}, "`tie_word_embeddings` is 1, expected true or false"),
         ({"num_key_value_heads": 3}, "expected a divisor of the 4 query heads"),
         ({"head_dim": 7}, "expected an even number"),
+        ({"num_attention_heads": 5}, "`num_attention_heads` is 5, expected a divisor of hidden_si"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=r"config\.json") as caught:
         FAMILIES["llama"].decoder_config({**LLAMA, **change})
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [("qwen2", "layer_types"), ("gpt_neo", "attention_types")]
+)
+def test_kinds_of_layer_that_are_no_words(family: str, key: str) -> None:
+    kinds = {"layer_types": [["full_attention"]] * 4, "attention_types": [[[["global"]], 4]]}
+    layers = {"num_hidden_layers": 4} if family == "qwen2" else {"num_layers": 4}
+    with pytest.raises(UserError, match=f"`{key}` is "):
+        FAMILIES[family].decoder_config({**layers, key: kinds[key]})
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -313,6 +324,8 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_an_unknown_type_is_named_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"'lama'.*Did you mean `llama`\?"):
         FAMILIES["lama"]
+    with pytest.raises(UserError, match=r"is \['llama'\], expected one of"):
+        FAMILIES[["llama"]]  # pyright: ignore[reportArgumentType]
 
 
 def test_what_a_family_cannot_say_is_refused() -> None:

@@ -79,13 +79,13 @@ class Families(Mapping[str, Family]):
             if family is not None:
                 self._by_type.update(dict.fromkeys(family.model_types, family))
 
-    def __getitem__(self, model_type: str) -> Family:
+    def __getitem__(self, model_type: object) -> Family:
         """The family of a type.
 
         Raises:
             UserError: Nothing answers to that type.
         """
-        if model_type not in self._by_type:
+        if not isinstance(model_type, str) or model_type not in self._by_type:
             known = sorted(self._by_type)
             raise UserError(
                 f"config.json: `model_type` is {model_type!r}, expected one of "

@@ -104,7 +104,7 @@ def _layers(reader: Reader) -> tuple[LayerKind, ...]:
     listed = reader.hf.get("attention_layers") or names
     if listed != names and reader.hf.get("attention_types"):
         reader.mistake("attention_layers", listed, f"what attention_types says, {names}")
-    if len(listed) != num_layers or set(listed) - set(kinds):
+    if len(listed) != num_layers or not all(name in ("global", "local") for name in listed):
         reader.mistake(
             "attention_types", types, f"as many of global, local as num_layers, {num_layers}"
         )

@@ -83,7 +83,7 @@ class Reader:
     def layer_types(self, default: list[str], window: int | None) -> list[str]:
         """The kind of each layer, by name; `default` where the key is missing."""
         types = self.hf.get("layer_types") or default
-        known = isinstance(types, list) and not set(types) - {FULL, SLIDING}
+        known = isinstance(types, list) and all(word in (FULL, SLIDING) for word in types)
         if not known or len(types) != len(default):
             self.mistake("layer_types", types, f"{len(default)} words out of {FULL}, {SLIDING}")
             return default
@@ -101,7 +101,13 @@ class Reader:
     ) -> tuple[int, int]:
         """Key/value heads (null: as many as query heads) and channels of a head."""
         kv_heads = self.optional_integer("num_key_value_heads", kv_default) or heads
-        head_dim = self.optional_integer("head_dim", head_dim_default) or embed_dim // heads
+        head_dim = self.optional_integer("head_dim", head_dim_default)
+        if head_dim is None:
+            head_dim = embed_dim // heads
+            # A mistaken hidden_size was told already, and `embed_dim` only stands in for it.
+            is_read = self.hf.get("hidden_size", embed_dim) == embed_dim
+            if embed_dim % heads and is_read:
+                self.mistake("num_attention_heads", heads, f"a divisor of hidden_size, {embed_dim}")
         if heads % kv_heads:
             self.mistake("num_key_value_heads", kv_heads, f"a divisor of the {heads} query heads")
         if head_dim % 2:
