@@ -16,7 +16,7 @@ def _several(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-_Sources = Annotated[tuple[str, ...], BeforeValidator(_several)]
+_Sources = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_several)]
 
 
 @configclass
@@ -29,7 +29,8 @@ class DataConfig:
         heldout: The fraction of `sources` that is never trained on. A hash of its prompt decides
             for each row, so that a row keeps its side whatever is added, sorted or answered anew.
         heldout_seed: Another number, another choice of held-out rows.
-        heldout_sources: Rows to evaluate on; where given, `heldout` is not applied.
+        heldout_sources: Rows to evaluate on; where given, `heldout` is not applied, and rows of
+            `sources` that ask the same are left out.
         rollout: Where the answers come from: the rows themselves, or the teacher.
         prompt_template: How a prompt that is a string reads. `plain`: as it stands, and the
             completion right after it; `chat`: as a user's message in the tokenizer's template.
@@ -41,7 +42,7 @@ class DataConfig:
         pack: Whether several rows may share a sequence. They do not see each other.
     """
 
-    sources: _Sources
+    sources: Annotated[_Sources, Field(min_length=1)]
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     heldout_seed: int = 0
     heldout_sources: _Sources = ()

@@ -62,6 +62,7 @@ class Counts:
         truncated_rows: Rows that were too long and lost a part.
         cut_tokens: The tokens they lost.
         dropped_rows: Rows left out: too long, or with nothing to learn.
+        shared_rows: Rows left out of training, because held-out rows ask the same.
     """
 
     rows: int = 0
@@ -70,15 +71,17 @@ class Counts:
     truncated_rows: int = 0
     cut_tokens: int = 0
     dropped_rows: int = 0
+    shared_rows: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def __str__(self) -> str:
+        shared = f", {self.shared_rows:,} rows of held-out prompts left out"
         return (
             f"{self.rows:,} rows, {self.tokens:,} tokens ({self.scored_tokens:,} to learn); "
             f"{self.truncated_rows:,} rows truncated ({self.cut_tokens:,} tokens cut), "
-            f"{self.dropped_rows:,} rows dropped"
+            f"{self.dropped_rows:,} rows dropped{shared if self.shared_rows else ''}"
         )
 
 

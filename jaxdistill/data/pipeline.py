@@ -26,10 +26,21 @@ from jaxdistill.types import Batch
 
 @dataclass(frozen=True)
 class Rows:
-    """The two sides of the split."""
+    """The two sides of the split.
+
+    Attributes:
+        train: Rows to learn from.
+        heldout: Rows to evaluate on; none asks what one of `train` asks.
+        shared: How many rows of `sources` are left out because `heldout_sources` ask the same.
+    """
 
     train: list[Row]
     heldout: list[Row]
+    shared: int = 0
+
+    def __str__(self) -> str:
+        left_out = f" ({self.shared:,} more ask what is held out)" if self.shared else ""
+        return f"{len(self.train):,} rows to train on{left_out}, {len(self.heldout):,} held out"
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ def read(config: DataConfig) -> Rows:
     heldout = _read(config.heldout_sources, config, len(rows), findings)
     findings.raise_any()
     if config.heldout_sources:
-        return Rows(rows, heldout)
+        return _apart(rows, heldout)
     sides: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:
         held = is_heldout(row.key, fraction=config.heldout, seed=config.heldout_seed)
@@ -74,6 +85,17 @@ def read(config: DataConfig) -> Rows:
             "fewer, or choose others with `data.heldout_seed`."
         )
     return Rows(*sides)
+
+
+def _apart(rows: list[Row], heldout: list[Row]) -> Rows:
+    held = {row.key for row in heldout}
+    train = [row for row in rows if row.key not in held]
+    if not train:
+        raise UserError(
+            f"data.heldout_sources: its rows ask what all {len(rows)} rows of `data.sources` ask, "
+            "so none is left to train on. Name other rows in one of the two."
+        )
+    return Rows(train, heldout, shared=len(rows) - len(train))
 
 
 def prepare(
@@ -102,11 +124,10 @@ def check(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
         UserError: with all that is wrong.
     """
     rows, templates = read(config), Templates(tokenizer)
-    sides = f"{len(rows.train):,} rows to train on, {len(rows.heldout):,} held out"
     if config.rollout.needs_teacher:
         asked = config.rollout.prompts([*rows.train, *rows.heldout], templates)
-        return f"{sides}; {sum(map(len, asked)):,} tokens in their prompts"
-    return f"{sides}; {_prepared(config, rows, templates, None).counts}"
+        return f"{rows}; {sum(map(len, asked)):,} tokens in their prompts"
+    return f"{rows}; {_prepared(config, rows, templates, None).counts}"
 
 
 def _prepared(
@@ -130,6 +151,7 @@ def _prepared(
             f"data.sources: nothing is left to learn: {train_counts}. Raise `data.length` "
             f"({config.length}), or see that the answers are not empty."
         )
+    train_counts += Counts(rows=rows.shared, shared_rows=rows.shared)
     return Prepared(train, heldout, train_counts, heldout_counts)
 
 

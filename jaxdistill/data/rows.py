@@ -185,7 +185,7 @@ def _string(value: Any, where: str) -> str:
 
 
 def _messages(value: Any, where: str) -> tuple[Message, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+    if not _is_list(value) or not value:
         wanted = "a list" if where == "messages" else "a string or a list"
         raise UserError(
             f'`{where}` is {_kind(value)}, expected {wanted} of {{"role", "content"}} messages.'
@@ -204,14 +204,18 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
 
 def _tokens(fields: Mapping[str, Any], name: str) -> tuple[int, ...]:
     value = fields[name]
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    if not is_list or not all(type(one) is int and one >= 0 for one in value):
+    if not _is_list(value) or not all(type(one) is int and one >= 0 for one in value):
         raise UserError(f"`{name}` is {_kind(value)}, expected a list of token numbers.")
     return tuple(value)
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+    names[bytes] = "binary data"
     empty = "an empty list" if value == [] else ""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"the number {value}"

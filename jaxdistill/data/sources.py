@@ -83,6 +83,8 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
         ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{place}: not JSON: {error.msg} at column {error.colno}.") from None
+    except ValueError:
+        raise UserError(f"{place}: not a row: a number in it has too many digits.") from None
     except RecursionError:
         raise UserError(f"{place}: not a row: nested too deeply to be read.") from None
     if not isinstance(value, dict):

@@ -64,12 +64,14 @@ def encode_prompts(rows: Sequence[Row], templates: Templates) -> list[list[int]]
     prompts = []
     for row in rows:
         if isinstance(row.content, Tokens):
-            prompts.append(list(row.content.prompt))
+            with findings.collect(row.place):
+                prompts.append(_known(row.content.prompt, templates.tokenizer))
             continue
         tokens = encoded[row.row_id][0]
         ends = len(tokens) > 1 and tokens[-1] == templates.eos
         # Some tokenizers end what they encode; a prompt is to go on.
         prompts.append(tokens[:-1] if ends and not rendered[row.row_id].is_chat else tokens)
+    findings.raise_any()
     return prompts
 
 
@@ -100,13 +102,19 @@ def _encoded(rows: Sequence[Row], templates: Templates) -> Iterator[Encoded]:
 
 
 def _from_tokens(content: Tokens, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    tokens = np.array([*content.prompt, *content.completion], dtype=np.int32)
-    if len(tokens) and tokens.max() >= len(tokenizer):
+    known = _known((*content.prompt, *content.completion), tokenizer)
+    tokens = np.array(known, dtype=np.int32)
+    return Encoded(tokens, np.arange(len(tokens)) >= len(content.prompt), None)
+
+
+def _known(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    largest = max(tokens, default=0)
+    if largest >= len(tokenizer):
         raise UserError(
-            f"token {tokens.max()} is none of this tokenizer's {len(tokenizer)}. The tokens come "
+            f"token {largest} is none of this tokenizer's {len(tokenizer)}. The tokens come "
             "from another one: roll out again, or give the row as text."
         )
-    return Encoded(tokens, np.arange(len(tokens)) >= len(content.prompt), None)
+    return list(tokens)
 
 
 def _from_texts(rendered: Sequence[Rendered], templates: Templates) -> Iterator[Encoded]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from jaxdistill.config import load
 from jaxdistill.data import DataConfig, read
 from jaxdistill.errors import UserError
 
@@ -76,9 +77,10 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path):
         '{"messages": [{"role": "user"}]}',
         r'{"text": "half \ud83d"}',
         '{"prompt_tokens": [1, true], "completion_tokens": [2]}',
+        '{"text": ' + "9" * 5000 + "}",
     )
     lines = findings(config(path))
-    assert [int(line.split(":")[1]) for line in lines] == [2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert [int(line.split(":")[1]) for line in lines] == [2, 3, 4, 6, 7, 8, 9, 10, 11, 12]
     for line, said in zip(
         lines,
         (
@@ -91,6 +93,7 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path):
             "`messages[0]` has keys ['role']",
             "lone surrogate",
             "`prompt_tokens` is a list, expected a list of token numbers",
+            "a number in it has too many digits",
         ),
         strict=True,
     ):
@@ -129,6 +132,34 @@ def test_unread_formats_and_broken_files(tmp_path):
     assert "not a readable Parquet file" in lines[0]
     assert "`.txt` files are not read" in lines[1]
     assert "not a readable `datasets` folder" in lines[2]
+
+
+def test_binary_columns_are_refused(tmp_path):
+    datasets.disable_progress_bars()
+    rows = {
+        "prompt": {"prompt": b"\xff", "completion": "x"},
+        "prompt_tokens": {"prompt_tokens": b"\x01", "completion_tokens": b"\x02"},
+    }
+    for field, row in rows.items():
+        path = str(tmp_path / f"{field}.parquet")
+        datasets.Dataset.from_list([row]).to_parquet(path)
+        (line,) = findings(config(path))
+        assert f"`{field}` is binary data, expected " in line
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        ("[]", "sources: holds nothing; expected at least 1."),
+        ("['']", "sources[0]: string should have at least 1 character"),
+        ("''", "sources[0]: string should have at least 1 character"),
+    ],
+)
+def test_no_source_is_no_data(sources, said):
+    with pytest.raises(UserError) as caught:
+        load(DataConfig, None, [f"sources={sources}"])
+    (line,) = caught.value.lines
+    assert said in line
 
 
 def test_missing_split_names_the_nearest(tmp_path):

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.data import DataConfig, read
+from jaxdistill.data import DataConfig, prepare, read
 from jaxdistill.data.rows import parse
 from jaxdistill.data.split import is_heldout
 from jaxdistill.errors import UserError
+from tests import tiny
 
 
 def key(fields, as_chat=False):
@@ -76,6 +77,30 @@ def test_heldout_sources_stand_in_for_the_fraction(tmp_path):
     train, heldout = sides(tmp_path, rows, heldout_sources=(str(other),))
     assert len(train) == 20
     assert heldout == {"Held"}
+
+
+def test_rows_that_ask_what_is_held_out_are_not_trained_on(tmp_path):
+    other = tmp_path / "other.jsonl"
+    held = [{"messages": [{"role": "user", "content": n}]} for n in ("0", "1", "new")]
+    other.write_text("".join(json.dumps(row) + "\n" for row in held))
+    rows = [{"prompt": f"{n}", "completion": "x"} for n in range(20)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = DataConfig(sources=(str(path),), heldout_sources=(str(other),))
+    found = read(config)
+    assert not {row.key for row in found.train} & {row.key for row in found.heldout}
+    assert str(found) == "18 rows to train on (2 more ask what is held out), 3 held out"
+    with pytest.raises(UserError, match=r"data\.heldout_sources: its rows ask what all 20 rows"):
+        read(DataConfig(sources=(str(path),), heldout_sources=(str(path),)))
+    answered = DataConfig(sources=(str(path),), heldout_sources=(_first(tmp_path, rows),))
+    prepared = prepare(answered, tiny.tokenizer())
+    assert "20 rows, " in str(prepared.train_counts)
+    assert str(prepared.train_counts).endswith("1 rows of held-out prompts left out")
+
+
+def _first(folder, rows):
+    (folder / "first.jsonl").write_text(json.dumps(rows[0]))
+    return str(folder / "first.jsonl")
 
 
 def test_nothing_left_to_train_on_is_said(tmp_path):

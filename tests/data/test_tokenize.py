@@ -11,7 +11,7 @@ from transformers import ByT5Tokenizer
 from jaxdistill.data import DataConfig, prepare, render_prompt
 from jaxdistill.data.rows import parse
 from jaxdistill.data.templates import Templates
-from jaxdistill.data.tokenize import encode
+from jaxdistill.data.tokenize import encode, encode_prompts
 from jaxdistill.errors import UserError
 from tests import tiny
 
@@ -174,6 +174,11 @@ def test_exact_tokens_are_used_as_they_are():
     assert example.num_bytes == 4
     with pytest.raises(UserError, match=r"r:0: token 999 is none of this tokenizer's 320"):
         examples(row | {"completion_tokens": [999]}, tokenizer)
+    with pytest.raises(UserError, match=r"r:0: token 10{30} is none"):
+        examples(row | {"completion_tokens": [3, 10**30]}, tokenizer)
+    foreign = parse(row | {"prompt_tokens": [999]}, place="r:0", row_id=0, as_chat=False)
+    with pytest.raises(UserError, match=r"r:0: token 999 is none"):
+        encode_prompts([foreign], Templates(tokenizer))
 
 
 def test_truncation_is_counted_and_cuts_what_it_says():
@@ -227,6 +232,8 @@ def test_what_a_tokenizer_cannot_do_is_said():
         examples([{"messages": TALK}] * 3, tiny.tokenizer(chat_template=refusing))
     assert [line[:4] for line in caught.value.lines] == ["r:0:", "r:1:", "r:2:"]
     assert all("refuses it: roles must alternate" in line for line in caught.value.lines)
+    with pytest.raises(UserError, match="refuses it: division by zero"):
+        examples({"messages": TALK}, tiny.tokenizer(chat_template="{{ 1 / 0 }}"))
     shouting = tiny.CHATML.replace("message['content']", "message['content'] | upper")
     with pytest.raises(UserError, match=r"`messages\[1\]`: cannot find this turn"):
         examples({"messages": TALK}, tiny.tokenizer(chat_template=shouting))
