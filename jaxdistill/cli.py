@@ -6,13 +6,17 @@ mend ends in one line a finding and exit code 2; anything else is a bug and show
 
 import argparse
 import json
+import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from jaxdistill import __version__
 from jaxdistill.errors import UserError
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {line}", file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
     except KeyboardInterrupt:
-        return 130
+        # A second Ctrl-C: at once, without waiting for threads that would complain of their end.
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -59,7 +65,8 @@ def _eval(options: argparse.Namespace) -> None:
         dtype=options.dtype,
     )
     if options.json:
-        _say(json.dumps(values))
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        _say(json.dumps(finite))
     else:
         _say("\n".join(f"{name:<18} {value:.6g}" for name, value in values.items()))
 
@@ -136,9 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None)
     generate.add_argument("--max-new-tokens", type=_count, default=128, metavar="N")
     generate.add_argument("--temperature", type=_at_least_0, default=0.0, help="0 is greedy")
-    generate.add_argument("--top-k", type=_count, default=0, metavar="N", help="default: all")
+    generate.add_argument("--top-k", type=_count_or_0, default=0, metavar="N", help="0 is all")
     generate.add_argument("--top-p", type=_probability, default=1.0)
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--seed", type=_count_or_0, default=0, metavar="N")
 
     export = commands.add_parser("export", help="write a folder that PyTorch transformers loads")
     export.set_defaults(command=_export)
@@ -161,18 +168,31 @@ def _model_options(command: argparse.ArgumentParser, *, dtype: str | None = "flo
 
 
 def _count(text: str) -> int:
-    return int(_checked(text, int(text) > 0, "a whole number above 0"))
+    return _checked(text, int, lambda value: value > 0, "a whole number above 0")
+
+
+def _count_or_0(text: str) -> int:
+    return _checked(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0")
 
 
 def _at_least_0(text: str) -> float:
-    return float(_checked(text, 0 <= float(text) < float("inf"), "a number from 0"))
+    return _checked(text, float, lambda value: 0 <= value < math.inf, "a number from 0")
 
 
 def _probability(text: str) -> float:
-    return float(_checked(text, 0 < float(text) <= 1, "a number above 0, at most 1"))
+    return _checked(text, float, lambda value: 0 < value <= 1, "a number above 0, at most 1")
 
 
-def _checked(text: str, is_right: bool, expected: str) -> str:
-    if not is_right:
-        raise argparse.ArgumentTypeError(f"{text} is not {expected}")
-    return text
+_Number = TypeVar("_Number", int, float)
+
+
+def _checked(
+    text: str, kind: Callable[[str], _Number], is_right: Callable[[_Number], bool], expected: str
+) -> _Number:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not is_right(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return value

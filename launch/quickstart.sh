@@ -4,14 +4,16 @@
 #   launch/quickstart.sh [MODEL] [field=value ...]
 #
 # MODEL is a name that `jaxdistill fetch` knows, a folder, a .gguf file or a hub name; the rest is
-# handed to `jaxdistill train configs/quickstart.yaml`. A second run reuses what is already there.
+# handed to `jaxdistill train configs/quickstart.yaml`. A second run reuses what is already there;
+# another model or another field wants a run folder of its own, e.g. `output=runs/longer`.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-source launch/install.sh
 
 model=smollm2-135m-instruct
 case "${1:-}" in "" | *=*) ;; *) model=$1; shift ;; esac
+if [ -e "$model" ]; then model=$(realpath "$model"); fi
 
+cd "$(dirname "$0")/.."
+source launch/install.sh
 install ""
 if [ "$model" = smollm2-135m-instruct ]; then
   .venv/bin/jaxdistill fetch "$model" --out models

@@ -18,7 +18,7 @@ from jaxdistill.models import (
 )
 from jaxdistill.run.check import Inspection
 from jaxdistill.run.config import RunConfig
-from jaxdistill.run.folder import RunFolder, fingerprint
+from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import shardings
 from jaxdistill.teachers import online
 from jaxdistill.train import (
@@ -154,18 +154,11 @@ def teacher_signal(inspection: Inspection) -> Any:
     return signal
 
 
-def open_checkpoints(config: RunConfig, folder: RunFolder) -> Checkpoints:
-    """The checkpoints of the run in this folder."""
-    return Checkpoints(
-        folder.checkpoints,
-        keep=config.train.keep_checkpoints,
-        fingerprint=fingerprint(config),
-    )
-
-
 def restored_student(config: RunConfig, inspection: Inspection, folder: RunFolder) -> Model | None:
     """The student of the newest checkpoint; None where there is no checkpoint."""
-    checkpoints = open_checkpoints(config, folder)
+    if not folder.checkpoints.is_dir():
+        return None
+    checkpoints = Checkpoints(folder.checkpoints)
     restored = checkpoints.restore(make_student(config, inspection).abstract_state)
     checkpoints.close()
     return None if restored is None else student_model(inspection, restored.state.params)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import align, data, hub
 from jaxdistill.errors import Findings, UserError
+from jaxdistill.evals import num_parameters
 from jaxdistill.models import DecoderConfig, abstract_params
 from jaxdistill.run.config import RunConfig, kept_layers
 from jaxdistill.run.folder import RunFolder

@@ -37,6 +37,7 @@ def conclude(
     teacher: Model | None,
 ) -> None:
     """Export the student, measure it beside its teacher, and write and print what was gained."""
+    folder.result.unlink(missing_ok=True)
     hub.save(student.pretrained, folder.student)
     after = measure(student.params) if measure is not None else {}
     before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}

@@ -36,7 +36,7 @@ class StudentConfig:
             are float32: in bfloat16 small updates would round away.
     """
 
-    model: str
+    model: Annotated[str, Field(min_length=1)]
     layers: _Count | tuple[Annotated[int, Field(ge=0)], ...] | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -69,8 +69,8 @@ class RunConfig:
         teacher: Where the signal comes from; null when no objective needs one.
     """
 
-    output: str
-    seed: int = 0
+    output: Annotated[str, Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     student: StudentConfig
     teacher: Teacher | None = None
     data: DataConfig

@@ -1,5 +1,6 @@
 """`eval` and `export`: one model, outside of a run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def open_model(path: str, *, dtype: str | None = "float32") -> Model:
     model = assemble.restored_student(config, inspect(config), folder)
     if model is None:
         raise UserError(f"{path}: this run has no checkpoint yet. `jaxdistill train` makes one.")
-    return model
+    if dtype is None:
+        return model
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
+    return Model(replace(model.pretrained, params=cast))
 
 
 def evaluate(
@@ -79,7 +83,11 @@ def evaluate(
     )
     return evaluation(
         student.params,
-        data.ordered_batches(prepared.train, length=data_config.length, batch_size=batch_size),
+        data.ordered_batches(
+            prepared.train,
+            length=data_config.length,
+            batch_size=min(batch_size, len(prepared.train)),
+        ),
         num_bytes=sum(example.num_bytes for example in prepared.train),
         teacher_params=guide.params if guide is not None else None,
     )

@@ -1,17 +1,21 @@
 """The run folder: what lies where, and a student out of it, finished or not."""
 
+import fcntl
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxdistill import data
 from jaxdistill.config import flat
 from jaxdistill.errors import UserError
 from jaxdistill.run.config import RunConfig
 
 # What may change between the beginning of a run and its continuation: places, records, and how
 # the work is divided. All else decides the result.
-_FREE = ("output", "evaluation", "mesh", "track", "teacher.dtype")
+_FREE = ("output", "evaluation", "mesh", "track")
 _FREE_IN_TRAIN = ("accumulate", "chunk_rows", "log_every", "save_every", "keep_checkpoints")
 
 
@@ -23,7 +27,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.config = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student"
@@ -37,11 +41,39 @@ class RunFolder:
         """Whether a run has begun in this folder."""
         return RunFolder(path).config.is_file()
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While entered, no other process can train in this folder.
 
-def fingerprint(config: RunConfig) -> dict[str, Any]:
+        Raises:
+            UserError: when one does, or when this is no place for a folder.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"output: {self.path} cannot be a run folder: {error.strerror}. Choose another."
+            ) from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"output: another process is training in {self.path}. Wait for it, or choose "
+                    "another run folder (`output=...`)."
+                ) from None
+            yield
+
+
+def fingerprint(config: RunConfig, prepared: data.Prepared) -> dict[str, Any]:
     """What must stay as it is for a run to be continued, by dotted name."""
     free = (*_FREE, *(f"train.{name}" for name in _FREE_IN_TRAIN))
-    return {name: value for name, value in flat(config).items() if not name.startswith(free)}
+    fixed = {name: value for name, value in flat(config).items() if not name.startswith(free)}
+    digest = hashlib.sha256()
+    for example in (*prepared.train, *prepared.heldout):
+        digest.update(example.tokens.tobytes() + example.loss_mask.tobytes())
+    return {**fixed, "the rows' content": digest.hexdigest()[:12]}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

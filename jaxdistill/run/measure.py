@@ -42,7 +42,7 @@ def heldout(
         batches = data.ordered_batches(
             examples,
             length=config.data.length,
-            batch_size=-(-config.evaluation.batch_size // shards) * shards,
+            batch_size=-(-min(config.evaluation.batch_size, len(examples)) // shards) * shards,
         )
         teacher_params = None if teacher is None else teacher.params
         return evaluation(params, batches, num_bytes=num_bytes, teacher_params=teacher_params)

@@ -15,12 +15,12 @@ from jaxdistill.run import assemble
 from jaxdistill.run.check import Inspection, inspect, summary
 from jaxdistill.run.conclude import conclude, show
 from jaxdistill.run.config import RunConfig
-from jaxdistill.run.folder import RunFolder, write_json, write_text
+from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.measure import Measure, heldout, prefixed
 from jaxdistill.sampling import Sampling
 from jaxdistill.sharding import batch_sharding
 from jaxdistill.track import Progress, Tracker, open_trackers
-from jaxdistill.train import Hook, TrainState, init_state
+from jaxdistill.train import Checkpoints, Hook, TrainState, init_state
 from jaxdistill.train import train as run_loop
 from jaxdistill.types import Params
 
@@ -37,19 +37,28 @@ def train(config: RunConfig) -> int:
         UserError: when something is wrong with the config, the files, the data or the disk.
     """
     folder = RunFolder(config.output)
-    use_compilation_cache()
     inspection = inspect(config)
-    student = assemble.make_student(config, inspection)
-    checkpoints = assemble.open_checkpoints(config, folder)
-    restored = checkpoints.restore(student.abstract_state)
-    if restored is not None and _is_finished(config, folder, restored.state):
-        checkpoints.close()
-        show(folder)
-        return 0
-    write_text(folder.config, dump(config))
+    with folder.locked():
+        if _is_finished(config, folder):
+            show(folder)
+            return 0
+        use_compilation_cache()
+        return _train(config, folder, inspection)
 
+
+def _train(config: RunConfig, folder: RunFolder, inspection: Inspection) -> int:
+    data.read(config.data)  # what is wrong with the rows is told before weights are loaded
+    student = assemble.make_student(config, inspection)
     teacher = assemble.load_teacher(config, inspection)
     prepared = _prepare(config, inspection, teacher, folder)
+    checkpoints = Checkpoints(
+        folder.checkpoints,
+        keep=config.train.keep_checkpoints,
+        fingerprint=fingerprint(config, prepared),
+    )
+    restored = checkpoints.restore(student.abstract_state)
+    write_text(folder.config, dump(config))
+
     facts = {**summary(config, inspection), **_counts(prepared)}
     measure = heldout(config, inspection, student, teacher, prepared.heldout)
     restored_step = None if restored is None else int(restored.state.step)
@@ -65,6 +74,7 @@ def train(config: RunConfig) -> int:
         for tracker in trackers:
             tracker.config(facts)
         if restored is None:
+            folder.before.unlink(missing_ok=True)
             initial = assemble.initial_student(config, inspection, teacher)
             _measure_before(folder, measure, initial.params, trackers)
             state = init_state(initial.params, student.optimizer, student.shardings)
@@ -106,10 +116,10 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdistill" / "xla"))
 
 
-def _is_finished(config: RunConfig, folder: RunFolder, state: TrainState) -> bool:
-    """Whether there is nothing to add: the last step is made, and concluded under this config."""
+def _is_finished(config: RunConfig, folder: RunFolder) -> bool:
+    """Whether there is nothing to add: the run was concluded, under this very config."""
     is_same = folder.config.is_file() and folder.config.read_text() == dump(config)
-    return is_same and int(state.step) == config.train.steps and folder.result.is_file()
+    return is_same and folder.result.is_file() and folder.student.is_dir()
 
 
 def _open_trackers(

@@ -1,8 +1,9 @@
 """Online: the teacher is a model that runs inside the student's step, outside the gradient."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
+from pydantic import Field
 
 from jaxdistill.config import configclass
 from jaxdistill.models import DecoderConfig, forward_batch, head
@@ -21,7 +22,7 @@ class OnlineTeacher:
     """
 
     type: Literal["online"] = "online"
-    model: str
+    model: Annotated[str, Field(min_length=1)]
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     provides: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})

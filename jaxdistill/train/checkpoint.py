@@ -46,18 +46,25 @@ class Checkpoints:
         directory: Where they are; made if it is not there.
         keep: How many of the latest are kept.
         fingerprint: What must not change when the run continues, by dotted name; JSON values.
+            None only looks: nothing is compared but shapes, and nothing is written, renamed or
+            cleaned, for the run may be going on in another process.
     """
 
-    def __init__(self, directory: Path, *, keep: int, fingerprint: Mapping[str, Any]):
+    def __init__(
+        self, directory: Path, *, keep: int = 1, fingerprint: Mapping[str, Any] | None = None
+    ):
         self.directory = directory.absolute()
-        self._fingerprint = dict(fingerprint)
+        self._fingerprint = None if fingerprint is None else dict(fingerprint)
+        only_looks = fingerprint is None
         with _disk_errors(f"{directory}: no checkpoint can be written here"):
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
+                    max_to_keep=None if only_looks else keep,
                     enable_async_checkpointing=False,
-                    cleanup_tmp_directories=True,
+                    cleanup_tmp_directories=not only_looks,
+                    create=not only_looks,
+                    read_only=only_looks,
                 ),
                 item_handlers={
                     "state": ocp.StandardCheckpointHandler(),
@@ -130,7 +137,8 @@ class Checkpoints:
                     f"{place}: cannot be read ({reason[0][:120] if reason else error!r})"
                 )
                 continue
-            self._set_aside(step)
+            if self._fingerprint is not None:
+                self._set_aside(step)
             return Restored(state, run["data"], tuple(skipped))
         if skipped:
             raise UserError(*skipped, "No checkpoint is left: start in another run folder.")
@@ -151,7 +159,7 @@ class Checkpoints:
     def _compare(
         self, place: Path, written: dict[str, Any], shapes: dict[str, str], like: TrainState
     ) -> None:
-        now = self._fingerprint
+        now = written if self._fingerprint is None else self._fingerprint
         lines = [
             f"{place}: was written with {name} = {written.get(name)!r}, not {now.get(name)!r}."
             for name in sorted({*written, *now})
@@ -165,8 +173,11 @@ class Checkpoints:
             if shapes.get(name) != wanted.get(name)
         ]
         if lines:
-            cure = "Continue with the config that the run began with, or choose another run folder."
-            raise UserError(*lines, cure)
+            raise UserError(
+                *lines,
+                "Continue with the config and the data that the run began with, or choose another "
+                "run folder (`output=...`).",
+            )
 
     def _set_aside(self, restored_step: int) -> None:
         """Renames newer checkpoints, none of which could be read, so that steps can be saved."""

@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from jaxdistill.cli import main
+from jaxdistill.run.folder import RunFolder
 
 OVERRIDES = {
     "train.step=5": "train.step: TrainConfig has no such field. Did you mean `steps`?",
@@ -21,6 +25,9 @@ OVERRIDES = {
     "train.batch_size=3": "train.batch_size = 3 cannot be split evenly",
     "train.optimizer.warmup_steps=6": "leaves nothing of a run of 6 steps",
     "mesh.tensor=3": "mesh (data=-1, fsdp=1, tensor=3)",
+    "seed=-5": "seed: input should be greater than or equal to 0",
+    "output={folder}/rows.jsonl": "is a file; a run needs a folder",
+    "output=": "output: string should have at least 1 character",
     "data.rollout.type=teachers": "Did you mean `teacher`?",
 }
 
@@ -136,3 +143,50 @@ def test_a_wrong_flag(flags, capfd):
         main([flags[0], "--model", "x", *flags[1:]])
     assert caught.value.code == 2
     assert "error: argument --" in capfd.readouterr().err
+
+
+def test_rows_that_change_stop_a_run_from_going_on(place, command, monkeypatch):
+    module = sys.modules["jaxdistill.run.train"]
+    loop = module.run_loop
+    monkeypatch.setattr(module, "run_loop", lambda *a, **k: loop(*a, **{**k, "num_steps": 2}))
+    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED
+    monkeypatch.undo()
+    rows = (place / "rows.jsonl").read_text().replace("It is 2.", "It is two.")
+    (place / "rows.jsonl").write_text(rows)
+    code, _, complained = command("train", place / "config.yaml")
+    assert code == 2
+    assert "the rows' content" in complained
+
+
+def test_two_runs_do_not_share_a_folder(place, command):
+    with RunFolder(place / "run").locked():
+        code, _, complained = command("train", place / "config.yaml")
+    assert code == 2
+    assert "another process is training" in complained
+
+
+def test_looking_at_a_run_leaves_it_alone(place, command, monkeypatch):
+    module = sys.modules["jaxdistill.run.train"]
+    loop = module.run_loop
+    monkeypatch.setattr(module, "run_loop", lambda *a, **k: loop(*a, **{**k, "num_steps": 2}))
+    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED
+    unfinished = place / "run" / "checkpoints" / "4.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    code, _, complained = command(
+        "export", "--model", place / "run", "--out", place / "out", "--dtype", "bfloat16"
+    )
+    assert code == 0, complained
+    assert json.loads((place / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert unfinished.is_dir()
+
+
+def test_a_teacher_of_nan_stops_the_run(place, command):
+    teacher = load_file(place / "teacher" / "model.safetensors")
+    shutil.copytree(place / "teacher", place / "broken")
+    broken = {name: np.full_like(tensor, np.nan) for name, tensor in teacher.items()}
+    save_file(broken, place / "broken" / "model.safetensors", metadata={"format": "pt"})
+    changes = [f"teacher.model={place}/broken", "objectives=[{type: forward_kl}]"]
+    code, _, complained = command("train", place / "config.yaml", *changes)
+    assert code == 2
+    assert "train/loss is nan" in complained
+    assert f"{place}/rows.jsonl:" in complained
