@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind, Norm, Rope
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.llama import norm_rules, shared_keys, shared_rules
+from jaxdistill.models.families.llama import norm_rules, shared_fields, shared_keys, shared_rules
 from jaxdistill.models.families.reading import (
     ACTIVATIONS,
     FULL,
@@ -20,6 +20,26 @@ from jaxdistill.models.families.reading import (
 )
 from jaxdistill.models.families.rotary import parse_rope
 from jaxdistill.models.rules import Rule, same
+
+DEFAULTS = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131_072,
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10_000.0,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 6,
+}
 
 NORMS = {
     "input_layernorm": "attention_norm",
@@ -38,36 +58,25 @@ class Gemma3(Family):
 
     def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of Gemma3TextConfig."""
-        reader = Reader(hf)
+        reader = Reader(hf, DEFAULTS)
         reader.expect("use_bidirectional_attention", (None, False), "a decoder is causal")
         reader.expect(
             "attn_logit_softcapping", (None,), "transformers reads it and does not apply it"
         )
-        embed_dim = reader.integer("hidden_size", 2304)
-        heads = reader.integer("num_attention_heads", 8)
-        kv_heads, head_dim = reader.heads(embed_dim, heads, kv_default=4, head_dim_default=256)
-        attention_bias = reader.flag("attention_bias", False)
+        attention_bias = reader.flag("attention_bias")
+        fields = shared_fields(reader)
         config = DecoderConfig(
-            vocab_size=reader.integer("vocab_size", 262_208),
-            embed_dim=embed_dim,
-            mlp_dim=reader.integer("intermediate_size", 9216),
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
+            **fields,
             layers=_layers(reader),
-            max_positions=reader.integer("max_position_embeddings", 131_072),
             norm=Norm.RMS_PLUS_ONE,
-            norm_epsilon=reader.number("rms_norm_eps", 1e-6),
             has_query_key_norm=True,
             has_post_norms=True,
-            activation=reader.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
+            activation=reader.choice("hidden_activation", ACTIVATIONS),
             has_query_key_value_bias=attention_bias,
             has_attention_output_bias=attention_bias,
-            query_scale=reader.number("query_pre_attn_scalar", 256) ** -0.5,
-            embed_scale=embed_dim**0.5,
-            has_tied_head=reader.flag("tie_word_embeddings", True),
+            query_scale=reader.number("query_pre_attn_scalar") ** -0.5,
+            embed_scale=fields["embed_dim"] ** 0.5,
             logit_soft_cap=reader.optional_number("final_logit_softcapping"),
-            initializer_range=reader.number("initializer_range", 0.02),
         )
         reader.finish()
         return config
@@ -100,9 +109,9 @@ class Gemma3(Family):
 
 def _layers(reader: Reader) -> tuple[LayerKind, ...]:
     """By `layer_types`, or by the older rule: every `sliding_window_pattern`-th sees everything."""
-    num_layers = reader.integer("num_hidden_layers", 26)
-    window = reader.optional_integer("sliding_window", 4096)
-    pattern = reader.integer("sliding_window_pattern", 6)
+    num_layers = reader.integer("num_hidden_layers")
+    window = reader.optional_integer("sliding_window")
+    pattern = reader.integer("sliding_window_pattern")
     default = [SLIDING if (i + 1) % pattern else FULL for i in range(num_layers)]
     types = reader.layer_types(default, window)
     full, sliding = _ropes(reader)
@@ -123,11 +132,9 @@ def _ropes(reader: Reader) -> tuple[Rope, Rope]:
         nested = {}
     full = {**(nested.get(FULL) or {}), **(reader.hf.get("rope_scaling") or {})}
     sliding = nested.get(SLIDING) or {}
-    base = reader.hf.get("rope_theta", 1_000_000.0)
-    local_base = reader.hf.get("rope_local_base_freq", 10_000.0)
     return (
-        parse_rope(reader, f"{key}.{FULL}", full, base),
-        parse_rope(reader, f"{key}.{SLIDING}", sliding, local_base),
+        parse_rope(reader, f"{key}.{FULL}", full, reader.hf["rope_theta"]),
+        parse_rope(reader, f"{key}.{SLIDING}", sliding, reader.hf["rope_local_base_freq"]),
     )
 
 

@@ -11,6 +11,19 @@ from jaxdistill.models.families.family import Family
 from jaxdistill.models.families.reading import ACTIVATIONS, Reader, activation_name
 from jaxdistill.models.rules import Rule, flattened, same
 
+DEFAULTS = {
+    "vocab_size": 50_257,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_positions": 1024,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": True,
+}
+
 
 class GPT2(Family):
     """`model_type` gpt2. Its matrices lie `[inputs, outputs]` (Conv1D), as ours do.
@@ -30,34 +43,16 @@ class GPT2(Family):
 
     def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of GPT2Config."""
-        reader = Reader(hf, self.aliases)
+        reader = Reader(hf, DEFAULTS, self.aliases)
         reader.expect("add_cross_attention", (None, False), "there is no encoder to attend to")
-        embed_dim = reader.integer("n_embd", 768)
-        heads = reader.integer("n_head", 12)
-        if embed_dim % heads:
-            reader.mistake("n_head", heads, f"a divisor of n_embd, {embed_dim}")
-        head_dim = embed_dim // heads
+        fields = shared_fields(reader, embed="n_embd", heads="n_head", mlp="n_inner")
         config = DecoderConfig(
-            vocab_size=reader.integer("vocab_size", 50_257),
-            embed_dim=embed_dim,
-            mlp_dim=reader.optional_integer("n_inner") or 4 * embed_dim,
-            num_heads=heads,
-            num_kv_heads=heads,
-            head_dim=head_dim,
-            layers=(LayerKind(),) * reader.integer("n_layer", 12),
-            max_positions=reader.integer("n_positions", 1024),
-            has_learned_positions=True,
-            norm=Norm.LAYER,
-            norm_epsilon=reader.number("layer_norm_epsilon", 1e-5),
-            activation=reader.choice("activation_function", ACTIVATIONS, "gelu_new"),
-            is_gated=False,
+            **fields,
+            layers=(LayerKind(),) * reader.integer("n_layer"),
+            max_positions=reader.integer("n_positions"),
             has_query_key_value_bias=True,
-            has_attention_output_bias=True,
-            has_mlp_bias=True,
-            query_scale=head_dim**-0.5 if reader.flag("scale_attn_weights", True) else 1.0,
-            is_scaled_by_inverse_layer=reader.flag("scale_attn_by_inverse_layer_idx", False),
-            has_tied_head=reader.flag("tie_word_embeddings", True),
-            initializer_range=reader.number("initializer_range", 0.02),
+            query_scale=fields["head_dim"] ** -0.5 if reader.flag("scale_attn_weights") else 1.0,
+            is_scaled_by_inverse_layer=reader.flag("scale_attn_by_inverse_layer_idx"),
         )
         reader.finish()
         return config
@@ -102,21 +97,50 @@ class GPT2(Family):
         )
 
     def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
-        word = original.get("activation_function", "gelu_new")
         return {
-            "vocab_size": config.vocab_size,
+            **shared_keys(config, original),
             "n_embd": config.embed_dim,
             "n_inner": config.mlp_dim,
             "n_head": config.num_heads,
             "n_layer": config.num_layers,
             "n_positions": config.max_positions,
-            "layer_norm_epsilon": config.norm_epsilon,
-            "activation_function": activation_name(config.activation, word),
             "scale_attn_weights": config.query_scale != 1,
             "scale_attn_by_inverse_layer_idx": config.is_scaled_by_inverse_layer,
-            "tie_word_embeddings": config.has_tied_head,
-            "initializer_range": config.initializer_range,
         }
+
+
+def shared_fields(reader: Reader, *, embed: str, heads: str, mlp: str) -> dict[str, Any]:
+    """What GPT-2 and GPT-Neo have in common, by the keys of what they name differently."""
+    embed_dim, num_heads = reader.integer(embed), reader.integer(heads)
+    return {
+        "vocab_size": reader.integer("vocab_size"),
+        "embed_dim": embed_dim,
+        "mlp_dim": reader.optional_integer(mlp) or 4 * embed_dim,
+        "num_heads": num_heads,
+        "num_kv_heads": num_heads,
+        "head_dim": reader.head_dim(num_heads, heads, embed),
+        "has_learned_positions": True,
+        "norm": Norm.LAYER,
+        "norm_epsilon": reader.number("layer_norm_epsilon"),
+        "activation": reader.choice("activation_function", ACTIVATIONS),
+        "is_gated": False,
+        "has_attention_output_bias": True,
+        "has_mlp_bias": True,
+        "has_tied_head": reader.flag("tie_word_embeddings"),
+        "initializer_range": reader.number("initializer_range"),
+    }
+
+
+def shared_keys(config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that GPT-2 and GPT-Neo write alike."""
+    word = original.get("activation_function", DEFAULTS["activation_function"])
+    return {
+        "vocab_size": config.vocab_size,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "activation_function": activation_name(config.activation, word),
+        "tie_word_embeddings": config.has_tied_head,
+        "initializer_range": config.initializer_range,
+    }
 
 
 def embedding_rules(config: DecoderConfig) -> tuple[Rule, ...]:

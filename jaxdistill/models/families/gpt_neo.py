@@ -6,11 +6,24 @@ Black et al., 2021, https://doi.org/10.5281/zenodo.5297715.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from jaxdistill.models.config import DecoderConfig, LayerKind, Norm
+from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.gpt2 import embedding_rules
-from jaxdistill.models.families.reading import ACTIVATIONS, Reader, activation_name
+from jaxdistill.models.families.gpt2 import embedding_rules, shared_fields, shared_keys
+from jaxdistill.models.families.reading import Reader
 from jaxdistill.models.rules import Rule, linear, same
+
+DEFAULTS = {
+    "vocab_size": 50_257,
+    "hidden_size": 2048,
+    "num_layers": 24,
+    "num_heads": 16,
+    "window_size": 256,
+    "activation_function": "gelu_new",
+    "max_position_embeddings": 2048,
+    "layer_norm_epsilon": 1e-5,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": True,
+}
 
 
 class GPTNeo(Family):
@@ -23,30 +36,14 @@ class GPTNeo(Family):
 
     def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of GPTNeoConfig."""
-        reader = Reader(hf, self.aliases)
-        embed_dim = reader.integer("hidden_size", 2048)
-        heads = reader.integer("num_heads", 16)
-        if embed_dim % heads:
-            reader.mistake("num_heads", heads, f"a divisor of hidden_size, {embed_dim}")
+        reader = Reader(hf, DEFAULTS, self.aliases)
         config = DecoderConfig(
-            vocab_size=reader.integer("vocab_size", 50_257),
-            embed_dim=embed_dim,
-            mlp_dim=reader.optional_integer("intermediate_size") or 4 * embed_dim,
-            num_heads=heads,
-            num_kv_heads=heads,
-            head_dim=embed_dim // heads,
+            **shared_fields(
+                reader, embed="hidden_size", heads="num_heads", mlp="intermediate_size"
+            ),
             layers=_layers(reader),
-            max_positions=reader.integer("max_position_embeddings", 2048),
-            has_learned_positions=True,
-            norm=Norm.LAYER,
-            norm_epsilon=reader.number("layer_norm_epsilon", 1e-5),
-            activation=reader.choice("activation_function", ACTIVATIONS, "gelu_new"),
-            is_gated=False,
-            has_attention_output_bias=True,
-            has_mlp_bias=True,
+            max_positions=reader.integer("max_position_embeddings"),
             query_scale=1.0,
-            has_tied_head=reader.flag("tie_word_embeddings", True),
-            initializer_range=reader.number("initializer_range", 0.02),
         )
         reader.finish()
         return config
@@ -71,11 +68,10 @@ class GPTNeo(Family):
         )
 
     def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
-        word = original.get("activation_function", "gelu_new")
         names = ["local" if kind.window else "global" for kind in config.layers]
         windows = {kind.window for kind in config.layers} - {None}
         return {
-            "vocab_size": config.vocab_size,
+            **shared_keys(config, original),
             "hidden_size": config.embed_dim,
             "intermediate_size": config.mlp_dim,
             "num_heads": config.num_heads,
@@ -84,17 +80,13 @@ class GPTNeo(Family):
             "attention_layers": names,
             **({"window_size": windows.pop()} if windows else {}),
             "max_position_embeddings": config.max_positions,
-            "layer_norm_epsilon": config.norm_epsilon,
-            "activation_function": activation_name(config.activation, word),
-            "tie_word_embeddings": config.has_tied_head,
-            "initializer_range": config.initializer_range,
         }
 
 
 def _layers(reader: Reader) -> tuple[LayerKind, ...]:
     """`attention_types` counts patterns; the older `attention_layers` lists every layer."""
-    num_layers = reader.integer("num_layers", 24)
-    kinds = {"global": LayerKind(), "local": LayerKind(window=reader.integer("window_size", 256))}
+    num_layers = reader.integer("num_layers")
+    kinds = {"global": LayerKind(), "local": LayerKind(window=reader.integer("window_size"))}
     types = reader.hf.get("attention_types") or [[["global", "local"], 12]]
     try:
         names = [name for pattern, times in types for name in list(pattern) * times]

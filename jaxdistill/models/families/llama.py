@@ -12,6 +12,26 @@ from jaxdistill.models.families.reading import ACTIVATIONS, Reader, activation_n
 from jaxdistill.models.families.rotary import read_rope
 from jaxdistill.models.rules import Rule, flattened, linear, same
 
+DEFAULTS = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+}
+MISTRAL_DEFAULTS = {
+    **DEFAULTS,
+    "intermediate_size": 14_336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131_072,
+    "sliding_window": 4096,
+}
+
 LAYER_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
 
 
@@ -24,35 +44,22 @@ class Llama(Family):
 
     def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of LlamaConfig or MistralConfig."""
-        reader = Reader(hf)
         is_mistral = hf.get("model_type") == "mistral"
+        reader = Reader(hf, MISTRAL_DEFAULTS if is_mistral else DEFAULTS)
         reader.expect("pretraining_tp", (None, 1), "set it to 1: results differ by rounding only")
         reader.expect("rope_interleaved", (None, False), "only half-and-half rotation is known")
-        embed_dim = reader.integer("hidden_size", 4096)
-        heads = reader.integer("num_attention_heads", 32)
-        kv_heads, head_dim = reader.heads(embed_dim, heads, kv_default=8 if is_mistral else None)
-        window = reader.optional_integer("sliding_window", 4096) if is_mistral else None
+        window = reader.optional_integer("sliding_window") if is_mistral else None
         kind = LayerKind(window=window, rope=read_rope(reader))
-        attention_bias = not is_mistral and reader.flag("attention_bias", False)
+        attention_bias = not is_mistral and reader.flag("attention_bias")
+        fields = shared_fields(reader)
         config = DecoderConfig(
-            vocab_size=reader.integer("vocab_size", 32_000),
-            embed_dim=embed_dim,
-            mlp_dim=reader.integer("intermediate_size", 14_336 if is_mistral else 11_008),
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
-            layers=(kind,) * reader.integer("num_hidden_layers", 32),
-            max_positions=reader.integer(
-                "max_position_embeddings", 131_072 if is_mistral else 2048
-            ),
-            norm_epsilon=reader.number("rms_norm_eps", 1e-6),
-            activation=reader.choice("hidden_act", ACTIVATIONS, "silu"),
+            **fields,
+            layers=(kind,) * reader.integer("num_hidden_layers"),
+            activation=reader.choice("hidden_act", ACTIVATIONS),
             has_query_key_value_bias=attention_bias,
             has_attention_output_bias=attention_bias,
-            has_mlp_bias=not is_mistral and reader.flag("mlp_bias", False),
-            query_scale=head_dim**-0.5,
-            has_tied_head=reader.flag("tie_word_embeddings", False),
-            initializer_range=reader.number("initializer_range", 0.02),
+            has_mlp_bias=not is_mistral and reader.flag("mlp_bias"),
+            query_scale=fields["head_dim"] ** -0.5,
         )
         reader.finish()
         return config
@@ -73,6 +80,23 @@ class Llama(Family):
             "attention_bias": config.has_query_key_value_bias,
             "mlp_bias": config.has_mlp_bias,
         }
+
+
+def shared_fields(reader: Reader) -> dict[str, Any]:
+    """What Llama, Mistral, Qwen2 and Gemma 3 read alike."""
+    heads, kv_heads, head_dim = reader.heads()
+    return {
+        "vocab_size": reader.integer("vocab_size"),
+        "embed_dim": reader.integer("hidden_size"),
+        "mlp_dim": reader.integer("intermediate_size"),
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "max_positions": reader.integer("max_position_embeddings"),
+        "norm_epsilon": reader.number("rms_norm_eps"),
+        "has_tied_head": reader.flag("tie_word_embeddings"),
+        "initializer_range": reader.number("initializer_range"),
+    }
 
 
 def shared_keys(config: DecoderConfig) -> dict[str, Any]:

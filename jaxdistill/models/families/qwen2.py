@@ -8,7 +8,13 @@ from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.llama import LAYER_NORMS, norm_rules, shared_keys, shared_rules
+from jaxdistill.models.families.llama import (
+    LAYER_NORMS,
+    norm_rules,
+    shared_fields,
+    shared_keys,
+    shared_rules,
+)
 from jaxdistill.models.families.reading import (
     ACTIVATIONS,
     FULL,
@@ -20,6 +26,22 @@ from jaxdistill.models.families.reading import (
 from jaxdistill.models.families.rotary import read_rope
 from jaxdistill.models.rules import Rule
 
+DEFAULTS = {
+    "vocab_size": 151_936,
+    "hidden_size": 4096,
+    "intermediate_size": 22_016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32_768,
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+
 
 class Qwen2(Family):
     """`model_type` qwen2."""
@@ -30,25 +52,14 @@ class Qwen2(Family):
 
     def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of Qwen2Config."""
-        reader = Reader(hf)
-        embed_dim = reader.integer("hidden_size", 4096)
-        heads = reader.integer("num_attention_heads", 32)
-        kv_heads, head_dim = reader.heads(embed_dim, heads, kv_default=32)
+        reader = Reader(hf, DEFAULTS)
+        fields = shared_fields(reader)
         config = DecoderConfig(
-            vocab_size=reader.integer("vocab_size", 151_936),
-            embed_dim=embed_dim,
-            mlp_dim=reader.integer("intermediate_size", 22_016),
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
+            **fields,
             layers=_layers(reader),
-            max_positions=reader.integer("max_position_embeddings", 32_768),
-            norm_epsilon=reader.number("rms_norm_eps", 1e-6),
-            activation=reader.choice("hidden_act", ACTIVATIONS, "silu"),
+            activation=reader.choice("hidden_act", ACTIVATIONS),
             has_query_key_value_bias=True,
-            query_scale=head_dim**-0.5,
-            has_tied_head=reader.flag("tie_word_embeddings", False),
-            initializer_range=reader.number("initializer_range", 0.02),
+            query_scale=fields["head_dim"] ** -0.5,
         )
         reader.finish()
         return config
@@ -75,10 +86,10 @@ class Qwen2(Family):
 
 def _layers(reader: Reader) -> tuple[LayerKind, ...]:
     """Which layers slide; none do unless `use_sliding_window` says so."""
-    num_layers = reader.integer("num_hidden_layers", 32)
-    window = reader.optional_integer("sliding_window", 4096)
-    window = window if reader.flag("use_sliding_window", False) else None
-    first = reader.hf.get("max_window_layers", 28)
+    num_layers = reader.integer("num_hidden_layers")
+    window = reader.optional_integer("sliding_window")
+    window = window if reader.flag("use_sliding_window") else None
+    first = reader.hf["max_window_layers"]
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         reader.mistake("max_window_layers", first, "a whole number, 0 or above")
         first = num_layers

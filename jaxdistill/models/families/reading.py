@@ -8,9 +8,6 @@ from jaxdistill.models.config import Activation, DecoderConfig
 
 Choice = TypeVar("Choice")
 
-REQUIRED: Any = object()
-"""The default of a key that must be there."""
-
 ACTIVATIONS = {
     "silu": Activation.SILU,
     "swish": Activation.SILU,
@@ -28,10 +25,22 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermed
 
 
 class Reader:
-    """One `config.json`. Mistakes are kept until `finish`, so that all are told together."""
+    """One `config.json`. Mistakes are kept until `finish`, so that all are told together.
 
-    def __init__(self, hf: Mapping[str, Any], aliases: Mapping[str, str] | None = None):
-        self.hf = rename(hf, aliases or {})
+    Args:
+        hf: What the file says.
+        defaults: What its missing keys stand for, as in `transformers`.
+        aliases: Other names of the keys that are read.
+    """
+
+    def __init__(
+        self,
+        hf: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ):
+        self._defaults = defaults or {}
+        self.hf: Mapping[str, Any] = {**self._defaults, **rename(hf, aliases or {})}
         self.mistakes: list[str] = []
         for key, name in (aliases or {}).items():
             self.expect_same(hf, key, name)
@@ -40,38 +49,37 @@ class Reader:
         self.expect("quantization_config", (None,), "use the unquantised folder, or a .gguf file")
         self.expect("partial_rotary_factor", (None, 1), "all channels of a head are rotated")
 
-    def integer(self, key: str, default: Any = REQUIRED) -> int:
+    def integer(self, key: str) -> int:
         """A whole number above 0."""
-        return int(self._number(key, default, whole=True))
+        return int(self._number(key, whole=True))
 
-    def number(self, key: str, default: Any = REQUIRED) -> float:
+    def number(self, key: str) -> float:
         """A number above 0."""
-        return float(self._number(key, default, whole=False))
+        return float(self._number(key, whole=False))
 
-    def optional_integer(self, key: str, default: int | None = None) -> int | None:
+    def optional_integer(self, key: str) -> int | None:
         """A whole number above 0, or null."""
-        value = self.hf.get(key, default)
-        return None if value is None else self.integer(key, default)
+        return None if self.hf.get(key) is None else self.integer(key)
 
     def optional_number(self, key: str) -> float | None:
         """A number above 0, or null."""
         return None if self.hf.get(key) is None else self.number(key)
 
-    def flag(self, key: str, default: bool) -> bool:
+    def flag(self, key: str) -> bool:
         """True or false; null stands for the default."""
         value = self.hf.get(key)
-        value = default if value is None else value
+        value = self._defaults.get(key, False) if value is None else value
         if not isinstance(value, bool):
             self.mistake(key, value, "true or false")
         return bool(value)
 
-    def choice(self, key: str, choices: Mapping[str, Choice], default: str) -> Choice:
+    def choice(self, key: str, choices: Mapping[str, Choice]) -> Choice:
         """What a word stands for."""
-        word = self.hf.get(key, default)
+        word = self.hf.get(key)
         if not isinstance(word, str) or word not in choices:
             advice = nearest(str(word), list(choices))
             self.mistake(key, word, f"one of {', '.join(choices)}", advice)
-            word = default
+            word = next(iter(choices))
         return choices[word]
 
     def expect(self, key: str, allowed: Collection[Any], reason: str) -> None:
@@ -91,28 +99,27 @@ class Reader:
             self.mistake("sliding_window", window, f"a number: layer_types has {SLIDING}")
         return types
 
-    def heads(
-        self,
-        embed_dim: int,
-        heads: int,
-        *,
-        kv_default: int | None,
-        head_dim_default: int | None = None,
-    ) -> tuple[int, int]:
-        """Key/value heads (null: as many as query heads) and channels of a head."""
-        kv_heads = self.optional_integer("num_key_value_heads", kv_default) or heads
-        head_dim = self.optional_integer("head_dim", head_dim_default)
+    def head_dim(self, heads: int, heads_key: str, embed_key: str) -> int:
+        """Channels of a head, where heads share the width between them."""
+        embed_dim = self.hf[embed_key]
+        if not _is_positive(embed_dim, whole=True):
+            return 2  # told already
+        if embed_dim % heads:
+            self.mistake(heads_key, heads, f"a divisor of {embed_key}, {embed_dim}")
+        return embed_dim // heads
+
+    def heads(self) -> tuple[int, int, int]:
+        """Query heads, key/value heads (null: as many) and channels of a head (null: shared)."""
+        heads = self.integer("num_attention_heads")
+        kv_heads = self.optional_integer("num_key_value_heads") or heads
+        head_dim = self.optional_integer("head_dim")
         if head_dim is None:
-            head_dim = embed_dim // heads
-            # A mistaken hidden_size was told already, and `embed_dim` only stands in for it.
-            is_read = self.hf.get("hidden_size", embed_dim) == embed_dim
-            if embed_dim % heads and is_read:
-                self.mistake("num_attention_heads", heads, f"a divisor of hidden_size, {embed_dim}")
+            head_dim = self.head_dim(heads, "num_attention_heads", "hidden_size")
         if heads % kv_heads:
             self.mistake("num_key_value_heads", kv_heads, f"a divisor of the {heads} query heads")
         if head_dim % 2:
             self.mistake("head_dim", head_dim, "an even number: channels turn in pairs")
-        return kv_heads, head_dim
+        return heads, kv_heads, head_dim
 
     def expect_same(self, hf: Mapping[str, Any], key: str, name: str) -> None:
         """Refuse two names of one thing that disagree."""
@@ -128,16 +135,20 @@ class Reader:
         if self.mistakes:
             raise UserError(*self.mistakes)
 
-    def _number(self, key: str, default: Any, *, whole: bool) -> float | int:
-        value = self.hf.get(key, default)
-        if value is REQUIRED:
+    def _number(self, key: str, *, whole: bool) -> float | int:
+        if key not in self.hf:
             self.mistakes.append(f"config.json: `{key}` is missing.")
             return 1
-        good = (int,) if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, good) or not value > 0:
+        value = self.hf[key]
+        if not _is_positive(value, whole=whole):
             self.mistake(key, value, "a whole number above 0" if whole else "a number above 0")
             return 1
         return value
+
+
+def _is_positive(value: Any, *, whole: bool) -> bool:
+    good = int if whole else (int, float)
+    return isinstance(value, good) and not isinstance(value, bool) and value > 0
 
 
 def rename(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:

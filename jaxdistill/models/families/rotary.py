@@ -10,7 +10,7 @@ from jaxdistill.models.families.reading import Reader
 KINDS = {kind.value: kind for kind in RopeKind}
 
 
-def read_rope(reader: Reader, *, default_base: float = 10_000.0) -> Rope:
+def read_rope(reader: Reader) -> Rope:
     """The rotary embedding of a model whose layers share one.
 
     It stands in `rope_theta` and `rope_scaling`, or all in `rope_parameters` (transformers 5).
@@ -21,8 +21,7 @@ def read_rope(reader: Reader, *, default_base: float = 10_000.0) -> Rope:
             break
     else:
         key, parameters = "rope_parameters", {}
-    base = reader.hf.get("rope_theta", default_base)
-    return parse_rope(reader, key, parameters, base)
+    return parse_rope(reader, key, parameters, reader.hf["rope_theta"])
 
 
 def parse_rope(reader: Reader, where: str, parameters: Any, base: float | int) -> Rope:
@@ -30,30 +29,36 @@ def parse_rope(reader: Reader, where: str, parameters: Any, base: float | int) -
     if not isinstance(parameters, Mapping):
         reader.mistake(where, parameters, "an object with a `rope_type`")
         return Rope(base=1.0)
-    max_positions = reader.hf.get("max_position_embeddings", 2048)
+    max_positions = reader.hf["max_position_embeddings"]
     original = reader.hf.get("original_max_position_embeddings")
-    values = {"rope_theta": base, "original_max_position_embeddings": max_positions, **parameters}
+    values = {
+        "rope_theta": base,
+        "max_position_embeddings": max_positions,
+        "original_max_position_embeddings": max_positions,
+        "truncate": True,
+        **parameters,
+    }
     if original is not None:
         values["original_max_position_embeddings"] = original
     values["rope_type"] = parameters.get("rope_type", parameters.get("type", "default"))
     # A reader of its own, since the keys may be nested; the mistakes are told with the rest.
     inner = Reader(values)
-    kind = inner.choice("rope_type", KINDS, "default")
-    rope = _PARSERS[kind](inner, inner.number("rope_theta"), max_positions)
+    kind = inner.choice("rope_type", KINDS)
+    rope = _PARSERS[kind](inner, inner.number("rope_theta"))
     prefix = "config.json: "
     reader.mistakes += [prefix + f"{where}: " + line[len(prefix) :] for line in inner.mistakes]
     return rope
 
 
-def _default(reader: Reader, base: float, max_positions: int) -> Rope:
+def _default(reader: Reader, base: float) -> Rope:
     return Rope(base=base)
 
 
-def _linear(reader: Reader, base: float, max_positions: int) -> Rope:
+def _linear(reader: Reader, base: float) -> Rope:
     return Rope(base=base, kind=RopeKind.LINEAR, factor=reader.number("factor"))
 
 
-def _llama3(reader: Reader, base: float, max_positions: int) -> Rope:
+def _llama3(reader: Reader, base: float) -> Rope:
     return Rope(
         base=base,
         kind=RopeKind.LLAMA3,
@@ -64,12 +69,17 @@ def _llama3(reader: Reader, base: float, max_positions: int) -> Rope:
     )
 
 
-def _yarn(reader: Reader, base: float, max_positions: int) -> Rope:
+def _yarn(reader: Reader, base: float) -> Rope:
     original = reader.integer("original_max_position_embeddings")
-    factor = reader.optional_number("factor") or max_positions / original
+    factor = reader.optional_number("factor")
+    if factor is None:
+        factor = reader.integer("max_position_embeddings") / original
     amplitude = reader.optional_number("attention_factor")
     if amplitude is None:
-        above, below = reader.hf.get("mscale"), reader.hf.get("mscale_all_dim")
+        above, below = (
+            reader.number(key) if reader.hf.get(key) else 0.0
+            for key in ("mscale", "mscale_all_dim")
+        )
         amplitude = _amplitude(factor, 1.0)
         if above and below:
             amplitude = _amplitude(factor, above) / _amplitude(factor, below)
@@ -81,7 +91,7 @@ def _yarn(reader: Reader, base: float, max_positions: int) -> Rope:
         slow=reader.optional_number("beta_slow") or 1.0,
         fast=reader.optional_number("beta_fast") or 32.0,
         amplitude=amplitude,
-        is_truncated=reader.flag("truncate", True),
+        is_truncated=reader.flag("truncate"),
     )
 
 
