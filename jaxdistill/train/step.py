@@ -81,24 +81,16 @@ def make_step(
         scored = batch.loss_mask.sum()
         per_place = 1 / jnp.maximum(scored, 1)
 
-        def add(sums: Any, micro_batch: Batch) -> tuple[Any, None]:
+        def differentiate(micro_batch: Batch) -> Any:
             signal = None if teacher is None else teacher(teacher_params, micro_batch)
             (value, values), gradient = jax.value_and_grad(loss, has_aux=True)(
                 state.params, micro_batch, jax.lax.stop_gradient(signal), weights * per_place
             )
             gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
-            added = jax.tree.map(
-                lambda total, part: total + part.astype(jnp.float32),
-                sums,
-                (gradient, value, values),
-            )
-            return added, None
+            return gradient, value, values
 
-        empty = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
-        zero = (empty, jnp.float32(0), jnp.zeros_like(weights))
         micro_batches = _micro_batches(batch, accumulate, mesh)
-        (gradient, value, values), _ = jax.lax.scan(add, zero, micro_batches)
-
+        gradient, value, values = _summed(differentiate, micro_batches)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         metrics = {
@@ -158,6 +150,21 @@ def _micro_batches(batch: Batch, accumulate: int, mesh: Mesh) -> Batch:
         return jax.lax.with_sharding_constraint(dealt, placed)
 
     return jax.tree.map(split, batch)
+
+
+def _summed(function: Callable[[Batch], Any], micro_batches: Batch) -> Any:
+    """The sum, in float32, of what `function` says of each micro-batch, one after the other."""
+
+    def add(sums: Any, micro_batch: Batch) -> tuple[Any, None]:
+        values = function(micro_batch)
+        return jax.tree.map(
+            lambda total, part: total + part.astype(total.dtype), sums, values
+        ), None
+
+    first = jax.tree.map(lambda array: array[0], micro_batches)
+    shapes = jax.eval_shape(function, first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
+    return jax.lax.scan(add, zeros, micro_batches)[0]
 
 
 def _in_groups(
