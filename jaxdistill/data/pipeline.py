@@ -45,8 +45,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is trained on, what is evaluated on, and what became of the rest."""
+    """What is trained on, what is evaluated on, and what became of the rest.
 
+    Attributes:
+        rows: What both were made of, as it was read.
+        train: What is learned from.
+        heldout: What is evaluated on.
+        train_counts: What became of the rows of `train`.
+        heldout_counts: What became of the rows of `heldout`.
+    """
+
+    rows: Rows
     train: list[Example]
     heldout: list[Example]
     train_counts: Counts
@@ -99,19 +108,24 @@ def _apart(rows: list[Row], heldout: list[Row]) -> Rows:
 
 
 def prepare(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, writer: Writer | None = None
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    rows: Rows | None = None,
+    writer: Writer | None = None,
 ) -> Prepared:
     """Read, split, complete and tokenise the rows.
 
     Args:
         config: Which rows, and how.
         tokenizer: The student's, which is also the teacher's.
+        rows: What `read` gave, where that was done already.
         writer: The teacher, where `config.rollout` needs one.
 
     Raises:
         UserError: with all that is wrong with the rows, or when nothing is left to learn.
     """
-    return _prepared(config, read(config), Templates(tokenizer), writer)
+    return _prepared(config, rows or read(config), Templates(tokenizer), writer)
 
 
 def check(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -152,7 +166,7 @@ def _prepared(
             f"({config.length}), or see that the answers are not empty."
         )
     train_counts += Counts(rows=rows.shared, shared_rows=rows.shared)
-    return Prepared(train, heldout, train_counts, heldout_counts)
+    return Prepared(rows, train, heldout, train_counts, heldout_counts)
 
 
 def batches(

@@ -63,13 +63,12 @@ class Question:
     tokens: list[int]
 
 
-def questions(config: RunConfig, prepared: data.Prepared, model: Model) -> list[Question]:
+def questions(prepared: data.Prepared, model: Model) -> list[Question]:
     """The prompts of the held-out rows (of the others where none are held out), in their order.
 
     A row that is learned from its first token on gives its beginning.
     """
-    rows = data.read(config.data)
-    by_id = {row.row_id: row for row in (*rows.train, *rows.heldout)}
+    by_id = {row.row_id: row for row in (*prepared.rows.train, *prepared.rows.heldout)}
     found = []
     for example in prepared.heldout or prepared.train:
         tokens = example.tokens[: int(example.loss_mask.argmax())].tolist()

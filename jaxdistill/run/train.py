@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from jaxdistill.run.measure import Measure, heldout, prefixed
 from jaxdistill.sampling import Sampling
 from jaxdistill.sharding import batch_sharding
 from jaxdistill.track import Progress, Tracker, open_trackers
-from jaxdistill.train import Checkpoints, Hook, TrainState, init_state
+from jaxdistill.train import Checkpoints, Hook, Restored, TrainState, init_state
 from jaxdistill.train import train as run_loop
 from jaxdistill.types import Params
 
@@ -47,22 +48,12 @@ def train(config: RunConfig) -> int:
 
 
 def _train(config: RunConfig, folder: RunFolder, inspection: Inspection) -> int:
-    data.read(config.data)  # what is wrong with the rows is told before weights are loaded
+    rows = data.read(config.data)  # what is wrong with them is told before weights are loaded
     student = assemble.make_student(config, inspection)
     teacher = assemble.load_teacher(config, inspection)
-    prepared = _prepare(config, inspection, teacher, folder)
-    checkpoints = Checkpoints(
-        folder.checkpoints,
-        keep=config.train.keep_checkpoints,
-        fingerprint=fingerprint(config, prepared),
-    )
-    restored = checkpoints.restore(student.abstract_state)
-    write_text(folder.config, dump(config))
-
+    prepared = _prepare(config, inspection, rows, teacher, folder)
     facts = {**summary(config, inspection), **_counts(prepared)}
     measure = heldout(config, inspection, student, teacher, prepared.heldout)
-    restored_step = None if restored is None else int(restored.state.step)
-    trackers = _open_trackers(config, folder, restored_step)
     batches = data.batches(
         prepared.train,
         length=config.data.length,
@@ -70,15 +61,18 @@ def _train(config: RunConfig, folder: RunFolder, inspection: Inspection) -> int:
         pack=config.data.pack,
         seed=config.seed,
     )
-    try:
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(_checkpoints(config, folder, prepared))
+        restored = checkpoints.restore(student.abstract_state)
+        write_text(folder.config, dump(config))
+        trackers = [stack.enter_context(closing(t)) for t in _trackers(config, folder, restored)]
         for tracker in trackers:
             tracker.config(facts)
         if restored is None:
-            folder.before.unlink(missing_ok=True)
-            initial = assemble.initial_student(config, inspection, teacher)
-            _measure_before(folder, measure, initial.params, trackers)
-            state = init_state(initial.params, student.optimizer, student.shardings)
-            del initial
+            initial = assemble.initial_student(config, inspection, teacher).params
+            _measure_before(folder, measure, initial, trackers)
+            state = init_state(initial, student.optimizer, student.shardings)
+            del initial  # the state has its own copy
         else:
             for line in restored.skipped:
                 rich.get_console().print(f"note: {line}", markup=False, soft_wrap=True)
@@ -98,10 +92,6 @@ def _train(config: RunConfig, folder: RunFolder, inspection: Inspection) -> int:
             save_every_steps=config.train.save_every_steps,
             place_of=prepared.place,
         )
-    finally:
-        for tracker in trackers:
-            tracker.close()
-        checkpoints.close()
     if int(state.step) < config.train.steps:
         return INTERRUPTED
     model = assemble.student_model(inspection, state.params)
@@ -122,23 +112,40 @@ def _is_finished(config: RunConfig, folder: RunFolder) -> bool:
     return is_same and folder.result.is_file() and folder.student.is_dir()
 
 
-def _open_trackers(
-    config: RunConfig, folder: RunFolder, restored_step: int | None
-) -> Sequence[Tracker]:
+def _checkpoints(
+    config: RunConfig, folder: RunFolder, prepared: data.Prepared
+) -> closing[Checkpoints]:
+    return closing(
+        Checkpoints(
+            folder.checkpoints,
+            keep=config.train.keep_checkpoints,
+            fingerprint=fingerprint(config, prepared),
+        )
+    )
+
+
+def _trackers(config: RunConfig, folder: RunFolder, restored: Restored | None) -> Sequence[Tracker]:
     if jax.process_index() != 0:
         return ()
     return open_trackers(
-        config.track, folder.path, restored_step=restored_step, num_steps=config.train.steps
+        config.track,
+        folder.path,
+        restored_step=None if restored is None else int(restored.state.step),
+        num_steps=config.train.steps,
     )
 
 
 def _prepare(
-    config: RunConfig, inspection: Inspection, teacher: Model | None, folder: RunFolder
+    config: RunConfig,
+    inspection: Inspection,
+    rows: data.Rows,
+    teacher: Model | None,
+    folder: RunFolder,
 ) -> data.Prepared:
     """The data, with the teacher's answers where the rollout asks for them."""
     rollout = config.data.rollout
     if not (rollout.needs_teacher and teacher and inspection.teacher and config.teacher):
-        return data.prepare(config.data, inspection.tokenizer)
+        return data.prepare(config.data, inspection.tokenizer, rows=rows)
     sampling = Sampling(
         max_new_tokens=rollout.max_new_tokens,
         temperature=rollout.temperature,
@@ -157,7 +164,7 @@ def _prepare(
             directory=folder.path,
             on_batch=progress.reach,
         )
-        return data.prepare(config.data, inspection.tokenizer, writer=writer)
+        return data.prepare(config.data, inspection.tokenizer, rows=rows, writer=writer)
 
 
 def _identity(path: Path, dtype: str) -> str:
@@ -176,6 +183,7 @@ def _measure_before(
     folder: RunFolder, measure: Measure | None, params: Params, trackers: Sequence[Tracker]
 ) -> None:
     """The student before its first step, for the record and for the report."""
+    folder.before.unlink(missing_ok=True)
     if measure is None:
         return
     values = measure(params)
