@@ -8,7 +8,9 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -22,6 +24,9 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     options = _parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        # What a scheduler sends before it kills ends a command as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return options.command(options) or 0
     except UserError as error:
@@ -29,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {line}", file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
     except KeyboardInterrupt:
-        # A second Ctrl-C: at once, without waiting for threads that would complain of their end.
+        # At once, without waiting for threads that would complain of their end.
         sys.stdout.flush()
+        os.write(2, b"\nStopped.\n")
         os._exit(INTERRUPTED)
 
 

@@ -8,9 +8,11 @@ Example:
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -57,6 +59,11 @@ class Model:
     def vocab_size(self) -> int:
         """How many tokens the tokenizer has; the head may be padded beyond that."""
         return self.pretrained.vocab_size
+
+    def astype(self, dtype: str) -> "Model":
+        """The same model with its parameters in another floating-point type."""
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.params)
+        return Model(replace(self.pretrained, params=params))
 
     def logits(
         self, tokens: Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int]]

@@ -38,10 +38,11 @@ def conclude(
 ) -> None:
     """Export the student, measure it beside its teacher, and write and print what was gained."""
     folder.result.unlink(missing_ok=True)
-    hub.save(student.pretrained, folder.student)
+    hub.save(student.pretrained, folder.student, dtype=config.student.export_dtype)
+    student = student.astype(config.student.export_dtype).astype("float32")
     after = measure(student.params) if measure is not None else {}
     before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
-    asked = questions(config, prepared, student)
+    asked = questions(prepared, student)
     prompts = [question.tokens for question in asked[:SPEED_PROMPTS]]
 
     comparison: dict[str, dict[str, float]] = {

@@ -32,13 +32,16 @@ class StudentConfig:
         model: Where it starts: a Hugging Face folder, a `.gguf` file or a hub name.
         layers: How many layers of `model` to keep, evenly spaced with the first and the last
             among them, or the list of those to keep; null keeps all.
-        compute_dtype: What it is computed in. The parameters that are updated, and the export,
-            are float32: in bfloat16 small updates would round away.
+        compute_dtype: What it is computed in. The parameters that are updated are float32: in
+            bfloat16 small updates would round away.
+        export_dtype: What the exported weights are stored in. What is measured in the end is
+            measured of the weights as they were rounded.
     """
 
     model: Annotated[str, Field(min_length=1)]
     layers: _Count | tuple[Annotated[int, Field(ge=0)], ...] | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @configclass

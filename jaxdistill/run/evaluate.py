@@ -1,6 +1,5 @@
 """`eval` and `export`: one model, outside of a run."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,7 @@ def open_model(path: str, *, dtype: str | None = "float32") -> Model:
     model = assemble.restored_student(config, inspect(config), folder)
     if model is None:
         raise UserError(f"{path}: this run has no checkpoint yet. `jaxdistill train` makes one.")
-    if dtype is None:
-        return model
-    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
-    return Model(replace(model.pretrained, params=cast))
+    return model if dtype is None else model.astype(dtype)
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from jaxdistill.run.config import RunConfig
 
 # What may change between the beginning of a run and its continuation: places, records, and how
 # the work is divided. All else decides the result.
-_FREE = ("output", "evaluation", "mesh", "track")
+_FREE = ("output", "evaluation", "mesh", "track", "student.export_dtype")
 _FREE_IN_TRAIN = ("accumulate", "chunk_rows", "log_every", "save_every", "keep_checkpoints")
 
 

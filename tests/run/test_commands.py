@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,33 @@ def test_the_exported_student_is_the_trained_one(place, command):
             AutoTokenizer.from_pretrained(out)("What is 3?").input_ids
             == ours.tokenizer("What is 3?").input_ids
         )
+
+
+def test_an_export_in_bfloat16_is_what_is_measured(place, command):
+    heldout = place / "heldout.jsonl"
+    heldout.write_text('{"prompt": "What is 50 and 50? ", "completion": "It is 100."}\n' * 3)
+    half = ("student.export_dtype=bfloat16", f"data.heldout_sources={heldout}")
+    assert command("train", place / "config.yaml", *half)[0] == 0
+    exported = jaxdistill.load(place / "run" / "student", dtype=None)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(exported.params)} == {"bfloat16"}
+
+    said = json.loads((place / "run" / "result.json").read_text())["comparison"]["student"]
+    _, printed, _ = command(
+        "eval", "--model", place / "run", "--data", heldout, "--length", 48, "--json"
+    )
+    assert json.loads(printed.splitlines()[-1])["nll"] == pytest.approx(said["nll"], rel=1e-5)
+    lines = (place / "run" / "metrics.jsonl").read_text().splitlines()
+    trained = [json.loads(line) for line in lines if "eval/nll" in line][-1]
+    assert trained["eval/nll"] != pytest.approx(said["nll"], rel=1e-5)
+
+
+def test_a_batch_is_no_larger_than_the_rows_to_evaluate(place, command):
+    rows = ("--model", place / "teacher", "--data", place / "rows.jsonl", "--length", 48, "--json")
+    few, many = (
+        json.loads(command("eval", *rows, "--batch-size", size)[1].splitlines()[-1])
+        for size in (8, 10**9)
+    )
+    assert few == pytest.approx(many, rel=1e-5)
 
 
 def test_a_finished_run_is_not_run_again(place, command):

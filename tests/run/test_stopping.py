@@ -1,0 +1,65 @@
+"""A signal ends a command at once or after its step, never in a traceback, and nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROLLOUT = ("data.rollout={type: teacher, max_new_tokens: 24, batch_size: 2}",)
+STEPS = ("train.steps=100000", "evaluation.every_steps=0", "train.log_every_steps=1")
+
+
+def _start(place: Path, *overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxdistill", "train", str(place / "config.yaml"), *overrides],
+        env={**os.environ, "XDG_CACHE_HOME": str(place / "cache")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for(process: subprocess.Popen[str], is_there: Callable[[], object]) -> None:
+    end = time.monotonic() + 120
+    while not is_there():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "nothing came of the run"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_rollout_that_is_stopped_keeps_its_answers(place, command, number):
+    process = _start(place, *ROLLOUT)
+    _wait_for(process, lambda: [*(place / "run").glob("rollout-*.jsonl")])
+    process.send_signal(number)
+    complained = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert complained.split() == ["Stopped."]
+    (answers,) = (place / "run").glob("rollout-*.jsonl")
+    kept = answers.read_text()
+    assert 0 < kept.count("\n") < 40
+    code, _, _ = command("train", place / "config.yaml", *ROLLOUT)
+    assert code == 0
+    assert answers.read_text().startswith(kept)
+
+
+def test_a_second_signal_stops_at_once(place):
+    process = _start(place, *STEPS)
+    _wait_for(process, (place / "run" / "metrics.jsonl").is_file)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    complained = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in complained
+
+
+def test_a_home_in_output_is_meant(place, command, monkeypatch):
+    monkeypatch.setenv("HOME", str(place))
+    code, _, _ = command("train", place / "config.yaml", "output=~/elsewhere", "train.steps=1")
+    assert code == 0
+    assert (place / "elsewhere" / "student" / "config.json").is_file()
