@@ -9,6 +9,7 @@ from jaxtyping import Array, Float32, Int
 from pydantic import Field
 
 from jaxdistill.config import Registry, configclass
+from jaxdistill.objectives.weight import Weight
 
 OBJECTIVES = Registry("objective", package="jaxdistill.objectives")
 """The methods by their `type`: one file of this package each."""
@@ -42,9 +43,14 @@ def _log_softmax(logits: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
 
 @configclass
 class RowObjective(ABC):
-    """A method that compares student and teacher row by row."""
+    """A method that compares student and teacher row by row.
 
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    Args:
+        weight: What its values are multiplied by in the loss: a number, or points
+            `[[step, weight], ...]` with straight lines between them.
+    """
+
+    weight: Weight = 1.0
 
     needs: ClassVar[frozenset[str]]
     """What must be there: "teacher_logits", "labels"."""

@@ -14,6 +14,7 @@ from jaxdistill import align, data, hub
 from jaxdistill.errors import Findings, UserError
 from jaxdistill.evals import num_parameters
 from jaxdistill.models import DecoderConfig, abstract_params
+from jaxdistill.objectives.weight import in_words
 from jaxdistill.run.config import RunConfig, kept_layers
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import make_mesh
@@ -122,7 +123,7 @@ def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
     padded = " and ".join(f"{rows:,}" for rows in heads)
     facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the heads have {padded} rows"
     facts["objectives"] = " + ".join(
-        f"{objective.weight:g} {objective.type}"  # pyright: ignore
+        f"{in_words(objective.weight)} {objective.type}"  # pyright: ignore
         for objective in config.objectives
     )
     shape: Mapping[str, int] = inspection.mesh.shape

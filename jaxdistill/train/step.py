@@ -13,6 +13,7 @@ from jaxtyping import Array, Shaped
 from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import RowObjective
 from jaxdistill.objectives.wall import CHUNK_ROWS, weighted_loss
+from jaxdistill.objectives.weight import weight_at
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated
 from jaxdistill.sharding.rules import BATCH_AXES
 from jaxdistill.train.state import TrainState
@@ -42,7 +43,8 @@ def make_step(
         head: The student's unembedding, from the same parameters.
         teacher: What the teacher says of a micro-batch, from its own parameters; it runs here,
             outside the gradient. None when no objective asks for one.
-        objectives: What is minimised: the sum of `weight` times the mean over scored places.
+        objectives: What is minimised: the sum of `weight` times the mean over scored places. A
+            weight that moves is recorded, too.
         optimizer: What turns a gradient into an update.
         rate: The learning rate by step, for the record.
         shardings: Where the state lies; a gradient lies where its parameter does.
@@ -57,8 +59,8 @@ def make_step(
         `train/param_norm` (after the update), `train/learning_rate`, and the places that were
         scored and read.
     """
-    objectives = tuple(objectives)
-    weights = jnp.asarray([objective.weight for objective in objectives], jnp.float32)
+    objectives, names = tuple(objectives), _names(objectives)
+    moves = [isinstance(objective.weight, tuple) for objective in objectives]
     num_groups = num_batch_shards(mesh)
 
     def loss(
@@ -80,6 +82,7 @@ def make_step(
         # The weight of the whole batch comes first: sums over micro-batches then simply add.
         scored = batch.loss_mask.sum()
         per_place = 1 / jnp.maximum(scored, 1)
+        weights = jnp.stack([weight_at(objective.weight, state.step) for objective in objectives])
 
         def differentiate(micro_batch: Batch) -> Any:
             signal = None if teacher is None else teacher(teacher_params, micro_batch)
@@ -95,7 +98,8 @@ def make_step(
         params: Any = optax.apply_updates(state.params, updates)
         metrics = {
             "train/loss": value,
-            **dict(zip(_names(objectives), values * per_place, strict=True)),
+            **dict(zip(names, values * per_place, strict=True)),
+            **{f"{names[i]}_weight": weights[i] for i in range(len(names)) if moves[i]},
             "train/grad_norm": optax.tree.norm(gradient),
             "train/param_norm": optax.tree.norm(params),
             "train/learning_rate": jnp.asarray(rate(state.step), jnp.float32),
@@ -174,7 +178,7 @@ def _in_groups(
     return jnp.reshape(array, (num_groups, -1, *array.shape[2:]))
 
 
-def _names(objectives: tuple[RowObjective, ...]) -> list[str]:
+def _names(objectives: Sequence[RowObjective]) -> list[str]:
     """A metric's name for each; a second objective of one type is numbered."""
     types = [objective.type for objective in objectives]  # pyright: ignore
     seen = [types[:place].count(kind) for place, kind in enumerate(types)]

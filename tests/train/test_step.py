@@ -90,6 +90,16 @@ def test_the_loss_is_the_weighted_sum_of_its_objectives(plain):
     assert metrics["train/forward_kl"] > 0
 
 
+def test_a_weight_moves_along_its_line(batch):
+    tiny = assemble(optimizer=PLAIN, devices=1, weights=(((0, 1.0), (2, 0.5)), 1.5))
+    state = copied(tiny.state)
+    for weight in (1.0, 0.75, 0.5, 0.5):
+        state, metrics = tiny.step(state, tiny.teacher_params, placed(batch, tiny))
+        assert metrics["train/forward_kl_weight"] == weight
+        expected = weight * metrics["train/forward_kl"] + 1.5 * metrics["train/cross_entropy"]
+        np.testing.assert_allclose(metrics["train/loss"], expected, rtol=RTOL)
+
+
 def test_metrics_count_places_and_norms(batch, plain):
     metrics, moments, _, after = plain
     assert metrics["train/scored_tokens"] == batch.loss_mask.sum()

@@ -99,6 +99,7 @@ def assemble(
     accumulate: int = 1,
     chunk_rows: int = 16,
     objectives: tuple[str, ...] = ("forward_kl", "cross_entropy"),
+    weights: tuple[Any, ...] = (0.5, 1.5, 2.5),
     optimizer: AdamW = AdamW(learning_rate=0.01, warmup_steps=3, weight_decay=0.1),  # noqa: B008
     num_steps: int = STEPS,
     student: models.DecoderConfig = STUDENT,
@@ -132,7 +133,9 @@ def assemble(
         )
         return Signal(output.hidden, models.head(TEACHER, params, vocab_size=VOCAB_SIZE))
 
-    chosen = [OBJECTIVES[name](weight=0.5 + i) for i, name in enumerate(objectives)]
+    chosen = [
+        OBJECTIVES[name](weight=weight) for name, weight in zip(objectives, weights, strict=False)
+    ]
     step = make_step(
         forward=forward,
         head=lambda params: models.head(student, params, vocab_size=VOCAB_SIZE),
