@@ -14,6 +14,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.objectives import RowLogits, row_statistics
 from jaxdistill.objectives.cross_entropy import CrossEntropy
 from jaxdistill.objectives.forward_kl import ForwardKL
+from jaxdistill.objectives.rows import pair
 from jaxdistill.objectives.wall import CHUNK_ROWS, RowFunction
 from jaxdistill.sharding import batch_sharding, num_batch_shards
 from jaxdistill.types import Batch, Head, Output, Params, Signal, Total
@@ -77,22 +78,17 @@ class Evaluation:
 
     def _measure(self, params: Params, teacher_params: Any, batch: Batch) -> dict[str, Total]:
         signal = None if self._teacher is None else self._teacher(teacher_params, batch)
-        mask = self._in_groups(batch.loss_mask)
+        hidden = self._forward(params, batch).hidden
+        rows = pair(hidden, signal, batch, num_groups=self._num_groups)
         values = row_statistics(
             _LIKELIHOOD if signal is None else {**_LIKELIHOOD, **_AGREEMENT},
-            self._in_groups(self._forward(params, batch).hidden),
+            rows,
             self._head(params),
-            self._in_groups(batch.labels),
-            mask,
-            None if signal is None else self._in_groups(signal.hidden),
             None if signal is None else signal.head,
             chunk_rows=self._chunk_rows,
         )
-        weight = mask.sum()
-        return {name: Total((mask * value).sum(), weight) for name, value in values.items()}
-
-    def _in_groups(self, array: Array | np.ndarray) -> Array:
-        return jnp.reshape(array, (self._num_groups, -1, *array.shape[2:]))
+        weight = rows.mask.sum()
+        return {name: Total((rows.mask * value).sum(), weight) for name, value in values.items()}
 
     def _placed(self, batch: Batch) -> Batch:
         def place(array: np.ndarray) -> Array:

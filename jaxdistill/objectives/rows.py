@@ -6,7 +6,10 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
+
+from jaxdistill.types import Batch, Signal
 
 _Carry = TypeVar("_Carry")
 
@@ -27,6 +30,29 @@ class Rows:
     teacher_hidden: Float[Array, "*G R E"] | None
     labels: Int[Array, "*G R"]
     mask: Float[Array, "*G R"]
+
+
+def pair(
+    student_hidden: Float[Array, "B T D"], signal: Signal | None, batch: Batch, *, num_groups: int
+) -> Rows:
+    """The places of a batch as rows: what the student makes of each beside the teacher's signal.
+
+    Args:
+        student_hidden: For every place of the batch.
+        signal: Of the same places; None without a teacher.
+        batch: Says what follows, and which places count.
+        num_groups: How many devices hold a piece of the batch: each gets a group.
+    """
+
+    def grouped(array: Shaped[Array | np.ndarray, "B T *D"]) -> Shaped[Array, "G R *D"]:
+        return jnp.reshape(array, (num_groups, -1, *array.shape[2:]))
+
+    return Rows(
+        grouped(student_hidden),
+        None if signal is None else grouped(signal.hidden),
+        grouped(batch.labels),
+        grouped(batch.loss_mask),
+    )
 
 
 @jax.tree_util.register_dataclass

@@ -41,11 +41,8 @@ def logits(hidden: Float[Array, "*R D"], head: Head) -> Float32[Array, "*R V"]:
 def weighted_loss(
     objectives: tuple[RowObjective, ...],
     coefficients: Float32[Array, " objectives"],
-    student_hidden: Float[Array, "G R D"],
+    rows: Rows,
     student_head: Head,
-    labels: Int[Array, "G R"],
-    mask: Float[Array, "G R"],
-    teacher_hidden: Float[Array, "G R E"] | None = None,
     teacher_head: Head | None = None,
     *,
     chunk_rows: int = CHUNK_ROWS,
@@ -58,12 +55,9 @@ def weighted_loss(
     Args:
         objectives: The methods of the run; one walk serves them all.
         coefficients: What the values of each objective are multiplied by in the loss.
-        student_hidden: The rows, in `G` groups: as many as the batch has shards.
-        student_head: Reads `student_hidden`.
-        labels: The word that follows each row.
-        mask: How much each row counts; a row of 0 is not walked.
-        teacher_hidden: The same rows as the teacher sees them; unused unless an objective needs it.
-        teacher_head: Reads `teacher_hidden`.
+        rows: Student's and teacher's places, in as many groups as the batch has shards (`pair`).
+        student_head: Reads `rows.student_hidden`.
+        teacher_head: Reads `rows.teacher_hidden`; unused unless an objective needs it.
         chunk_rows: Rows of each group that are projected at a time.
 
     Returns:
@@ -72,23 +66,23 @@ def weighted_loss(
     Raises:
         UserError: If the teacher's logits are needed and missing, or of another vocabulary.
     """
+    teacher_hidden = rows.teacher_hidden
     if not any("teacher_logits" in objective.needs for objective in objectives):
         teacher_hidden = teacher_head = None
     elif teacher_hidden is None or teacher_head is None:
         raise UserError("objectives: these need the teacher's logits, but no teacher was given.")
     _check_vocabularies(student_head, teacher_head)
-    others = jax.lax.stop_gradient((teacher_hidden, teacher_head, labels, mask))
-    loss, sums = _loss(objectives, chunk_rows, coefficients, student_hidden, student_head, others)
+    others = jax.lax.stop_gradient((teacher_hidden, teacher_head, rows.labels, rows.mask))
+    loss, sums = _loss(
+        objectives, chunk_rows, coefficients, rows.student_hidden, student_head, others
+    )
     return loss, jax.lax.stop_gradient(sums)
 
 
 def row_statistics(
     statistics: Mapping[str, RowFunction],
-    student_hidden: Float[Array, "G R D"],
+    rows: Rows,
     student_head: Head,
-    labels: Int[Array, "G R"],
-    mask: Float[Array, "G R"],
-    teacher_hidden: Float[Array, "G R E"] | None = None,
     teacher_head: Head | None = None,
     *,
     chunk_rows: int = CHUNK_ROWS,
@@ -98,16 +92,12 @@ def row_statistics(
     Args:
         statistics: By name, functions like an objective's `row_values`: of the student's
             `RowLogits`, the teacher's (None without a teacher) and the labels.
-        student_hidden: As for `weighted_loss`, and so are the rest.
-        student_head: Reads `student_hidden`.
-        labels: The word that follows each row.
-        mask: A row of 0 is not walked.
-        teacher_hidden: The same rows as the teacher sees them, if there is one.
-        teacher_head: Reads `teacher_hidden`.
+        rows: As for `weighted_loss`, and so are the rest.
+        student_head: Reads `rows.student_hidden`.
+        teacher_head: Reads `rows.teacher_hidden`.
         chunk_rows: Rows of each group that are projected at a time.
     """
     _check_vocabularies(student_head, teacher_head)
-    rows = Rows(student_hidden, teacher_hidden, labels, mask)
     heads = student_head, teacher_head
     columns = _walk_values(tuple(statistics.values()), heads, rows, chunk_rows)
     return dict(zip(statistics, columns, strict=True))

@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
 from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import RowObjective
+from jaxdistill.objectives.rows import pair
 from jaxdistill.objectives.wall import CHUNK_ROWS, weighted_loss
 from jaxdistill.objectives.weight import weight_at
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated
@@ -69,11 +69,8 @@ def make_step(
         return weighted_loss(
             objectives,
             coefficients,
-            _in_groups(forward(params, batch).hidden, num_groups),
+            pair(forward(params, batch).hidden, signal, batch, num_groups=num_groups),
             head(params),
-            _in_groups(batch.labels, num_groups),
-            _in_groups(batch.loss_mask, num_groups),
-            None if signal is None else _in_groups(signal.hidden, num_groups),
             None if signal is None else signal.head,
             chunk_rows=chunk_rows,
         )
@@ -169,13 +166,6 @@ def _summed(function: Callable[[Batch], Any], micro_batches: Batch) -> Any:
     shapes = jax.eval_shape(function, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
     return jax.lax.scan(add, zeros, micro_batches)[0]
-
-
-def _in_groups(
-    array: Shaped[Array | np.ndarray, "B T *D"], num_groups: int
-) -> Shaped[Array, "G R *D"]:
-    """Rows in groups, one for each device that holds a piece of the batch."""
-    return jnp.reshape(array, (num_groups, -1, *array.shape[2:]))
 
 
 def _names(objectives: Sequence[RowObjective]) -> list[str]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.objectives import RowLogits, RowObjective, weighted_loss
+from jaxdistill.objectives.rows import Rows
 from jaxdistill.types import Head
 
 GROUPS, ROWS, WORDS, WIDTH, TEACHER_WIDTH = 2, 10, 33, 8, 12
@@ -25,9 +26,14 @@ class Case:
     teacher_hidden: jax.Array
     teacher_head: Head
 
-    def arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Rows, Head, Head]:
         """What `weighted_loss` takes after the objectives and their coefficients."""
-        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        rows = Rows(self.student_hidden, self.teacher_hidden, self.labels, self.mask)
+        return rows, self.student_head, self.teacher_head
+
+    def without_teacher(self) -> tuple[Rows, Head]:
+        """The same where there is none."""
+        return Rows(self.student_hidden, None, self.labels, self.mask), self.student_head
 
     def replace(self, **changes: Any) -> "Case":
         return dataclasses.replace(self, **changes)

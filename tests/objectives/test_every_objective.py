@@ -166,5 +166,5 @@ def test_it_says_what_it_needs(name: str, case: Case) -> None:
         other = case.replace(labels=(case.labels + 1) % 7)
         assert loss(name, other) == loss(name, case)
     if "teacher_logits" not in build(name).needs:
-        alone = case.arguments()[:4]
+        alone = case.without_teacher()
         assert weighted_loss((build(name),), ONE, *alone, chunk_rows=4)[0] == loss(name, case)

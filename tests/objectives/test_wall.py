@@ -190,7 +190,7 @@ def test_row_statistics_come_back_in_their_places(case: Case) -> None:
 def test_mistakes_are_told_before_anything_runs(case: Case) -> None:
     ones = jnp.ones(len(MIX))
     with pytest.raises(UserError, match="no teacher was given"):
-        weighted_loss(MIX, ones, *case.arguments()[:4])
+        weighted_loss(MIX, ones, *case.without_teacher())
     other = Head(case.teacher_head.matrix[:-2], vocab_size=WORDS - 2)
     with pytest.raises(UserError, match=r"student 33, teacher 31"):
         weighted_loss(MIX, ones, *case.replace(teacher_head=other).arguments())
@@ -200,4 +200,4 @@ def test_a_shape_that_does_not_fit_names_its_argument(case: Case) -> None:
     for name in ("labels", "mask", "teacher_hidden"):
         short = case.replace(**{name: getattr(case, name)[:, 1:]})
         with pytest.raises(TypeError, match=f"parameter '{name}'"):
-            weighted_loss(MIX, jnp.ones(len(MIX)), *short.arguments())
+            short.arguments()

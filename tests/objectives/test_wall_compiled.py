@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from random_rows import WORDS, Case, measure, random_case
 
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
+from jaxdistill.objectives.rows import Rows
 from jaxdistill.types import Head
 
 MIX = (OBJECTIVES["forward_kl"](), OBJECTIVES["cross_entropy"]())
@@ -24,9 +25,9 @@ def compile_wall(rows: int, *, differentiate: tuple[int, ...] = (0, 1)):
     mask = jax.ShapeDtypeStruct((1, rows), jnp.float32)
 
     def loss(student_hidden, matrix, labels, mask, teacher_hidden, teacher_matrix):
-        student = (student_hidden, Head(matrix), labels, mask)
-        teacher = (teacher_hidden, Head(teacher_matrix))
-        return weighted_loss(MIX, jnp.ones(2), *student, *teacher, chunk_rows=64)[0]
+        rows = Rows(student_hidden, teacher_hidden, labels, mask)
+        heads = Head(matrix), Head(teacher_matrix)
+        return weighted_loss(MIX, jnp.ones(2), rows, *heads, chunk_rows=64)[0]
 
     function = jax.value_and_grad(loss, argnums=differentiate) if differentiate else loss
     return jax.jit(function).lower(hidden, matrix, labels, mask, hidden, matrix).compile()
