@@ -11,38 +11,65 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TextIO, TypeVar, cast
 
 from jaxdistill import __version__
 from jaxdistill.errors import UserError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     options = _parser().parse_args(arguments)
-    if threading.current_thread() is threading.main_thread():
-        # What a scheduler sends before it kills ends a command as Ctrl-C does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return options.command(options) or 0
+        with _stopped_by_signals():
+            return options.command(options) or 0
     except UserError as error:
         for line in error.lines:
             print(f"error: {line}", file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        # At once, without waiting for threads that would complain of their end.
-        sys.stdout.flush()
-        os.write(2, b"\nStopped.\n")
-        os._exit(INTERRUPTED)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """While entered, Ctrl-C and what a scheduler sends before it kills end the process at once.
+
+    Not by an exception: one that rises in a callback of a library is lost, and the work goes on.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if is_main and signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, _stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if os.isatty(1):
+        os.write(1, b"\x1b[?25h")  # a progress bar hides the cursor
+    os.write(2, b"\nStopped.\n")
+    os._exit(INTERRUPTED)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from jaxdistill import run
+    import rich
 
+    from jaxdistill import run
+    from jaxdistill.track import Output
+
+    rich.get_console().file = cast(TextIO, Output())
     return run.train(run.read(options.config, options.overrides))
 
 
@@ -56,13 +83,11 @@ def _eval(options: argparse.Namespace) -> None:
     from jaxdistill import run
     from jaxdistill.data import DataConfig
 
-    data_config = DataConfig(
-        sources=tuple(options.data),
-        heldout=0.0,
-        length=options.length,
-        loss_on=options.loss_on,
-        prompt_template=options.prompt_template,
-    )
+    reading = {"length": 512, "loss_on": "completion", "prompt_template": "plain"}
+    if (trained := run.trained_on(options.model)) is not None:
+        reading = {name: getattr(trained, name) for name in reading}
+    reading |= {name: value for name in reading if (value := getattr(options, name)) is not None}
+    data_config = DataConfig(sources=tuple(options.data), heldout=0.0, **reading)
     values = run.evaluate(
         options.model,
         data_config=data_config,
@@ -81,7 +106,7 @@ def _generate(options: argparse.Namespace) -> None:
     from jaxdistill import run
 
     model = run.open_model(options.model, dtype=options.dtype)
-    prompts = options.prompt or [line.rstrip("\n") for line in sys.stdin]
+    prompts = options.prompt or _lines(sys.stdin)
     answers = model.generate(
         prompts,
         max_new_tokens=options.max_new_tokens,
@@ -107,8 +132,27 @@ def _fetch(options: argparse.Namespace) -> None:
     _say(str(hub.fetch(options.name, options.out)))
 
 
+def _lines(file: Iterable[str] | None) -> list[str]:
+    """The lines that stand on standard input."""
+    try:
+        lines = [] if file is None else [line.rstrip("\n") for line in file]
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: not UTF-8: {error.reason}. Save it as UTF-8.") from None
+    if not lines:
+        raise UserError("generate: there is no prompt. Give `--prompt TEXT`, or lines on stdin.")
+    return lines
+
+
 def _say(text: str) -> None:
-    print(text)  # noqa: T201
+    from jaxdistill.track import silence_output
+
+    try:
+        print(text, flush=True)  # noqa: T201
+    except OSError as error:
+        silence_output()
+        if isinstance(error, BrokenPipeError):
+            sys.exit(BROKEN_PIPE)
+        raise UserError(f"standard output cannot be written to: {error.strerror}.") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,11 +179,18 @@ def _parser() -> argparse.ArgumentParser:
         "--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder"
     )
     evaluate.add_argument(
-        "--length", type=_count, default=512, metavar="N", help="longest sequence, in tokens"
+        "--length",
+        type=_count,
+        metavar="N",
+        help="longest sequence (as the run, or 512)",
     )
     evaluate.add_argument("--batch-size", type=_count, default=8, metavar="N")
-    evaluate.add_argument("--loss-on", choices=("completion", "all"), default="completion")
-    evaluate.add_argument("--prompt-template", choices=("plain", "chat"), default="plain")
+    evaluate.add_argument(
+        "--loss-on", choices=("completion", "all"), help="as the run, or completion"
+    )
+    evaluate.add_argument(
+        "--prompt-template", choices=("plain", "chat"), help="as the run, or plain"
+    )
     evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
     generate = commands.add_parser("generate", help="continue prompts (from flags or from stdin)")

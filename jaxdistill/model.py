@@ -137,6 +137,7 @@ class Model:
         sampling: Sampling,
         *,
         seed: int = 0,
+        first: int = 0,
         batch_size: int = 32,
         on_batch: OnBatch | None = None,
     ) -> list[list[int]]:
@@ -149,6 +150,7 @@ class Model:
             eos_ids=self.pretrained.eos_ids,
             vocab_size=self.vocab_size,
             seed=seed,
+            first=first,
             batch_size=batch_size,
             on_batch=on_batch,
         )

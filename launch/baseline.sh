@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 
 answers=(runs/quickstart/rollout-*.jsonl)
 [ -e "${answers[0]}" ] || { echo "error: run launch/quickstart.sh first." >&2; exit 2; }
+[ ${#answers[@]} = 1 ] || { echo "error: several rollouts in runs/quickstart: keep one." >&2; exit 2; }
 for seed in 0 1 2; do
   for objective in forward_kl cross_entropy; do
     .venv/bin/jaxdistill train configs/quickstart.yaml "output=runs/baseline/$objective-$seed" \
@@ -26,7 +27,7 @@ print("| student |", " | ".join(columns.values()), "|")
 print("|---" * (len(columns) + 1) + "|")
 for arm in ("before", "cross_entropy", "forward_kl"):
     folder = "forward_kl" if arm == "before" else arm
-    results = [json.loads(path.read_text())["comparison"] for path in sorted(pathlib.Path("runs/baseline").glob(f"{folder}-*/result.json"))]
+    results = [json.loads(path.read_text())["comparison"] for path in sorted(pathlib.Path("runs/baseline").glob(f"{folder}-[012]/result.json"))]
     models = [result["student before" if arm == "before" else "student"] for result in results]
     cells = []
     for name in columns:

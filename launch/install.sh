@@ -11,7 +11,7 @@ install() {
   done
   [ -n "$python" ] || { echo "error: Python 3.11 or newer is needed; set PYTHON to one." >&2; exit 2; }
   echo "Installing jaxdistill$extras into .venv"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".$extras"
   touch "$stamp"
 }

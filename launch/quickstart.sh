@@ -15,8 +15,8 @@ if [ -e "$model" ]; then model=$(realpath "$model"); fi
 cd "$(dirname "$0")/.."
 source launch/install.sh
 install ""
-if [ "$model" = smollm2-135m-instruct ]; then
+case "$model" in smollm2-135m-instruct | gemma3-270m)
   .venv/bin/jaxdistill fetch "$model" --out models
   model=models/$model
-fi
+esac
 .venv/bin/jaxdistill train configs/quickstart.yaml "teacher.model=$model" "student.model=$model" "$@"

@@ -1,7 +1,8 @@
 """From YAML and dotted overrides to a checked config, and back to YAML.
 
 OmegaConf reads (it takes `1e-5` for a number, as PyYAML does not), pydantic checks, and
-`findings` turns what pydantic found into one line a mistake. There is no interpolation.
+`findings` turns what pydantic found into one line a mistake. There is no interpolation:
+`${...}` is text.
 """
 
 import json
@@ -67,7 +68,9 @@ def _content(config: Any) -> Any:
 def _leaves(content: Any, path: str) -> Iterator[tuple[str, Any]]:
     inner = content.items() if isinstance(content, dict) else enumerate(content)
     for name, value in inner:
-        if isinstance(value, dict | list) and value:
+        if isinstance(name, bytes):
+            yield f"{path}{name!r}", name
+        elif isinstance(value, dict | list) and value:
             yield from _leaves(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
@@ -107,12 +110,20 @@ def _merged(below: Any, above: Any) -> Any:
     return below | {name: _merged(below.get(name), value) for name, value in above.items()}
 
 
+def _parsed(value: str) -> Any:
+    """What stands behind `=`: YAML, and text as it stands where YAML finds text without quotes."""
+    content = OmegaConf.create(f"value: {value}" if value else "value: ''")
+    parsed = OmegaConf.to_container(content, resolve=False)["value"]  # pyright: ignore
+    is_bare = isinstance(parsed, str) and not value.lstrip().startswith(("'", '"', "|", ">"))
+    return value.strip() if is_bare else parsed
+
+
 def _apply(node: DictConfig, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"override `{override}`: expected `a.b=value`, with `=` and no spaces.")
     try:
-        parsed = OmegaConf.create(f"value: {value}" if value else "value: ''").value
+        parsed = _parsed(value)
         chosen, _, last = key.rpartition(".")
         if last == "type" and chosen and OmegaConf.select(node, key) != parsed:
             # Another choice: the fields of the one before it go.

@@ -3,6 +3,7 @@
 grain orders, batches, and remembers where it is; what it remembers is one small number.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,15 @@ class Rows:
     train: list[Row]
     heldout: list[Row]
     shared: int = 0
+
+    @property
+    def digest(self) -> str:
+        """Names what the rows say, wherever they stand."""
+        digest = hashlib.sha256()
+        for side in (self.train, self.heldout):
+            for row in side:
+                digest.update(repr((row.row_id, row.content)).encode())
+        return digest.hexdigest()[:12]
 
     def __str__(self) -> str:
         left_out = f" ({self.shared:,} more ask what is held out)" if self.shared else ""

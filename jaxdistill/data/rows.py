@@ -78,6 +78,14 @@ class Row:
     content: Text | Chat | Tokens
 
     @property
+    def has_prompt(self) -> bool:
+        """Whether there is something that a teacher could answer."""
+        match self.content:
+            case Text(prompt="") | Chat(num_prompt=0) | Tokens(prompt=()):
+                return False
+        return True
+
+    @property
     def has_answer(self) -> bool:
         """Whether there is something to learn, without a teacher's help."""
         match self.content:
@@ -90,14 +98,14 @@ class Row:
 
 
 def asked(row: Row) -> str:
-    """What a row asks, as a person reads it; nothing where it asks nothing."""
-    match row.content:
-        case Text(prompt=prompt):
-            return prompt
-        case Chat(messages=messages, num_prompt=num_prompt):
-            return messages[num_prompt - 1]["content"] if num_prompt else ""
-        case Tokens():
-            return ""
+    """What a row asks, as a person reads it: a chat's last message; nothing where it asks nothing.
+
+    Rows of exact tokens say it where their file has a readable `prompt`, too.
+    """
+    said = json.loads(row.key)
+    if not row.has_prompt or not isinstance(said[-1], dict):
+        return ""
+    return str(said[-1].get("content", ""))
 
 
 def parse(fields: Mapping[str, Any], *, place: str, row_id: int, as_chat: bool) -> Row:

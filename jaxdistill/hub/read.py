@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from jaxdistill.errors import UserError, nearest
+from jaxdistill.files import check_name
 from jaxdistill.hub.download import download
 from jaxdistill.hub.folder import read_folder
 from jaxdistill.hub.gguf_file import read_gguf
@@ -24,6 +25,7 @@ def read(path: str | Path, *, revision: str | None = None) -> Source:
         UserError: There is no model, it is not whole, or it is none that we can honour.
     """
     local = Path(path).expanduser()
+    check_name(local)
     if local.is_dir():
         return _read_directory(local)
     if local.is_file():

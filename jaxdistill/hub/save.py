@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.errors import UserError
-from jaxdistill.hub.atomic import whole_directory
+from jaxdistill.files import check_name, whole_directory
 from jaxdistill.hub.pretrained import Pretrained
 from jaxdistill.hub.tensors import LazyTensor, check_dtype, check_range
 from jaxdistill.hub.write import write_safetensors, write_torch
@@ -70,6 +70,7 @@ def save(
         UserError: The disk is full, the directory holds other things, PyTorch is not installed.
     """
     directory = Path(directory).expanduser()
+    check_name(directory)
     check_dtype(dtype)
     _refuse_other_contents(directory)
     tensors = _hugging_face_tensors(pretrained, dtype)

@@ -1,5 +1,6 @@
 """A pretrained model where it lies: what can be known of it before a weight is read."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill.errors import UserError
 from jaxdistill.hub.tensors import LazyTensor
 from jaxdistill.models import FAMILIES, DecoderConfig, Family
+
+_PIECE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,23 @@ class Source:
         family = self.family
         with self._named():
             return family.decoder_config(self.hf_config)
+
+    @cached_property
+    def identity(self) -> str:
+        """A name for the weights: a copy of the files has the same, other weights another.
+
+        Pieces of every file are looked at, a thousand or all of it, and not where it lies.
+        """
+        digest = hashlib.sha256()
+        files = sorted(self.path.glob("*.safetensors")) if self.path.is_dir() else [self.path]
+        for path in files:
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
+            with path.open("rb") as file:
+                for start in range(0, size, max(_PIECE_BYTES, size // 1000)):
+                    file.seek(start)
+                    digest.update(file.read(_PIECE_BYTES))
+        return digest.hexdigest()[:12]
 
     @contextmanager
     def _named(self) -> Iterator[None]:

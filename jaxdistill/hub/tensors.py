@@ -52,8 +52,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}). Is the download complete?") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).split("; use ")[0]
+        raise UserError(f"{path}: not JSON ({reason}). Is the download complete?") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}.")
     return content

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-from jaxdistill.errors import UserError
+from jaxdistill.files import whole_file
 from jaxdistill.report.comparison import Comparison, Sample, printable, rows
 from jaxdistill.report.curves import Records, charts, draw
 
@@ -57,15 +56,8 @@ def write(report: Report, directory: str | Path) -> Path:
         UserError: when the disk does not take it.
     """
     path = Path(directory) / "index.html"
-    beside = path.with_name(".index.html.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(page(report), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
-        raise UserError(f"{path}: cannot be written: {error.strerror}.") from None
+    with whole_file(path) as file:
+        file.write_text(page(report), encoding="utf-8")
     return path
 
 

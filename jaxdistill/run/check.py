@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill import align, data, hub
 from jaxdistill.errors import Findings, UserError
 from jaxdistill.evals import num_parameters
+from jaxdistill.files import check_name
 from jaxdistill.models import DecoderConfig, abstract_params
 from jaxdistill.objectives.weight import in_words
 from jaxdistill.run.config import RunConfig, kept_layers
@@ -87,6 +88,9 @@ def inspect(config: RunConfig) -> Inspection:
             _ = teacher.config
             if tokenizer is not None and config.teacher.model != config.student.model:
                 _check_same(tokenizer, teacher.load_tokenizer())
+    with findings.collect("data.length"):
+        for source in filter(None, (student, teacher)):
+            check_length(config.data.length, source.config, str(source.path))
     with findings.collect():
         _check_needs(config)
     with findings.collect():
@@ -123,13 +127,26 @@ def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
     padded = " and ".join(f"{rows:,}" for rows in heads)
     facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the heads have {padded} rows"
     facts["objectives"] = " + ".join(
-        f"{in_words(objective.weight)} {objective.type}"  # pyright: ignore
+        f"{in_words(objective.weight)} · {objective.type}"  # pyright: ignore
         for objective in config.objectives
     )
     shape: Mapping[str, int] = inspection.mesh.shape
     sizes = ", ".join(f"{name} {size}" for name, size in shape.items())
     facts["devices"] = f"{inspection.mesh.size} {jax.devices()[0].device_kind} ({sizes})"
     return facts
+
+
+def check_length(length: int, config: DecoderConfig, place: str) -> None:
+    """See that a model reads sequences of so many places.
+
+    Raises:
+        UserError: when it is made for shorter ones.
+    """
+    if length > config.max_positions:
+        raise UserError(
+            f"{length:,} places are more than the {config.max_positions:,} that {place} reads. "
+            "Take at most that many."
+        )
 
 
 def describe(config: DecoderConfig, place: str) -> str:
@@ -142,6 +159,7 @@ def describe(config: DecoderConfig, place: str) -> str:
 
 def _check_output(path: Path) -> None:
     """A run folder can be made where it is to be."""
+    check_name(path)
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise UserError(f"{existing} is a file; a run needs a folder. Choose another place.")

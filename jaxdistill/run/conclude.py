@@ -32,6 +32,7 @@ def conclude(
     folder: RunFolder,
     prepared: data.Prepared,
     facts: Mapping[str, object],
+    made_of: Mapping[str, str],
     measure: Measure | None,
     student: Model,
     teacher: Model | None,
@@ -42,7 +43,7 @@ def conclude(
     student = student.astype(config.student.export_dtype).astype("float32")
     after = measure(student.params) if measure is not None else {}
     before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
-    asked = questions(prepared, student)
+    asked = questions(prepared, student, max(SPEED_PROMPTS, config.evaluation.samples))
     prompts = [question.tokens for question in asked[:SPEED_PROMPTS]]
 
     comparison: dict[str, dict[str, float]] = {
@@ -61,6 +62,7 @@ def conclude(
         "comparison": comparison,
         "samples": [asdict(sample) for sample in samples],
         "facts": {**facts, **_versions()},
+        "made_of": made_of,
     }
     write_json(folder.result, result)
     _write_report(config, folder, result)
@@ -74,7 +76,8 @@ def show(folder: RunFolder) -> None:
     console.print()
     report.print_comparison(result["comparison"])
     report.print_samples([report.Sample(**sample) for sample in result["samples"]])
-    console.print(f"\nstudent  {folder.student}\nreport   {folder.report / 'index.html'}")
+    places = f"\nstudent  {folder.student}\nreport   {folder.report / 'index.html'}"
+    console.print(places, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_report(config: RunConfig, folder: RunFolder, result: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ class RunConfig:
 
     Attributes:
         output: The run folder: checkpoints, records, the report and the exported student.
-        seed: Decides the order of the rows and what a rollout samples.
+        seed: Decides the order of the rows.
         objectives: What is compared, each with its weight; their sum is minimised.
         teacher: Where the signal comes from; null when no objective needs one.
     """

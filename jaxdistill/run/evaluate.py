@@ -10,7 +10,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.model import Model, load
 from jaxdistill.models import forward_batch, head
 from jaxdistill.run import assemble
-from jaxdistill.run.check import inspect
+from jaxdistill.run.check import check_length, inspect
 from jaxdistill.run.config import read
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import MeshConfig, make_mesh
@@ -31,11 +31,25 @@ def open_model(path: str, *, dtype: str | None = "float32") -> Model:
         return load(path, dtype=dtype)
     if folder.student.is_dir():
         return load(folder.student, dtype=dtype)
+    model = _newest(folder)
+    return model if dtype is None else model.astype(dtype)
+
+
+def trained_on(path: str) -> data.DataConfig | None:
+    """How the run in this folder reads its rows; None where there is no run."""
+    folder = RunFolder(path)
+    return read(folder.config).data if folder.is_one(path) else None
+
+
+def _newest(folder: RunFolder) -> Model:
+    """The student as a run's newest checkpoint has it, in float32."""
     config = read(folder.config)
     model = assemble.restored_student(config, inspect(config), folder)
     if model is None:
-        raise UserError(f"{path}: this run has no checkpoint yet. `jaxdistill train` makes one.")
-    return model if dtype is None else model.astype(dtype)
+        raise UserError(
+            f"{folder.path}: this run has no checkpoint yet. `jaxdistill train` makes one."
+        )
+    return model
 
 
 def evaluate(
@@ -49,7 +63,8 @@ def evaluate(
     """Likelihood of all rows of `data_config`, and agreement with a teacher on them.
 
     Raises:
-        UserError: when files or rows are wrong, or the tokenizers are not the same.
+        UserError: when files or rows are wrong, the tokenizers are not the same, or the models do
+            not read sequences of that length.
     """
     student = open_model(model, dtype=dtype)
     guide = open_model(teacher, dtype=dtype) if teacher is not None else None
@@ -58,6 +73,9 @@ def evaluate(
             f"{teacher}: its tokenizer is not that of {model}: {found}. Agreement is measured "
             "token by token; leave `--teacher` out to measure the likelihood alone."
         )
+    for name, opened in ((model, student), (teacher, guide)):
+        if opened is not None:
+            check_length(data_config.length, opened.config, str(name))
     vocab_size = min(m.vocab_size for m in (student, guide) if m is not None)
     prepared = data.prepare(data_config, student.tokenizer)
 
@@ -96,6 +114,10 @@ def export(model: str, out: str, *, format: Any = "safetensors", dtype: str | No
         model: As for `open_model`.
         out: The folder to write.
         format: "safetensors", or "torch" for `pytorch_model.bin`.
-        dtype: Of the stored tensors; None keeps what they are.
+        dtype: Of the stored tensors; None keeps what they are. A run that exported its student in
+            less precision than this still has its checkpoint, which is taken then.
     """
-    return hub.save(open_model(model, dtype=dtype).pretrained, out, format=format)
+    folder = RunFolder(model)
+    is_run = dtype is not None and folder.is_one(model)
+    opened = _newest(folder) if is_run else open_model(model, dtype=dtype)
+    return hub.save(opened.pretrained, out, format=format, dtype=dtype)

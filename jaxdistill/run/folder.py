@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxdistill import data
+from jaxdistill import data, hub
 from jaxdistill.config import flat
 from jaxdistill.errors import UserError
+from jaxdistill.files import whole_file
 from jaxdistill.run.config import RunConfig
 
 # What may change between the beginning of a run and its continuation: places, records, and how
@@ -58,22 +59,27 @@ class RunFolder:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UserError(
                     f"output: another process is training in {self.path}. Wait for it, or choose "
                     "another run folder (`output=...`)."
                 ) from None
+            except OSError:
+                pass  # a file system without locks
             yield
 
 
-def fingerprint(config: RunConfig, prepared: data.Prepared) -> dict[str, Any]:
+def fingerprint(
+    config: RunConfig, prepared: data.Prepared, teacher: hub.Source | None
+) -> dict[str, Any]:
     """What must stay as it is for a run to be continued, by dotted name."""
     free = (*_FREE, *(f"train.{name}" for name in _FREE_IN_TRAIN))
     fixed = {name: value for name, value in flat(config).items() if not name.startswith(free)}
     digest = hashlib.sha256()
     for example in (*prepared.train, *prepared.heldout):
         digest.update(example.tokens.tobytes() + example.loss_mask.tobytes())
-    return {**fixed, "the rows' content": digest.hexdigest()[:12]}
+    weights = {} if teacher is None else {"the teacher's weights": teacher.identity}
+    return {**fixed, "the rows' content": digest.hexdigest()[:12], **weights}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -87,10 +93,5 @@ def write_text(path: Path, content: str) -> None:
     Raises:
         UserError: when the disk does not take it.
     """
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(content, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}.") from None
+    with whole_file(path) as file:
+        file.write_text(content, encoding="utf-8")

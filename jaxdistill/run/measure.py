@@ -12,7 +12,7 @@ from jaxdistill.sharding import num_batch_shards
 from jaxdistill.types import Params
 
 _BEGINNING_TOKENS = 8
-"""How much of a text is given where there is no prompt."""
+"""How much of a row is given where it asks nothing."""
 
 Measure = Callable[[Params], dict[str, float]]
 """The student's parameters in, `nll`, `forward_kl` and the like out."""
@@ -63,19 +63,21 @@ class Question:
     tokens: list[int]
 
 
-def questions(prepared: data.Prepared, model: Model) -> list[Question]:
-    """The prompts of the held-out rows (of the others where none are held out), in their order.
+def questions(prepared: data.Prepared, model: Model, count: int) -> list[Question]:
+    """The first prompts of the held-out rows, or of the others where none are held out.
 
-    A row that is learned from its first token on gives its beginning.
+    A row that asks nothing, or more than the model reads, gives its beginning.
     """
+    examples = (prepared.heldout or prepared.train)[:count]
     by_id = {row.row_id: row for row in (*prepared.rows.train, *prepared.rows.heldout)}
+    rows = [by_id[example.row_id] for example in examples]
+    prompts = data.prompt_tokens(rows, model.tokenizer)
     found = []
-    for example in prepared.heldout or prepared.train:
-        tokens = example.tokens[: int(example.loss_mask.argmax())].tolist()
-        if len(tokens) < _BEGINNING_TOKENS:
-            tokens = example.tokens[:_BEGINNING_TOKENS].tolist()
-        text = data.asked(by_id[example.row_id]) or model.decode([tokens])[0]
-        found.append(Question(text, tokens))
+    for row, example in zip(rows, examples, strict=True):
+        tokens, text = prompts.get(row.row_id, []), data.asked(row)
+        if not 0 < len(tokens) <= model.config.max_positions:
+            tokens, text = example.tokens[:_BEGINNING_TOKENS].tolist(), ""
+        found.append(Question(text or model.decode([tokens])[0], tokens))
     return found
 
 

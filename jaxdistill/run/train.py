@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import rich
 
 from jaxdistill import data
 from jaxdistill.config import dump
+from jaxdistill.errors import UserError
 from jaxdistill.model import Model
 from jaxdistill.run import assemble
 from jaxdistill.run.check import Inspection, inspect, summary
@@ -40,15 +41,22 @@ def train(config: RunConfig) -> int:
     folder = RunFolder(config.output)
     inspection = inspect(config)
     with folder.locked():
-        if _is_finished(config, folder):
+        rows = data.read(config.data)  # what is wrong with them is told before weights are loaded
+        made_of = _made_of(inspection, rows)
+        if _is_finished(config, folder, made_of):
             show(folder)
             return 0
         use_compilation_cache()
-        return _train(config, folder, inspection)
+        return _train(config, folder, inspection, rows, made_of)
 
 
-def _train(config: RunConfig, folder: RunFolder, inspection: Inspection) -> int:
-    rows = data.read(config.data)  # what is wrong with them is told before weights are loaded
+def _train(
+    config: RunConfig,
+    folder: RunFolder,
+    inspection: Inspection,
+    rows: data.Rows,
+    made_of: Mapping[str, str],
+) -> int:
     student = assemble.make_student(config, inspection)
     teacher = assemble.load_teacher(config, inspection)
     prepared = _prepare(config, inspection, rows, teacher, folder)
@@ -62,7 +70,7 @@ def _train(config: RunConfig, folder: RunFolder, inspection: Inspection) -> int:
         seed=config.seed,
     )
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(_checkpoints(config, folder, prepared))
+        checkpoints = stack.enter_context(_checkpoints(config, folder, inspection, prepared))
         restored = checkpoints.restore(student.abstract_state)
         write_text(folder.config, dump(config))
         trackers = [stack.enter_context(closing(t)) for t in _trackers(config, folder, restored)]
@@ -95,7 +103,7 @@ def _train(config: RunConfig, folder: RunFolder, inspection: Inspection) -> int:
     if int(state.step) < config.train.steps:
         return INTERRUPTED
     model = assemble.student_model(inspection, state.params)
-    conclude(config, folder, prepared, facts, measure, model, teacher)
+    conclude(config, folder, prepared, facts, made_of, measure, model, teacher)
     return 0
 
 
@@ -106,20 +114,39 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdistill" / "xla"))
 
 
-def _is_finished(config: RunConfig, folder: RunFolder) -> bool:
-    """Whether there is nothing to add: the run was concluded, under this very config."""
+def _made_of(inspection: Inspection, rows: data.Rows) -> dict[str, str]:
+    """What a run is made of besides its config, by name: other files, another run."""
+    sources = {"student.model": inspection.student, "teacher.model": inspection.teacher}
+    found = {name: source.identity for name, source in sources.items() if source is not None}
+    return {**found, "data.sources": rows.digest}
+
+
+def _is_finished(config: RunConfig, folder: RunFolder, made_of: Mapping[str, str]) -> bool:
+    """Whether there is nothing to add: the run was concluded, under this very config.
+
+    Raises:
+        UserError: when it was, and what it was made of is not there any more.
+    """
     is_same = folder.config.is_file() and folder.config.read_text() == dump(config)
-    return is_same and folder.result.is_file() and folder.student.is_dir()
+    if not (is_same and folder.result.is_file() and folder.student.is_dir()):
+        return False
+    before = json.loads(folder.result.read_text())["made_of"]
+    if changed := [name for name in made_of if made_of[name] != before.get(name)]:
+        raise UserError(
+            f"output: the run in {folder.path} is finished, and since then the content of "
+            f"{' and '.join(changed)} has changed. Choose another run folder (`output=...`)."
+        )
+    return True
 
 
 def _checkpoints(
-    config: RunConfig, folder: RunFolder, prepared: data.Prepared
+    config: RunConfig, folder: RunFolder, inspection: Inspection, prepared: data.Prepared
 ) -> closing[Checkpoints]:
     return closing(
         Checkpoints(
             folder.checkpoints,
             keep=config.train.keep_checkpoints,
-            fingerprint=fingerprint(config, prepared),
+            fingerprint=fingerprint(config, prepared, inspection.teacher),
         )
     )
 
@@ -153,30 +180,18 @@ def _prepare(
         top_p=rollout.top_p,
     )
 
-    def generate(prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
-        return teacher.write(prompts, sampling, seed=seed, batch_size=len(prompts))
+    def generate(prompts: Sequence[Sequence[int]], seed: int, first: int) -> list[list[int]]:
+        return teacher.write(prompts, sampling, seed=seed, first=first, batch_size=len(prompts))
 
     with Progress("teacher writes", 0) as progress:
         writer = data.Writer(
             generate=generate,
-            identity=_identity(inspection.teacher.path, config.teacher.dtype),
+            identity=f"{inspection.teacher.identity} {config.teacher.dtype}",
             eos_ids=teacher.pretrained.eos_ids,
             directory=folder.path,
             on_batch=progress.reach,
         )
         return data.prepare(config.data, inspection.tokenizer, rows=rows, writer=writer)
-
-
-def _identity(path: Path, dtype: str) -> str:
-    """Names a teacher's weights: where they are, and when and how large they were written."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stamps = [(file.name, *_stamp(file)) for file in files if file.is_file()]
-    return json.dumps([str(path.resolve()), dtype, stamps])
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
 
 
 def _measure_before(

@@ -6,7 +6,7 @@ nothing else: not on the batch it shares or on how large batches are.
 
 import functools
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ def generate(
     *,
     eos_ids: Collection[int],
     seed: int = 0,
+    first: int = 0,
     vocab_size: int | None = None,
     batch_size: int = 32,
     on_batch: OnBatch | None = None,
@@ -63,6 +64,7 @@ def generate(
         eos_ids: The tokens that end an answer.
         seed: Decides what is sampled, for each prompt by its place in the list. Any whole number;
             the lowest 32 bits count.
+        first: The place of the first prompt, where the list is a part of a longer one.
         vocab_size: How many tokens the tokenizer has; rows of the head beyond that are never
             chosen. None for all of them.
         batch_size: How many prompts are continued at a time.
@@ -77,10 +79,13 @@ def generate(
     check_tokens(config, prompts, "prompt")
     if not prompts:
         return []
+    # No answer is longer than the model reads, and no cache need be.
+    room = config.max_positions + 1 - min(map(len, prompts))
+    sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
     writer = _Writer(config, sampling, tuple(sorted(eos_ids)), vocab_size)
     layers = take_apart(config, params)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        jax.random.key(seed % 2**32), np.arange(len(prompts))
+        jax.random.key(seed % 2**32), first + np.arange(len(prompts))
     )
     answers: list[list[int]] = [[] for _ in prompts]
     by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))

@@ -5,7 +5,6 @@ from typing import Any
 
 import rich
 from rich.console import Console
-from rich.table import Table
 
 
 class ConsoleTracker:
@@ -22,13 +21,11 @@ class ConsoleTracker:
         self._console = console or rich.get_console()
 
     def config(self, config: Mapping[str, Any]) -> None:
-        """Prints `config` as a table of two columns."""
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
+        """Prints `config` in two columns."""
+        width = max(map(len, config), default=0)
         for name, value in config.items():
-            table.add_row(name, _shown(value))
-        self._console.print(table)
+            line = f"{name:<{width}}  {_shown(value)}"
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def metrics(self, step: int, values: Mapping[str, float | int]) -> None:
         """Prints a line for each room (`train`, `eval`, ...) in `values`; times join the first."""

@@ -215,7 +215,7 @@ def _disk_errors(what: str) -> Iterator[None]:
         number = int(found[1]) if found else getattr(error, "errno", None)
         if number is None:
             raise
-        cure = "Mend that, and the same command continues from the last checkpoint."
+        cure = "Mend that, and the same command goes on."
         raise UserError(f"{what}: {os.strerror(number)}. {cure}") from None
 
 

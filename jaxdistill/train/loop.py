@@ -104,6 +104,8 @@ def train(
             is_saved = checkpoints and (is_last or done % save_every_steps == 0)
             if due or is_saved or is_last:
                 log.settle(progress)
+            if checkpoints and stopping:  # a scheduler may not wait for what is measured next
+                checkpoints.save(state, batches.get_state())
             for hook in due:
                 log.record(done, hook(done, state))
             if checkpoints and is_saved:

@@ -53,8 +53,7 @@ class Cosine:
 class WarmupStableDecay:
     """The peak, then a straight line to `final_fraction` of it over the last `decay_steps`.
 
-    Hu et al., "MiniCPM", 2024, https://arxiv.org/abs/2404.06395. A run may be prolonged from any
-    checkpoint before the decay.
+    Hu et al., "MiniCPM", 2024, https://arxiv.org/abs/2404.06395.
     """
 
     type: Literal["warmup_stable_decay"] = "warmup_stable_decay"

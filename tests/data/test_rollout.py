@@ -19,11 +19,14 @@ class Teacher:
         self.asked: list[tuple[list[list[int]], int]] = []
         self.dies_after = dies_after
 
-    def __call__(self, prompts, seed):
+    def __call__(self, prompts, seed, first):
         if len(self.asked) == self.dies_after:
             raise KeyboardInterrupt
-        self.asked.append(([list(p) for p in prompts], seed))
-        return [[*p[-3:], 10 + seed, TOKENIZER.eos_token_id] for p in prompts]
+        self.asked.append(([list(p) for p in prompts], seed, first))
+        return [
+            [*p[-3:], 10 + seed, 20 + first + n, TOKENIZER.eos_token_id]
+            for n, p in enumerate(prompts)
+        ]
 
 
 def writer(directory, teacher, **fields):
@@ -65,16 +68,16 @@ def test_answers_are_learned_to_the_token(tmp_path, config):
     assert prepared.counts.rows == 11
     for example in prepared.train:
         size = example.loss_mask.sum()
-        assert size == 5  # nothing is added to what the teacher wrote, its end is learned
+        assert size == 6  # nothing is added to what the teacher wrote, its end is learned
         assert example.loss_mask[-size:].all()
         text = TOKENIZER.decode(example.tokens)
         assert text.startswith("<|im_start|>user\nWhat is")
         assert "<|im_start|>assistant\n" in text
     sides = read(config())
     assert {e.row_id for e in prepared.train} == {row.row_id for row in sides.train}
-    assert [sum(len(batch) for batch, _ in teacher.asked), told[-1][:2]] == [10, (10, 10)]
-    assert sum(new for _, _, new in told) == 50
-    assert [seed for _, seed in teacher.asked] == [0, 1, 2, 3]
+    assert [sum(len(batch) for batch, *_ in teacher.asked), told[-1][:2]] == [10, (10, 10)]
+    assert sum(new for _, _, new in told) == 60
+    assert [(seed, first) for _, seed, first in teacher.asked] == [(0, 0), (0, 3), (0, 6), (0, 9)]
 
 
 def test_a_second_run_asks_nothing(tmp_path, config):
@@ -131,12 +134,12 @@ def test_the_file_is_a_source_with_the_same_split_and_tokens(tmp_path, config):
 
 
 def test_unfinished_and_empty_answers(tmp_path, config):
-    unfinished = writer(tmp_path, lambda prompts, seed: [[65, 66] for _ in prompts])
+    unfinished = writer(tmp_path, lambda prompts, seed, first: [[65, 66] for _ in prompts])
     prepared = prepare(config(), TOKENIZER, writer=unfinished)
     assert all(e.tokens[-2:].tolist() == [65, 66] for e in prepared.train)
     line = json.loads(file(tmp_path).read_text().splitlines()[0])
     assert line["finished"] is False
-    silent = writer(tmp_path / "silent", lambda prompts, seed: [[] for _ in prompts])
+    silent = writer(tmp_path / "silent", lambda prompts, seed, first: [[] for _ in prompts])
     with pytest.raises(UserError, match="nothing is left to learn"):
         prepare(config(), TOKENIZER, writer=silent)
 
@@ -145,7 +148,7 @@ def test_a_prompt_that_leaves_no_room_is_not_asked(tmp_path, config):
     teacher = Teacher()
     short = DataConfig(**{**vars(config()), "length": 20})
     prepared = prepare(short, TOKENIZER, writer=writer(tmp_path, teacher))
-    asked = [prompt for batch, _ in teacher.asked for prompt in batch]
+    asked = [prompt for batch, *_ in teacher.asked for prompt in batch]
     assert 0 < len(asked) < 10
     assert max(map(len, asked)) <= 20
     assert prepared.counts.rows == 11
@@ -182,6 +185,6 @@ def test_plain_prompts_keep_no_end(tmp_path):
     plain = DataConfig(sources=(str(path),), heldout=0.0, rollout=TeacherRollout())
     tokenizer, teacher = tiny.tokenizer(bos=True), Teacher()
     prepare(plain, tokenizer, writer=writer(tmp_path, teacher))
-    ((asked, _),) = teacher.asked
+    ((asked, *_),) = teacher.asked
     assert asked == [tokenizer("The cat")["input_ids"]]
     assert np.equal(asked[0], tokenizer.bos_token_id).sum() == 1

@@ -12,7 +12,7 @@ from originals import save_original
 
 from jaxdistill import hub
 from jaxdistill.errors import UserError
-from jaxdistill.hub.atomic import whole_directory
+from jaxdistill.files import whole_directory
 
 
 @pytest.fixture

@@ -150,12 +150,19 @@ def test_a_page_of_almost_nothing(tmp_path: Path) -> None:
     assert "<h2>" not in html
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(Report(title="Old", comparison={}), tmp_path)
-    (tmp_path / ".index.html.new").mkdir()
-    with pytest.raises(UserError, match="cannot be written"):
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="the disk is full"):
         write(Report(title="New", comparison={}), tmp_path)
     assert "Old" in path.read_text()
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_metrics_are_read_as_they_were_recorded(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every command, from a teacher's files to a student that `transformers` loads."""
 
+import io
 import json
 import sys
 
@@ -7,9 +8,13 @@ import jax
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import jaxdistill
+from jaxdistill import data
+from jaxdistill.data import DataConfig
+from jaxdistill.run.measure import questions
 
 
 def test_a_whole_run(place, command):
@@ -100,8 +105,28 @@ def test_a_finished_run_is_not_run_again(place, command):
     assert (place / "run" / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_that_goes_on_is_the_run_undisturbed(place, command, monkeypatch):
-    assert command("train", place / "config.yaml", f"output={place}/whole")[0] == 0
+@pytest.mark.parametrize("name", ["data.sources", "teacher.model"])
+def test_a_finished_run_of_other_content_is_not_shown(place, command, name):
+    assert command("train", place / "config.yaml")[0] == 0
+    if name == "data.sources":
+        rows = (place / "rows.jsonl").read_text()
+        (place / "rows.jsonl").write_text(rows.replace("It is", "That is"))
+    else:
+        _retrain(place / "teacher")
+    code, _, complained = command("train", place / "config.yaml")
+    assert code == 2
+    assert f"the content of {name} has changed" in complained.replace("student.model and ", "")
+
+
+def test_a_run_does_not_go_on_under_another_teacher(place, command, monkeypatch):
+    _train_until_four(place, command, monkeypatch)
+    _retrain(place / "teacher")
+    code, _, complained = command("train", place / "config.yaml")
+    assert code == 2
+    assert "was written with the teacher's weights = " in complained
+
+
+def _train_until_four(place, command, monkeypatch):
     module = sys.modules["jaxdistill.run.train"]  # the package's `train` is the function
     loop = module.run_loop
 
@@ -111,6 +136,78 @@ def test_a_run_that_goes_on_is_the_run_undisturbed(place, command, monkeypatch):
     monkeypatch.setattr(module, "run_loop", until_four)
     assert command("train", place / "config.yaml")[0] == module.INTERRUPTED
     monkeypatch.undo()
+
+
+def _retrain(folder):
+    """Leaves other weights of the same shapes in the folder."""
+    path = folder / "model.safetensors"
+    save_file({name: value * 1.1 for name, value in load_file(path).items()}, path)
+
+
+def test_a_run_keeps_more_than_it_exports(place, command):
+    half = "student.export_dtype=bfloat16"
+    assert command("train", place / "config.yaml", half)[0] == 0
+    out = place / "whole"
+    assert command("export", "--model", place / "run", "--out", out, "--dtype", "float32")[0] == 0
+    whole, rounded = (
+        jaxdistill.load(folder).params["embedding"] for folder in (out, place / "run" / "student")
+    )
+    assert (whole != rounded).any()
+    np.testing.assert_array_equal(whole.astype("bfloat16"), rounded)
+
+
+def test_what_is_asked_is_what_is_shown(place, command):
+    turns = [
+        {"role": "user", "content": "First?"},
+        {"role": "assistant", "content": "One."},
+        {"role": "user", "content": "Second?"},
+        {"role": "assistant", "content": "Two."},
+    ]
+    rows = [{"messages": turns}, {"prompt": "Q", "completion": "A long answer to it."}]
+    rows += [{"text": "Only a text, which asks nothing at all."}]
+    (place / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = DataConfig(sources=(str(place / "asked.jsonl"),), heldout=0.0)
+    model = jaxdistill.load(place / "teacher")
+    chat, prompt, text = questions(data.prepare(config, model.tokenizer), model, 3)
+    assert chat.text == "Second?"
+    asked = model.decode([chat.tokens])[0]
+    assert asked.index("First?") < asked.index("One.") < asked.index("Second?")
+    assert "Two." not in asked
+    assert (prompt.text, model.decode([prompt.tokens])[0].strip()) == ("Q", "Q")
+    assert text.text == model.decode([text.tokens])[0]
+    assert "Only a text, which asks nothing at all.".startswith(text.text.strip())
+
+
+def test_brackets_in_a_folder_are_no_markup(place, command):
+    code, printed, _ = command("train", place / "config.yaml", f"output={place}/o[v2]/x[/a]")
+    assert code == 0
+    assert f"student  {place}/o[v2]/x[/a]/student" in printed
+
+
+def test_a_name_is_text_as_it_stands(place, command):
+    out = place / "run #1 ${x}"
+    code, _, _ = command("train", place / "config.yaml", f"output={out}", "train.steps=1")
+    assert code == 0
+    assert (out / "student").is_dir()
+
+
+def test_an_answer_is_no_longer_than_the_model_reads(place, command):
+    arguments = ("generate", "--model", place / "teacher", "--prompt", "Hi", "--no-chat")
+    short, long = (command(*arguments, "--max-new-tokens", n)[1] for n in (300, 10**9))
+    assert short == long
+
+
+def test_no_prompt_at_all(place, command, monkeypatch):
+    for stdin in (None, io.StringIO("")):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        code, _, complained = command("generate", "--model", place / "teacher")
+        assert code == 2
+        assert "there is no prompt" in complained
+
+
+def test_a_run_that_goes_on_is_the_run_undisturbed(place, command, monkeypatch):
+    assert command("train", place / "config.yaml", f"output={place}/whole")[0] == 0
+    _train_until_four(place, command, monkeypatch)
     assert command("train", place / "config.yaml")[0] == 0
 
     def untimed(run):
@@ -171,7 +268,7 @@ def test_check_says_what_the_run_would_be(place, command):
     assert code == 0
     assert "1 layer(s)" in printed
     assert "3 layer(s)" in printed
-    assert "0.9 forward_kl + 0.1 cross_entropy" in printed
+    assert "0.9 · forward_kl + 0.1 · cross_entropy" in printed
     assert not (place / "run").exists()
 
 

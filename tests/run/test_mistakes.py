@@ -27,6 +27,11 @@ OVERRIDES = {
     "mesh.tensor=3": "mesh (data=-1, fsdp=1, tensor=3)",
     "seed=-5": "seed: input should be greater than or equal to 0",
     "output={folder}/rows.jsonl": "is a file; a run needs a folder",
+    "output={folder}/" + "x" * 300: "no file can have this name",
+    "student.model=" + "x" * 300: "no file can have this name",
+    "data.sources=" + "x" * 300: "no file can have this name",
+    "data.length=257": "data.length: 257 places are more than the 256 that",
+    "data.rollout={type: teacher, temperature: .inf}": "finite",
     "output=": "output: string should have at least 1 character",
     "data.rollout.type=teachers": "Did you mean `teacher`?",
 }

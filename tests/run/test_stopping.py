@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 ROLLOUT = ("data.rollout={type: teacher, max_new_tokens: 24, batch_size: 2}",)
-STEPS = ("train.steps=100000", "evaluation.every_steps=0", "train.log_every_steps=1")
+SLOW_STEPS = (
+    "train.steps=1000",
+    "train.batch_size=4096",
+    "train.save_every_steps=1000",
+    "train.log_every_steps=1",
+    "evaluation.every_steps=0",
+)
 
 
 def _start(place: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -49,13 +55,23 @@ def test_a_rollout_that_is_stopped_keeps_its_answers(place, command, number):
 
 
 def test_a_second_signal_stops_at_once(place):
-    process = _start(place, *STEPS)
-    _wait_for(process, (place / "run" / "metrics.jsonl").is_file)
+    process = _start(place, *SLOW_STEPS)
+    records = place / "run" / "metrics.jsonl"
+    _wait_for(process, lambda: records.is_file() and "train/loss" in records.read_text())
     process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "once more stops at once" not in (line := process.stderr.readline()):
+        assert line or process.poll() is None
     process.send_signal(signal.SIGINT)
     complained = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert "Traceback" not in complained
+    assert (process.returncode, complained) == (130, "\nStopped.\n")
+    assert not [*(place / "run" / "checkpoints").iterdir()]
+
+
+def test_the_work_goes_on_when_nobody_reads_along(place):
+    command = f"{sys.executable} -m jaxdistill train {place}/config.yaml | head -n 1"
+    subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, timeout=120)
+    assert (place / "run" / "result.json").is_file()
 
 
 def test_a_home_in_output_is_meant(place, command, monkeypatch):

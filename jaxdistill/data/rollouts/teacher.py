@@ -12,7 +12,7 @@ from pydantic import Field
 from jaxdistill.config import configclass
 from jaxdistill.data.rollouts import ROLLOUTS
 from jaxdistill.data.rollouts.writer import Writer
-from jaxdistill.data.rows import Chat, Row, Text, Tokens
+from jaxdistill.data.rows import Row, Tokens
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode_prompts
 from jaxdistill.errors import Findings, UserError
@@ -34,7 +34,7 @@ class TeacherRollout:
 
     type: Literal["teacher"] = "teacher"
     max_new_tokens: Annotated[int, Field(gt=0)] = 128
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int = 0
@@ -78,13 +78,12 @@ class TeacherRollout:
         """
         findings = Findings()
         for row in rows:
-            match row.content:
-                case Text(prompt="") | Chat(num_prompt=0) | Tokens(prompt=()):
-                    with findings.collect(row.place):
-                        raise UserError(
-                            "has no prompt for the teacher to answer. Give it one, or learn from "
-                            "the text itself: `data.rollout.type=dataset`."
-                        )
+            with findings.collect(row.place):
+                if not row.has_prompt:
+                    raise UserError(
+                        "has no prompt for the teacher to answer. Give it one, or learn from "
+                        "the text itself: `data.rollout.type=dataset`."
+                    )
         findings.raise_any()
         return encode_prompts(rows, templates)
 

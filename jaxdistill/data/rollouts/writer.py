@@ -20,8 +20,9 @@ from jaxdistill.data.rows import Chat, Row, Text, Tokens, parse
 from jaxdistill.data.sources import records
 from jaxdistill.errors import Findings, UserError
 
-Generate = Callable[[Sequence[Sequence[int]], int], Sequence[Sequence[int]]]
-"""Prompts and a seed in, the new tokens of each out (with the token that ended it, if any)."""
+Generate = Callable[[Sequence[Sequence[int]], int, int], Sequence[Sequence[int]]]
+"""Prompts, a seed and the number of the first prompt in, the new tokens of each out, with the
+token that ended it, if any. The seed and its own number decide what a prompt's answer is."""
 
 OnBatch = Callable[[int, int, int], None]
 """Called with the rows done, the rows in all, and the tokens just written."""
@@ -62,8 +63,8 @@ class Writer:
     ) -> dict[tuple[int, ...], tuple[int, ...]]:
         """Answers to all prompts: those in the file already, and the others, which join it.
 
-        The batches and their seeds depend on the prompts alone, so that an interrupted rollout
-        ends with the answers of an undisturbed one.
+        What is sampled depends on the seed and on the prompt's number among all, so that an
+        interrupted rollout ends with the answers of an undisturbed one.
 
         Args:
             rows: Where each prompt comes from, for the readable part of the file.
@@ -71,7 +72,7 @@ class Writer:
             path: The file.
             tokenizer: Turns answers into text.
             batch_size: How many prompts are asked at once.
-            seed: The first batch's; each takes the next.
+            seed: Another number, other answers.
 
         Raises:
             UserError: where the file cannot be read or written.
@@ -80,13 +81,13 @@ class Writer:
         # Prompts of one length beside each other leave the least padding in a batch.
         asked = sorted(zip(prompts, rows, strict=True), key=lambda one: len(one[0]))
         asked = list(dict(asked).items())
-        for number, first in enumerate(range(0, len(asked), batch_size)):
+        for first in range(0, len(asked), batch_size):
             batch = asked[first : first + batch_size]
             missing = [prompt not in answers for prompt, _ in batch]
             if not any(missing):
                 continue
-            # The whole batch again, even where a part was kept: its seed is the batch's.
-            new = self.generate([prompt for prompt, _ in batch], seed + number)
+            # The whole batch again, even where a part was kept: few shapes, few programs.
+            new = self.generate([prompt for prompt, _ in batch], seed, first)
             entries = compress(zip(batch, new, strict=True), missing)
             lines = []
             for (prompt, row), answer in entries:

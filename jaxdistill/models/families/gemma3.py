@@ -109,7 +109,7 @@ class Gemma3(Family):
 
 def _layers(reader: Reader) -> tuple[LayerKind, ...]:
     """By `layer_types`, or by the older rule: every `sliding_window_pattern`-th sees everything."""
-    num_layers = reader.integer("num_hidden_layers")
+    num_layers = reader.num_layers("num_hidden_layers")
     window = reader.optional_integer("sliding_window")
     pattern = reader.integer("sliding_window_pattern")
     default = [SLIDING if (i + 1) % pattern else FULL for i in range(num_layers)]

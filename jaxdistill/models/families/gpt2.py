@@ -48,7 +48,7 @@ class GPT2(Family):
         fields = shared_fields(reader, embed="n_embd", heads="n_head", mlp="n_inner")
         config = DecoderConfig(
             **fields,
-            layers=(LayerKind(),) * reader.integer("n_layer"),
+            layers=(LayerKind(),) * reader.num_layers("n_layer"),
             max_positions=reader.integer("n_positions"),
             has_query_key_value_bias=True,
             query_scale=fields["head_dim"] ** -0.5 if reader.flag("scale_attn_weights") else 1.0,

@@ -85,7 +85,7 @@ class GPTNeo(Family):
 
 def _layers(reader: Reader) -> tuple[LayerKind, ...]:
     """`attention_types` counts patterns; the older `attention_layers` lists every layer."""
-    num_layers = reader.integer("num_layers")
+    num_layers = reader.num_layers("num_layers")
     kinds = {"global": LayerKind(), "local": LayerKind(window=reader.integer("window_size"))}
     types = reader.hf.get("attention_types") or [[["global", "local"], 12]]
     try:

@@ -54,7 +54,7 @@ class Llama(Family):
         fields = shared_fields(reader)
         config = DecoderConfig(
             **fields,
-            layers=(kind,) * reader.integer("num_hidden_layers"),
+            layers=(kind,) * reader.num_layers("num_hidden_layers"),
             activation=reader.choice("hidden_act", ACTIVATIONS),
             has_query_key_value_bias=attention_bias,
             has_attention_output_bias=attention_bias,

@@ -86,7 +86,7 @@ class Qwen2(Family):
 
 def _layers(reader: Reader) -> tuple[LayerKind, ...]:
     """Which layers slide; none do unless `use_sliding_window` says so."""
-    num_layers = reader.integer("num_hidden_layers")
+    num_layers = reader.num_layers("num_hidden_layers")
     window = reader.optional_integer("sliding_window")
     window = window if reader.flag("use_sliding_window") else None
     first = reader.hf["max_window_layers"]

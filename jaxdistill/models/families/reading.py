@@ -18,6 +18,11 @@ ACTIVATIONS = {
     "relu": Activation.RELU,
 }
 
+LARGEST = 2**31
+"""Numbers are below this: it is what an index can be, and no model has more of anything."""
+
+_MOST_LAYERS = 10_000
+
 FULL, SLIDING = "full_attention", "sliding_attention"
 """The words of `layer_types`."""
 
@@ -52,6 +57,13 @@ class Reader:
     def integer(self, key: str) -> int:
         """A whole number above 0."""
         return int(self._number(key, whole=True))
+
+    def num_layers(self, key: str) -> int:
+        """A whole number above 0 of which a list can be made."""
+        number = self.integer(key)
+        if number > _MOST_LAYERS:
+            self.mistake(key, number, f"at most {_MOST_LAYERS:,} layers")
+        return min(number, _MOST_LAYERS)
 
     def number(self, key: str) -> float:
         """A number above 0."""
@@ -148,7 +160,7 @@ class Reader:
 
 def _is_positive(value: Any, *, whole: bool) -> bool:
     good = int if whole else (int, float)
-    return isinstance(value, good) and not isinstance(value, bool) and value > 0
+    return isinstance(value, good) and not isinstance(value, bool) and 0 < value < LARGEST
 
 
 def rename(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:

@@ -44,7 +44,10 @@ def parse_rope(reader: Reader, where: str, parameters: Any, base: float | int) -
     # A reader of its own, since the keys may be nested; the mistakes are told with the rest.
     inner = Reader(values)
     kind = inner.choice("rope_type", KINDS)
-    rope = _PARSERS[kind](inner, inner.number("rope_theta"))
+    base = inner.number("rope_theta")
+    if base == 1:
+        inner.mistake("rope_theta", base, "a number above 1")
+    rope = _PARSERS[kind](inner, base)
     prefix = "config.json: "
     reader.mistakes += [prefix + f"{where}: " + line[len(prefix) :] for line in inner.mistakes]
     return rope
@@ -59,13 +62,16 @@ def _linear(reader: Reader, base: float) -> Rope:
 
 
 def _llama3(reader: Reader, base: float) -> Rope:
+    slow, fast = reader.number("low_freq_factor"), reader.number("high_freq_factor")
+    if slow >= fast and not reader.mistakes:
+        reader.mistake("high_freq_factor", fast, f"a number above low_freq_factor, {slow:g}")
     return Rope(
         base=base,
         kind=RopeKind.LLAMA3,
         factor=reader.number("factor"),
         original_positions=reader.integer("original_max_position_embeddings"),
-        slow=reader.number("low_freq_factor"),
-        fast=reader.number("high_freq_factor"),
+        slow=slow,
+        fast=fast,
     )
 
 

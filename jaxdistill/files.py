@@ -1,4 +1,4 @@
-"""Files and directories that are either whole or not there."""
+"""Files and directories that are either whole or not there, and names that a disk takes."""
 
 import errno
 import os
@@ -15,12 +15,26 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # Libraries in Rust raise bare exceptions that end in the number of the system's error.
 _RUST_FULL = re.compile(rf"os error ({'|'.join(str(number) for number in _FULL)})\)")
 
+_LONGEST_NAME = 255
 _UNFINISHED, _REPLACED = ".unfinished", ".replaced"
+
+
+def check_name(path: Path) -> None:
+    """See that a path can be looked up at all.
+
+    Raises:
+        UserError: A part of it is longer than any name can be, or holds a null character.
+    """
+    for part in path.parts:
+        if len(os.fsencode(part)) > _LONGEST_NAME or "\0" in part:
+            raise UserError(f"{part[:40]}...: no file can have this name. Choose another.")
 
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
     """A file to write, which becomes `target` when all of it is on the disk.
+
+    What a killed process left beside it is removed.
 
     Raises:
         UserError: The disk is full, or the place cannot be written to.
@@ -29,6 +43,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     with _disk_errors(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left(target, _UNFINISHED)
             yield temporary
             _flush(temporary)
             temporary.replace(target)
@@ -70,13 +85,16 @@ def _beside(target: Path) -> Path:
 
 
 def _remove_left(target: Path, suffix: str) -> None:
-    """Remove the directories that `_beside(target)` named in a process that was killed."""
+    """Remove what `_beside(target)` named in a process that was killed."""
     if not target.parent.is_dir():
         return
     ours = re.compile(re.escape(f".{target.name}.") + "[0-9a-f]{8}" + re.escape(suffix))
     for path in target.parent.iterdir():
-        if ours.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+        if ours.fullmatch(path.name) and not path.is_symlink():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
