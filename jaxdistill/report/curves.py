@@ -54,7 +54,13 @@ def charts(records: Records) -> list[Chart]:
     for record in records:
         for name, value in record.items():
             counts[name] = counts.get(name, 0) + (value is not None)
-    objectives = [n for n in counts if n.startswith("train/") and n not in _NOT_OBJECTIVES]
+    objectives = [
+        name
+        for name in counts
+        if name.startswith("train/")
+        and name not in _NOT_OBJECTIVES
+        and not name.endswith("_weight")
+    ]
     found = [
         Chart("Loss", ["train/loss"]),
         # One objective alone is the loss.
