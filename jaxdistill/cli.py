@@ -1,4 +1,4 @@
-"""The command line: `jaxdistill train | eval | generate | export | check | fetch`.
+"""The command line: `jaxdistill train | study | eval | generate | export | check | fetch`.
 
 Each command imports its rooms when it runs, so that `--help` answers at once. What the user can
 mend ends in one line a finding and exit code 2; anything else is a bug and shows its traceback.
@@ -77,6 +77,12 @@ def _check(options: argparse.Namespace) -> None:
     from jaxdistill import run
 
     _say(run.check(run.read(options.config, options.overrides)))
+
+
+def _study(options: argparse.Namespace) -> int:
+    from jaxdistill import study
+
+    return study.run(study.read(options.config, tuple(options.overrides)), options.config)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -167,7 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
     check = commands.add_parser("check", help="find what is wrong before any weight is loaded")
     check.set_defaults(command=_check)
-    for command in (train, check):
+    study = commands.add_parser("study", help="train arms and seeds of one run, and compare them")
+    study.set_defaults(command=_study)
+    for command in (train, check, study):
         command.add_argument("config", help="a YAML file, e.g. configs/quickstart.yaml")
         command.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields to change")
 

@@ -1,6 +1,12 @@
 """What a model is worth: likelihood of held-out text, agreement with a teacher, size, speed."""
 
-from jaxdistill.evals.evaluate import Evaluation as Evaluation
+from jaxdistill.evals.bootstrap import Estimate as Estimate
+from jaxdistill.evals.bootstrap import difference as difference
+from jaxdistill.evals.bootstrap import ratio as ratio
+from jaxdistill.evals.places import Evaluation as Evaluation
+from jaxdistill.evals.places import Places as Places
 from jaxdistill.evals.size import num_parameters as num_parameters
 from jaxdistill.evals.size import size_on_disk as size_on_disk
 from jaxdistill.evals.speed import tokens_per_second as tokens_per_second
+from jaxdistill.evals.summary import by_row as by_row
+from jaxdistill.evals.summary import summary as summary

@@ -1,24 +1,19 @@
 """Curves of a run's numbers as SVG, to stand inside a page."""
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from jaxdistill.report.svg import COLOURS, GRID, svg
 
 Records = Sequence[Mapping[str, Any]]
 """Lines of `metrics.jsonl`: each has a `step`, and numbers (None where one was not finite)."""
 
-_COLOURS = ("#1b5e9b", "#b3541e", "#2c7a51", "#7a4b94", "#8a6d00", "#a03050")
-_TEXT, _GRID = "#444444", "#e4e4e4"
 _NOT_OBJECTIVES = {
     "train/loss",
     "train/grad_norm",
@@ -93,30 +88,30 @@ def describe(chart: Chart, records: Records) -> str:
 
 def draw(chart: Chart, records: Records) -> str:
     """The chart as an `<svg>` element."""
-    style: Any = {
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
-        "svg.hashsalt": chart.title,  # ids must not be the same in two pictures of one page
-        "text.color": _TEXT,
-        "xtick.color": _TEXT,
-        "ytick.color": _TEXT,
-        "axes.labelcolor": _TEXT,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
+
+    def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
         for colour, name, label in zip(
-            _COLOURS * len(chart.names), chart.names, chart.quantities, strict=False
+            COLOURS * len(chart.names), chart.names, chart.quantities, strict=False
         ):
             steps, values = series(records, name)
             marker = "o" if len(steps) < 30 else None
             axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=3)
         _tidy(axes, last_step=records[-1]["step"], num_lines=len(chart.names))
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(file, metadata=nothing)
-    return _inline(file.getvalue(), label=describe(chart, records))
+
+    return svg(fill, label=describe(chart, records), size=(5.2, 2.7))
+
+
+def spent(records: Records) -> tuple[int, float]:
+    """The tokens that a run has read, and the seconds that it trained, over all its parts."""
+    tokens = seconds = before = 0.0
+    for record in records:
+        if "time/seconds" in record:
+            now = record["time/seconds"]
+            passed = now - before if now >= before else now  # a run that went on counts anew
+            seconds, before = seconds + passed, now
+            tokens += passed * record["time/tokens_per_second"]
+    return round(tokens), seconds
 
 
 def _tidy(axes: Axes, *, last_step: int, num_lines: int) -> None:
@@ -126,20 +121,9 @@ def _tidy(axes: Axes, *, last_step: int, num_lines: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=False)
-    axes.grid(color=_GRID, linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     if num_lines > 1:
         axes.legend(frameon=False, loc="upper right")
-
-
-def _inline(svg: str, *, label: str) -> str:
-    """Only the element: as wide as the page allows, and naming nothing outside the page."""
-    view = re.search(r'viewBox="[^"]*"', svg)
-    assert view, "matplotlib writes a view box"
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    # A style would hold for the whole page, and numbered ids stand in every picture.
-    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\sid="[\w.]+_\d+"', "", body)
-    return f'<svg role="img" aria-label="{escape(label)}" {view[0]}>{body}'

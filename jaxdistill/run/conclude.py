@@ -14,8 +14,8 @@ from jaxdistill import data, evals, hub, report
 from jaxdistill.config import dump
 from jaxdistill.model import Model
 from jaxdistill.run.config import RunConfig
-from jaxdistill.run.folder import RunFolder, write_json
-from jaxdistill.run.measure import Measure, Question, questions
+from jaxdistill.run.folder import RunFolder, write_json, write_text
+from jaxdistill.run.measure import Measure, Question, questions, row_lines, summary
 from jaxdistill.sampling import Sampling
 
 SPEED_PROMPTS = 8
@@ -23,7 +23,16 @@ SPEED_PROMPTS = 8
 
 STUDENT, BEFORE, TEACHER = "student", "student before", "teacher"
 
-_OF_STUDENT = ("forward_kl", "bits_per_byte", "nll", "perplexity", "top1_agreement")
+_OF_STUDENT = (
+    "forward_kl",
+    "bits_per_byte",
+    "nll",
+    "perplexity",
+    "accuracy",
+    "top1_agreement",
+    "top5_agreement",
+    "calibration_error",
+)
 _OF_TEACHER = ("bits_per_byte", "nll", "perplexity")
 
 
@@ -41,7 +50,12 @@ def conclude(
     folder.result.unlink(missing_ok=True)
     hub.save(student.pretrained, folder.student, dtype=config.student.export_dtype)
     student = student.astype(config.student.export_dtype).astype("float32")
-    after = measure(student.params) if measure is not None else {}
+    after: dict[str, float] = {}
+    if measure is not None:
+        places = measure(student.params)
+        after = summary(places, prepared.heldout)
+        lines = (json.dumps(line) for line in row_lines(places, prepared.heldout))
+        write_text(folder.heldout, "".join(f"{line}\n" for line in lines))
     before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
     asked = questions(prepared, student, max(SPEED_PROMPTS, config.evaluation.samples))
     prompts = [question.tokens for question in asked[:SPEED_PROMPTS]]

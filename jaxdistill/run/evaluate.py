@@ -13,6 +13,7 @@ from jaxdistill.run import assemble
 from jaxdistill.run.check import check_length, inspect
 from jaxdistill.run.config import read
 from jaxdistill.run.folder import RunFolder
+from jaxdistill.run.measure import summary
 from jaxdistill.sharding import MeshConfig, make_mesh
 from jaxdistill.teachers import online
 from jaxdistill.types import Batch, Head, Output, Params, Signal
@@ -95,16 +96,16 @@ def evaluate(
         teacher=signal if guide is not None else None,
         mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
     )
-    return evaluation(
+    places = evaluation(
         student.params,
         data.ordered_batches(
             prepared.train,
             length=data_config.length,
             batch_size=min(batch_size, len(prepared.train)),
         ),
-        num_bytes=sum(example.num_bytes for example in prepared.train),
         teacher_params=guide.params if guide is not None else None,
     )
+    return summary(places, prepared.train)
 
 
 def export(model: str, out: str, *, format: Any = "safetensors", dtype: str | None = None) -> Path:

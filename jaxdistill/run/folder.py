@@ -16,7 +16,7 @@ from jaxdistill.run.config import RunConfig
 
 # What may change between the beginning of a run and its continuation: places, records, and how
 # the work is divided. All else decides the result.
-_FREE = ("output", "evaluation", "mesh", "track", "student.export_dtype")
+_FREE = ("output", "evaluation", "mesh", "track", "student.export_dtype", "data.rollout.directory")
 _FREE_IN_TRAIN = ("accumulate", "chunk_rows", "log_every", "save_every", "keep_checkpoints")
 
 
@@ -34,6 +34,7 @@ class RunFolder:
         self.student = self.path / "student"
         self.report = self.path / "report"
         self.metrics = self.path / "metrics.jsonl"
+        self.heldout = self.path / "heldout.jsonl"
         self.before = self.path / "before.json"
         self.result = self.path / "result.json"
 

@@ -1,7 +1,8 @@
 """What is measured of a student on the held-out rows of its run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxdistill import data, evals
 from jaxdistill.model import Model
@@ -14,8 +15,8 @@ from jaxdistill.types import Params
 _BEGINNING_TOKENS = 8
 """How much of a row is given where it asks nothing."""
 
-Measure = Callable[[Params], dict[str, float]]
-"""The student's parameters in, `nll`, `forward_kl` and the like out."""
+Measure = Callable[[Params], evals.Places]
+"""The student's parameters in, `nll`, `forward_kl` and the like of every held-out place out."""
 
 
 def heldout(
@@ -25,7 +26,7 @@ def heldout(
     teacher: Model | None,
     examples: Sequence[data.Example],
 ) -> Measure | None:
-    """Likelihood and agreement on the held-out rows; None where there are none."""
+    """What a student says of every held-out place; None where there are none."""
     if not examples:
         return None
     evaluation = evals.Evaluation(
@@ -36,18 +37,29 @@ def heldout(
         chunk_rows=config.train.chunk_rows,
     )
     shards = num_batch_shards(inspection.mesh)
-    num_bytes = sum(example.num_bytes for example in examples)
+    batch_size = -(-min(config.evaluation.batch_size, len(examples)) // shards) * shards
 
-    def measure(params: Params) -> dict[str, float]:
-        batches = data.ordered_batches(
-            examples,
-            length=config.data.length,
-            batch_size=-(-min(config.evaluation.batch_size, len(examples)) // shards) * shards,
-        )
+    def measure(params: Params) -> evals.Places:
+        batches = data.ordered_batches(examples, length=config.data.length, batch_size=batch_size)
         teacher_params = None if teacher is None else teacher.params
-        return evaluation(params, batches, num_bytes=num_bytes, teacher_params=teacher_params)
+        return evaluation(params, batches, teacher_params=teacher_params)
 
     return measure
+
+
+def summary(places: evals.Places, examples: Sequence[data.Example]) -> dict[str, float]:
+    """Likelihood and agreement on the held-out rows."""
+    return evals.summary(places, num_bytes=sum(example.num_bytes for example in examples))
+
+
+def row_lines(places: evals.Places, examples: Sequence[data.Example]) -> Iterator[dict[str, Any]]:
+    """For each held-out row where it stands, its size, and the sums of what was measured."""
+    columns = evals.by_row(places)
+    by_id = {example.row_id: example for example in examples}
+    for row in zip(*(column.tolist() for column in columns.values()), strict=True):
+        values = dict(zip(columns, row, strict=True))
+        example = by_id[values.pop("row_ids")]
+        yield {"place": example.place, "num_bytes": example.num_bytes, **values}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from jaxdistill.run.conclude import conclude, show
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.measure import Measure, heldout, prefixed
+from jaxdistill.run.measure import summary as measured
 from jaxdistill.sampling import Sampling
 from jaxdistill.sharding import batch_sharding
 from jaxdistill.track import Progress, Tracker, open_trackers
@@ -78,7 +79,7 @@ def _train(
             tracker.config(facts)
         if restored is None:
             initial = assemble.initial_student(config, inspection, teacher).params
-            _measure_before(folder, measure, initial, trackers)
+            _measure_before(folder, measure, initial, prepared, trackers)
             state = init_state(initial, student.optimizer, student.shardings)
             del initial  # the state has its own copy
         else:
@@ -95,7 +96,7 @@ def _train(
             sharding=batch_sharding(inspection.mesh),
             trackers=trackers,
             log_every_steps=config.train.log_every_steps,
-            hooks=_hooks(config, measure),
+            hooks=_hooks(config, measure, prepared),
             checkpoints=checkpoints,
             save_every_steps=config.train.save_every_steps,
             place_of=prepared.place,
@@ -188,32 +189,36 @@ def _prepare(
             generate=generate,
             identity=f"{inspection.teacher.identity} {config.teacher.dtype}",
             eos_ids=teacher.pretrained.eos_ids,
-            directory=folder.path,
+            directory=Path(rollout.directory or folder.path).expanduser(),
             on_batch=progress.reach,
         )
         return data.prepare(config.data, inspection.tokenizer, rows=rows, writer=writer)
 
 
 def _measure_before(
-    folder: RunFolder, measure: Measure | None, params: Params, trackers: Sequence[Tracker]
+    folder: RunFolder,
+    measure: Measure | None,
+    params: Params,
+    prepared: data.Prepared,
+    trackers: Sequence[Tracker],
 ) -> None:
     """The student before its first step, for the record and for the report."""
     folder.before.unlink(missing_ok=True)
     if measure is None:
         return
-    values = measure(params)
+    values = measured(measure(params), prepared.heldout)
     write_json(folder.before, values)
     for tracker in trackers:
         tracker.metrics(0, prefixed(values))
 
 
-def _hooks(config: RunConfig, measure: Measure | None) -> Sequence[Hook]:
+def _hooks(config: RunConfig, measure: Measure | None, prepared: data.Prepared) -> Sequence[Hook]:
     every = config.evaluation.every_steps
     if not every or measure is None:
         return ()
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
-        return prefixed(measure(state.params))
+        return prefixed(measured(measure(state.params), prepared.heldout))
 
     return ((every, evaluate),)
 

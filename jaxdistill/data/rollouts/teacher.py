@@ -30,6 +30,8 @@ class TeacherRollout:
         top_p: Sample from the likeliest tokens that have this much probability together.
         seed: Another number, other answers (where they are sampled).
         batch_size: How many prompts are answered at once.
+        directory: Where the file of answers is kept; null for the run folder. Runs that ask the
+            same teacher the same may share it, and the first of them asks.
     """
 
     type: Literal["teacher"] = "teacher"
@@ -39,6 +41,7 @@ class TeacherRollout:
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int = 0
     batch_size: Annotated[int, Field(gt=0)] = 32
+    directory: Annotated[str, Field(min_length=1)] | None = None
 
     needs_teacher: ClassVar[bool] = True
 
@@ -88,5 +91,6 @@ class TeacherRollout:
         return encode_prompts(rows, templates)
 
     def _setting(self) -> dict[str, object]:
-        """What an answer depends on; the batch size is not among it."""
-        return {k: v for k, v in asdict(self).items() if k not in ("type", "batch_size")}
+        """What an answer depends on."""
+        others = ("type", "batch_size", "directory")
+        return {k: v for k, v in asdict(self).items() if k not in others}

@@ -1,6 +1,5 @@
 """Evaluation against dense NumPy, on packed rows with padding, on one device and on four."""
 
-import math
 from pathlib import Path
 
 import jax
@@ -11,7 +10,13 @@ import pytest
 from jaxdistill.data.examples import Example
 from jaxdistill.data.pipeline import ordered_batches
 from jaxdistill.errors import UserError
-from jaxdistill.evals import Evaluation, num_parameters, size_on_disk, tokens_per_second
+from jaxdistill.evals import (
+    Evaluation,
+    Places,
+    num_parameters,
+    size_on_disk,
+    tokens_per_second,
+)
 from jaxdistill.models import DecoderConfig, LayerKind, Rope, init_params
 from jaxdistill.sharding import MeshConfig, make_mesh
 from jaxdistill.types import Batch, Head, Output, Signal
@@ -54,83 +59,92 @@ def teacher(params, batch: Batch) -> Signal:
     return Signal(forward(params, batch).hidden, head(params))
 
 
-def dense(rows: list[Example]) -> dict[str, float]:
-    """The same numbers row by row in float64, nothing packed or padded."""
+def dense(rows: list[Example]) -> dict[str, np.ndarray]:
+    """The same numbers place by place in float64, nothing packed or padded."""
     student, other = models()
-    nll = teacher_nll = kl = agreement = count = 0.0
+    columns: dict[str, list[np.ndarray]] = {}
     for row in rows:
-        places = np.arange(len(row.tokens) - 1)[:, None]
+        places = np.arange(len(row.tokens) - 1)
         log_probs = []
         for params in (other, student):
-            hidden = params["embedding"][row.tokens[:-1]].astype(np.float64) + 0.1 * places
-            logits = hidden @ params["head"][:REAL].T
+            hidden = params["embedding"][row.tokens[:-1]].astype(np.float64)
+            logits = (hidden + 0.1 * places[:, None]) @ params["head"][:REAL].T
             log_probs.append(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
         log_p, log_q = log_probs
-        mask, labels = row.loss_mask[1:], row.tokens[1:]
-        at = np.arange(len(labels))
-        nll -= (log_q[at, labels] * mask).sum()
-        teacher_nll -= (log_p[at, labels] * mask).sum()
-        kl += ((np.exp(log_p) * (log_p - log_q)).sum(-1) * mask).sum()
-        agreement += ((log_p.argmax(-1) == log_q.argmax(-1)) * mask).sum()
-        count += mask.sum()
-    num_bytes = sum(row.num_bytes for row in rows)
-    return {
-        "nll": nll / count,
-        "perplexity": math.exp(nll / count),
-        "bits_per_byte": nll / math.log(2) / num_bytes,
-        "forward_kl": kl / count,
-        "top1_agreement": agreement / count,
-        "teacher_nll": teacher_nll / count,
-        "teacher_perplexity": math.exp(teacher_nll / count),
-        "teacher_bits_per_byte": teacher_nll / math.log(2) / num_bytes,
-        "scored_tokens": count,
+        labels = row.tokens[1:]
+        five_best = np.argsort(-log_q, axis=-1)[:, :5]
+        values = {
+            "row_ids": np.full(len(places), row.row_id),
+            "positions": places,
+            "labels": labels,
+            "nll": -log_q[places, labels],
+            "accuracy": log_q.argmax(-1) == labels,
+            "confidence": np.exp(log_q.max(-1)),
+            "forward_kl": (np.exp(log_p) * (log_p - log_q)).sum(-1),
+            "top1_agreement": log_p.argmax(-1) == log_q.argmax(-1),
+            "top5_agreement": (five_best == log_p.argmax(-1)[:, None]).any(-1),
+            "teacher_nll": -log_p[places, labels],
+        }
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value[row.loss_mask[1:]])
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def ordered(places: Places) -> dict[str, np.ndarray]:
+    """By row and position, which packing changes."""
+    columns = {
+        "row_ids": places.row_ids,
+        "positions": places.positions,
+        "labels": places.labels,
+        **places.values,
     }
+    order = np.lexsort((places.positions, places.row_ids))
+    return {name: column[order] for name, column in columns.items()}
 
 
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("devices", [1, 4])
-def test_it_equals_dense_numpy(pack: bool, devices: int) -> None:
+def test_every_place_equals_dense_numpy(pack: bool, devices: int) -> None:
     rows = examples()
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     evaluate = Evaluation(forward=forward, head=head, teacher=teacher, mesh=mesh, chunk_rows=3)
     student, other = models()
-    values = evaluate(
-        student,
-        ordered_batches(rows, length=12, batch_size=4, pack=pack),
-        num_bytes=sum(row.num_bytes for row in rows),
-        teacher_params=other,
-    )
+    batches = ordered_batches(rows, length=12, batch_size=4, pack=pack)
+    found = ordered(evaluate(student, batches, teacher_params=other))
     expected = dense(rows)
-    assert values.keys() == expected.keys()
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
-        assert values[name] == pytest.approx(value, rel=1e-5), name
+        np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
 
 
-def test_without_a_teacher_only_likelihood() -> None:
+def test_without_a_teacher_only_what_the_student_knows() -> None:
     rows = examples()
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     evaluate = Evaluation(forward=forward, head=head, mesh=mesh)
-    batches = ordered_batches(rows, length=12, batch_size=2)
-    num_bytes = sum(row.num_bytes for row in rows)
-    values = evaluate(models()[0], batches, num_bytes=num_bytes)
-    assert values.keys() == {"nll", "perplexity", "bits_per_byte", "scored_tokens"}
-    assert values["nll"] == pytest.approx(dense(rows)["nll"], rel=1e-5)
+    places = evaluate(models()[0], ordered_batches(rows, length=12, batch_size=2))
+    assert places.values.keys() == {"nll", "accuracy", "confidence"}
+    np.testing.assert_allclose(ordered(places)["nll"], dense(rows)["nll"], rtol=2e-5)
 
 
 def test_a_student_that_is_its_teacher_agrees_with_it() -> None:
-    rows = examples()
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     evaluate = Evaluation(forward=forward, head=head, teacher=teacher, mesh=mesh)
     student = models()[0]
-    values = evaluate(
-        student,
-        ordered_batches(rows, length=12, batch_size=2),
-        num_bytes=1,
-        teacher_params=student,
-    )
-    assert values["forward_kl"] == pytest.approx(0, abs=1e-6)
-    assert values["top1_agreement"] == 1
-    assert values["nll"] == values["teacher_nll"]
+    batches = ordered_batches(examples(), length=12, batch_size=2)
+    values = evaluate(student, batches, teacher_params=student).values
+    np.testing.assert_allclose(values["forward_kl"], 0, atol=1e-6)
+    assert values["top1_agreement"].all()
+    np.testing.assert_array_equal(values["nll"], values["teacher_nll"])
+
+
+def test_a_draw_is_won_by_the_first_word_on_both_sides() -> None:
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    evaluate = Evaluation(forward=forward, head=head, teacher=teacher, mesh=mesh)
+    undecided = jax.tree.map(np.zeros_like, models()[0])
+    batches = ordered_batches(examples(), length=12, batch_size=2)
+    places = evaluate(undecided, batches, teacher_params=undecided)
+    assert places.values["top1_agreement"].all()
+    np.testing.assert_array_equal(places.values["accuracy"], places.labels == 0)
 
 
 def test_what_cannot_be_evaluated() -> None:
@@ -138,18 +152,9 @@ def test_what_cannot_be_evaluated() -> None:
     evaluate = Evaluation(forward=forward, head=head, mesh=mesh)
     student = models()[0]
     with pytest.raises(UserError, match="no token to score"):
-        evaluate(student, [], num_bytes=1)
+        evaluate(student, [])
     with pytest.raises(UserError, match=r"batches of 3 .* 2 devices"):
-        evaluate(student, ordered_batches(examples(), length=12, batch_size=3), num_bytes=1)
-
-
-def test_a_hopeless_model_has_infinite_perplexity() -> None:
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    evaluate = Evaluation(forward=forward, head=head, mesh=mesh)
-    student = jax.tree.map(lambda leaf: leaf * 1000, models()[0])
-    batches = ordered_batches(examples(), length=12, batch_size=2)
-    values = evaluate(student, batches, num_bytes=1)
-    assert values["perplexity"] == math.inf
+        evaluate(student, ordered_batches(examples(), length=12, batch_size=3))
 
 
 def test_sizes(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Arithmetic on scored places: means, calibration, and where a student does well or badly."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxdistill.evals.places import Places
+
+CALIBRATION_BINS = 15
+
+
+def summary(places: Places, *, num_bytes: int) -> dict[str, float]:
+    """Means over all places.
+
+    Args:
+        places: What was measured.
+        num_bytes: How long the scored text is in UTF-8 (the sum of `Example.num_bytes`).
+
+    Returns:
+        The mean of each value, `perplexity`, `bits_per_byte` and `calibration_error`; with a
+        teacher `teacher_perplexity` and `teacher_bits_per_byte`. Last, `scored_tokens`.
+    """
+    means = {name: float(np.mean(v, dtype=np.float64)) for name, v in places.values.items()}
+    accuracy, confidence = places.values["accuracy"], places.values["confidence"]
+    result = {**means, "calibration_error": calibration_error(confidence, accuracy)}
+    del result["confidence"]
+    for prefix in ("", "teacher_"):
+        if (nll := means.get(f"{prefix}nll")) is not None:
+            result[f"{prefix}perplexity"] = _perplexity(nll)
+            if num_bytes:
+                result[f"{prefix}bits_per_byte"] = nll * len(places) / math.log(2) / num_bytes
+    return {**result, "scored_tokens": float(len(places))}
+
+
+def calibration_error(
+    confidence: Float[np.ndarray, " N"],
+    accuracy: Float[np.ndarray, " N"],
+    *,
+    bins: int = CALIBRATION_BINS,
+) -> float:
+    """The expected calibration error: |confidence - accuracy|, by bins of equal width.
+
+    Guo et al., "On Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599.
+    """
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, weights=confidence - accuracy, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def by_row(places: Places) -> dict[str, np.ndarray]:
+    """The sum of each value over each row, with `row_ids` and `scored_tokens`, in row order."""
+    row_ids, row_of = np.unique(places.row_ids, return_inverse=True)
+    sums = {name: np.bincount(row_of, weights=value) for name, value in places.values.items()}
+    return {"row_ids": row_ids, "scored_tokens": np.bincount(row_of), **sums}
+
+
+def by_group(places: Places, groups: Sequence[Bool[np.ndarray, " N"]], name: str) -> list[float]:
+    """The mean of one value in each group of places; NaN where a group is empty."""
+    values = places.values[name]
+    return [float(values[group].mean()) if group.any() else math.nan for group in groups]
+
+
+def offsets(places: Places) -> Int[np.ndarray, " N"]:
+    """How far each place is from the first scored one of its row."""
+    row_ids, row_of = np.unique(places.row_ids, return_inverse=True)
+    first = np.full(len(row_ids), np.iinfo(np.int64).max)
+    np.minimum.at(first, row_of, places.positions)
+    return places.positions - first[row_of]
+
+
+def _perplexity(nll: float) -> float:
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,6 @@
+"""Studies: named arms and seeds of one run, trained in turn and compared on the same rows."""
+
+from jaxdistill.study.config import StudyConfig as StudyConfig
+from jaxdistill.study.config import read as read
+from jaxdistill.study.run import run as run
+from jaxdistill.study.table import Outcome as Outcome

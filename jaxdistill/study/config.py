@@ -1,0 +1,110 @@
+"""What a study is: a run's config, what its arms change in it, and the seeds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from jaxdistill.config import configclass, load
+from jaxdistill.errors import Findings, UserError, nearest
+from jaxdistill.report import QUANTITIES
+from jaxdistill.run import RunConfig
+from jaxdistill.run import read as read_run
+
+_Name = Annotated[str, Field(min_length=1, pattern=r"^[\w.-]+$")]
+_Changes = dict[str, Any]
+
+
+@configclass
+class StudyConfig:
+    """A question that is answered by training.
+
+    Attributes:
+        question: What is asked, in a sentence; it heads the table.
+        run: The config of a run that all arms start from, relative to the study's file.
+        output: The study's folder: one run folder for each arm and seed, and the tables.
+        common: What all arms change in it, by dotted name.
+        arms: What each arm changes besides, by its name; `{}` changes nothing.
+        baseline: The arm that the others are compared with.
+        seeds: Each arm is trained once with each (`seed` of the run).
+        quantities: What is compared, of what is measured on the held-out rows.
+    """
+
+    question: str = ""
+    run: Annotated[str, Field(min_length=1)]
+    output: Annotated[str, Field(min_length=1)]
+    common: _Changes = Field(default_factory=dict)
+    arms: Annotated[dict[_Name, _Changes], Field(min_length=1)]
+    baseline: str
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    quantities: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "forward_kl",
+        "bits_per_byte",
+        "top1_agreement",
+    )
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a study.
+
+    Attributes:
+        arm: Which arm it belongs to.
+        seed: Its seed.
+        source: The file of the run's config.
+        overrides: What is changed in it.
+        config: What comes of both.
+    """
+
+    arm: str
+    seed: int
+    source: Path
+    overrides: tuple[str, ...]
+    config: RunConfig
+
+
+def read(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
+    """The study in a YAML file, with `a.b=value` overrides; UserError names every mistake."""
+    config = load(StudyConfig, path, overrides)
+    if config.baseline not in config.arms:
+        close = nearest(config.baseline, list(config.arms))
+        raise UserError(
+            f"{path}: baseline: {config.baseline!r} is not one of the arms "
+            f"{', '.join(config.arms)}.{close}"
+        )
+    measured = [name for name, quantity in QUANTITIES.items() if quantity.better]
+    if unknown := [name for name in config.quantities if name not in measured]:
+        close = nearest(unknown[0], measured)
+        raise UserError(
+            f"{path}: quantities: {unknown[0]!r} is not one of {', '.join(measured)}.{close}"
+        )
+    return config
+
+
+def members(study: StudyConfig, path: str | Path) -> list[Member]:
+    """All runs, seed by seed, so that a study which is stopped has seen every arm.
+
+    Raises:
+        UserError: naming what is wrong in any of them, before the first is trained.
+    """
+    source = Path(path).parent / study.run
+    findings = Findings()
+    found = []
+    for seed in study.seeds:
+        for arm, changes in study.arms.items():
+            place = Path(study.output) / f"{arm}-{seed}"
+            changed = {**study.common, **changes, "output": str(place), "seed": seed}
+            overrides = tuple(_overrides(changed))
+            with findings.collect(f"arm `{arm}`, seed {seed}"):
+                config = read_run(source, overrides)
+                found.append(Member(arm, seed, source, overrides, config))
+    findings.raise_any()
+    return found
+
+
+def _overrides(changes: Mapping[str, Any]) -> list[str]:
+    """Changes as they stand on a command line; JSON is YAML."""
+    return [f"{name}={json.dumps(value)}" for name, value in changes.items()]

@@ -1,0 +1,167 @@
+"""What came of a study: each arm's numbers with intervals, beside the baseline's."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxdistill.errors import UserError
+from jaxdistill.evals import Estimate, difference, ratio
+from jaxdistill.report import QUANTITIES, read_metrics, spent
+from jaxdistill.run.folder import RunFolder
+from jaxdistill.study.config import Member, StudyConfig
+
+_BITS = 1 / math.log(2)
+_RATIOS = {
+    # quantity: the column that is summed, the column it is divided by, a factor
+    "bits_per_byte": ("nll", "num_bytes", _BITS),
+}
+_Ratio = tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One arm.
+
+    Attributes:
+        arm: Its name.
+        values: Each quantity over held-out rows and seeds.
+        differences: From the baseline, seeds and rows paired; empty for the baseline.
+        by_seed: Each quantity for each seed.
+        tokens: How many tokens a run has read, on average.
+        seconds: How long a run has trained, on average.
+    """
+
+    arm: str
+    values: dict[str, Estimate]
+    differences: dict[str, Estimate]
+    by_seed: dict[str, list[float]]
+    tokens: float
+    seconds: float
+
+
+def outcomes(study: StudyConfig, runs: Sequence[Member]) -> list[Outcome]:
+    """Every arm of a study whose runs are all finished, the baseline first.
+
+    Raises:
+        UserError: when runs were not measured on the same rows.
+    """
+    arms = sorted(study.arms, key=lambda arm: arm != study.baseline)
+    folders = {arm: [RunFolder(m.config.output) for m in runs if m.arm == arm] for arm in arms}
+    lines = {arm: [_lines(folder) for folder in folders[arm]] for arm in arms}
+    _check_same(lines)
+    base = {name: _ratio(name, lines[study.baseline]) for name in study.quantities}
+    found = []
+    for arm in arms:
+        ratios = {name: _ratio(name, lines[arm]) for name in study.quantities}
+        differences = {name: difference(ratios[name], base[name]) for name in study.quantities}
+        costs = np.mean([spent(read_metrics(f.metrics)) for f in folders[arm]], axis=0)
+        found.append(
+            Outcome(
+                arm=arm,
+                values={name: ratio(*one) for name, one in ratios.items()},
+                differences={} if arm == study.baseline else differences,
+                by_seed={n: (s.sum(1) / w.sum(1)).tolist() for n, (s, w) in ratios.items()},
+                tokens=float(costs[0]),
+                seconds=float(costs[1]),
+            )
+        )
+    return found
+
+
+def markdown(study: StudyConfig, found: Sequence[Outcome]) -> str:
+    """The table as people read it, the best of each quantity in bold."""
+    labels = [QUANTITIES[name].label for name in study.quantities]
+    head = ["arm", *(f"{label} [95 %]" for label in labels)]
+    head += [f"less {study.baseline}: {label}" for label in labels]
+    head += ["tokens", "seconds"]
+    best = {name: _best(name, found) for name in study.quantities}
+    rows = []
+    for outcome in found:
+        cells = [outcome.arm]
+        for name in study.quantities:
+            cell = _cell(name, outcome.values[name])
+            cells.append(f"**{cell}**" if outcome.arm == best[name] else cell)
+        for name in study.quantities:
+            beside = outcome.differences.get(name)
+            cells.append("" if beside is None else _cell(name, beside, signed=True))
+        rows.append([*cells, f"{outcome.tokens:,.0f}", f"{outcome.seconds:,.0f}"])
+    lines = [head, ["---"] * len(head), *rows]
+    seeds = f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))})"
+    return "\n".join(
+        [
+            *([study.question, ""] if study.question else []),
+            *(f"| {' | '.join(line)} |" for line in lines),
+            "",
+            f"Means of {seeds}; 95 % intervals draw seeds and held-out rows again, with "
+            "replacement, and the same ones for both arms of a difference.",
+            "",
+        ]
+    )
+
+
+def records(study: StudyConfig, found: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The same as lines of a table for programs: one for each arm and quantity."""
+    lines = []
+    for outcome in found:
+        for name in study.quantities:
+            value, beside = outcome.values[name], outcome.differences.get(name)
+            lines.append(
+                {
+                    "arm": outcome.arm,
+                    "quantity": name,
+                    "value": value.value,
+                    "low": value.low,
+                    "high": value.high,
+                    "difference": "" if beside is None else beside.value,
+                    "difference_low": "" if beside is None else beside.low,
+                    "difference_high": "" if beside is None else beside.high,
+                    "by_seed": json.dumps(outcome.by_seed[name]),
+                    "tokens": outcome.tokens,
+                    "seconds": outcome.seconds,
+                }
+            )
+    return lines
+
+
+def _lines(folder: RunFolder) -> list[dict[str, Any]]:
+    if not folder.heldout.is_file():
+        raise UserError(f"{folder.path}: holds out no rows, so there is nothing to compare.")
+    return [json.loads(line) for line in folder.heldout.read_text().splitlines()]
+
+
+def _check_same(lines: dict[str, list[list[dict[str, Any]]]]) -> None:
+    kinds = {}
+    for arm, runs in lines.items():
+        for run in runs:
+            key = tuple((line["place"].rpartition(":")[2], line["scored_tokens"]) for line in run)
+            kinds.setdefault(key, arm)
+    if len(kinds) > 1:
+        raise UserError(
+            f"the arms {' and '.join(kinds.values())} were not measured on the same held-out rows: "
+            "only arms that share `data.heldout`, `data.length` and the answers can be compared."
+        )
+
+
+def _ratio(name: str, runs: list[list[dict[str, Any]]]) -> _Ratio:
+    """The sums of a quantity and what they are divided by, for each seed and row."""
+    column, weight, factor = _RATIOS.get(name, (name, "scored_tokens", 1.0))
+    if column not in runs[0][0]:
+        raise UserError(f"quantities: {name} was not measured in these runs.")
+    sums = np.array([[line[column] for line in run] for run in runs], float)
+    return factor * sums, np.array([[line[weight] for line in run] for run in runs], float)
+
+
+def _best(name: str, found: Sequence[Outcome]) -> str:
+    sign = -1 if QUANTITIES[name].better == "more" else 1
+    return min(found, key=lambda outcome: sign * outcome.values[name].value).arm
+
+
+def _cell(name: str, estimate: Estimate, *, signed: bool = False) -> str:
+    write = QUANTITIES[name].write
+    value, low, high = (write(x) for x in (estimate.value, estimate.low, estimate.high))
+    return f"{'+' if signed and estimate.value > 0 else ''}{value} [{low}, {high}]"
