@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from types import FrameType
 from typing import TextIO, TypeVar, cast
 
@@ -87,6 +88,27 @@ def _study(options: argparse.Namespace) -> int:
 
 def _eval(options: argparse.Namespace) -> None:
     from jaxdistill import run
+
+    if options.task:
+        task = run.read_task(options.task)
+        common = {"batch_size": options.batch_size, "dtype": options.dtype}
+        scores = run.evaluate_task(options.model, task, sources=options.data, **common)
+        values = {
+            f"{name}{suffix}": value
+            for name, estimate in scores.items()
+            for suffix, value in zip(("", "_low", "_high"), astuple(estimate), strict=True)
+        }
+    else:
+        values = _likelihood(options)
+    if options.json:
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        _say(json.dumps(finite))
+    else:
+        _say("\n".join(f"{name:<18} {value:.6g}" for name, value in values.items()))
+
+
+def _likelihood(options: argparse.Namespace) -> dict[str, float]:
+    from jaxdistill import run
     from jaxdistill.data import DataConfig
 
     reading = {"length": 512, "loss_on": "completion", "prompt_template": "plain"}
@@ -94,18 +116,13 @@ def _eval(options: argparse.Namespace) -> None:
         reading = {name: getattr(trained, name) for name in reading}
     reading |= {name: value for name in reading if (value := getattr(options, name)) is not None}
     data_config = DataConfig(sources=tuple(options.data), heldout=0.0, **reading)
-    values = run.evaluate(
+    return run.evaluate(
         options.model,
         data_config=data_config,
         teacher=options.teacher,
         batch_size=options.batch_size,
         dtype=options.dtype,
     )
-    if options.json:
-        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        _say(json.dumps(finite))
-    else:
-        _say("\n".join(f"{name:<18} {value:.6g}" for name, value in values.items()))
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -179,12 +196,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("config", help="a YAML file, e.g. configs/quickstart.yaml")
         command.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields to change")
 
-    evaluate = commands.add_parser("eval", help="likelihood and agreement on held-out rows")
+    evaluate = commands.add_parser(
+        "eval", help="likelihood of rows, agreement with a teacher, tasks"
+    )
     evaluate.set_defaults(command=_eval)
     _model_options(evaluate)
     evaluate.add_argument("--teacher", metavar="DIR", help="compare with this model's distribution")
     evaluate.add_argument(
         "--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder"
+    )
+    evaluate.add_argument(
+        "--task", metavar="FILE", help="score answers: a YAML file, e.g. configs/tasks/gsm8k.yaml"
     )
     evaluate.add_argument(
         "--length",

@@ -15,5 +15,6 @@ from jaxdistill.data.rollouts.dataset import DatasetRollout as DatasetRollout
 from jaxdistill.data.rollouts.teacher import TeacherRollout as TeacherRollout
 from jaxdistill.data.rollouts.writer import Writer as Writer
 from jaxdistill.data.rows import asked as asked
+from jaxdistill.data.sources import records as records
 from jaxdistill.data.tokenize import prompt_tokens as prompt_tokens
 from jaxdistill.data.tokenize import render_prompt as render_prompt

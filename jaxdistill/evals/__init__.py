@@ -10,3 +10,6 @@ from jaxdistill.evals.size import size_on_disk as size_on_disk
 from jaxdistill.evals.speed import tokens_per_second as tokens_per_second
 from jaxdistill.evals.summary import by_row as by_row
 from jaxdistill.evals.summary import summary as summary
+from jaxdistill.evals.task import Task as Task
+from jaxdistill.evals.task import questions as questions
+from jaxdistill.evals.task import score as score

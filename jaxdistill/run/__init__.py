@@ -7,4 +7,6 @@ from jaxdistill.run.evaluate import evaluate as evaluate
 from jaxdistill.run.evaluate import export as export
 from jaxdistill.run.evaluate import open_model as open_model
 from jaxdistill.run.evaluate import trained_on as trained_on
+from jaxdistill.run.task import evaluate_task as evaluate_task
+from jaxdistill.run.task import read_task as read_task
 from jaxdistill.run.train import train as train

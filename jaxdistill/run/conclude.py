@@ -75,7 +75,7 @@ def conclude(
     result = {
         "comparison": comparison,
         "samples": [asdict(sample) for sample in samples],
-        "facts": {**facts, **_versions()},
+        "facts": {**facts, "training": _effort(folder), **_versions()},
         "made_of": made_of,
     }
     write_json(folder.result, result)
@@ -135,6 +135,11 @@ def _samples(
         report.Sample(question.text, {name: texts[number] for name, texts in answers.items()})
         for number, question in enumerate(asked)
     ]
+
+
+def _effort(folder: RunFolder) -> str:
+    tokens, seconds = report.spent(report.read_metrics(folder.metrics))
+    return f"{tokens:,} tokens read in {seconds / 60:,.1f} minutes"
 
 
 def _versions() -> dict[str, str]:

@@ -247,6 +247,24 @@ def test_eval_prints_one_json_object_last(place, command):
     assert both["top1_agreement"] == 1
 
 
+def test_eval_scores_a_task(place, command):
+    (place / "task.yaml").write_text(
+        "{prompt: '{question}', prompt_template: chat, reference: answer, metrics: [f1, chrf],"
+        " sampling: {max_new_tokens: 6, temperature: 1}, seeds: [0, 1]}"
+    )
+    rows = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(5)]
+    (place / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("--model", place / "teacher", "--task", place / "task.yaml")
+    code, printed, _ = command("eval", *arguments, "--data", place / "asked.jsonl", "--json")
+    assert code == 0
+    values = json.loads(printed.splitlines()[-1])
+    assert list(values) == ["f1", "f1_low", "f1_high", "chrf", "chrf_low", "chrf_high"]
+    assert values["chrf_low"] <= values["chrf"] <= values["chrf_high"]
+    code, _, complained = command("eval", *arguments, "--data", place / "rows.jsonl")
+    assert code == 2
+    assert "rows.jsonl:1: has no `question`, which the task speaks of" in complained
+
+
 def test_generate_is_greedy_by_default_and_seeded_otherwise(place, command):
     ask = [
         "generate",

@@ -1,24 +1,26 @@
 """Every YAML file that we ship is read, opens with what it is, and survives being written."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from jaxdistill import study
+from jaxdistill import evals, study
 from jaxdistill.config import dump
-from jaxdistill.run import read
+from jaxdistill.run import read, read_task
 from jaxdistill.study.config import members
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
-RUNS = sorted({*CONFIGS.rglob("*.yaml")} - {*STUDIES})
+TASKS = sorted((CONFIGS / "tasks").glob("*.yaml"))
+RUNS = sorted({*CONFIGS.rglob("*.yaml")} - {*STUDIES, *TASKS})
 
 
 def name(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
-@pytest.mark.parametrize("path", [*RUNS, *STUDIES], ids=name)
+@pytest.mark.parametrize("path", [*RUNS, *STUDIES, *TASKS], ids=name)
 def test_it_says_what_it_is(path: Path) -> None:
     assert path.read_text().startswith("# "), "begin with what it is and the command that runs it"
     assert f"configs/{name(path)}" in path.read_text() or "launch/" in path.read_text()
@@ -30,6 +32,18 @@ def test_a_config(path: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.yaml"
     again.write_text(dump(config))
     assert read(again) == config
+
+
+@pytest.mark.parametrize("path", TASKS, ids=name)
+def test_a_task(path: Path, tmp_path: Path) -> None:
+    task = read_task(path)
+    again = tmp_path / "again.yaml"
+    again.write_text(dump(task))
+    assert read_task(again) == task
+    example = re.search(r"# Rows: (\{.*\})", path.read_text())
+    assert example, "show what a row looks like"
+    fields = dict.fromkeys(re.findall(r'"(\w+)": ', example[1]), "...")
+    evals.questions(task, [("example", fields)])
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name)

@@ -1,0 +1,137 @@
+"""A task: what a model is asked of each row, and how its answers are scored."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from jaxdistill.config import configclass
+from jaxdistill.errors import Findings, UserError, nearest
+from jaxdistill.evals.bootstrap import Estimate, ratio
+from jaxdistill.evals.text import METRICS
+from jaxdistill.sampling import Sampling
+
+Answer = Callable[[Sequence[str], Sampling, int], Sequence[str]]
+"""Prompts, how to sample, and a seed in; a text for each prompt out."""
+
+_Metric = Literal["exact_match", "f1", "rouge_l", "bleu", "chrf", "character_error_rate"]
+
+
+@configclass
+class Task:
+    """What is asked and scored.
+
+    Attributes:
+        prompt: What the model reads, with `{field}` for what stands in a row.
+        reference: The field that holds the right answer, or a list of right ones.
+        prompt_template: `plain`: the prompt as it stands; `chat`: as a user's message.
+        metrics: How an answer is compared with the right ones.
+        stop: An answer ends before the first of these.
+        answer_pattern: A regular expression; the last match in an answer (its first group, if it
+            has one) is what is compared. Null compares all of it.
+        reference_pattern: The same for what stands in the row.
+        sampling: How answers are written.
+        seeds: Each row is answered once with each; one is enough where `sampling` is greedy.
+    """
+
+    prompt: Annotated[str, Field(min_length=1)]
+    reference: Annotated[str, Field(min_length=1)]
+    prompt_template: Literal["plain", "chat"] = "plain"
+    metrics: Annotated[tuple[_Metric, ...], Field(min_length=1)]
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    answer_pattern: str | None = None
+    reference_pattern: str | None = None
+    sampling: Sampling = Sampling()
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row as the task puts it.
+
+    Attributes:
+        place: Where the row stands.
+        prompt: What the model reads.
+        references: The right answers.
+    """
+
+    place: str
+    prompt: str
+    references: tuple[str, ...]
+
+
+def questions(task: Task, records: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Question]:
+    """What is asked of each row.
+
+    Args:
+        task: The task.
+        records: Where each row stands, and its fields.
+
+    Raises:
+        UserError: naming the rows that lack what the task speaks of.
+    """
+    findings = Findings()
+    found = []
+    for place, fields in records:
+        with findings.collect(place):
+            prompt = _filled(task.prompt, fields)
+            found.append(Question(place, prompt, _references(task, fields)))
+    findings.raise_any()
+    return found
+
+
+def score(task: Task, asked: Sequence[Question], answer: Answer) -> dict[str, Estimate]:
+    """Each metric over all rows and seeds, with its interval."""
+    values = {name: np.empty((len(task.seeds), len(asked))) for name in task.metrics}
+    prompts = [question.prompt for question in asked]
+    for number, seed in enumerate(task.seeds):
+        texts = answer(prompts, task.sampling, seed)
+        for place, (text, question) in enumerate(zip(texts, asked, strict=True)):
+            said = _matched(task.answer_pattern, _until(text, task.stop))
+            for name in task.metrics:
+                values[name][number, place] = METRICS[name](said, question.references)
+    return {name: ratio(value, np.ones_like(value)) for name, value in values.items()}
+
+
+def _filled(template: str, fields: Mapping[str, Any]) -> str:
+    try:
+        return template.format_map(fields)
+    except KeyError as error:
+        raise _missing(error.args[0], fields) from None
+    except (ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"prompt: {template!r} is no template: {error}.") from None
+
+
+def _references(task: Task, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    if task.reference not in fields:
+        raise _missing(task.reference, fields)
+    value = fields[task.reference]
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise UserError(f"`{task.reference}` holds no right answer.")
+    return tuple(_matched(task.reference_pattern, str(one)) for one in values)
+
+
+def _missing(name: str, fields: Mapping[str, Any]) -> UserError:
+    return UserError(
+        f"has no `{name}`, which the task speaks of; it has {', '.join(map(str, fields))}."
+        f"{nearest(str(name), [str(field) for field in fields])}"
+    )
+
+
+def _until(text: str, stop: Sequence[str]) -> str:
+    ends = [place for mark in stop if (place := text.find(mark)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def _matched(pattern: str | None, text: str) -> str:
+    """The last match, or nothing where there is none; the whole text without a pattern."""
+    if pattern is None:
+        return text.strip()
+    found = list(re.finditer(pattern, text))
+    if not found:
+        return ""
+    return (found[-1][1] if found[-1].re.groups else found[-1][0]).strip()

@@ -1,0 +1,101 @@
+"""How close a text is to what was expected: one number for each pair, by well-kept libraries.
+
+They come with `pip install jaxdistill[text]`.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from jaxdistill.errors import UserError
+
+TextMetric = Callable[[str, Sequence[str]], float]
+"""A prediction and the texts that would be right in, a number out; the best of them counts."""
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 where both are the same but for case, punctuation, articles and spaces (SQuAD's rule).
+
+    Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250.
+    """
+    found = _normalised(prediction)
+    return float(any(found == _normalised(reference) for reference in references))
+
+
+def f1(prediction: str, references: Sequence[str]) -> float:
+    """The harmonic mean of precision and recall of words, normalised as for `exact_match`."""
+    return max(
+        _f1(_normalised(prediction).split(), _normalised(reference).split())
+        for reference in references
+    )
+
+
+def rouge_l(prediction: str, references: Sequence[str]) -> float:
+    """The F-measure of the longest common subsequence of words, stemmed (ROUGE-L).
+
+    Lin, 2004, https://aclanthology.org/W04-1013.
+    """
+    scorer = _rouge_scorer()
+    return max(float(scorer.score(one, prediction)["rougeL"].fmeasure) for one in references)
+
+
+def bleu(prediction: str, references: Sequence[str]) -> float:
+    """BLEU of one sentence, from 0 to 1; the mean of it over rows is not the corpus's BLEU.
+
+    Papineni et al., 2002, https://aclanthology.org/P02-1040.
+    """
+    return _library("sacrebleu").sentence_bleu(prediction, list(references)).score / 100
+
+
+def chrf(prediction: str, references: Sequence[str]) -> float:
+    """The F-score of character n-grams of one sentence, from 0 to 1.
+
+    Popović, 2015, https://aclanthology.org/W15-3049.
+    """
+    return _library("sacrebleu").sentence_chrf(prediction, list(references)).score / 100
+
+
+def character_error_rate(prediction: str, references: Sequence[str]) -> float:
+    """Characters to change, add or drop, as a part of the reference's; it may be above 1."""
+    return min(
+        float(_library("jiwer").cer(one, prediction) if one.strip() else bool(prediction.strip()))
+        for one in references
+    )
+
+
+METRICS: Mapping[str, TextMetric] = {
+    metric.__name__: metric
+    for metric in (exact_match, f1, rouge_l, bleu, chrf, character_error_rate)
+}
+
+
+def _normalised(text: str) -> str:
+    text = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def _f1(found: Sequence[str], wanted: Sequence[str]) -> float:
+    if not found or not wanted:
+        return float(found == wanted)
+    common = (Counter(found) & Counter(wanted)).total()
+    return 2 * common / (len(found) + len(wanted))
+
+
+@cache
+def _rouge_scorer() -> Any:
+    return _library("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _library(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"this metric needs the library {name.partition('.')[0]}: "
+            "`pip install 'jaxdistill[text]'`."
+        ) from None

@@ -1,0 +1,55 @@
+"""`eval --task`: a model's answers to the rows of some data, scored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxdistill import data, evals
+from jaxdistill.config import load
+from jaxdistill.errors import Findings
+from jaxdistill.run.evaluate import open_model
+from jaxdistill.sampling import Sampling
+from jaxdistill.track import Progress
+
+
+def read_task(path: str | Path, overrides: Sequence[str] = ()) -> evals.Task:
+    """The task in a YAML file; UserError names every mistake."""
+    return load(evals.Task, path, overrides)
+
+
+def evaluate_task(
+    model: str,
+    task: evals.Task,
+    *,
+    sources: Sequence[str],
+    batch_size: int = 8,
+    dtype: str = "float32",
+) -> dict[str, evals.Estimate]:
+    """Each metric of a task over all rows, with its interval.
+
+    Args:
+        model: As for `open_model`.
+        task: What is asked, and how answers are scored.
+        sources: Where the rows are, as in `DataConfig.sources`.
+        batch_size: How many answers are written together.
+        dtype: What the model is computed in.
+
+    Raises:
+        UserError: when files or rows are wrong, or a prompt is longer than the model reads.
+    """
+    findings = Findings()
+    rows = [record for source in sources for record in data.records(source, findings)]
+    findings.raise_any()
+    asked = evals.questions(task, rows)
+    opened = open_model(model, dtype=dtype)
+    is_chat = task.prompt_template == "chat"
+
+    def answer(prompts: Sequence[str], sampling: Sampling, seed: int) -> list[str]:
+        tokens = [data.render_prompt(one, opened.tokenizer, as_chat=is_chat) for one in prompts]
+        with Progress(f"answers, seed {seed}", len(tokens)) as progress:
+            return opened.decode(
+                opened.write(
+                    tokens, sampling, seed=seed, batch_size=batch_size, on_batch=progress.reach
+                )
+            )
+
+    return evals.score(task, asked, answer)

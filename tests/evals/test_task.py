@@ -1,0 +1,73 @@
+"""A task asks every row, and scores what is left of an answer after its rules."""
+
+import pytest
+
+from jaxdistill.errors import UserError
+from jaxdistill.evals import Task, questions, score
+from jaxdistill.sampling import Sampling
+
+MATHS = Task(
+    prompt="{question}\nAnswer:",
+    reference="answer",
+    metrics=("exact_match",),
+    answer_pattern=r"-?\d+",
+    reference_pattern=r"#### (.*)",
+    seeds=(3, 4),
+)
+ROWS = [
+    ("rows:1", {"question": "1 + 1?", "answer": "One and one. #### 2"}),
+    ("rows:2", {"question": "2 + 2?", "answer": "#### 4"}),
+]
+
+
+def test_rows_become_questions() -> None:
+    first, second = questions(MATHS, ROWS)
+    assert (first.prompt, first.references) == ("1 + 1?\nAnswer:", ("2",))
+    assert (second.place, second.references) == ("rows:2", ("4",))
+    several = Task(prompt="{question}", reference="answer", metrics=("f1",))
+    (found,) = questions(several, [("r", {"question": "Who?", "answer": ["Ann ", "Bob"]})])
+    assert found.references == ("Ann", "Bob")
+
+
+def test_the_last_match_counts_and_seeds_are_averaged() -> None:
+    asked = []
+
+    def answer(prompts, sampling, seed):
+        asked.append((list(prompts), sampling, seed))
+        return ["1 and 1 make 2.", "4" if seed == 3 else "none"]
+
+    found = score(MATHS, questions(MATHS, ROWS), answer)["exact_match"]
+    assert found.value == 0.75
+    assert 0 <= found.low < 0.75 < found.high <= 1
+    assert [seed for *_, seed in asked] == [3, 4]
+    assert asked[0][0] == ["1 + 1?\nAnswer:", "2 + 2?\nAnswer:"]
+
+
+@pytest.mark.parametrize(
+    ("said", "value"), [("Paris\nLondon", 1), ("Paris. London", 1), ("London\nParis", 0)]
+)
+def test_an_answer_ends_before_the_first_stop(said: str, value: float) -> None:
+    task = Task(prompt="?", reference="a", metrics=("exact_match",), stop=(". ", "\n"))
+    asked = questions(task, [("r", {"a": "Paris"})])
+    assert score(task, asked, lambda *_: [said])["exact_match"].value == value
+
+
+def test_rows_that_do_not_fit_are_named() -> None:
+    rows = [*ROWS, ("rows:3", {"query": "?", "answer": "#### 1"}), ("rows:4", {"question": "?"})]
+    with pytest.raises(UserError) as caught:
+        questions(MATHS, rows)
+    first, second = caught.value.lines
+    assert first.startswith("rows:3: has no `question`, which the task speaks of; it has query")
+    assert second.startswith("rows:4: has no `answer`")
+    empty = Task(prompt="?", reference="a", metrics=("f1",))
+    with pytest.raises(UserError, match="r: `a` holds no right answer"):
+        questions(empty, [("r", {"a": []})])
+    with pytest.raises(UserError, match="is no template"):
+        questions(Task(prompt="{", reference="a", metrics=("f1",)), [("r", {"a": "b"})])
+
+
+def test_sampling_is_handed_on() -> None:
+    task = Task(prompt="?", reference="a", metrics=("f1",), sampling=Sampling(max_new_tokens=5))
+    heard = []
+    score(task, questions(task, [("r", {"a": "b"})]), lambda *a: heard.append(a) or ["b"])
+    assert heard[0][1].max_new_tokens == 5
