@@ -1,10 +1,9 @@
-"""Arithmetic on scored places: means, calibration, and where a student does well or badly."""
+"""Arithmetic on scored places: means, calibration, and sums by row."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from jaxdistill.evals.places import Places
 
@@ -54,20 +53,6 @@ def by_row(places: Places) -> dict[str, np.ndarray]:
     row_ids, row_of = np.unique(places.row_ids, return_inverse=True)
     sums = {name: np.bincount(row_of, weights=value) for name, value in places.values.items()}
     return {"row_ids": row_ids, "scored_tokens": np.bincount(row_of), **sums}
-
-
-def by_group(places: Places, groups: Sequence[Bool[np.ndarray, " N"]], name: str) -> list[float]:
-    """The mean of one value in each group of places; NaN where a group is empty."""
-    values = places.values[name]
-    return [float(values[group].mean()) if group.any() else math.nan for group in groups]
-
-
-def offsets(places: Places) -> Int[np.ndarray, " N"]:
-    """How far each place is from the first scored one of its row."""
-    row_ids, row_of = np.unique(places.row_ids, return_inverse=True)
-    first = np.full(len(row_ids), np.iinfo(np.int64).max)
-    np.minimum.at(first, row_of, places.positions)
-    return places.positions - first[row_of]
 
 
 def _perplexity(nll: float) -> float:

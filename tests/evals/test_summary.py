@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill.evals import Places, by_row, summary
-from jaxdistill.evals.summary import by_group, calibration_error, offsets
+from jaxdistill.evals.summary import calibration_error
 
 
 def places(**values: list[float]) -> Places:
@@ -57,18 +57,6 @@ def test_sums_of_rows() -> None:
     np.testing.assert_array_equal(found["row_ids"], [3, 7])
     np.testing.assert_array_equal(found["scored_tokens"], [3, 2])
     np.testing.assert_array_equal(found["nll"], [11, 4])
-
-
-def test_places_are_counted_from_the_first_scored_one_of_their_row() -> None:
-    np.testing.assert_array_equal(offsets(places(**PLAIN)), [0, 0, 1, 1, 7])
-
-
-def test_groups() -> None:
-    measured = places(**PLAIN)
-    none = np.zeros(5, bool)
-    first, empty = by_group(measured, [measured.row_ids == 7, none], "nll")
-    assert first == 2
-    assert math.isnan(empty)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1))
