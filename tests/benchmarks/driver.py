@@ -1,0 +1,196 @@
+"""Runs ours and its peer in turn, each in a process of its own, and tells how they compare."""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from picture import draw_ratios
+
+from jaxdistill.files import whole_file
+from jaxdistill.report import standalone
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes:
+        work: What is done.
+        ours: Our program.
+        peer: The peer's program, and the environment that it runs in.
+        argument: What both are given.
+        speed: At least so many times the peer's.
+        memory: At most this part of the peer's; None where it is not compared.
+    """
+
+    work: str
+    ours: str
+    peer: tuple[str, str]
+    argument: str = ""
+    speed: float = 1.0
+    memory: float | None = None
+
+
+_JSD = "JSD through both heads, forward and backward, 2,048 rows of"
+_WRITE = "greedy generation, SmolLM2-135M, 64 tokens, batch of"
+CASES = {
+    "kd_step": Case(
+        "logit KD step, online teacher (SmolLM2-135M to 10 layers, B=4, T=256)",
+        "kd_step.py",
+        ("trl_kd_step.py", "trl"),
+        speed=1.5,
+        memory=0.5,
+    ),
+    "kd_step_tunix": Case(
+        "the same step beside Tunix (there: forward KL)",
+        "kd_step.py",
+        ("tunix_kd_step.py", "tunix"),
+        speed=1.5,
+        memory=0.5,
+    ),
+    **{
+        f"jsd_{words}": Case(
+            f"{_JSD} {words:,}",
+            "jsd.py",
+            ("liger_jsd.py", "liger"),
+            str(words),
+            speed=2.5,
+            memory=1.0,
+        )
+        for words in (49_152, 151_936)
+    },
+    **{
+        f"generate_{batch}": Case(
+            f"{_WRITE} {batch}",
+            "generate.py",
+            ("transformers_generate.py", "transformers"),
+            str(batch),
+            speed=speed,
+        )
+        for batch, speed in ((1, 1.2), (8, 2.0), (32, 2.0))
+    },
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One program, over all rounds.
+
+    Attributes:
+        speed: Units a second, by the median of all repeats.
+        peak_bytes: The most memory that any round held at once.
+    """
+
+    speed: float
+    peak_bytes: int
+
+
+def main() -> None:
+    """Measures the cases that were asked for, and writes what came of them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if unknown := {*options.cases} - {*CASES}:
+        parser.error(f"{', '.join(unknown)}: expected one of {', '.join(CASES)}")
+    chosen = options.cases or list(CASES)
+    found = {}
+    for name in chosen:
+        found[name] = _compare(CASES[name], options.rounds)
+        sys.stdout.write(_line(CASES[name], *found[name]) + "\n")
+        sys.stdout.flush()
+    if len(chosen) == len(CASES):
+        _write(found, options.rounds)
+
+
+def _compare(case: Case, rounds: int) -> tuple[Measured, Measured]:
+    script, peer = case.peer
+    ours_command = [sys.executable, str(HERE / "ours" / case.ours)]
+    python = ROOT / ".benchmarks" / peer / "bin" / "python"
+    peer_command = [str(python), str(HERE / "peers" / script)]
+    results = ([], [])
+    for _ in range(rounds):
+        for result, command in zip(results, (ours_command, peer_command), strict=True):
+            result.append(_run([*command, *filter(None, [case.argument])]))
+    ours, theirs = map(_summed, results)
+    return ours, theirs
+
+
+def _run(command: list[str]) -> tuple[list[float], int, int]:
+    """Seconds of each repeat, what a repeat gets done, and the peak of the process's memory."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore"}
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(command, stdout=output, stderr=complaints, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            complaints.seek(0)
+            sys.exit(f"{' '.join(command)} failed:\n{complaints.read()[-2000:]}")
+        output.seek(0)
+        said = json.loads(output.read().splitlines()[-1])
+    return said["seconds"], said["units"], usage.ru_maxrss * 1024
+
+
+def _summed(rounds: list[tuple[list[float], int, int]]) -> Measured:
+    seconds = [second for repeats, _, _ in rounds for second in repeats]
+    return Measured(rounds[0][1] / statistics.median(seconds), max(peak for *_, peak in rounds))
+
+
+def _line(case: Case, ours: Measured, theirs: Measured) -> str:
+    faster, smaller = ours.speed / theirs.speed, ours.peak_bytes / theirs.peak_bytes
+    marks = [f"{'met' if faster >= case.speed else 'missed'} (≥ {case.speed:g} ×)"]
+    if case.memory is not None:
+        marks.append(f"{'met' if smaller <= case.memory else 'missed'} (≤ {case.memory:g} ×)")
+    cells = [
+        case.work,
+        case.peer[1],
+        f"{ours.speed:,.0f}",
+        f"{theirs.speed:,.0f}",
+        f"{faster:.2f} ×",
+        f"{ours.peak_bytes / 2**30:.2f}",
+        f"{theirs.peak_bytes / 2**30:.2f}",
+        f"{smaller:.2f} ×",
+        ", ".join(marks),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _write(found: dict[str, tuple[Measured, Measured]], rounds: int) -> None:
+    head = ["work", "beside", "ours, units/s", "theirs", "speed", "ours, GiB", "theirs", "memory"]
+    lines = [f"| {' | '.join([*head, 'marks'])} |", "|---" * (len(head) + 1) + "|"]
+    lines += [_line(CASES[name], *pair) for name, pair in found.items()]
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.check_output(command, text=True, cwd=ROOT).strip()
+    text = "\n".join(
+        [
+            "# Benchmarks",
+            "",
+            f"`tests/benchmarks/run.sh --rounds {rounds}`, {date.today()}, commit {commit}, "
+            f"{os.cpu_count()} CPU cores, float32. Units are tokens or rows; medians of all "
+            "repeats, programs run in turn, memory is the peak of the process.",
+            "",
+            *lines,
+            "",
+            "![speed beside each peer](benchmarks.svg)",
+            "",
+        ]
+    )
+    with whole_file(ROOT / "docs" / "benchmarks.md") as file:
+        file.write_text(text, encoding="utf-8")
+    ratios = {CASES[n].work: ours.speed / theirs.speed for n, (ours, theirs) in found.items()}
+    with whole_file(ROOT / "docs" / "benchmarks.svg") as file:
+        file.write_text(standalone(draw_ratios(ratios)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Ours beside what people would use instead: same shapes, same data, float32, in turn.
+#
+#   tests/benchmarks/run.sh [--rounds N] [CASE ...]      (no CASE: all of them)
+#
+# Each peer gets an environment of its own in .benchmarks/. The machine should have nothing else to
+# do. Prints the table and writes it to docs/benchmarks.md, with a picture beside it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+source launch/install.sh
+install ""
+
+peer() {  # NAME; what `pip install` is given, one call for each `--`
+  local name=$1 python=.benchmarks/$1/bin/python call=(); shift
+  [ -e ".benchmarks/$name/installed" ] && return
+  echo "Installing $name into .benchmarks/$name"
+  .venv/bin/python -m venv --clear ".benchmarks/$name"
+  for word in "$@" --; do
+    if [ "$word" != -- ]; then call+=("$word"); continue; fi
+    "$python" -m pip install --quiet --disable-pip-version-check "${call[@]}"
+    call=()
+  done
+  touch ".benchmarks/$name/installed"
+}
+peer trl torch==2.13.0 -- "trl==1.16.0" "transformers>=5"
+peer liger torch==2.13.0 numpy packaging -- --no-deps "liger-kernel==0.8.2"
+peer transformers torch==2.13.0 -- "transformers>=5"
+peer tunix "google-tunix==0.1.7"
+
+PYTHONPATH=tests/benchmarks exec .venv/bin/python tests/benchmarks/driver.py "$@"
