@@ -20,27 +20,43 @@ SLOW_STEPS = (
 )
 
 
-def _start(place: Path, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "jaxdistill", "train", str(place / "config.yaml"), *overrides],
-        env={**os.environ, "XDG_CACHE_HOME": str(place / "cache")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(place: Path):
+    """Starts a run with overrides; whatever is left of it in the end is killed."""
+    started = []
+
+    def run(*overrides: str) -> subprocess.Popen[str]:
+        # What a shell starts with `&` ignores Ctrl-C, and so would all that it starts.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        config = str(place / "config.yaml")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jaxdistill", "train", config, *overrides],
+            env={**os.environ, "XDG_CACHE_HOME": str(place / "cache")},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        signal.signal(signal.SIGINT, before)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def _wait_for(process: subprocess.Popen[str], is_there: Callable[[], object]) -> None:
     end = time.monotonic() + 120
     while not is_there():
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end, "nothing came of the run"
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_rollout_that_is_stopped_keeps_its_answers(place, command, number):
-    process = _start(place, *ROLLOUT)
+def test_a_rollout_that_is_stopped_keeps_its_answers(place, command, start, number):
+    process = start(*ROLLOUT)
     _wait_for(process, lambda: [*(place / "run").glob("rollout-*.jsonl")])
     process.send_signal(number)
     complained = process.communicate(timeout=60)[1]
@@ -54,8 +70,8 @@ def test_a_rollout_that_is_stopped_keeps_its_answers(place, command, number):
     assert answers.read_text().startswith(kept)
 
 
-def test_a_second_signal_stops_at_once(place):
-    process = _start(place, *SLOW_STEPS)
+def test_a_second_signal_stops_at_once(place, start):
+    process = start(*SLOW_STEPS)
     records = place / "run" / "metrics.jsonl"
     _wait_for(process, lambda: records.is_file() and "train/loss" in records.read_text())
     process.send_signal(signal.SIGINT)
