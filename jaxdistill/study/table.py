@@ -77,7 +77,7 @@ def markdown(study: StudyConfig, found: Sequence[Outcome]) -> str:
     """The table as people read it, the best of each quantity in bold."""
     labels = [QUANTITIES[name].label for name in study.quantities]
     head = ["arm", *(f"{label} [95 %]" for label in labels)]
-    head += [f"less {study.baseline}: {label}" for label in labels]
+    head += [f"minus {study.baseline}: {label}" for label in labels]
     head += ["tokens", "seconds"]
     best = {name: _best(name, found) for name in study.quantities}
     rows = []
