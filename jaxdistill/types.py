@@ -107,23 +107,3 @@ class Signal:
 
     hidden: Float[Array, "B T D"]
     head: Head
-
-
-@pytree
-@dataclass(frozen=True)
-class Total:
-    """A sum and the weight it is to be divided by, once, when everything has been added up.
-
-    Means do not add over micro-batches, devices and hosts; totals do.
-    """
-
-    sum: Float[Array, ""]
-    weight: Float[Array, ""]
-
-    def __add__(self, other: "Total") -> "Total":
-        return Total(self.sum + other.sum, self.weight + other.weight)
-
-    @property
-    def mean(self) -> Float[Array, ""]:
-        """`sum / weight`, and 0 where nothing was counted."""
-        return jax.numpy.where(self.weight > 0, self.sum / jax.numpy.maximum(self.weight, 1e-30), 0)
