@@ -18,10 +18,9 @@ from types import FrameType
 from typing import TextIO, TypeVar, cast
 
 from jaxdistill import __version__
-from jaxdistill.errors import UserError
+from jaxdistill.errors import INTERRUPTED, UserError
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
@@ -201,27 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=_eval)
     _model_options(evaluate)
-    evaluate.add_argument("--teacher", metavar="DIR", help="compare with this model's distribution")
-    evaluate.add_argument(
-        "--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder"
-    )
-    evaluate.add_argument(
-        "--task", metavar="FILE", help="score answers: a YAML file, e.g. configs/tasks/gsm8k.yaml"
-    )
-    evaluate.add_argument(
-        "--length",
-        type=_count,
-        metavar="N",
-        help="longest sequence (as the run, or 512)",
-    )
-    evaluate.add_argument("--batch-size", type=_count, default=8, metavar="N")
-    evaluate.add_argument(
-        "--loss-on", choices=("completion", "all"), help="as the run, or completion"
-    )
-    evaluate.add_argument(
-        "--prompt-template", choices=("plain", "chat"), help="as the run, or plain"
-    )
-    evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    _eval_options(evaluate)
 
     generate = commands.add_parser("generate", help="continue prompts (from flags or from stdin)")
     generate.set_defaults(command=_generate)
@@ -245,6 +224,30 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("name", help="e.g. smollm2-135m-instruct")
     fetch.add_argument("--out", default="models", metavar="DIR")
     return parser
+
+
+def _eval_options(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("--teacher", metavar="DIR", help="compare with this model's distribution")
+    evaluate.add_argument(
+        "--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder"
+    )
+    evaluate.add_argument(
+        "--task", metavar="FILE", help="score answers: a YAML file, e.g. configs/tasks/gsm8k.yaml"
+    )
+    evaluate.add_argument(
+        "--length",
+        type=_count,
+        metavar="N",
+        help="longest sequence (as the run, or 512)",
+    )
+    evaluate.add_argument("--batch-size", type=_count, default=8, metavar="N")
+    evaluate.add_argument(
+        "--loss-on", choices=("completion", "all"), help="as the run, or completion"
+    )
+    evaluate.add_argument(
+        "--prompt-template", choices=("plain", "chat"), help="as the run, or plain"
+    )
+    evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
 
 def _model_options(command: argparse.ArgumentParser, *, dtype: str | None = "float32") -> None:

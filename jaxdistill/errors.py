@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+INTERRUPTED = 130
+"""The exit code of a command that a signal ended, as shells have it for Ctrl-C."""
+
 
 class UserError(Exception):
     """Something in a config, a file or a flag is wrong, and the message says what to do about it.

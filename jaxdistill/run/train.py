@@ -11,7 +11,7 @@ import rich
 
 from jaxdistill import data
 from jaxdistill.config import dump
-from jaxdistill.errors import UserError
+from jaxdistill.errors import INTERRUPTED, UserError
 from jaxdistill.model import Model
 from jaxdistill.run import assemble
 from jaxdistill.run.check import Inspection, inspect, summary
@@ -26,8 +26,6 @@ from jaxdistill.track import Progress, Tracker, open_trackers
 from jaxdistill.train import Checkpoints, Hook, Restored, TrainState, init_state
 from jaxdistill.train import train as run_loop
 from jaxdistill.types import Params
-
-INTERRUPTED = 130
 
 
 def train(config: RunConfig) -> int:

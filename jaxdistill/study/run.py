@@ -10,13 +10,11 @@ from pathlib import Path
 
 import rich
 
-from jaxdistill.errors import UserError
+from jaxdistill.errors import INTERRUPTED, UserError
 from jaxdistill.files import whole_file
 from jaxdistill.report import draw_intervals, standalone
 from jaxdistill.study.config import Member, StudyConfig, members
 from jaxdistill.study.table import Outcome, markdown, outcomes, records
-
-INTERRUPTED = 130
 
 
 def run(study: StudyConfig, path: str | Path) -> int:
