@@ -9,6 +9,18 @@ from jaxdistill.evals.places import Places
 
 CALIBRATION_BINS = 15
 
+BITS_PER_NAT = 1 / math.log(2)
+
+RATIOS = {
+    # what can be had for any set of rows: the sums over rows, what they are divided by, a factor
+    **{
+        name: (name, "scored_tokens", 1.0)
+        for name in ("nll", "accuracy", "forward_kl", "top1_agreement", "top5_agreement")
+    },
+    "bits_per_byte": ("nll", "num_bytes", BITS_PER_NAT),
+}
+"""Perplexity and calibration are none of these: they are not a sum divided by a weight."""
+
 
 def summary(places: Places, *, num_bytes: int) -> dict[str, float]:
     """Means over all places.
@@ -29,7 +41,7 @@ def summary(places: Places, *, num_bytes: int) -> dict[str, float]:
         if (nll := means.get(f"{prefix}nll")) is not None:
             result[f"{prefix}perplexity"] = _perplexity(nll)
             if num_bytes:
-                result[f"{prefix}bits_per_byte"] = nll * len(places) / math.log(2) / num_bytes
+                result[f"{prefix}bits_per_byte"] = BITS_PER_NAT * nll * len(places) / num_bytes
     return {**result, "scored_tokens": float(len(places))}
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from jaxdistill.config import configclass, load
 from jaxdistill.errors import Findings, UserError, nearest
-from jaxdistill.report import QUANTITIES
+from jaxdistill.evals import RATIOS
 from jaxdistill.run import RunConfig
 from jaxdistill.run import read as read_run
 
@@ -75,11 +75,10 @@ def read(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
             f"{path}: baseline: {config.baseline!r} is not one of the arms "
             f"{', '.join(config.arms)}.{close}"
         )
-    measured = [name for name, quantity in QUANTITIES.items() if quantity.better]
-    if unknown := [name for name in config.quantities if name not in measured]:
-        close = nearest(unknown[0], measured)
+    if unknown := [name for name in config.quantities if name not in RATIOS]:
+        close = nearest(unknown[0], list(RATIOS))
         raise UserError(
-            f"{path}: quantities: {unknown[0]!r} is not one of {', '.join(measured)}.{close}"
+            f"{path}: quantities: {unknown[0]!r} is not one of {', '.join(RATIOS)}.{close}"
         )
     return config
 

@@ -1,7 +1,6 @@
 """What came of a study: each arm's numbers with intervals, beside the baseline's."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdistill.errors import UserError
-from jaxdistill.evals import Estimate, difference, ratio
+from jaxdistill.evals import RATIOS, Estimate, difference, ratio
 from jaxdistill.report import QUANTITIES, read_metrics, spent
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.study.config import Member, StudyConfig
 
-_BITS = 1 / math.log(2)
-_RATIOS = {
-    # quantity: the column that is summed, the column it is divided by, a factor
-    "bits_per_byte": ("nll", "num_bytes", _BITS),
-}
 _Ratio = tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]]
 
 
@@ -149,7 +143,7 @@ def _check_same(lines: dict[str, list[list[dict[str, Any]]]]) -> None:
 
 def _ratio(name: str, runs: list[list[dict[str, Any]]]) -> _Ratio:
     """The sums of a quantity and what they are divided by, for each seed and row."""
-    column, weight, factor = _RATIOS.get(name, (name, "scored_tokens", 1.0))
+    column, weight, factor = RATIOS[name]
     if column not in runs[0][0]:
         raise UserError(f"quantities: {name} was not measured in these runs.")
     sums = np.array([[line[column] for line in run] for run in runs], float)

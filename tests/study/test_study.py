@@ -15,7 +15,8 @@ import tiny
 
 from jaxdistill import study
 from jaxdistill.errors import UserError
-from jaxdistill.evals import Estimate
+from jaxdistill.evals import RATIOS, Estimate
+from jaxdistill.report import QUANTITIES
 from jaxdistill.study.table import _ratio, markdown
 
 RUN = """
@@ -97,6 +98,7 @@ def test_a_study_that_is_stopped_goes_on_and_ends_in_tables(place: Path) -> None
     [
         ("baseline=word", "baseline: 'word' is not one of the arms .*Did you mean `words`"),
         ("quantities=[forward_k]", "'forward_k' is not one of .*Did you mean `forward_kl`"),
+        ("quantities=[perplexity]", "'perplexity' is not one of nll"),
         ("run=other.yaml", "arm `teacher`, seed 0: .*no such config file"),
         ("arms.words={train.step: 1}", "arm `words`, seed 1: .*Did you mean `steps`"),
         ("arms={}", "at least 1"),
@@ -109,6 +111,10 @@ def test_mistakes_are_told_before_anything_runs(place: Path, change: str, said: 
     with pytest.raises(UserError, match=said):
         study.run(study.read(path, (change,)), path)
     assert not (place / "study").exists()
+
+
+def test_every_ratio_has_a_label_and_a_better_side() -> None:
+    assert all(QUANTITIES[name].better for name in RATIOS)
 
 
 def test_a_ratio_is_of_sums() -> None:
