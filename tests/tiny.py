@@ -1,5 +1,6 @@
 """A tokenizer and models small enough to be made in every test."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from jaxdistill import hub
-from jaxdistill.models import FAMILIES, abstract_params
+from jaxdistill.models import FAMILIES, DecoderConfig, LayerKind, Rope, abstract_params
 
 CHATML = (
     "{% for message in messages %}"
@@ -27,6 +28,22 @@ _TEXT = [
     "user assistant system hello there, how are you today?",
     "Zürich, naïve café, 東京 🙂",
 ]
+
+
+def decoder(**changes: Any) -> DecoderConfig:
+    """The shape of a decoder of two layers."""
+    base = DecoderConfig(
+        vocab_size=97,
+        embed_dim=16,
+        mlp_dim=24,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        layers=(LayerKind(rope=Rope(base=10_000.0)),) * 2,
+        max_positions=64,
+        query_scale=8**-0.5,
+    )
+    return replace(base, **changes)
 
 
 def tokenizer(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from jaxdistill.data.examples import Example
 from jaxdistill.data.pipeline import ordered_batches
@@ -17,7 +18,7 @@ from jaxdistill.evals import (
     size_on_disk,
     tokens_per_second,
 )
-from jaxdistill.models import DecoderConfig, LayerKind, Rope, init_params
+from jaxdistill.models import init_params
 from jaxdistill.sharding import MeshConfig, make_mesh
 from jaxdistill.types import Batch, Head, Output, Signal
 
@@ -167,16 +168,6 @@ def test_sizes(tmp_path: Path) -> None:
 
 
 def test_speed_is_a_positive_number() -> None:
-    config = DecoderConfig(
-        vocab_size=17,
-        embed_dim=8,
-        mlp_dim=8,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=4,
-        layers=(LayerKind(rope=Rope(base=100.0)),),
-        max_positions=64,
-        query_scale=0.5,
-    )
+    config = tiny.decoder()
     params = init_params(config, jax.random.key(0))
     assert tokens_per_second(config, params, [[1, 2, 3]], max_new_tokens=4, repeats=1) > 0

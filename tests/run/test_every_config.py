@@ -16,6 +16,12 @@ TASKS = sorted((CONFIGS / "tasks").glob("*.yaml"))
 RUNS = sorted({*CONFIGS.rglob("*.yaml")} - {*STUDIES, *TASKS})
 
 
+def assert_survives(config, read, folder: Path) -> None:
+    again = folder / "again.yaml"
+    again.write_text(dump(config))
+    assert read(again) == config
+
+
 def name(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
@@ -29,17 +35,13 @@ def test_it_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize("path", RUNS, ids=name)
 def test_a_config(path: Path, tmp_path: Path) -> None:
     config = read(path)
-    again = tmp_path / "again.yaml"
-    again.write_text(dump(config))
-    assert read(again) == config
+    assert_survives(config, read, tmp_path)
 
 
 @pytest.mark.parametrize("path", TASKS, ids=name)
 def test_a_task(path: Path, tmp_path: Path) -> None:
     task = read_task(path)
-    again = tmp_path / "again.yaml"
-    again.write_text(dump(task))
-    assert read_task(again) == task
+    assert_survives(task, read_task, tmp_path)
     example = re.search(r"# Rows: (\{.*\})", path.read_text())
     assert example, "show what a row looks like"
     fields = dict.fromkeys(re.findall(r'"(\w+)": ', example[1]), "...")
@@ -50,6 +52,4 @@ def test_a_task(path: Path, tmp_path: Path) -> None:
 def test_a_study(path: Path, tmp_path: Path) -> None:
     config = study.read(path)
     assert len(members(config, path)) == len(config.arms) * len(config.seeds)
-    again = tmp_path / "again.yaml"
-    again.write_text(dump(config))
-    assert study.read(again) == config
+    assert_survives(config, study.read, tmp_path)

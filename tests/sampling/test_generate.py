@@ -8,23 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from jaxdistill.errors import UserError
 from jaxdistill.models import DecoderConfig, LayerKind, Rope, forward, head, init_params
 from jaxdistill.sampling import Sampling, generate
 
-CONFIG = DecoderConfig(
-    vocab_size=97,
-    embed_dim=16,
-    mlp_dim=24,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    layers=(LayerKind(rope=Rope(base=10_000.0)),) * 2,
-    max_positions=64,
-    query_scale=8**-0.5,
-    initializer_range=0.5,
-)
+CONFIG = tiny.decoder(initializer_range=0.5)
 PROMPTS = [[5, 6, 7], [1], [9, 8, 7, 6, 5, 4, 3], [5, 6], [11] * 12, [3, 1, 4, 1, 5]]
 GREEDY = Sampling(max_new_tokens=8)
 SAMPLED = Sampling(max_new_tokens=8, temperature=1.0, top_p=0.9)
