@@ -41,7 +41,7 @@ class Case:
     memory: float | None = None
 
 
-_JSD = "JSD through both heads, forward and backward, 2,048 rows of"
+_JSD = "JSD and cross-entropy through both heads, forward and backward, 2,048 rows of"
 _WRITE = "greedy generation, SmolLM2-135M, 64 tokens, batch of"
 CASES = {
     "kd_step": Case(

@@ -1,4 +1,4 @@
-"""Jensen–Shannon over many rows, forward and backward, through both heads: argument WORDS."""
+"""JSD and cross-entropy over many rows through both heads, with gradients: argument WORDS."""
 
 import sys
 
@@ -19,7 +19,7 @@ teacher = jax.random.normal(keys[1], (1, rows, shapes.TEACHER_WIDTH))
 matrix = 0.05 * jax.random.normal(keys[2], (words, shapes.STUDENT_WIDTH))
 teacher_head = Head(0.05 * jax.random.normal(keys[3], (words, shapes.TEACHER_WIDTH)))
 labels, mask = jnp.zeros((1, rows), jnp.int32), jnp.ones((1, rows))
-objectives = (OBJECTIVES["jensen_shannon"](beta=shapes.BETA),)
+objectives = (OBJECTIVES["jensen_shannon"](beta=shapes.BETA), OBJECTIVES["cross_entropy"]())
 
 
 @jax.jit
@@ -28,7 +28,7 @@ def loss_and_gradients(hidden, matrix, teacher, teacher_head):
 
     def loss(hidden, matrix):
         paired = Rows(hidden, teacher, labels, mask)
-        coefficients = jnp.full(1, 1 / rows)
+        coefficients = jnp.full(2, 0.5 / rows)
         return weighted_loss(objectives, coefficients, paired, Head(matrix), teacher_head)[0]
 
     return jax.value_and_grad(loss, argnums=(0, 1))(hidden, matrix)

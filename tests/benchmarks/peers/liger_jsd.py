@@ -15,7 +15,11 @@ matrix = (0.05 * torch.randn(words, shapes.STUDENT_WIDTH)).requires_grad_()
 teacher_matrix = 0.05 * torch.randn(words, shapes.TEACHER_WIDTH)
 labels = torch.zeros(shapes.JSD_ROWS, dtype=torch.long)
 loss = LigerFusedLinearJSDLoss(
-    weight_hard_loss=0.0, weight_soft_loss=1.0, beta=shapes.BETA, compiled=False
+    # It forms the cross-entropy whatever its weight is: so both sides learn from it.
+    weight_hard_loss=0.5,
+    weight_soft_loss=0.5,
+    beta=shapes.BETA,
+    compiled=False,
 )
 
 
