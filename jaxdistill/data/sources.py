@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow
 import pyarrow.parquet
 
@@ -110,6 +109,8 @@ def _folder(path: Path, split: str | None) -> Iterator[Record]:
         inside = sorted(p.name for p in path.iterdir() if p.suffix in (".jsonl", ".parquet"))
         hint = f" Name its files: {', '.join(inside[:4])}." if inside else ""
         raise UserError(f"{path}: a folder, but not one of `datasets.save_to_disk`.{hint}")
+    import datasets  # takes as long as everything else in this file's room, and most rows are JSONL
+
     try:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
@@ -130,6 +131,8 @@ def _folder(path: Path, split: str | None) -> Iterator[Record]:
 
 
 def _hub(source: str, name: str, config: str | None, split: str) -> Iterator[Record]:
+    import datasets
+
     # Its five retries are no news beside the one line below.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:

@@ -1,6 +1,8 @@
-"""Tensors of a file into parameters: checked all at once, then read one by one."""
+"""Tensors of a file into parameters: checked all at once, then read a few at a time."""
 
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -11,19 +13,21 @@ from jax.sharding import Sharding
 from jaxdistill.hub.fit import fitting
 from jaxdistill.hub.source import Source
 from jaxdistill.hub.tensors import LazyTensor, check_dtype, check_range
-from jaxdistill.models import abstract_params
+from jaxdistill.models import Rule, abstract_params
 
 _ALIGNMENT_BYTES = 64
+_MOST_THREADS = 4
 
 
 def load_params(
     source: Source, *, dtype: str | None = "float32", shardings: Any = None
 ) -> dict[str, Any]:
-    """Read a model's tensors, one at a time, into its parameters.
+    """Read a model's tensors into its parameters.
 
     Each parameter is filled slice by slice into one host buffer for each of its shards, and cast
-    on the way. A shard that no device of this process holds is not made, and a tensor that no
-    shard wants is not read.
+    on the way. A few are filled at a time, each by a thread, for NumPy copies, turns and casts at
+    the speed of one core. A shard that no device of this process holds is not made, and a tensor
+    that no shard wants is not read.
 
     Args:
         source: The model.
@@ -39,8 +43,8 @@ def load_params(
     check_dtype(dtype)
     tensors = fitting(source)
     shapes = abstract_params(source.config)
-    params: dict[str, Any] = {}
-    for rule in source.family.rules(source.config):
+
+    def read(rule: Rule) -> list[jax.Array]:
         pieces = list(rule.names(source.config.num_layers))
         held = np.dtype(dtype or _stored_dtype(tensors[name] for _, name in pieces))
         fillings = [
@@ -52,8 +56,14 @@ def load_params(
                 check_range(name, tensor, held)
                 for filling, array in zip(fillings, rule.to_ours(tensor), strict=True):
                     filling.put(layer, array)
-        for path, filling in zip(rule.paths, fillings, strict=True):
-            _put_at(params, path, filling.finish())
+        return [filling.finish() for filling in fillings]
+
+    rules = source.family.rules(source.config)
+    params: dict[str, Any] = {}
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
+        for rule, leaves in zip(rules, threads.map(read, rules), strict=True):
+            for path, leaf in zip(rule.paths, leaves, strict=True):
+                _put_at(params, path, leaf)
     return params
 
 

@@ -242,6 +242,8 @@ def select_layers(
 ) -> tuple[DecoderConfig, dict[str, Any]]:
     """A shallower decoder made of some of the layers, each computing what it did before."""
     chosen = np.asarray(layers)
+    if np.array_equal(chosen, np.arange(config.num_layers)):
+        return config, dict(params)
     stacked = jax.tree.map(lambda leaf: leaf[chosen], params["layers"])
     if config.is_scaled_by_inverse_layer:
         # A layer's place is part of its scale: what the new place takes, the queries give back.
