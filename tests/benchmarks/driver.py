@@ -58,6 +58,13 @@ CASES = {
         speed=1.5,
         memory=0.5,
     ),
+    "start": Case(
+        "start to the first step, quickstart's models from files, warm compilation cache",
+        "start.py",
+        ("tunix_start.py", "tunix"),
+        ".benchmarks/start",
+        speed=1 / 0.7,
+    ),
     **{
         f"jsd_{words}": Case(
             f"{_JSD} {words:,}",
@@ -115,12 +122,13 @@ def main() -> None:
 
 def _compare(case: Case, rounds: int) -> tuple[Measured, Measured]:
     script, peer = case.peer
-    ours_command = [sys.executable, str(HERE / "ours" / case.ours)]
-    python = ROOT / ".benchmarks" / peer / "bin" / "python"
-    peer_command = [str(python), str(HERE / "peers" / script)]
+    commands = [
+        [str(ROOT / ".benchmarks" / name / "bin" / "python"), str(HERE / program)]
+        for name, program in (("ours", f"ours/{case.ours}"), (peer, f"peers/{script}"))
+    ]
     results = ([], [])
     for _ in range(rounds):
-        for result, command in zip(results, (ours_command, peer_command), strict=True):
+        for result, command in zip(results, commands, strict=True):
             result.append(_run([*command, *filter(None, [case.argument])]))
     ours, theirs = map(_summed, results)
     return ours, theirs
@@ -148,14 +156,14 @@ def _summed(rounds: list[tuple[list[float], int, int]]) -> Measured:
 
 def _line(case: Case, ours: Measured, theirs: Measured) -> str:
     faster, smaller = ours.speed / theirs.speed, ours.peak_bytes / theirs.peak_bytes
-    marks = [f"{'met' if faster >= case.speed else 'missed'} (≥ {case.speed:g} ×)"]
+    marks = [f"{'met' if faster >= case.speed else 'missed'} (≥ {case.speed:.3g} ×)"]
     if case.memory is not None:
         marks.append(f"{'met' if smaller <= case.memory else 'missed'} (≤ {case.memory:g} ×)")
     cells = [
         case.work,
         case.peer[1],
-        f"{ours.speed:,.0f}",
-        f"{theirs.speed:,.0f}",
+        _number(ours.speed),
+        _number(theirs.speed),
         f"{faster:.2f} ×",
         f"{ours.peak_bytes / 2**30:.2f}",
         f"{theirs.peak_bytes / 2**30:.2f}",
@@ -163,6 +171,10 @@ def _line(case: Case, ours: Measured, theirs: Measured) -> str:
         ", ".join(marks),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _write(found: dict[str, tuple[Measured, Measured]], rounds: int) -> None:
@@ -176,7 +188,7 @@ def _write(found: dict[str, tuple[Measured, Measured]], rounds: int) -> None:
             "# Benchmarks",
             "",
             f"`tests/benchmarks/run.sh --rounds {rounds}`, {date.today()}, commit {commit}, "
-            f"{os.cpu_count()} CPU cores, float32. Units are tokens or rows; medians of all "
+            f"{os.cpu_count()} CPU cores, float32. Units: tokens, rows or starts; medians of all "
             "repeats, programs run in turn, memory is the peak of the process.",
             "",
             *lines,

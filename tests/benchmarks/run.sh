@@ -22,9 +22,12 @@ peer() {  # NAME; what `pip install` is given, one call for each `--`
   done
   touch ".benchmarks/$name/installed"
 }
+peer ours --editable .
 peer trl torch==2.13.0 -- "trl==1.16.0" "transformers>=5"
 peer liger torch==2.13.0 numpy packaging -- --no-deps "liger-kernel==0.8.2"
 peer transformers torch==2.13.0 -- "transformers>=5"
 peer tunix "google-tunix==0.1.7"
 
-PYTHONPATH=tests/benchmarks exec .venv/bin/python tests/benchmarks/driver.py "$@"
+export PYTHONPATH=tests/benchmarks
+.venv/bin/python tests/benchmarks/prepare.py models .benchmarks/start
+exec .venv/bin/python tests/benchmarks/driver.py "$@"

@@ -1,0 +1,26 @@
+"""`jaxdistill train` from nothing to the first step that it tells of: argument FOLDER."""
+
+import sys
+import tempfile
+
+import shapes
+from measure import until
+
+folder = sys.argv[1]
+with tempfile.TemporaryDirectory() as scratch:
+    overrides = {
+        "output": f"{scratch}/run",
+        "student.model": f"{folder}/student",
+        "student.layers": "null",
+        "teacher.model": f"{folder}/teacher",
+        "data.sources": f"{folder}/rows.jsonl",
+        "data.heldout": "0",
+        "data.rollout": "{type: dataset}",
+        "data.loss_on": "all",
+        "data.length": str(shapes.LENGTH),
+        "train.batch_size": str(shapes.START_BATCH),
+        "train.log_every_steps": "1",
+    }
+    changes = [f"{name}={value}" for name, value in overrides.items()]
+    command = [sys.executable, "-m", "jaxdistill", "train", "configs/quickstart.yaml", *changes]
+    until(command, "step 1/", cache="jaxdistill")
