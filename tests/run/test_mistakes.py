@@ -147,6 +147,7 @@ def test_a_name_that_no_model_can_have(command, flags):
     "flags",
     [
         ("eval", "--data", "x", "--length", "0"),
+        ("cost", "--new-tokens", "0"),
         ("generate", "--temperature", "-1"),
         ("generate", "--top-p", "1.5"),
         ("generate", "--max-new-tokens", "many"),
