@@ -7,10 +7,12 @@ from jaxdistill.evals.places import Evaluation as Evaluation
 from jaxdistill.evals.places import Places as Places
 from jaxdistill.evals.size import num_parameters as num_parameters
 from jaxdistill.evals.size import size_on_disk as size_on_disk
-from jaxdistill.evals.speed import tokens_per_second as tokens_per_second
 from jaxdistill.evals.summary import RATIOS as RATIOS
 from jaxdistill.evals.summary import by_row as by_row
 from jaxdistill.evals.summary import summary as summary
 from jaxdistill.evals.task import Task as Task
 from jaxdistill.evals.task import questions as questions
 from jaxdistill.evals.task import score as score
+from jaxdistill.runtimes.cost import Cost as Cost
+from jaxdistill.runtimes.cost import Speed as Speed
+from jaxdistill.runtimes.cost import speed as speed

@@ -3,6 +3,7 @@
 from jaxdistill.report.comparison import QUANTITIES as QUANTITIES
 from jaxdistill.report.comparison import Comparison as Comparison
 from jaxdistill.report.comparison import Sample as Sample
+from jaxdistill.report.comparison import rows as rows
 from jaxdistill.report.console import print_comparison as print_comparison
 from jaxdistill.report.console import print_samples as print_samples
 from jaxdistill.report.curves import spent as spent
