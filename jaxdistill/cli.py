@@ -64,12 +64,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    import rich
-
     from jaxdistill import run
-    from jaxdistill.track import Output
 
-    rich.get_console().file = cast(TextIO, Output())
+    _outlive_readers()
     return run.train(run.read(options.config, options.overrides))
 
 
@@ -82,6 +79,7 @@ def _check(options: argparse.Namespace) -> None:
 def _study(options: argparse.Namespace) -> int:
     from jaxdistill import study
 
+    _outlive_readers()
     return study.run(study.read(options.config, tuple(options.overrides)), options.config)
 
 
@@ -163,6 +161,15 @@ def _lines(file: Iterable[str] | None) -> list[str]:
     if not lines:
         raise UserError("generate: there is no prompt. Give `--prompt TEXT`, or lines on stdin.")
     return lines
+
+
+def _outlive_readers() -> None:
+    """What is printed from here on may find nobody who reads it; the work goes on."""
+    import rich
+
+    from jaxdistill.track import Output
+
+    rich.get_console().file = cast(TextIO, Output())
 
 
 def _say(text: str) -> None:
