@@ -76,8 +76,10 @@ def test_a_killed_study_goes_on_to_the_same_tables(place, start, seeds, num_kill
     whole = subprocess.Popen(
         [sys.executable, "-c", IN_ONE_PROCESS, *study, f"output={place / 'whole'}"],
         env={**os.environ, **cache},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
     )
+    assert whole.stdout is not None
+    whole.stdout.close()  # nobody reads along, and the work goes on
     chance = random.Random(seed := int.from_bytes(os.urandom(4)))
     history = [f"seed {seed}"]
     finished: dict[Path, tuple[int, int]] = {}
