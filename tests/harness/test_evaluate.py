@@ -1,6 +1,7 @@
 """`eval --lm-eval` from a folder of tasks to numbers, and what is said of mistakes."""
 
 import functools
+import importlib
 import json
 import math
 import sys
@@ -11,7 +12,9 @@ from lm_eval.tasks import TaskManager
 
 from jaxdistill.cli import main
 
-MODULE = sys.modules["jaxdistill.harness.evaluate"]  # the package's `evaluate` is the function
+MODULE = importlib.import_module(
+    "jaxdistill.harness.evaluate"
+)  # the package's `evaluate` is the function
 NAMES = ("tiny_choice", "tiny_write", "tiny_perplexity")
 
 pytestmark = pytest.mark.filterwarnings("default")  # the harness's warnings are not ours
