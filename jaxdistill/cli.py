@@ -64,12 +64,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    import rich
-
     from jaxdistill import run
-    from jaxdistill.track import Output
 
-    rich.get_console().file = cast(TextIO, Output())
+    _outlive_readers()
     return run.train(run.read(options.config, options.overrides))
 
 
@@ -82,13 +79,17 @@ def _check(options: argparse.Namespace) -> None:
 def _study(options: argparse.Namespace) -> int:
     from jaxdistill import study
 
+    _outlive_readers()
     return study.run(study.read(options.config, tuple(options.overrides)), options.config)
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from jaxdistill import run
+    _check_eval(options)
+    if options.lm_eval:
+        values = _harness(options)
+    elif options.task:
+        from jaxdistill import run
 
-    if options.task:
         task = run.read_task(options.task)
         common = {"batch_size": options.batch_size, "dtype": options.dtype}
         scores = run.evaluate_task(options.model, task, sources=options.data, **common)
@@ -103,7 +104,38 @@ def _eval(options: argparse.Namespace) -> None:
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         _say(json.dumps(finite))
     else:
-        _say("\n".join(f"{name:<18} {value:.6g}" for name, value in values.items()))
+        width = max(18, *map(len, values))
+        _say("\n".join(f"{name:<{width}} {value:.6g}" for name, value in values.items()))
+
+
+def _check_eval(options: argparse.Namespace) -> None:
+    """See that no option is given that would not be looked at."""
+    for_rows = ("teacher", "task", "length", "loss_on")
+    for_harness = ("include_path", "limit", "fewshot")
+    names, why = (
+        (for_rows, "is about the rows of `--data`, and `--lm-eval` brings its own")
+        if options.lm_eval
+        else (for_harness, "belongs to `--lm-eval TASK`")
+    )
+    if given := [name for name in names if getattr(options, name) is not None]:
+        raise UserError(
+            *(f"eval: `--{name.replace('_', '-')}` {why}. Leave it out." for name in given)
+        )
+
+
+def _harness(options: argparse.Namespace) -> dict[str, float]:
+    from jaxdistill import harness
+
+    return harness.evaluate(
+        options.model,
+        options.lm_eval,
+        include_path=options.include_path,
+        limit=options.limit,
+        fewshot=options.fewshot,
+        as_chat=options.prompt_template == "chat",
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+    )
 
 
 def _likelihood(options: argparse.Namespace) -> dict[str, float]:
@@ -181,6 +213,15 @@ def _lines(file: Iterable[str] | None) -> list[str]:
     return lines
 
 
+def _outlive_readers() -> None:
+    """What is printed from here on may find nobody who reads it; the work goes on."""
+    import rich
+
+    from jaxdistill.track import Output
+
+    rich.get_console().file = cast(TextIO, Output())
+
+
 def _say(text: str) -> None:
     from jaxdistill.track import silence_output
 
@@ -255,8 +296,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _eval_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--teacher", metavar="DIR", help="compare with this model's distribution")
+    asked = evaluate.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--data", nargs="+", metavar="FILE", help="JSONL, Parquet or folder")
+    asked.add_argument(
+        "--lm-eval", nargs="+", metavar="TASK", help="tasks of lm-evaluation-harness, by name"
+    )
+    evaluate.add_argument("--include-path", metavar="DIR", help="more tasks for --lm-eval")
+    evaluate.add_argument("--limit", type=_count, metavar="N", help="rows of each such task")
     evaluate.add_argument(
-        "--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder"
+        "--fewshot", type=_count_or_0, metavar="N", help="solved rows before each (as the task)"
     )
     evaluate.add_argument(
         "--task", metavar="FILE", help="score answers: a YAML file, e.g. configs/tasks/gsm8k.yaml"

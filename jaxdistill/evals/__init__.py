@@ -3,6 +3,8 @@
 from jaxdistill.evals.bootstrap import Estimate as Estimate
 from jaxdistill.evals.bootstrap import difference as difference
 from jaxdistill.evals.bootstrap import ratio as ratio
+from jaxdistill.evals.continuations import Likelihood as Likelihood
+from jaxdistill.evals.continuations import likelihoods as likelihoods
 from jaxdistill.evals.places import Evaluation as Evaluation
 from jaxdistill.evals.places import Places as Places
 from jaxdistill.evals.size import num_parameters as num_parameters

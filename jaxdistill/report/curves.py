@@ -108,7 +108,7 @@ def spent(records: Records) -> tuple[int, float]:
     for record in records:
         if "time/seconds" in record:
             now = record["time/seconds"]
-            passed = now - before if now >= before else now  # a run that went on counts anew
+            passed = now - before if now >= before else now  # older runs counted anew
             seconds, before = seconds + passed, now
             tokens += passed * record["time/tokens_per_second"]
     return round(tokens), seconds

@@ -48,7 +48,6 @@ def conclude(
     teacher: Model | None,
 ) -> None:
     """Export the student, measure it beside its teacher, and write and print what was gained."""
-    folder.result.unlink(missing_ok=True)
     hub.save(student.pretrained, folder.student, dtype=config.student.export_dtype)
     student = student.astype(config.student.export_dtype).astype("float32")
     after: dict[str, float] = {}
@@ -79,8 +78,8 @@ def conclude(
         "facts": {**facts, "training": _effort(folder), **_versions()},
         "made_of": made_of,
     }
-    write_json(folder.result, result)
     _write_report(config, folder, result)
+    write_json(folder.result, result)  # the last of all: where it is, the run is finished
     show(folder)
 
 

@@ -71,6 +71,7 @@ def _train(
     with ExitStack() as stack:
         checkpoints = stack.enter_context(_checkpoints(config, folder, inspection, prepared))
         restored = checkpoints.restore(student.abstract_state)
+        folder.result.unlink(missing_ok=True)  # it was another config's
         write_text(folder.config, dump(config))
         trackers = [stack.enter_context(closing(t)) for t in _trackers(config, folder, restored)]
         for tracker in trackers:
@@ -98,6 +99,7 @@ def _train(
             checkpoints=checkpoints,
             save_every_steps=config.train.save_every_steps,
             place_of=prepared.place,
+            effort=None if restored is None else restored.effort,
         )
     if int(state.step) < config.train.steps:
         return INTERRUPTED

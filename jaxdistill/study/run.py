@@ -2,8 +2,6 @@
 
 import csv
 import io
-import signal
-import subprocess
 import sys
 from dataclasses import astuple
 from pathlib import Path
@@ -14,6 +12,7 @@ from jaxdistill.errors import INTERRUPTED, UserError
 from jaxdistill.files import whole_file
 from jaxdistill.report import draw_intervals, standalone
 from jaxdistill.study.config import Member, StudyConfig, members
+from jaxdistill.study.process import Processes, locked
 from jaxdistill.study.table import Outcome, markdown, outcomes, records
 
 
@@ -27,48 +26,45 @@ def run(study: StudyConfig, path: str | Path) -> int:
         path: Its file: the run's config is named relative to it.
 
     Returns:
-        0, or 130 when a signal ended a run early.
+        0, or 130 when a signal ended the study early.
 
     Raises:
         UserError: when a config is wrong, a run fails, or runs cannot be compared.
     """
     runs = members(study, path)
-    console = rich.get_console()
-    for number, member in enumerate(runs, start=1):
-        line = f"[{number}/{len(runs)}] {member.arm}, seed {member.seed}"
-        console.print(line, markup=False, highlight=False)
-        code = _train(member)
-        if code == INTERRUPTED:
-            return code
-        if code:
-            raise UserError(
-                f"arm `{member.arm}`, seed {member.seed}: the run ended with exit code {code}; "
-                "what it said stands above. The same command goes on with it."
-            )
-    _write(study, outcomes(study, runs))
-    console.print((Path(study.output) / "table.md").read_text(), markup=False, highlight=False)
+    folder = Path(study.output).expanduser()
+
+    def say_who_waits() -> None:
+        _say(f"Another study, or a run that a killed one left, is at work in {folder}: waiting.")
+
+    with locked(folder, say_who_waits) as lock:
+        with Processes(lock) as processes:
+            for number, member in enumerate(runs, start=1):
+                _say(f"[{number}/{len(runs)}] {member.arm}, seed {member.seed}")
+                code = processes.run(_command(member))
+                if code == INTERRUPTED:
+                    _say(f"Stopped in run {number} of {len(runs)}. The same command goes on there.")
+                    return code
+                if code:
+                    raise UserError(
+                        f"arm `{member.arm}`, seed {member.seed}: the run ended with exit code "
+                        f"{code}; what it said stands above. The same command goes on with it."
+                    )
+        _write(study, folder, outcomes(study, runs))
+    _say((folder / "table.md").read_text(encoding="utf-8"))
     return 0
 
 
-def _train(member: Member) -> int:
-    """One run, whose exit code is handed on, and which hears of every signal that comes here."""
-    command = [sys.executable, "-m", "jaxdistill", "train", str(member.source), *member.overrides]
-    before = {}
-    # A session of its own: the terminal's Ctrl-C would reach the run twice.
-    with subprocess.Popen(command, start_new_session=True) as process:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                handler = signal.signal(number, lambda sent, _: process.send_signal(sent))
-                before[number] = handler
-            return process.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def _command(member: Member) -> list[str]:
+    return [sys.executable, "-m", "jaxdistill", "train", str(member.source), *member.overrides]
 
 
-def _write(study: StudyConfig, found: list[Outcome]) -> None:
+def _say(text: str) -> None:
+    rich.get_console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(study: StudyConfig, folder: Path, found: list[Outcome]) -> None:
     """`table.md`, `table.csv` and a plot of each quantity."""
-    folder = Path(study.output)
     with whole_file(folder / "table.md") as file:
         file.write_text(markdown(study, found), encoding="utf-8")
     lines = records(study, found)

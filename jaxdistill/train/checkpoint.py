@@ -31,11 +31,13 @@ class Restored:
     Attributes:
         state: The state, placed as it was asked for.
         data: The state of the data iterator.
+        effort: What the run had cost by then (`train.loop`); empty where nobody wrote it down.
         skipped: A line for each newer checkpoint that could not be read.
     """
 
     state: TrainState
     data: Any
+    effort: Mapping[str, float]
     skipped: tuple[str, ...]
 
 
@@ -84,8 +86,13 @@ class Checkpoints:
             return "there is no checkpoint before it"
         return f"the last good one is {self.directory / str(self.last_step)}"
 
-    def save(self, state: TrainState, data: Any) -> None:
+    def save(self, state: TrainState, data: Any, effort: Mapping[str, float] | None = None) -> None:
         """Writes a checkpoint of `state` and the data iterator's state, unless it is there.
+
+        Args:
+            state: The state.
+            data: The data iterator's.
+            effort: What the run has cost so far; numbers by name.
 
         Raises:
             UserError: when the disk does not take it; those before are untouched.
@@ -93,6 +100,7 @@ class Checkpoints:
         step = int(state.step)
         if step == self.last_step:
             return
+        run = {"data": data, "effort": dict(effort or {}), "fingerprint": self._fingerprint}
         what = f"{self.directory / str(step)}: the checkpoint could not be written"
         try:
             with _disk_errors(f"{what} ({self.last_good})"):
@@ -100,7 +108,7 @@ class Checkpoints:
                     step,
                     args=ocp.args.Composite(
                         state=ocp.args.StandardSave(state),
-                        run=ocp.args.JsonSave({"data": data, "fingerprint": self._fingerprint}),
+                        run=ocp.args.JsonSave(run),
                     ),
                     force=True,
                 )
@@ -139,7 +147,7 @@ class Checkpoints:
                 continue
             if self._fingerprint is not None:
                 self._set_aside(step)
-            return Restored(state, run["data"], tuple(skipped))
+            return Restored(state, run["data"], run.get("effort", {}), tuple(skipped))
         if skipped:
             raise UserError(*skipped, "No checkpoint is left: start in another run folder.")
         return None

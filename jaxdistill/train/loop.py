@@ -55,6 +55,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     save_every_steps: int = 1,
     place_of: Callable[[int], str] = str,
+    effort: Mapping[str, float] | None = None,
 ) -> TrainState:
     """Trains until `num_steps` steps are done, or until a signal asks to stop.
 
@@ -76,6 +77,7 @@ def train(
         checkpoints: Where to save; None saves nothing.
         save_every_steps: How often; the last step, and the one after a signal, are saved too.
         place_of: Where the row of a number stands, in words.
+        effort: What the run had cost when its checkpoint was saved (`Restored.effort`).
 
     Returns:
         The state after the last step that was made; `state.step` tells which.
@@ -84,7 +86,7 @@ def train(
         NonFiniteError: naming the step, the rows of its batch, and the last good checkpoint.
     """
     done = int(state.step)
-    log = _Log(trackers, num_steps, log_every_steps, checkpoints, place_of)
+    log = _Log(trackers, num_steps, log_every_steps, checkpoints, place_of, effort or {})
     console = rich.get_console() if jax.process_index() == 0 else Console(quiet=True)
     stopping = False
     with (
@@ -105,11 +107,11 @@ def train(
             if due or is_saved or is_last:
                 log.settle(progress)
             if checkpoints and stopping:  # a scheduler may not wait for what is measured next
-                checkpoints.save(state, batches.get_state())
+                checkpoints.save(state, batches.get_state(), log.effort())
             for hook in due:
                 log.record(done, hook(done, state))
             if checkpoints and is_saved:
-                checkpoints.save(state, batches.get_state())
+                checkpoints.save(state, batches.get_state(), log.effort())
     if done < num_steps:
         line = _farewell(done, num_steps, checkpoints)
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -135,6 +137,7 @@ class _Log:
         log_every_steps: int,
         checkpoints: Checkpoints | None,
         place_of: Callable[[int], str],
+        effort: Mapping[str, float],
     ):
         self.pending: _Pending | None = None
         self._trackers = trackers
@@ -142,8 +145,18 @@ class _Log:
         self._log_every_steps = log_every_steps
         self._checkpoints = checkpoints
         self._place_of = place_of
-        self._start = self._since = time.monotonic()
-        self._tokens = 0
+        # A run that goes on has cost what its parts cost together.
+        self._start = time.monotonic() - effort.get("seconds", 0)
+        self._since = self._start + effort.get("recorded_seconds", 0)
+        self._tokens = effort.get("unrecorded_tokens", 0)
+
+    def effort(self) -> dict[str, float]:
+        """The seconds so far, those up to the last record, and the tokens since then."""
+        return {
+            "seconds": time.monotonic() - self._start,
+            "recorded_seconds": self._since - self._start,
+            "unrecorded_tokens": self._tokens,
+        }
 
     def settle(self, progress: Progress) -> None:
         """Waits for the pending step, if there is one, and records it."""

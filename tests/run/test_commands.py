@@ -106,6 +106,25 @@ def test_a_finished_run_is_not_run_again(place, command):
     assert (place / "run" / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_is_killed_at_its_end_ends_another_time(place, command, monkeypatch):
+    """Its result is the last thing that is written, and no older one stands in for it."""
+    module = sys.modules["jaxdistill.run.conclude"]
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    for change in ((), ("evaluation.samples=1",)):
+        monkeypatch.setattr(module, "_write_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            command("train", place / "config.yaml", *change)
+        monkeypatch.undo()
+        code, _, complained = command("train", place / "config.yaml", *change)
+        assert code == 0, complained
+        assert (place / "run" / "report" / "index.html").is_file()
+        result = json.loads((place / "run" / "result.json").read_text())
+        assert len(result["samples"]) == (1 if change else 2)
+
+
 @pytest.mark.parametrize("name", ["data.sources", "teacher.model"])
 def test_a_finished_run_of_other_content_is_not_shown(place, command, name):
     assert command("train", place / "config.yaml")[0] == 0

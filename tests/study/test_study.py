@@ -2,73 +2,42 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
 from jaxdistill import study
+from jaxdistill.cli import main
 from jaxdistill.errors import UserError
 from jaxdistill.evals import RATIOS, Estimate
 from jaxdistill.report import QUANTITIES
+from jaxdistill.study.process import Processes
 from jaxdistill.study.table import _ratio, markdown
-
-RUN = """
-output: unused
-student: {{model: {folder}/teacher, layers: 1}}
-teacher: {{model: {folder}/teacher, type: online}}
-data: {{sources: {folder}/rows.jsonl, heldout: 0.3, length: 48}}
-objectives: [{{type: forward_kl}}]
-train: {{steps: 3, batch_size: 2, log_every_steps: 2, save_every_steps: 1}}
-evaluation: {{samples: 0}}
-"""
-STUDY = """
-question: Which is better?
-run: run.yaml
-output: {folder}/study
-common: {{train.steps: 4}}
-baseline: words
-seeds: [0, 1]
-arms:
-  teacher: {{}}
-  words: {{objectives: [{{type: cross_entropy}}]}}
-"""
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder with `study.yaml` and all that it needs."""
-    tiny.model_folder(tmp_path / "teacher", num_hidden_layers=2)
-    rows = [{"prompt": f"What is {n}? ", "completion": f"It is {n}."} for n in range(24)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "run.yaml").write_text(RUN.format(folder=tmp_path))
-    (tmp_path / "study.yaml").write_text(STUDY.format(folder=tmp_path))
-    return tmp_path
+def in_this_process(monkeypatch: pytest.MonkeyPatch):
+    """Trains the runs of a study here, where JAX is there already."""
+    monkeypatch.setattr(Processes, "run", lambda self, command: main(command[3:]))
+    monkeypatch.setattr(sys.modules["jaxdistill.run.train"], "use_compilation_cache", lambda: None)
 
 
-def start(place: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "jaxdistill", "study", str(place / "study.yaml")],
-        env={**os.environ, "XDG_CACHE_HOME": str(place / "cache")},
-    )
+def trained(place: Path, *changes: str) -> int:
+    """Runs the study on as many devices as the tests have."""
+    path, size = place / "study.yaml", "common={train.steps: 4, train.batch_size: 4}"
+    return study.run(study.read(path, (size, *changes)), path)
 
 
-def test_a_study_that_is_stopped_goes_on_and_ends_in_tables(place: Path) -> None:
-    with start(place) as process:
-        while not (place / "study" / "teacher-0" / "metrics.jsonl").is_file():
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait() == 130
-    assert not (place / "study" / "table.md").exists()
-    with start(place) as process:
-        assert process.wait() == 0
+def ends(place: Path) -> dict[str, int]:
+    """When each finished run was finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in place.glob("study/*/result.json")}
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_study_ends_in_tables(place: Path) -> None:
+    assert trained(place) == 0
 
     lines = list(csv.DictReader((place / "study" / "table.csv").read_text().splitlines()))
     assert [line["arm"] for line in lines[::3]] == ["words", "teacher"]
@@ -111,6 +80,37 @@ def test_mistakes_are_told_before_anything_runs(place: Path, change: str, said: 
     with pytest.raises(UserError, match=said):
         study.run(study.read(path, (change,)), path)
     assert not (place / "study").exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_only_what_is_new_is_trained(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert trained(place, "seeds=[0]") == 0
+    first = ends(place)
+    assert sorted(first) == ["teacher-0", "words-0"]
+
+    later = "arms.both={objectives: [{type: forward_kl}, {type: cross_entropy}]}"
+    assert trained(place, "seeds=[0]", later) == 0
+    assert sorted(ends(place)) == ["both-0", "teacher-0", "words-0"]
+    assert first.items() <= ends(place).items()
+    table = (place / "study" / "table.md").read_text()
+    assert "| both |" in table
+
+    # An arm that would be trained otherwise is refused, and what it was stays.
+    changed = "arms.words={objectives: [{type: reverse_kl}]}"
+    with pytest.raises(UserError, match="arm `words`, seed 0: the run ended with exit code 2"):
+        trained(place, "seeds=[0]", changed)
+    said = capfd.readouterr().err
+    assert "was written with objectives" in said
+    assert "choose another run folder" in said
+    assert first.items() <= ends(place).items()
+    assert (place / "study" / "table.md").read_text() == table
+
+    # One that is only measured otherwise is measured again, and not trained.
+    records = (place / "study" / "words-0" / "metrics.jsonl").read_bytes()
+    measured = "arms.words={objectives: [{type: cross_entropy}], evaluation.samples: 1}"
+    assert trained(place, "seeds=[0]", measured) == 0
+    assert [name for name in first if ends(place)[name] != first[name]] == ["words-0"]
+    assert (place / "study" / "words-0" / "metrics.jsonl").read_bytes() == records
 
 
 def test_every_ratio_has_a_label_and_a_better_side() -> None:

@@ -64,8 +64,9 @@ def test_a_checkpoint_comes_back_to_the_bit(tmp_path, built):
     checkpoints = opened(tmp_path)
     assert checkpoints.last_step is None
     assert checkpoints.restore(like) is None
-    checkpoints.save(at(state, 5), {"next_index": 17})
+    checkpoints.save(at(state, 5), {"next_index": 17}, {"seconds": 1.5})
     restored = opened(tmp_path).restore(like)
+    assert restored.effort == {"seconds": 1.5}
     assert_equal(restored.state, at(state, 5))
     assert restored.data == {"next_index": 17}
     assert restored.skipped == ()

@@ -13,6 +13,7 @@ import rich
 from rich.console import Console
 
 from jaxdistill.errors import UserError
+from jaxdistill.report import spent
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh
 from jaxdistill.track import JsonlTracker
 from jaxdistill.train import Checkpoints, NonFiniteError, TrainState, train
@@ -177,12 +178,20 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={}).restore(like(state))
     tracker = JsonlTracker(tmp_path / "metrics.jsonl", restored_step=5)
     state = run(
-        tmp_path, state=restored.state, batches=Counting(**restored.data), trackers=[tracker]
+        tmp_path,
+        state=restored.state,
+        batches=Counting(**restored.data),
+        trackers=[tracker],
+        effort=restored.effort,
     )
     tracker.close()
     assert float(state.params["seen"]) == sum(range(1, 8))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 7]
+    # Step 5 was saved between two records: what it cost is not lost.
+    seconds = [line["time/seconds"] for line in lines if "time/seconds" in line]
+    assert seconds == sorted(seconds)
+    assert spent(lines) == (7 * 8, pytest.approx(seconds[-1]))
 
 
 def test_a_second_signal_is_not_held_back(capfd):

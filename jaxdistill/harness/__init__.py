@@ -1,0 +1,21 @@
+"""lm-evaluation-harness: its tasks for our models, and our models for its command.
+
+It comes with `pip install jaxdistill[lm-eval]`. What was imported here, the harness knows by name:
+
+    import jaxdistill.harness, lm_eval
+    lm_eval.simple_evaluate(
+        model="jaxdistill", model_args="path=runs/quickstart", tasks=["arc_easy"]
+    )
+"""
+
+from jaxdistill.errors import UserError
+
+try:
+    import lm_eval as lm_eval
+except ImportError:
+    raise UserError(
+        "lm-evaluation-harness is not installed: `pip install 'jaxdistill[lm-eval]'`."
+    ) from None
+
+from jaxdistill.harness.adapter import HarnessModel as HarnessModel
+from jaxdistill.harness.evaluate import evaluate as evaluate
