@@ -7,7 +7,6 @@ from jaxdistill.evals.places import Evaluation as Evaluation
 from jaxdistill.evals.places import Places as Places
 from jaxdistill.evals.size import num_parameters as num_parameters
 from jaxdistill.evals.size import size_on_disk as size_on_disk
-from jaxdistill.evals.speed import tokens_per_second as tokens_per_second
 from jaxdistill.evals.summary import RATIOS as RATIOS
 from jaxdistill.evals.summary import by_row as by_row
 from jaxdistill.evals.summary import summary as summary
@@ -21,3 +20,6 @@ from jaxdistill.evals.words import bits_per_byte as bits_per_byte
 from jaxdistill.evals.words import excess as excess
 from jaxdistill.evals.words import word_nats as word_nats
 from jaxdistill.evals.words import word_table as word_table
+from jaxdistill.runtimes.cost import Cost as Cost
+from jaxdistill.runtimes.cost import Speed as Speed
+from jaxdistill.runtimes.cost import speed as speed

@@ -76,6 +76,8 @@ QUANTITIES: Mapping[str, Quantity] = {
     "calibration_error": Quantity("Calibration error", _percent, "less"),
     "num_parameters": Quantity("Parameters", _millions),
     "size_on_disk": Quantity("Size on disk", _megabytes),
+    "peak_bytes": Quantity("Peak memory", _megabytes),
+    "first_token_seconds": Quantity("Seconds to first token", _fixed(3)),
     "tokens_per_second": Quantity("Tokens per second", _fixed(1)),
 }
 

@@ -3,6 +3,7 @@
 from jaxdistill.run.check import check as check
 from jaxdistill.run.config import RunConfig as RunConfig
 from jaxdistill.run.config import read as read
+from jaxdistill.run.cost import cost as cost
 from jaxdistill.run.evaluate import evaluate as evaluate
 from jaxdistill.run.evaluate import export as export
 from jaxdistill.run.evaluate import measure_places as measure_places

@@ -16,6 +16,7 @@ from jaxdistill.model import Model
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder, write_json, write_text
 from jaxdistill.run.measure import Measure, Question, questions, row_lines, summary
+from jaxdistill.runtimes.with_jax import writer
 from jaxdistill.sampling import Sampling
 
 SPEED_PROMPTS = 8
@@ -113,12 +114,10 @@ def _chosen(values: Mapping[str, float | None], names: Sequence[str]) -> dict[st
 
 
 def _costs(model: Model, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
-    speed = evals.tokens_per_second(
-        model.config, model.params, prompts, vocab_size=model.vocab_size
-    )
+    write = writer(model.config, model.params, prompts, vocab_size=model.vocab_size)
     return {
         "num_parameters": float(evals.num_parameters(model.params)),
-        "tokens_per_second": speed,
+        **asdict(evals.speed(write)),
     }
 
 

@@ -1,0 +1,72 @@
+"""`cost`: what a model costs to run, in any runtime."""
+
+from pathlib import Path
+from typing import get_args
+
+from jaxdistill import evals, hub
+from jaxdistill.errors import UserError, nearest
+from jaxdistill.run.folder import RunFolder
+from jaxdistill.runtimes.process import measure
+from jaxdistill.runtimes.request import Request, Runtime
+
+
+def cost(
+    path: str,
+    *,
+    runtime: Runtime = "jax",
+    prompt_tokens: int = 32,
+    new_tokens: int = 64,
+    batch_size: int = 1,
+    dtype: str = "float32",
+) -> evals.Cost:
+    """What a model costs to run, measured in a process that does nothing else.
+
+    Args:
+        path: A folder, a `.gguf` file, a hub name, or a run folder, which means its student.
+        runtime: "jax", or "torch" for PyTorch `transformers`, which reads Hugging Face folders.
+        prompt_tokens: How long each prompt is.
+        new_tokens: How many tokens each is continued by, greedily and past any end of text.
+        batch_size: How many prompts are continued together.
+        dtype: Of the parameters in memory.
+
+    Raises:
+        UserError: when the model is not there, or this runtime does not load it, or it does not
+            read as much.
+    """
+    _check(runtime, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch_size=batch_size)
+    place = _place(path, runtime)
+    request = Request(str(place), runtime, prompt_tokens, new_tokens, batch_size, dtype)
+    return evals.Cost(**measure(request), size_on_disk=evals.size_on_disk(place))
+
+
+def _check(runtime: str, **counts: int) -> None:
+    if runtime not in get_args(Runtime):
+        raise UserError(
+            f"runtime: {runtime!r} is none; expected {' or '.join(get_args(Runtime))}."
+            f"{nearest(runtime, get_args(Runtime))}"
+        )
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name}: {count} is too few to measure anything. Take 1 or more.")
+
+
+def _place(path: str, runtime: Runtime) -> Path:
+    """The folder or file that is measured, downloaded if it has to be."""
+    folder = Path(path).expanduser()
+    if RunFolder.is_one(path):
+        folder = RunFolder(path).student
+        if not folder.is_dir():
+            raise UserError(
+                f"{path}: this run has exported no student yet. Let `jaxdistill train` finish it, "
+                f"or measure what `jaxdistill export --model {path} --out DIR` writes."
+            )
+    # Of such a folder `transformers` is the judge: it knows more families and formats than we do.
+    if runtime == "torch" and (folder / "config.json").is_file():
+        return folder
+    place = hub.read(folder if folder.exists() else path).path
+    if runtime == "torch" and place.is_file():
+        raise UserError(
+            f"{place}: `transformers` would need further libraries for a .gguf file. Measure what "
+            f"`jaxdistill export --model {path} --out DIR` writes, or take `runtime=jax`."
+        )
+    return place

@@ -1,0 +1,47 @@
+"""The clock and the meter: what they read, on work whose cost is known."""
+
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxdistill.evals import speed
+from jaxdistill.models import init_params
+from jaxdistill.runtimes.cost import peak_bytes
+from jaxdistill.runtimes.with_jax import writer
+
+
+def test_speed_is_that_of_the_best_repeat_and_the_first_time_does_not_count():
+    calls = []
+
+    def write(new_tokens: int) -> int:
+        calls.append(new_tokens)
+        is_first = calls.count(new_tokens) == 1
+        time.sleep((0.3 if is_first else 0.02) + 0.01 * new_tokens)
+        return 2 * new_tokens
+
+    measured = speed(write, new_tokens=8, repeats=3)
+    assert calls == [1] * 4 + [8] * 4
+    assert 0.03 <= measured.first_token_seconds < 0.1
+    assert 16 / 0.2 < measured.tokens_per_second <= 16 / 0.1
+
+
+def test_ours_writes_as_much_as_it_is_asked():
+    config = tiny.decoder()
+    write = writer(config, init_params(config, jax.random.key(0)), [[1, 2, 3], [4]])
+    assert write(5) == 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what others do has not been tried")
+def test_the_peak_is_what_this_process_once_held_and_not_what_its_parent_holds():
+    held = np.ones(2**28, np.uint8)
+    code = (
+        "from jaxdistill.runtimes.cost import peak_bytes; held = b'1' * 2**27; del held;"
+        "print(peak_bytes())"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert 2**27 < int(printed) < held.nbytes < peak_bytes()
