@@ -13,13 +13,13 @@ def document(title: str, lead: str, sections: Mapping[str, str], *, css: str = "
 
     Args:
         title: What it is called, as text.
-        lead: A sentence or two below the title, as text.
+        lead: A sentence or two below the title, as HTML.
         sections: HTML by its heading, which is text; an empty section is left out.
         css: Rules beyond those that all pages have.
     """
     return Template(_file("page.html")).substitute(
         title=escaped(title),
-        lead=escaped(lead),
+        lead=lead,
         css=f"{_file('page.css')}{css}".strip(),
         sections="\n".join(
             f"<section>\n<h2>{escaped(heading)}</h2>\n{content}\n</section>"
@@ -29,11 +29,9 @@ def document(title: str, lead: str, sections: Mapping[str, str], *, css: str = "
     )
 
 
-def facts(found: Mapping[str, object]) -> str:
-    """What is worth knowing, by name; nothing where there is nothing."""
-    lines = "\n".join(
-        f"<dt>{escaped(name)}</dt><dd>{escaped(str(value))}</dd>" for name, value in found.items()
-    )
+def facts(found: Mapping[str, str]) -> str:
+    """What is worth knowing, as HTML by its name; nothing where there is nothing."""
+    lines = "\n".join(f"<dt>{escaped(name)}</dt><dd>{text}</dd>" for name, text in found.items())
     return f'<dl class="facts">\n{lines}\n</dl>' if lines else ""
 
 

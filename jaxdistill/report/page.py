@@ -65,10 +65,10 @@ def page(report: Report) -> str:
         "Before and after": _table(report),
         "Curves": _figures(report.records),
         "Samples": "\n".join(_sample(sample) for sample in report.samples),
-        "The run": facts(report.facts),
+        "The run": facts({name: escaped(str(fact)) for name, fact in report.facts.items()}),
         "Config": f'<pre tabindex="0">{escaped(report.config)}</pre>' if report.config else "",
     }
-    return document(report.title, report.lead, sections)
+    return document(report.title, escaped(report.lead), sections)
 
 
 def _table(report: Report) -> str:
