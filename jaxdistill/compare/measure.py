@@ -66,14 +66,14 @@ def measure_words(
         name: np.concatenate([reading.nats[row] for row in rows])
         for name, reading in readings.items()
     }
-    record.add(ALL, "words", scored.sum())
+    record.add(ALL, "words", int(scored.sum()))
     bins: dict[str, list[str]] = {}
     for one in evals.bins(table):
         members = one.members & scored
         if not members.any():
             continue
         bins.setdefault(one.breakdown, []).append(one.label)
-        record.add(ALL, "words", members.sum(), bin=one.label)
+        record.add(ALL, "words", int(members.sum()), bin=one.label)
         for name in readings:
             cost = evals.bits_per_byte(table, members, nats[name])
             record.add(name, "bits_per_byte", cost, bin=one.label)

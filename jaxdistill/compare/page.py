@@ -116,7 +116,8 @@ def _table(page: Page) -> str:
     )
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="At a glance">\n<table>\n'
-        "<caption>In brackets: where the number lies with 95 % confidence.</caption>\n"
+        f"<caption>In brackets: where the number lies with 95 % confidence. “The first” is "
+        f"{escaped(page.models[0])}.</caption>\n"
         f'<thead><tr><th scope="col">Quantity</th>{heads}</tr></thead>\n{bodies}\n</table>\n</div>'
     )
 
@@ -128,8 +129,7 @@ def _table_row(page: Page, quantity: str, marks: Sequence[str]) -> str:
         f"<td{mark}>{_cell(page.record, name, quantity)}</td>"
         for name, mark in zip(page.models, marks, strict=True)
     )
-    label = about.label.replace("the first", page.models[0])
-    return f'<tr><th scope="row">{escaped(label)}{better}</th>{cells}</tr>'
+    return f'<tr><th scope="row">{escaped(about.label)}{better}</th>{cells}</tr>'
 
 
 def _cell(record: Record, model: str, quantity: str, *, bin: str = "") -> str:
@@ -165,7 +165,7 @@ def _breakdown(page: Page, name: str) -> str:
         ".",
     )
     groups = "\n".join(
-        f'<tbody>\n<tr class="group"><th scope="rowgroup" colspan="4">'
+        f'<tbody>\n<tr class="group"><th scope="rowgroup" colspan="3">'
         f"{_BREAKDOWNS[breakdown]}</th></tr>\n"
         + "\n".join(_bin_row(record, name, label, scale, label == found.worst) for label in labels)
         + "\n</tbody>"
@@ -174,17 +174,17 @@ def _breakdown(page: Page, name: str) -> str:
     return (
         f'<p class="lead">{said(worst)}</p>\n'
         f'<div class="scroll" tabindex="0" role="region" aria-label="Where {escaped(name)} falls '
-        f'behind">\n<table class="bins">\n'
-        f'<thead><tr><th scope="col">Words</th><th scope="col">How many</th>'
-        f'<th scope="col">More bits per byte than {escaped(page.models[0])}</th>'
+        'behind">\n<table class="bins">\n'
+        '<thead><tr><th scope="col">Words</th><th scope="col">Extra bits per byte</th>'
         f'<td class="bar"></td></tr></thead>\n{groups}\n</table>\n</div>'
     )
 
 
 def _bin_row(record: Record, name: str, label: str, scale: "_Scale", is_worst: bool) -> str:
+    count = said((record.said(ALL, "words", bin=label), " words"))
     return (
-        f'<tr{" class=worst" if is_worst else ""}><th scope="row">{escaped(label)}</th>'
-        f"<td>{said((record.said(ALL, 'words', bin=label),))}</td>"
+        f"<tr{' class=worst' if is_worst else ''}>"
+        f'<th scope="row">{escaped(label)}<small>{count}</small></th>'
         f"<td>{_cell(record, name, 'extra_bits_per_byte', bin=label)}</td>"
         f'<td class="bar">{scale.bar(label)}</td></tr>'
     )
@@ -207,7 +207,7 @@ class _Scale:
         """The interval, its value, and where nothing would be."""
         low, value, high = (self._place(one) for one in self._ends[label])
         return (
-            f'<span class="scale" aria-hidden="true"><u style="left:{self._place(0):.2f}%"></u>'
+            f'<span class="scale" aria-hidden="true"><u style="left:{self._place(0.0):.2f}%"></u>'
             f'<i style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
             f'<b style="left:{value:.2f}%"></b></span>'
         )

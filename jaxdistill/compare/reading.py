@@ -113,7 +113,7 @@ def read(
     columns = evals.by_row(places)
     sums = {
         row_id: {
-            "num_bytes": kept[row_id].num_bytes,
+            "num_bytes": float(kept[row_id].num_bytes),
             **{name: float(column[number]) for name, column in columns.items()},
         }
         for number, row_id in enumerate(columns["row_ids"].tolist())

@@ -187,7 +187,7 @@ def _cheaper(record: Record, first: str, name: str) -> tuple[bool, Sentence]:
         record.said(first, quantity),
         f" with {first} (",
         difference,
-        "), which " + ("is worth it." if is_cheaper else "saves nothing."),
+        f"), {'enough' if is_cheaper else 'not enough'} to change for.",
     )
     return is_cheaper, sentence
 

@@ -73,7 +73,9 @@ class Record:
     def __iter__(self) -> Iterator[Line]:
         return iter(self._lines.values())
 
-    def add(self, model: str, quantity: str, value: float | Estimate, *, bin: str = "") -> Line:
+    def add(
+        self, model: str, quantity: str, value: float | int | Estimate, *, bin: str = ""
+    ) -> Line:
         """Note a number."""
         if isinstance(value, Estimate):
             line = Line(model, quantity, value.value, value.low, value.high, bin)
@@ -122,7 +124,7 @@ class Record:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _signed_percent(value: float) -> str:
@@ -144,12 +146,12 @@ def _tolerance(value: float) -> str:
 _PRICES = ("cost_per_million_tokens", "cost_per_million_words")
 
 QUANTITIES: dict[str, Quantity] = {
-    "bits_per_byte": Quantity("Bits per byte", fixed(4), "less"),
-    "extra_bits_per_byte": Quantity("More bits per byte than the first", _signed, "less"),
-    "kl_to_first": Quantity("KL to the first, nats", fixed(4), "less"),
-    "top1_agreement": Quantity("Top-1 agreement with the first", percent, "more"),
+    "bits_per_byte": Quantity("Bits per byte", fixed(3), "less"),
+    "extra_bits_per_byte": Quantity("Extra beside the first", _signed, "less"),
+    "kl_to_first": Quantity("KL to the first, nats", fixed(3), "less"),
+    "top1_agreement": Quantity("Agrees with the first", percent, "more"),
     "top5_agreement": Quantity("First's word in top 5", percent, "more"),
-    "preferred": Quantity("Preferred by people, ties half", percent, "more"),
+    "preferred": Quantity("Preferred by people", percent, "more"),
     "words_per_second": Quantity("Words per second", fixed(1), "more"),
     "tokens_per_second": Quantity("Tokens per second", fixed(1), "more"),
     "first_token_seconds": Quantity("Seconds to first token", fixed(3), "less"),

@@ -149,7 +149,7 @@ def _print(
     lines = []
     for quantity in (name for names in table(record).values() for name in names):
         about = record.quantity(quantity)
-        label = about.label.replace("the first", options.first) + report.ARROWS[about.better]
+        label = about.label + report.ARROWS[about.better]
         lines.append([label, *(_cell(record, name, quantity) for name in options.models)])
     report.print_table(["", *options.models], lines)
     text = ["", plain(headline(recommendation, record))]
