@@ -4,20 +4,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxdistill import evals
 from jaxdistill.compare.options import Options
 from jaxdistill.compare.reading import Reading
 from jaxdistill.compare.record import ALL, Record
 
-_BITS_PER_NAT = 1 / np.log(2)
 _OF_TOKENS = {
     "forward_kl": "kl_to_first",
     "top1_agreement": "top1_agreement",
     "top5_agreement": "top5_agreement",
 }
-_Ratio = tuple[Float[np.ndarray, "1 R"], Float[np.ndarray, "1 R"]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The words of the shared rows.
+
+    Attributes:
+        table: All of them.
+        members: Those that every model has scored from their first byte.
+        nats: What each model pays for each, the first model first.
+    """
+
+    table: evals.WordTable
+    members: Bool[np.ndarray, " W"]
+    nats: Mapping[str, Float[np.ndarray, " W"]]
 
 
 @dataclass(frozen=True)
@@ -33,54 +46,67 @@ class Breakdown:
     worst: str
 
 
+def scored_words(readings: Mapping[str, Reading], rows: Sequence[int]) -> Scored:
+    """The words of the shared rows, and what each model pays for them."""
+    words = [next(iter(readings.values())).words[row] for row in rows]
+    return Scored(
+        table=evals.word_table([row.texts for row in words], [row.ends for row in words]),
+        members=np.concatenate([_is_scored(list(readings.values()), row) for row in rows]),
+        nats={
+            name: np.concatenate([reading.nats[row] for row in rows])
+            for name, reading in readings.items()
+        },
+    )
+
+
 def measure_quality(
-    record: Record, readings: Mapping[str, Reading], rows: Sequence[int], tolerance: float
+    record: Record,
+    scored: Scored,
+    readings: Mapping[str, Reading],
+    rows: Sequence[int],
+    tolerance: float,
 ) -> None:
-    """Note how well each model predicts the shared rows, beside the first of them."""
-    first, *_ = readings
-    base = _bits(readings[first], rows)
+    """Note how well each model predicts the shared words, beside the first of them.
+
+    The marks that end answers are left aside: not every tokenizer has one, and answers that were
+    broken off have none.
+    """
+    first, *candidates = readings
     record.add(ALL, "rows", len(rows))
     record.add(ALL, "tolerance", tolerance)
-    for name, reading in readings.items():
-        bits = _bits(reading, rows)
-        line = record.add(name, "bits_per_byte", evals.ratio(*bits))
-        if name == first:
-            record.add(name, "accepted_extra", tolerance * line.value)
-            continue
-        record.add(name, "extra_bits_per_byte", evals.difference(bits, base))
-        if reading.is_alike:
+    _measure_words(record, scored, scored.members, "")
+    base = record.get(first, "bits_per_byte")
+    assert base is not None
+    record.add(first, "accepted_extra", tolerance * base.value)
+    for name in candidates:
+        if readings[name].is_alike:
             for column, quantity in _OF_TOKENS.items():
-                found = _columns(reading, rows, column, "scored_tokens")
-                record.add(name, quantity, evals.ratio(*found))
+                record.add(name, quantity, _mean(readings[name], rows, column))
 
 
-def measure_words(
-    record: Record, readings: Mapping[str, Reading], rows: Sequence[int]
-) -> dict[str, Breakdown]:
+def measure_bins(record: Record, scored: Scored) -> dict[str, Breakdown]:
     """Note what words of each kind cost; says where each candidate pays most."""
-    first, *candidates = readings
-    words = [readings[first].words[row] for row in rows]
-    table = evals.word_table([row.texts for row in words], [row.ends for row in words])
-    scored = np.concatenate([_is_scored(list(readings.values()), row) for row in rows])
-    nats = {
-        name: np.concatenate([reading.nats[row] for row in rows])
-        for name, reading in readings.items()
-    }
-    record.add(ALL, "words", int(scored.sum()))
     bins: dict[str, list[str]] = {}
-    for one in evals.bins(table):
-        members = one.members & scored
-        if not members.any():
-            continue
-        bins.setdefault(one.breakdown, []).append(one.label)
-        record.add(ALL, "words", int(members.sum()), bin=one.label)
-        for name in readings:
-            cost = evals.bits_per_byte(table, members, nats[name])
-            record.add(name, "bits_per_byte", cost, bin=one.label)
-        for name in candidates:
-            more = evals.excess(table, members, nats[name], nats[first])
-            record.add(name, "extra_bits_per_byte", more, bin=one.label)
+    for one in evals.bins(scored.table):
+        members = one.members & scored.members
+        if members.any():
+            bins.setdefault(one.breakdown, []).append(one.label)
+            _measure_words(record, scored, members, one.label)
+    _, *candidates = scored.nats
     return {name: Breakdown(bins, _worst(record, name, bins)) for name in candidates}
+
+
+def _measure_words(
+    record: Record, scored: Scored, members: Bool[np.ndarray, " W"], label: str
+) -> None:
+    first, *candidates = scored.nats
+    record.add(ALL, "words", int(members.sum()), bin=label)
+    for name, nats in scored.nats.items():
+        cost = evals.bits_per_byte(scored.table, members, nats)
+        record.add(name, "bits_per_byte", cost, bin=label)
+    for name in candidates:
+        more = evals.excess(scored.table, members, scored.nats[name], scored.nats[first])
+        record.add(name, "extra_bits_per_byte", more, bin=label)
 
 
 def measure_costs(
@@ -128,17 +154,15 @@ def _worst(record: Record, name: str, bins: Mapping[str, Sequence[str]]) -> str:
     return max((label for labels in bins.values() for label in labels), key=more)
 
 
-def _is_scored(readings: Sequence[Reading], row: int) -> np.ndarray:
+def _is_scored(readings: Sequence[Reading], row: int) -> Bool[np.ndarray, " _"]:
     """Which words of a row every model has scored from their first byte."""
     begins = np.append(0, readings[0].words[row].ends[:-1])
     return begins >= max(reading.words[row].first_byte for reading in readings)
 
 
-def _bits(reading: Reading, rows: Sequence[int]) -> _Ratio:
-    nats, num_bytes = _columns(reading, rows, "nll", "num_bytes")
-    return nats * _BITS_PER_NAT, num_bytes
-
-
-def _columns(reading: Reading, rows: Sequence[int], sums: str, weights: str) -> _Ratio:
-    found = np.array([[reading.sums[row][sums], reading.sums[row][weights]] for row in rows]).T
-    return found[:1], found[1:]
+def _mean(reading: Reading, rows: Sequence[int], name: str) -> evals.Estimate:
+    """The mean over tokens of what was summed by row."""
+    sums, counts = np.array(
+        [[reading.sums[row][name], reading.sums[row]["scored_tokens"]] for row in rows]
+    ).T
+    return evals.ratio(sums[None], counts[None])

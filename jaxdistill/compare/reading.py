@@ -24,8 +24,8 @@ class Reading:
 
     Attributes:
         is_alike: Whether its tokenizer is the first model's, so that tokens can be compared.
-        sums: Sums over each row by its `row_id`: `nll`, `num_bytes`, `scored_tokens`, and, where
-            it is alike, `forward_kl`, `top1_agreement` and `top5_agreement` with the first.
+        sums: Sums over each row by its `row_id`: `scored_tokens` and, where it is alike,
+            `forward_kl`, `top1_agreement` and `top5_agreement` with the first.
         words: The words of each row.
         nats: What each of them costs.
         answers: What it answers to each prompt.
@@ -106,17 +106,15 @@ def read(
         length=config.length,
         batch_size=options.batch_size,
     )
-    kept = {example.row_id: example for example in prepared.train}
+    kept = {example.row_id for example in prepared.train}
     words = data.words(
         [row for row in rows if row.row_id in kept], model.tokenizer, loss_on=config.loss_on
     )
     columns = evals.by_row(places)
+    row_ids = columns.pop("row_ids").tolist()
     sums = {
-        row_id: {
-            "num_bytes": float(kept[row_id].num_bytes),
-            **{name: float(column[number]) for name, column in columns.items()},
-        }
-        for number, row_id in enumerate(columns["row_ids"].tolist())
+        row_id: {name: float(column[number]) for name, column in columns.items()}
+        for number, row_id in enumerate(row_ids)
     }
     return Reading(
         is_alike=is_alike,

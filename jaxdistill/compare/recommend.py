@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxdistill.compare.record import ALL, Number, Record, Sentence
+from jaxdistill.compare.record import ALL, Line, Number, Record, Sentence
 from jaxdistill.evals import Estimate
 
 FEWEST_ROWS = 20
@@ -92,7 +92,7 @@ def rows_to_tell(extra: Estimate, accepted: float, *, num_rows: int) -> float | 
     needed = num_rows * ((extra.high - extra.low) / 2) ** 2 / distance**2 if distance else None
     if needed is None or needed > _WORTH_SAYING * num_rows:
         return None
-    return max(needed, FEWEST_ROWS)
+    return max(needed, float(FEWEST_ROWS))
 
 
 def recommend(record: Record, first: str, candidates: Sequence[str]) -> Recommendation:
@@ -122,11 +122,11 @@ def _advise(record: Record, first: str, name: str) -> Advice:
     assert rows is not None
     found = quality(extra, accepted.value, num_rows=int(rows.value))
     heard = people(_estimate(record, name, "preferred"))
-    is_cheaper, cheaper = _cheaper(record, first, name)
+    is_cheaper, savings = _savings(record, first, name)
     reasons = [_about_quality(record, first, name, found)]
     if found == "unclear":
         reasons.append(_about_rows(record, name, extra, accepted.value, int(rows.value)))
-    reasons.append(cheaper)
+    reasons += savings
     if record.get(name, "preferred") is not None:
         reasons.append(_about_people(record, first, name, heard))
     return Advice(name, verdict(found, heard, is_cheaper=is_cheaper), tuple(reasons))
@@ -157,39 +157,38 @@ def _about_rows(
     rows = record.said(ALL, "rows")
     needed = rows_to_tell(extra, accepted, num_rows=num_rows)
     if needed is None:
-        return ("Rows: the numbers lie so close to the limit that far more than ", rows, " rows "
-                "would be needed to tell.")  # fmt: skip
+        return ("Rows: so close to the limit, far more than ", rows, " would be needed to tell.")
     record.add(name, "rows_to_tell", needed)
-    return (
-        "Rows: there are ",
-        rows,
-        ". More would tell: about ",
-        record.said(name, "rows_to_tell"),
-        " of their kind.",
-    )
+    more = record.said(name, "rows_to_tell")
+    return ("Rows: there are ", rows, ". More would tell: about ", more, " of their kind.")
 
 
-def _cheaper(record: Record, first: str, name: str) -> tuple[bool, Sentence]:
-    priced = record.get(name, "relative_price")
-    if priced is not None:
-        is_cheaper = priced.value < -NOTICEABLE
-        what, quantity, relative = "Price: a million words cost", "cost_per_million_words", priced
-    else:
-        speed = record.get(name, "relative_speed")
-        assert speed is not None
-        is_cheaper = speed.value > NOTICEABLE
-        what, quantity, relative = "Speed: in words per second it is", "words_per_second", speed
+def _savings(record: Record, first: str, name: str) -> tuple[bool, list[Sentence]]:
+    """Whether a candidate saves money, or time where no price is known, and both in words."""
+    price, speed = record.get(name, "relative_price"), record.get(name, "relative_speed")
+    assert speed is not None
+    is_cheaper = speed.value > NOTICEABLE if price is None else price.value < -NOTICEABLE
+    decides = f", {'enough' if is_cheaper else 'not enough'} to change for."
+    found: list[Sentence] = []
+    if price is not None:
+        start = _beside(record, first, name, "Price: a million words cost ", price)
+        found.append((*start, decides))
+    start = _beside(record, first, name, "Speed: words per second are ", speed)
+    return is_cheaper, [*found, (*start, "." if found else decides)]
+
+
+def _beside(record: Record, first: str, name: str, about: str, relative: Line) -> Sentence:
+    quantity = "cost_per_million_words" if about.startswith("Price") else "words_per_second"
     difference = Number(relative, record.quantity(relative.quantity).write(relative.value))
-    sentence = (
-        f"{what} ",
+    return (
+        about,
         record.said(name, quantity),
         f" with {name} and ",
         record.said(first, quantity),
         f" with {first} (",
         difference,
-        f"), {'enough' if is_cheaper else 'not enough'} to change for.",
+        ")",
     )
-    return is_cheaper, sentence
 
 
 def _about_people(record: Record, first: str, name: str, heard: People) -> Sentence:

@@ -16,7 +16,13 @@ from jaxdistill.compare.judgements import (
     read_sheet,
     write_sheet,
 )
-from jaxdistill.compare.measure import Breakdown, measure_costs, measure_quality, measure_words
+from jaxdistill.compare.measure import (
+    Breakdown,
+    measure_bins,
+    measure_costs,
+    measure_quality,
+    scored_words,
+)
 from jaxdistill.compare.options import FILES, Options, check_out
 from jaxdistill.compare.page import Page, html
 from jaxdistill.compare.reading import Reading, questions, read, shared, text_rows
@@ -40,11 +46,12 @@ def compare(options: Options) -> Path:
     costs = {name: run.cost(path) for name, path in options.models.items()}
     readings = _read_all(options, rows)
     kept = shared(list(readings.values()))
-    measure_quality(record, readings, kept, options.tolerance)
+    scored = scored_words(readings, kept)
+    measure_quality(record, scored, readings, kept, options.tolerance)
     record.add(ALL, "rows_left_out", len(rows) - len(kept))
     _measure_task(record, options)
     measure_costs(record, costs, readings, kept, options)
-    breakdowns = measure_words(record, readings, kept)
+    breakdowns = measure_bins(record, scored)
 
     asked = [data.asked(row) for row in questions(rows, options.prompts)]
     answers = {name: reading.answers for name, reading in readings.items()}
@@ -93,7 +100,7 @@ def _measure_task(record: Record, options: Options) -> None:
 
 def _facts(record: Record, options: Options) -> dict[str, Sentence]:
     config = options.data
-    scored = "answers" if config.loss_on == "completion" else "every token"
+    read = "the answers" if config.loss_on == "completion" else "the whole text"
     device = jax.devices()[0]
     found: dict[str, Sentence] = {
         "Rows": (
@@ -109,8 +116,8 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
             "be compared; the mark that ends an answer belongs to none.",
         ),
         "Bits per byte": (
-            f"How many bits a model needs for a byte of the {scored} ({config.prompt_template} "
-            "prompts): the better it predicts the text, the fewer.",
+            f"How many bits a model needs for a byte of the words of {read} "
+            f"({config.prompt_template} prompts): the better it predicts them, the fewer.",
         ),
         "Intervals": (
             "95 %, by drawing the rows again with replacement, the same ones for both models of "

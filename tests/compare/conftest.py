@@ -10,6 +10,7 @@ import tiny
 
 from jaxdistill import evals, hub, run
 from jaxdistill.cli import main
+from jaxdistill.evals import bootstrap
 
 NASTY = '<script>alert("1")</script> & =SUM(A1)'
 
@@ -71,6 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     with pytest.MonkeyPatch.context() as patch:
         # tests/run/test_cost.py measures; here it would take most of the time.
         patch.setattr(run, "cost", lambda path: COSTS[Path(path).name])
+        patch.setattr(bootstrap, "RESAMPLES", 100)
         try:
             assert main(command) == 0
             yield Place(folder, command)

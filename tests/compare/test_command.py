@@ -5,9 +5,10 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
-from jaxdistill import run
+from jaxdistill import load, run
 from jaxdistill.cli import main
 from jaxdistill.compare import options
 from jaxdistill.data import DataConfig
@@ -29,26 +30,42 @@ def test_the_folder_holds_the_page_the_numbers_and_the_sheet(place: Place):
     assert sorted(path.name for path in place.out.iterdir()) == names
 
 
-def test_likelihood_and_agreement_are_those_of_eval(place: Place):
-    # The first 24 rows without the one that is too long.
+def kept(place: Place) -> list[dict[str, str]]:
+    """The rows without the one that is too long."""
     rows = [json.loads(line) for line in (place.folder / "rows.jsonl").read_text().splitlines()]
-    kept = place.folder / "kept.jsonl"
-    texts = [{k: row[k] for k in ("prompt", "completion")} for row in rows if len(str(row)) < 500]
-    kept.write_text("".join(json.dumps(row) + "\n" for row in texts))
-    config = DataConfig(sources=(str(kept),), heldout=0.0, length=128)
+    return [{k: row[k] for k in ("prompt", "completion")} for row in rows if len(str(row)) < 500]
+
+
+@pytest.mark.parametrize(("name", "folder"), [("big", "big"), ("other", "bytes")])
+def test_bits_per_byte_are_those_of_the_logits(place: Place, name: str, folder: str):
+    model = load(place.folder / folder)
+    nats = num_bytes = 0.0
+    for row in kept(place):
+        text, start = row["prompt"] + row["completion"], len(row["prompt"])
+        encoded = model.tokenizer(text, return_offsets_mapping=True)
+        tokens, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        logits = np.asarray(model.logits([tokens]))[0]
+        log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        scored = [n for n, (_, end) in enumerate(offsets) if end > start]
+        nats -= sum(log_probs[n - 1, tokens[n]] for n in scored)
+        num_bytes += len(text[offsets[scored[0]][0] :].encode())
+    found = value(place, name, "bits_per_byte")
+    assert found["value"] == pytest.approx(nats / num_bytes / np.log(2), rel=1e-4)
+
+
+def test_agreement_is_that_of_eval(place: Place):
+    path = place.folder / "kept.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept(place)))
+    config = DataConfig(sources=(str(path),), heldout=0.0, length=128)
     big, small = str(place.folder / "big"), str(place.folder / "small")
     said = run.evaluate(small, data_config=config, teacher=big)
-    assert value(place, "small", "bits_per_byte")["value"] == pytest.approx(said["bits_per_byte"])
-    base = value(place, "big", "bits_per_byte")["value"]
-    assert base == pytest.approx(said["teacher_bits_per_byte"])
     assert value(place, "small", "kl_to_first")["value"] == pytest.approx(said["forward_kl"])
     agreed = value(place, "small", "top1_agreement")["value"]
     assert agreed == pytest.approx(said["top1_agreement"])
     more = value(place, "small", "extra_bits_per_byte")
-    assert more["value"] == pytest.approx(said["bits_per_byte"] - base)
+    ours, base = (value(place, name, "bits_per_byte")["value"] for name in ("small", "big"))
+    assert more["value"] == pytest.approx(ours - base)
     assert more["low"] <= more["value"] <= more["high"]
-    alone = run.evaluate(str(place.folder / "bytes"), data_config=config)
-    assert value(place, "other", "bits_per_byte")["value"] == pytest.approx(alone["bits_per_byte"])
 
 
 def test_another_tokenizer_is_compared_by_words_and_not_by_tokens(place: Place):
@@ -144,7 +161,7 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path, models, more, said)
     [
         ({"prompt": "Why?"}, "rows.jsonl:1: has no answer to compare models on"),
         ({"prompt_tokens": [1], "completion_tokens": [2]}, "rows.jsonl:1: has nothing, but a row"),
-        ({"prompt": "a", "completion": "b " * 500}, "no row is short enough"),
+        ({"prompt": "a", "completion": "b " * 500}, "nothing is left to learn"),
     ],
 )
 def test_rows_that_cannot_be_compared(place: Place, tmp_path, capfd, row, said, monkeypatch):
@@ -157,23 +174,34 @@ def test_rows_that_cannot_be_compared(place: Place, tmp_path, capfd, row, said, 
     assert not (tmp_path / "out").exists()
 
 
-def test_texts_without_prompts_and_a_task(place: Place, tmp_path, monkeypatch):
-    costs = run.cost(str(place.folder / "small"), new_tokens=2)
-    monkeypatch.setattr(run, "cost", lambda path: costs)
+def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
     rows = [{"text": f"The cat saw {n} dogs, and the dogs saw the cat.", "n": n} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(
         "prompt: 'Count {n}'\nreference: n\nmetrics: [exact_match]\nsampling: {max_new_tokens: 2}\n"
     )
-    models = [str(place.folder / name) for name in ("big", "bytes")]
-    arguments = ["compare", *models, "--data", str(tmp_path / "rows.jsonl"), "--length", "100"]
+    models = [f"{name}={place.folder / 'small'}" for name in ("one", "two")]
+    arguments = [
+        "compare",
+        *models,
+        "--price",
+        "one=2",
+        "--price",
+        "two=1",
+        "--data",
+        str(tmp_path / "rows.jsonl"),
+        "--length",
+        "100",
+    ]
+    arguments += ["--price", "one=2", "--price", "two=1"]
     arguments += ["--task", str(tmp_path / "task.yaml"), "--loss-on", "all", "--prompts", "2"]
     assert main([*arguments, "--max-new-tokens", "4", "--out", str(tmp_path / "out")]) == 0
     html = (tmp_path / "out" / "index.html").read_text()
     assert "Task: exact match" in html
     assert "The cat saw 0 dogs, and the dogs</h3>" in html
-    assert "These 3 rows" not in html
-    assert "cannot be told from these" in html
+    # The same model is no worse, but three rows cannot tell.
+    assert "This cannot be told from these" in html
+    assert "$1.00" in html
 
 
 def test_runs_say_how_rows_are_read(tmp_path, monkeypatch):

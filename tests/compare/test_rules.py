@@ -124,10 +124,9 @@ def test_reasons_name_the_numbers():
     assert said == [
         "Quality: a needs +0.050 bits per byte beside big [+0.000, +0.100], which may or may "
         "not be accepted: the limit is +0.050, 5 % of what big needs.",
-        "Rows: the numbers lie so close to the limit that far more than 50 rows would be needed "
-        "to tell.",
-        "Speed: in words per second it is 200.0 with a and 100.0 with big (+100 %), enough to "
-        "change for.",
+        "Rows: so close to the limit, far more than 50 would be needed to tell.",
+        "Speed: words per second are 200.0 with a and 100.0 with big (+100 %), enough to change "
+        "for.",
     ]
 
 
