@@ -168,7 +168,7 @@ def _savings(record: Record, first: str, name: str) -> tuple[bool, list[Sentence
     price, speed = record.get(name, "relative_price"), record.get(name, "relative_speed")
     assert speed is not None
     is_cheaper = speed.value > NOTICEABLE if price is None else price.value < -NOTICEABLE
-    decides = f", {'enough' if is_cheaper else 'not enough'} to change for."
+    decides = f", {'a' if is_cheaper else 'no'} saving worth a change."
     found: list[Sentence] = []
     if price is not None:
         start = _beside(record, first, name, "Price: a million words cost ", price)

@@ -14,6 +14,7 @@ from jaxdistill.compare.judgements import (
     measure_judgements,
     pairs,
     read_sheet,
+    sheet,
     write_sheet,
 )
 from jaxdistill.compare.measure import (
@@ -28,6 +29,7 @@ from jaxdistill.compare.page import Page, html
 from jaxdistill.compare.reading import Reading, questions, read, shared, text_rows
 from jaxdistill.compare.recommend import Recommendation, headline, recommend
 from jaxdistill.compare.record import ALL, Record, Sentence, plain, table
+from jaxdistill.evals import Task
 from jaxdistill.files import whole_directory
 
 
@@ -41,6 +43,9 @@ def compare(options: Options) -> Path:
         UserError: when a model, a row, a judgement or the folder is not as it should be.
     """
     rows = text_rows(options.data.sources, as_chat=options.data.prompt_template == "chat")
+    task = run.read_task(options.task) if options.task else None
+    if options.judgements:
+        list(sheet(options.judgements))  # what is wrong with the file itself is told at once
     record = Record(options.currency)
     # Before any model is held here: each is measured in a process of its own.
     costs = {name: run.cost(path) for name, path in options.models.items()}
@@ -49,7 +54,8 @@ def compare(options: Options) -> Path:
     scored = scored_words(readings, kept)
     measure_quality(record, scored, readings, kept, options.tolerance)
     record.add(ALL, "rows_left_out", len(rows) - len(kept))
-    _measure_task(record, options)
+    if task is not None:
+        _measure_task(record, options, task)
     measure_costs(record, costs, readings, kept, options)
     breakdowns = measure_bins(record, scored)
 
@@ -86,10 +92,7 @@ def _read_all(options: Options, rows: list[data.Row]) -> dict[str, Reading]:
     return readings
 
 
-def _measure_task(record: Record, options: Options) -> None:
-    if options.task is None:
-        return
-    task = run.read_task(options.task)
+def _measure_task(record: Record, options: Options, task: Task) -> None:
     for name, path in options.models.items():
         scores = run.evaluate_task(
             path, task, sources=options.data.sources, batch_size=options.batch_size
@@ -122,6 +125,10 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
         "Intervals": (
             "95 %, by drawing the rows again with replacement, the same ones for both models of "
             "a difference.",
+        ),
+        "Answers": (
+            f"The likeliest token each time, {options.max_new_tokens} at most; an answer may be "
+            "broken off there.",
         ),
         "Speed": (
             "One answer at a time, 64 tokens after a prompt of 32, each model in a process of "

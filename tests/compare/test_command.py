@@ -146,7 +146,7 @@ class Data(HTMLParser):
         (["a"], {}, "there is one model, expected two or more"),
         (["x/a", "y/a"], {}, r"two models are called a: x/a and y/a. Give them names"),
         (["a", "b"], {"prices": ["c=1"]}, "'c=1' prices 'c', which is none of a, b"),
-        (["small", "big"], {"prices": ["smal=1"]}, "Did you mean `small`"),
+        (["small", "big"], {"prices": ["smalls=1"]}, "Did you mean `small`"),
         (["a", "b"], {"prices": ["a=free"]}, "'free' is no price. Write `a=0.25`"),
     ],
 )
@@ -172,6 +172,13 @@ def test_rows_that_cannot_be_compared(place: Place, tmp_path, capfd, row, said, 
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert said in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_not_there_are_told_before_anything_is_measured(place, capfd, monkeypatch):
+    monkeypatch.setattr(run, "cost", lambda path: pytest.fail("measured"))
+    for flag, said in (("--judgements", "cannot be read"), ("--task", "no such config file")):
+        assert main([*place.command, flag, str(place.folder / "none.csv")]) == 2
+        assert said in capfd.readouterr().err
 
 
 def test_texts_without_prompts_and_a_task(place: Place, tmp_path):

@@ -125,8 +125,8 @@ def test_reasons_name_the_numbers():
         "Quality: a needs +0.050 bits per byte beside big [+0.000, +0.100], which may or may "
         "not be accepted: the limit is +0.050, 5 % of what big needs.",
         "Rows: so close to the limit, far more than 50 would be needed to tell.",
-        "Speed: words per second are 200.0 with a and 100.0 with big (+100 %), enough to change "
-        "for.",
+        "Speed: words per second are 200.0 with a and 100.0 with big (+100 %), a saving worth a "
+        "change.",
     ]
 
 
