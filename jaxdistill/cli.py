@@ -1,4 +1,4 @@
-"""Commands: `jaxdistill train | study | compare | eval | generate | export | check | fetch`.
+"""Commands: `jaxdistill train | study | compare | eval | cost | generate | export | check | fetch`.
 
 Each command imports its rooms when it runs, so that `--help` answers at once. What the user can
 mend ends in one line a finding and exit code 2; anything else is a bug and shows its traceback.
@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from types import FrameType
 from typing import TextIO, TypeVar, cast
 
@@ -141,6 +141,22 @@ def _likelihood(options: argparse.Namespace) -> dict[str, float]:
     )
 
 
+def _cost(options: argparse.Namespace) -> None:
+    from jaxdistill import report, run
+
+    found = run.cost(
+        options.model,
+        runtime=options.runtime,
+        prompt_tokens=options.prompt_tokens,
+        new_tokens=options.new_tokens,
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+    )
+    values = asdict(found)
+    lines = [f"{quantity.label:<24}{text:>12}" for quantity, (text,) in report.rows({"": values})]
+    _say(json.dumps(values) if options.json else "\n".join(lines))
+
+
 def _generate(options: argparse.Namespace) -> None:
     from jaxdistill import run
 
@@ -224,6 +240,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_eval)
     _model_options(evaluate)
     _eval_options(evaluate)
+
+    cost = commands.add_parser("cost", help="what a model takes: time, memory, disk")
+    cost.set_defaults(command=_cost)
+    _model_options(cost)
+    cost.add_argument(
+        "--runtime", choices=("jax", "torch"), default="jax", help="torch is PyTorch transformers"
+    )
+    cost.add_argument("--prompt-tokens", type=_count, default=32, metavar="N")
+    cost.add_argument("--new-tokens", type=_count, default=64, metavar="N")
+    cost.add_argument("--batch-size", type=_count, default=1, metavar="N")
+    cost.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
     generate = commands.add_parser("generate", help="continue prompts (from flags or from stdin)")
     generate.set_defaults(command=_generate)

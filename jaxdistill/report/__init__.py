@@ -8,6 +8,7 @@ from jaxdistill.report.comparison import fixed as fixed
 from jaxdistill.report.comparison import megabytes as megabytes
 from jaxdistill.report.comparison import percent as percent
 from jaxdistill.report.comparison import printable as printable
+from jaxdistill.report.comparison import rows as rows
 from jaxdistill.report.console import ARROWS as ARROWS
 from jaxdistill.report.console import print_comparison as print_comparison
 from jaxdistill.report.console import print_samples as print_samples

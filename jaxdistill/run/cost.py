@@ -1,19 +1,18 @@
 """`cost`: what a model costs to run, in any runtime."""
 
 from pathlib import Path
-from typing import get_args
 
 from jaxdistill import evals, hub
 from jaxdistill.errors import UserError, nearest
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.runtimes.process import measure
-from jaxdistill.runtimes.request import Request, Runtime
+from jaxdistill.runtimes.request import RUNTIMES, Request
 
 
 def cost(
     path: str,
     *,
-    runtime: Runtime = "jax",
+    runtime: str = "jax",
     prompt_tokens: int = 32,
     new_tokens: int = 64,
     batch_size: int = 1,
@@ -40,33 +39,34 @@ def cost(
 
 
 def _check(runtime: str, **counts: int) -> None:
-    if runtime not in get_args(Runtime):
+    if runtime not in RUNTIMES:
         raise UserError(
-            f"runtime: {runtime!r} is none; expected {' or '.join(get_args(Runtime))}."
-            f"{nearest(runtime, get_args(Runtime))}"
+            f"runtime: {runtime!r} is none; expected {' or '.join(RUNTIMES)}."
+            f"{nearest(runtime, RUNTIMES)}"
         )
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name}: {count} is too few to measure anything. Take 1 or more.")
 
 
-def _place(path: str, runtime: Runtime) -> Path:
+def _place(path: str, runtime: str) -> Path:
     """The folder or file that is measured, downloaded if it has to be."""
-    folder = Path(path).expanduser()
+    model: str | Path = path
     if RunFolder.is_one(path):
-        folder = RunFolder(path).student
-        if not folder.is_dir():
+        model = RunFolder(path).student
+        if not model.is_dir():
             raise UserError(
                 f"{path}: this run has exported no student yet. Let `jaxdistill train` finish it, "
                 f"or measure what `jaxdistill export --model {path} --out DIR` writes."
             )
     # Of such a folder `transformers` is the judge: it knows more families and formats than we do.
+    folder = Path(model).expanduser()
     if runtime == "torch" and (folder / "config.json").is_file():
         return folder
-    place = hub.read(folder if folder.exists() else path).path
+    place = hub.read(model).path
     if runtime == "torch" and place.is_file():
         raise UserError(
             f"{place}: `transformers` would need further libraries for a .gguf file. Measure what "
-            f"`jaxdistill export --model {path} --out DIR` writes, or take `runtime=jax`."
+            f"`jaxdistill export --model {path} --out DIR` writes, or take `--runtime jax`."
         )
     return place

@@ -11,7 +11,7 @@ from typing import Any
 from jaxdistill import data, hub
 from jaxdistill.config import flat
 from jaxdistill.errors import UserError
-from jaxdistill.files import whole_file
+from jaxdistill.files import check_name, whole_file
 from jaxdistill.run.config import RunConfig
 
 # What may change between the beginning of a run and its continuation: places, records, and how
@@ -40,7 +40,12 @@ class RunFolder:
 
     @staticmethod
     def is_one(path: str | Path) -> bool:
-        """Whether a run has begun in this folder."""
+        """Whether a run has begun in this folder.
+
+        Raises:
+            UserError: when no folder can have this name.
+        """
+        check_name(Path(path))
         return RunFolder(path).config.is_file()
 
     @contextmanager

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxdistill.errors import UserError
 from jaxdistill.runtimes.cost import Write
 
-Runtime = Literal["jax", "torch"]
+RUNTIMES = ("jax", "torch")
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,7 @@ class Request:
 
     Attributes:
         path: The model's folder or file.
-        runtime: What loads it and writes with it.
+        runtime: What loads it and writes with it, one of `RUNTIMES`.
         prompt_tokens: How long each prompt is.
         new_tokens: How many tokens each is continued by.
         batch_size: How many prompts there are.
@@ -24,7 +23,7 @@ class Request:
     """
 
     path: str
-    runtime: Runtime
+    runtime: str
     prompt_tokens: int
     new_tokens: int
     batch_size: int

@@ -25,6 +25,7 @@ def test_a_whole_run(place, command):
         "Bits per byte",
         "Top-1 agreement",
         "Parameters",
+        "Seconds to first token",
         "Tokens per second",
     ):
         assert line in printed

@@ -135,9 +135,19 @@ def test_fetch_names_the_nearest(place, command):
 
 
 @pytest.mark.parametrize(
+    "flags", [("eval", "--data", "x"), ("generate",), ("export", "--out", "x")]
+)
+def test_a_name_that_no_model_can_have(command, flags):
+    code, _, complained = command(flags[0], "--model", "x" * 300, *flags[1:])
+    assert code == 2
+    assert "no file can have this name" in complained
+
+
+@pytest.mark.parametrize(
     "flags",
     [
         ("eval", "--data", "x", "--length", "0"),
+        ("cost", "--new-tokens", "0"),
         ("generate", "--temperature", "-1"),
         ("generate", "--top-p", "1.5"),
         ("generate", "--max-new-tokens", "many"),
