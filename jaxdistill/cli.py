@@ -1,4 +1,4 @@
-"""The command line: `jaxdistill train | study | eval | cost | generate | export | check | fetch`.
+"""Commands: `jaxdistill train | study | compare | eval | cost | generate | export | check | fetch`.
 
 Each command imports its rooms when it runs, so that `--help` answers at once. What the user can
 mend ends in one line a finding and exit code 2; anything else is a bug and shows its traceback.
@@ -81,6 +81,23 @@ def _study(options: argparse.Namespace) -> int:
 
     _outlive_readers()
     return study.run(study.read(options.config, tuple(options.overrides)), options.config)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from jaxdistill import compare
+
+    reading = ("length", "loss_on", "prompt_template")
+    named = ("out", "prompts", "max_new_tokens", "batch_size", "task", "machine_price")
+    named += ("currency", "tolerance", "judgements")
+    compare.compare(
+        compare.options(
+            options.models,
+            sources=options.data,
+            reading={name: getattr(options, name) for name in reading},
+            prices=options.price,
+            **{name: getattr(options, name) for name in named},
+        )
+    )
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -252,6 +269,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("config", help="a YAML file, e.g. configs/quickstart.yaml")
         command.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields to change")
 
+    compare = commands.add_parser(
+        "compare", help="a page that says whether one model can take another's place"
+    )
+    compare.set_defaults(command=_compare)
+    _compare_options(compare)
+
     evaluate = commands.add_parser(
         "eval", help="likelihood of rows, agreement with a teacher, tasks"
     )
@@ -294,6 +317,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _compare_options(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "models",
+        nargs="+",
+        metavar="[NAME=]MODEL",
+        help="the model in use, then what might take its place: folders, .gguf files, runs, names",
+    )
+    compare.add_argument(
+        "--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder"
+    )
+    _row_options(compare)
+    compare.add_argument("--out", required=True, metavar="DIR", help="where the page is written")
+    compare.add_argument("--prompts", type=_count, default=8, metavar="N", help="side by side")
+    compare.add_argument("--max-new-tokens", type=_count, default=64, metavar="N")
+    compare.add_argument(
+        "--machine-price", type=_at_least_0, metavar="P", help="of an hour of this machine"
+    )
+    compare.add_argument(
+        "--price",
+        action="append",
+        default=[],
+        metavar="NAME=P",
+        help="of a million tokens of a hosted model; may be repeated",
+    )
+    compare.add_argument("--currency", default="$", help="what prices are in")
+    compare.add_argument(
+        "--tolerance",
+        type=_at_least_0,
+        default=0.05,
+        metavar="T",
+        help="how much worse is accepted, as a fraction of the first model's bits per byte",
+    )
+    compare.add_argument(
+        "--judgements", metavar="FILE", help="the filled-in judgements.csv of the same comparison"
+    )
+
+
 def _eval_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--teacher", metavar="DIR", help="compare with this model's distribution")
     asked = evaluate.add_mutually_exclusive_group(required=True)
@@ -306,23 +366,27 @@ def _eval_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--fewshot", type=_count_or_0, metavar="N", help="solved rows before each (as the task)"
     )
-    evaluate.add_argument(
+    _row_options(evaluate)
+    evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
+
+
+def _row_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "--task", metavar="FILE", help="score answers: a YAML file, e.g. configs/tasks/gsm8k.yaml"
     )
-    evaluate.add_argument(
+    command.add_argument(
         "--length",
         type=_count,
         metavar="N",
         help="longest sequence (as the run, or 512)",
     )
-    evaluate.add_argument("--batch-size", type=_count, default=8, metavar="N")
-    evaluate.add_argument(
+    command.add_argument("--batch-size", type=_count, default=8, metavar="N")
+    command.add_argument(
         "--loss-on", choices=("completion", "all"), help="as the run, or completion"
     )
-    evaluate.add_argument(
+    command.add_argument(
         "--prompt-template", choices=("plain", "chat"), help="as the run, or plain"
     )
-    evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
 
 def _model_options(command: argparse.ArgumentParser, *, dtype: str | None = "float32") -> None:

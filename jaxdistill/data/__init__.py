@@ -14,7 +14,12 @@ from jaxdistill.data.rollouts import ROLLOUTS as ROLLOUTS
 from jaxdistill.data.rollouts.dataset import DatasetRollout as DatasetRollout
 from jaxdistill.data.rollouts.teacher import TeacherRollout as TeacherRollout
 from jaxdistill.data.rollouts.writer import Writer as Writer
+from jaxdistill.data.rows import Row as Row
+from jaxdistill.data.rows import Text as Text
 from jaxdistill.data.rows import asked as asked
+from jaxdistill.data.rows import parse as parse
 from jaxdistill.data.sources import records as records
 from jaxdistill.data.tokenize import prompt_tokens as prompt_tokens
 from jaxdistill.data.tokenize import render_prompt as render_prompt
+from jaxdistill.data.words import Words as Words
+from jaxdistill.data.words import words as words

@@ -11,18 +11,38 @@ from jaxdistill.data.rows import Row
 
 
 @dataclass(frozen=True)
+class Covered:
+    """The text that tokens stand for.
+
+    Attributes:
+        text: All of it.
+        ends: The byte of its UTF-8 that each token reaches, never less than the one before it.
+        is_special: Which tokens are marks, whose own text counts for nothing.
+    """
+
+    text: str
+    ends: Int[np.ndarray, " T"]
+    is_special: Bool[np.ndarray, " T"]
+
+    @property
+    def token_bytes(self) -> Int[np.ndarray, " T"]:
+        """How many bytes of text each token adds to those before it."""
+        return np.where(self.is_special, 0, np.diff(self.ends, prepend=0))
+
+
+@dataclass(frozen=True)
 class Encoded:
     """A row before truncation.
 
     Attributes:
         tokens: All of it.
         loss_mask: Which tokens are learned.
-        token_bytes: How many bytes of text each adds; None where only the tokens are known.
+        covered: The text behind them; None where only the tokens are known.
     """
 
     tokens: Int[np.ndarray, " T"]
     loss_mask: Bool[np.ndarray, " T"]
-    token_bytes: Int[np.ndarray, " T"] | None
+    covered: Covered | None
 
 
 @dataclass(frozen=True)
@@ -99,11 +119,11 @@ def truncated(
     mask[:1] = False
     if not mask.any() or (cut and truncation == "drop"):
         return None, Counts(rows=1, dropped_rows=1)
-    if encoded.token_bytes is None:
+    if encoded.covered is None:
         text = tokenizer.decode(tokens[mask], skip_special_tokens=True)
         num_bytes = len(str(text).encode())
     else:
-        num_bytes = int(encoded.token_bytes[keep][mask].sum())
+        num_bytes = int(encoded.covered.token_bytes[keep][mask].sum())
     counts = Counts(
         rows=1,
         tokens=len(tokens),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from jaxdistill.data.examples import Counts, Encoded, Example, truncated
+from jaxdistill.data.examples import Counts, Covered, Encoded, Example, truncated
 from jaxdistill.data.rows import Row, Tokens, parse
 from jaxdistill.data.templates import Rendered, Templates
 from jaxdistill.errors import Findings, UserError
@@ -40,9 +40,7 @@ def encode(
     templates.check(rows)
     examples: list[Example] = []
     counts = Counts()
-    for row, encoded in zip(rows, _encoded(rows, templates), strict=True):
-        if loss_on == "all":
-            encoded = replace(encoded, loss_mask=np.ones_like(encoded.loss_mask))
+    for row, encoded in zip(rows, encode_whole(rows, templates, loss_on=loss_on), strict=True):
         example, counted = truncated(row, encoded, templates.tokenizer, length, truncation)
         counts += counted
         if example is not None:
@@ -92,8 +90,13 @@ def render_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase, *, as_chat: b
     return encode_prompts([row], Templates(tokenizer))[0]
 
 
-def _encoded(rows: Sequence[Row], templates: Templates) -> Iterator[Encoded]:
-    """All rows, rendered before the first is given out so that every finding is told at once."""
+def encode_whole(
+    rows: Sequence[Row], templates: Templates, *, loss_on: Literal["completion", "all"]
+) -> Iterator[Encoded]:
+    """All rows as they are before truncation.
+
+    They are rendered before the first is given out, so that every finding is told at once.
+    """
     findings = Findings()
     rendered: list[Rendered] = []
     exact: dict[int, Encoded] = {}
@@ -105,7 +108,11 @@ def _encoded(rows: Sequence[Row], templates: Templates) -> Iterator[Encoded]:
                 rendered.append(templates.render(row.content))
     findings.raise_any()
     texts = _from_texts(rendered, templates)
-    return (exact.get(row.row_id) or next(texts) for row in rows)
+    for row in rows:
+        encoded = exact.get(row.row_id) or next(texts)
+        if loss_on == "all":
+            encoded = replace(encoded, loss_mask=np.ones_like(encoded.loss_mask))
+        yield encoded
 
 
 def _from_tokens(content: Tokens, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -177,12 +184,12 @@ def _scored(
         mask |= inside
     if not rendered.is_chat and ids[-1:] == [eos]:
         mask[-1] = True
-    token_bytes = _token_bytes(rendered.text, ends)
-    return Encoded(tokens, mask, np.where(np.isin(tokens, special), 0, token_bytes))
+    covered = Covered(rendered.text, _byte_ends(rendered.text, ends), np.isin(tokens, special))
+    return Encoded(tokens, mask, covered)
 
 
-def _token_bytes(text: str, ends: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
-    """How many bytes of UTF-8 each token adds to those before it.
+def _byte_ends(text: str, ends: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
+    """The byte of UTF-8 that each token reaches, from the characters where they end.
 
     Tokens that share a character (pieces of an emoji) have the same end, so it is counted once;
     spaces that a tokenizer leaves out of its offsets count for the token after them.
@@ -190,5 +197,4 @@ def _token_bytes(text: str, ends: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"
     points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
     bytes_before = np.concatenate([[0], np.cumsum(widths)])
-    reached = bytes_before[np.maximum.accumulate(ends)] if len(ends) else ends
-    return np.diff(reached, prepend=0)
+    return bytes_before[np.maximum.accumulate(ends)] if len(ends) else ends

@@ -15,6 +15,13 @@ from jaxdistill.evals.summary import summary as summary
 from jaxdistill.evals.task import Task as Task
 from jaxdistill.evals.task import questions as questions
 from jaxdistill.evals.task import score as score
+from jaxdistill.evals.words import Bin as Bin
+from jaxdistill.evals.words import WordTable as WordTable
+from jaxdistill.evals.words import bins as bins
+from jaxdistill.evals.words import bits_per_byte as bits_per_byte
+from jaxdistill.evals.words import excess as excess
+from jaxdistill.evals.words import word_nats as word_nats
+from jaxdistill.evals.words import word_table as word_table
 from jaxdistill.runtimes.cost import Cost as Cost
 from jaxdistill.runtimes.cost import Speed as Speed
 from jaxdistill.runtimes.cost import speed as speed

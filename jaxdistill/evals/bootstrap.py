@@ -61,7 +61,8 @@ def _drawn(
     for draw in range(RESAMPLES):
         rows = random.integers(num_rows, size=num_rows)
         seeds = random.integers(num_seeds, size=num_seeds)
-        drawn[draw] = _mean(sums[seeds][:, rows], weights[seeds][:, rows])
+        totals = sums[seeds][:, rows].sum(axis=1), weights[seeds][:, rows].sum(axis=1)
+        drawn[draw] = (totals[0] / totals[1]).mean()
     return drawn
 
 

@@ -46,39 +46,44 @@ class Quantity:
     better: Literal["less", "more"] | None = None
 
 
-def _fixed(digits: int) -> Callable[[Number], str]:
+def fixed(digits: int) -> Callable[[Number], str]:
+    """Writes so many digits after the point."""
+
     def write(value: Number) -> str:
         return f"{value:,.{digits}f}" if math.isfinite(value) else "∞"
 
     return write
 
 
-def _percent(value: Number) -> str:
+def percent(value: Number) -> str:
+    """A fraction as a percentage."""
     return f"{100 * value:.1f} %"
 
 
-def _millions(value: Number) -> str:
+def millions(value: Number) -> str:
+    """A count, in millions where it is large."""
     return f"{value / 1e6:,.1f} M" if value >= 1e5 else f"{value:,.0f}"
 
 
-def _megabytes(value: Number) -> str:
+def megabytes(value: Number) -> str:
+    """Bytes, in megabytes where they are many."""
     return f"{value / 1e6:,.1f} MB" if value >= 1e5 else f"{value:,.0f} bytes"
 
 
 QUANTITIES: Mapping[str, Quantity] = {
-    "forward_kl": Quantity("KL to the teacher, nats", _fixed(4), "less"),
-    "bits_per_byte": Quantity("Bits per byte", _fixed(4), "less"),
-    "nll": Quantity("Cross-entropy, nats", _fixed(4), "less"),
-    "perplexity": Quantity("Perplexity", _fixed(2), "less"),
-    "accuracy": Quantity("Next words guessed", _percent, "more"),
-    "top1_agreement": Quantity("Top-1 agreement", _percent, "more"),
-    "top5_agreement": Quantity("Teacher's word in top 5", _percent, "more"),
-    "calibration_error": Quantity("Calibration error", _percent, "less"),
-    "num_parameters": Quantity("Parameters", _millions),
-    "size_on_disk": Quantity("Size on disk", _megabytes),
-    "peak_bytes": Quantity("Peak memory", _megabytes),
-    "first_token_seconds": Quantity("Seconds to first token", _fixed(3)),
-    "tokens_per_second": Quantity("Tokens per second", _fixed(1)),
+    "forward_kl": Quantity("KL to the teacher, nats", fixed(4), "less"),
+    "bits_per_byte": Quantity("Bits per byte", fixed(4), "less"),
+    "nll": Quantity("Cross-entropy, nats", fixed(4), "less"),
+    "perplexity": Quantity("Perplexity", fixed(2), "less"),
+    "accuracy": Quantity("Next words guessed", percent, "more"),
+    "top1_agreement": Quantity("Top-1 agreement", percent, "more"),
+    "top5_agreement": Quantity("Teacher's word in top 5", percent, "more"),
+    "calibration_error": Quantity("Calibration error", percent, "less"),
+    "num_parameters": Quantity("Parameters", millions),
+    "size_on_disk": Quantity("Size on disk", megabytes),
+    "peak_bytes": Quantity("Peak memory", megabytes),
+    "first_token_seconds": Quantity("Seconds to first token", fixed(3)),
+    "tokens_per_second": Quantity("Tokens per second", fixed(1)),
 }
 
 

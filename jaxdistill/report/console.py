@@ -9,18 +9,28 @@ from rich.text import Text
 
 from jaxdistill.report.comparison import Comparison, Sample, printable, rows
 
-_ARROWS = {"less": " ↓", "more": " ↑", None: ""}
+ARROWS = {"less": " ↓", "more": " ↑", None: ""}
 """Which way is better."""
 
 
 def print_comparison(comparison: Comparison, *, console: Console | None = None) -> None:
     """Print the models beside each other, a quantity a line."""
+    lines = [
+        (f"{quantity.label}{ARROWS[quantity.better]}", *cells)
+        for quantity, cells in rows(comparison)
+    ]
+    print_table(["", *comparison], lines, console=console)
+
+
+def print_table(
+    heads: Sequence[str], lines: Sequence[Sequence[str]], *, console: Console | None = None
+) -> None:
+    """Print lines of text in columns, all but the first flush right."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for model in comparison:
-        table.add_column(Text(printable(model)), justify="right")
-    for quantity, cells in rows(comparison):
-        table.add_row(f"{quantity.label}{_ARROWS[quantity.better]}", *cells)
+    for number, head in enumerate(heads):
+        table.add_column(Text(printable(head)), justify="right" if number else "left")
+    for line in lines:
+        table.add_row(*(Text(printable(cell)) for cell in line))
     _console(console).print(table)
 
 

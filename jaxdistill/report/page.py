@@ -3,14 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 from jaxdistill.files import whole_file
-from jaxdistill.report.comparison import Comparison, Sample, printable, rows
+from jaxdistill.report.comparison import Comparison, Sample, rows
 from jaxdistill.report.curves import Records, charts, draw
+from jaxdistill.report.html import document, escaped, facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +65,10 @@ def page(report: Report) -> str:
         "Before and after": _table(report),
         "Curves": _figures(report.records),
         "Samples": "\n".join(_sample(sample) for sample in report.samples),
-        "The run": _facts(report.facts),
-        "Config": f'<pre tabindex="0">{_text(report.config)}</pre>' if report.config else "",
+        "The run": facts({name: escaped(str(fact)) for name, fact in report.facts.items()}),
+        "Config": f'<pre tabindex="0">{escaped(report.config)}</pre>' if report.config else "",
     }
-    return Template(_file("page.html")).substitute(
-        title=_text(report.title),
-        lead=_text(report.lead),
-        css=_file("page.css").strip(),
-        sections="\n".join(
-            f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
-            for heading, content in sections.items()
-            if content
-        ),
-    )
+    return document(report.title, escaped(report.lead), sections)
 
 
 def _table(report: Report) -> str:
@@ -89,14 +78,16 @@ def _table(report: Report) -> str:
     is_main = [model == report.main for model in report.comparison]
     marks = [' class="main"' if main else "" for main in is_main]
     heads = "".join(
-        f'<th scope="col"{mark}>{_text(model)}</th>'
+        f'<th scope="col"{mark}>{escaped(model)}</th>'
         for model, mark in zip(report.comparison, marks, strict=True)
     )
     body = "\n".join(
-        f'<tr><th scope="row">{_text(quantity.label)}'
+        f'<tr><th scope="row">{escaped(quantity.label)}'
         + (f"<small>{quantity.better} is better</small>" if quantity.better else "")
         + "</th>"
-        + "".join(f"<td{mark}>{_text(cell)}</td>" for cell, mark in zip(cells, marks, strict=True))
+        + "".join(
+            f"<td{mark}>{escaped(cell)}</td>" for cell, mark in zip(cells, marks, strict=True)
+        )
         + "</tr>"
         for quantity, cells in lines
     )
@@ -110,7 +101,8 @@ def _table(report: Report) -> str:
 
 def _figures(records: Records) -> str:
     figures = "\n".join(
-        f"<figure>\n<figcaption>{_text(chart.title)}</figcaption>\n{draw(chart, records)}</figure>"
+        f"<figure>\n<figcaption>{escaped(chart.title)}</figcaption>\n"
+        f"{draw(chart, records)}</figure>"
         for chart in charts(records)
     )
     return f'<div class="charts">\n{figures}\n</div>' if figures else ""
@@ -118,23 +110,10 @@ def _figures(records: Records) -> str:
 
 def _sample(sample: Sample) -> str:
     answers = "\n".join(
-        f'<div><dt>{_text(model)}</dt><dd class="text">{_text(answer.strip())}</dd></div>'
+        f'<div><dt>{escaped(model)}</dt><dd class="text">{escaped(answer.strip())}</dd></div>'
         for model, answer in sample.answers.items()
     )
     return (
-        f'<article class="sample">\n<p class="prompt text">{_text(sample.prompt)}</p>\n'
+        f'<article class="sample">\n<p class="prompt text">{escaped(sample.prompt)}</p>\n'
         f'<dl class="answers">\n{answers}\n</dl>\n</article>'
     )
-
-
-def _facts(facts: Mapping[str, object]) -> str:
-    lines = "\n".join(f"<dt>{_text(n)}</dt><dd>{_text(str(v))}</dd>" for n, v in facts.items())
-    return f'<dl class="facts">\n{lines}\n</dl>' if facts else ""
-
-
-def _file(name: str) -> str:
-    return resources.files("jaxdistill.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _text(text: str) -> str:
-    return escape(printable(text), quote=True)

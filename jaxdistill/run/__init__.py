@@ -6,6 +6,7 @@ from jaxdistill.run.config import read as read
 from jaxdistill.run.cost import cost as cost
 from jaxdistill.run.evaluate import evaluate as evaluate
 from jaxdistill.run.evaluate import export as export
+from jaxdistill.run.evaluate import measure_places as measure_places
 from jaxdistill.run.evaluate import open_model as open_model
 from jaxdistill.run.evaluate import trained_on as trained_on
 from jaxdistill.run.task import evaluate_task as evaluate_task

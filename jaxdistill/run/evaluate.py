@@ -1,5 +1,6 @@
 """`eval` and `export`: one model, outside of a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,23 @@ def evaluate(
     for name, opened in ((model, student), (teacher, guide)):
         if opened is not None:
             check_length(data_config.length, opened.config, str(name))
-    vocab_size = min(m.vocab_size for m in (student, guide) if m is not None)
     prepared = data.prepare(data_config, student.tokenizer)
+    places = measure_places(
+        student, guide, prepared.train, length=data_config.length, batch_size=batch_size
+    )
+    return summary(places, prepared.train)
+
+
+def measure_places(
+    student: Model,
+    guide: Model | None,
+    examples: Sequence[data.Example],
+    *,
+    length: int,
+    batch_size: int,
+) -> evals.Places:
+    """What a model says at every scored place, beside another of the same tokenizer if given."""
+    vocab_size = min(m.vocab_size for m in (student, guide) if m is not None)
 
     def hidden(params: Params, batch: Batch) -> Output:
         return forward_batch(student.config, params, batch)
@@ -96,16 +112,11 @@ def evaluate(
         teacher=signal if guide is not None else None,
         mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
     )
-    places = evaluation(
+    return evaluation(
         student.params,
-        data.ordered_batches(
-            prepared.train,
-            length=data_config.length,
-            batch_size=min(batch_size, len(prepared.train)),
-        ),
+        data.ordered_batches(examples, length=length, batch_size=min(batch_size, len(examples))),
         teacher_params=guide.params if guide is not None else None,
     )
-    return summary(places, prepared.train)
 
 
 def export(model: str, out: str, *, format: Any = "safetensors", dtype: str | None = None) -> Path:

@@ -1,0 +1,218 @@
+"""People's judgements: a sheet of answers that does not say whose they are, out and in again."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxdistill.compare.record import Record
+from jaxdistill.errors import Findings, UserError, nearest
+from jaxdistill.evals import Estimate
+from jaxdistill.report import printable
+
+COLUMNS = ("number", "prompt", "answer_1", "answer_2", "better", "note")
+_JUDGEMENTS = ("1", "2", "tie")
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt.
+
+    Attributes:
+        number: Its number in the sheet, from 1.
+        prompt: What was asked.
+        candidate: Who gave one of the answers; the first model gave the other.
+        answers: Both, in the order in which they are shown.
+        is_candidate_first: Whether the candidate's comes first.
+    """
+
+    number: int
+    prompt: str
+    candidate: str
+    answers: tuple[str, str]
+    is_candidate_first: bool
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a person said of a pair; both may be empty."""
+
+    better: str = ""
+    note: str = ""
+
+
+def pairs(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> list[Pair]:
+    """Every candidate's answer beside the first model's, blind.
+
+    A hash of prompt and candidate decides which of two answers comes first, and which pair of a
+    prompt does: nothing in the sheet tells who is who, and nothing else is needed to read it.
+
+    Args:
+        prompts: What was asked.
+        answers: Of each model, the first one first.
+    """
+    first, *candidates = answers
+    found: list[Pair] = []
+    for place, prompt in enumerate(prompts):
+        for name in sorted(candidates, key=lambda name: _hash("place", prompt, name)):
+            ours, theirs = answers[name][place], answers[first][place]
+            leads = _hash("order", prompt, name) % 2 == 0
+            both = (ours, theirs) if leads else (theirs, ours)
+            found.append(Pair(len(found) + 1, prompt, name, both, leads))
+    return found
+
+
+def write_sheet(found: Sequence[Pair], judged: Mapping[int, Judgement]) -> str:
+    """The sheet as CSV, with what was judged so far."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    for pair in found:
+        said = judged.get(pair.number, Judgement())
+        cells = (pair.prompt, *pair.answers, said.better, said.note)
+        writer.writerow([pair.number, *map(_cell, cells)])
+    return text.getvalue()
+
+
+def read_sheet(path: str | Path, found: Sequence[Pair]) -> dict[int, Judgement]:
+    """What was judged of these pairs, by their number; pairs that were not judged are left out.
+
+    Raises:
+        UserError: naming every row that is not one of the pairs, or that says something unknown.
+    """
+    by_number = {pair.number: pair for pair in found}
+    judged: dict[int, Judgement] = {}
+    findings = Findings()
+    seen: set[int] = set()
+    for number, row in sheet(path):
+        with findings.collect(f"{path}: row {number}"):
+            pair = _pair(row, by_number)
+            if pair.number in seen:
+                raise UserError(f"number {pair.number} stands in the sheet twice. Remove one.")
+            seen.add(pair.number)
+            better = row["better"].strip().lower()
+            if better not in ("", *_JUDGEMENTS):
+                raise UserError(
+                    f"`better` is {row['better']!r}, expected 1, 2, tie or nothing."
+                    f"{nearest(better, _JUDGEMENTS)}"
+                )
+            if better or row["note"].strip():
+                judged[pair.number] = Judgement(better, _read(row["note"]))
+    findings.raise_any()
+    return judged
+
+
+def sheet(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a sheet, numbered as a spreadsheet numbers them.
+
+    Raises:
+        UserError: where it cannot be read, or lacks a column.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8: {error.reason}. Save it as CSV in UTF-8.") from None
+    head = text.partition("\n")[0]
+    # Spreadsheets of half the world write a semicolon between cells.
+    delimiter = ";" if head.count(";") > head.count(",") else ","
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True
+    )
+    try:
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        if missing := [name for name in COLUMNS if name not in columns]:
+            raise UserError(
+                f"{path}: has no column `{missing[0]}`; expected {', '.join(COLUMNS)}, as "
+                f"`jaxdistill compare` writes them.{nearest(missing[0], columns)}"
+            )
+        reader.fieldnames = columns
+        yield from enumerate(reader, start=2)
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file: {error}. Export it as CSV again.") from None
+
+
+def measure_judgements(
+    record: Record,
+    candidates: Sequence[str],
+    found: Sequence[Pair],
+    judged: Mapping[int, Judgement],
+) -> None:
+    """Note wins, ties and losses of each candidate, and its share with ties as halves."""
+    for name in candidates:
+        outcomes = [
+            _outcome(pair, judged.get(pair.number, Judgement()).better)
+            for pair in found
+            if pair.candidate == name
+        ]
+        wins, ties, losses, silent = (outcomes.count(one) for one in ("win", "tie", "loss", ""))
+        for quantity, count in (("wins", wins), ("ties", ties), ("losses", losses)):
+            record.add(name, quantity, count)
+        record.add(name, "not_judged", silent)
+        if wins + ties + losses:
+            record.add(name, "preferred", share(wins, ties, losses))
+
+
+def share(wins: int, ties: int, losses: int) -> Estimate:
+    """The part that is won, ties as halves, with Wilson's 95 % interval.
+
+    Resampling would call three wins of three certain. Wilson, "Probable Inference, the Law of
+    Succession, and Statistical Inference", 1927, https://doi.org/10.1080/01621459.1927.10502953.
+    """
+    count = wins + ties + losses
+    won = (wins + ties / 2) / count
+    centre = (won + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    spread = _Z * math.sqrt(won * (1 - won) / count + _Z**2 / (4 * count**2))
+    half = spread / (1 + _Z**2 / count)
+    return Estimate(won, max(0.0, min(won, centre - half)), min(1.0, max(won, centre + half)))
+
+
+def _outcome(pair: Pair, better: str) -> str:
+    if better in ("", "tie"):
+        return better
+    return "win" if (better == "1") == pair.is_candidate_first else "loss"
+
+
+def _pair(row: Mapping[str, str], by_number: Mapping[int, Pair]) -> Pair:
+    text = row["number"].strip()
+    pair = by_number.get(int(text)) if re.fullmatch(r"[0-9]{1,9}", text) else None
+    if pair is None:
+        raise UserError(
+            f"`number` is {row['number']!r}, expected 1 to {len(by_number)}: this comparison has "
+            "no other pairs. Give the same models, data and `--prompts` as when it was written."
+        )
+    expected = dict(zip(COLUMNS[1:4], (pair.prompt, *pair.answers), strict=True))
+    for name, ours in expected.items():
+        if _bare(row[name]) != _bare(_cell(ours)):
+            raise UserError(
+                f"`{name}` is {_bare(row[name])[:40]!r}, but these models and rows give "
+                f"{_bare(ours)[:40]!r}. Judgements count for the answers that were judged: give "
+                "the same models, data and options."
+            )
+    return pair
+
+
+def _bare(cell: str) -> str:
+    """A cell whatever an editor did to its spaces, its line ends and the mark of no formula."""
+    return " ".join(_read(cell).split())
+
+
+def _cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    shown = printable(text).strip()
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@", "\t", "\r")) else shown
+
+
+def _read(cell: str) -> str:
+    return re.sub(r"^'(?=[=+\-@])", "", cell.strip())
+
+
+def _hash(*parts: str) -> int:
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big")

@@ -1,0 +1,168 @@
+"""The numbers of a comparison: quality on shared rows, where it is lost, and what a model costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxdistill import evals
+from jaxdistill.compare.options import Options
+from jaxdistill.compare.reading import Reading
+from jaxdistill.compare.record import ALL, Record
+
+_OF_TOKENS = {
+    "forward_kl": "kl_to_first",
+    "top1_agreement": "top1_agreement",
+    "top5_agreement": "top5_agreement",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The words of the shared rows.
+
+    Attributes:
+        table: All of them.
+        members: Those that every model has scored from their first byte.
+        nats: What each model pays for each, the first model first.
+    """
+
+    table: evals.WordTable
+    members: Bool[np.ndarray, " W"]
+    nats: Mapping[str, Float[np.ndarray, " W"]]
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Where a candidate pays more than the first model.
+
+    Attributes:
+        bins: The labels of the words, by "frequency", "position" and "length".
+        worst: The label, over all three, where it pays most.
+    """
+
+    bins: Mapping[str, Sequence[str]]
+    worst: str
+
+
+def scored_words(readings: Mapping[str, Reading], rows: Sequence[int]) -> Scored:
+    """The words of the shared rows, and what each model pays for them."""
+    words = [next(iter(readings.values())).words[row] for row in rows]
+    return Scored(
+        table=evals.word_table([row.texts for row in words], [row.ends for row in words]),
+        members=np.concatenate([_is_scored(list(readings.values()), row) for row in rows]),
+        nats={
+            name: np.concatenate([reading.nats[row] for row in rows])
+            for name, reading in readings.items()
+        },
+    )
+
+
+def measure_quality(
+    record: Record,
+    scored: Scored,
+    readings: Mapping[str, Reading],
+    rows: Sequence[int],
+    tolerance: float,
+) -> None:
+    """Note how well each model predicts the shared words, beside the first of them.
+
+    The marks that end answers are left aside: not every tokenizer has one, and answers that were
+    broken off have none.
+    """
+    first, *candidates = readings
+    record.add(ALL, "rows", len(rows))
+    record.add(ALL, "tolerance", tolerance)
+    _measure_words(record, scored, scored.members, "")
+    base = record.get(first, "bits_per_byte")
+    assert base is not None
+    record.add(first, "accepted_extra", tolerance * base.value)
+    for name in candidates:
+        if readings[name].is_alike:
+            for column, quantity in _OF_TOKENS.items():
+                record.add(name, quantity, _mean(readings[name], rows, column))
+
+
+def measure_bins(record: Record, scored: Scored) -> dict[str, Breakdown]:
+    """Note what words of each kind cost; says where each candidate pays most."""
+    bins: dict[str, list[str]] = {}
+    for one in evals.bins(scored.table):
+        members = one.members & scored.members
+        if members.any():
+            bins.setdefault(one.breakdown, []).append(one.label)
+            _measure_words(record, scored, members, one.label)
+    _, *candidates = scored.nats
+    return {name: Breakdown(bins, _worst(record, name, bins)) for name in candidates}
+
+
+def _measure_words(
+    record: Record, scored: Scored, members: Bool[np.ndarray, " W"], label: str
+) -> None:
+    first, *candidates = scored.nats
+    record.add(ALL, "words", int(members.sum()), bin=label)
+    for name, nats in scored.nats.items():
+        cost = evals.bits_per_byte(scored.table, members, nats)
+        record.add(name, "bits_per_byte", cost, bin=label)
+    for name in candidates:
+        more = evals.excess(scored.table, members, scored.nats[name], scored.nats[first])
+        record.add(name, "extra_bits_per_byte", more, bin=label)
+
+
+def measure_costs(
+    record: Record,
+    costs: Mapping[str, evals.Cost],
+    readings: Mapping[str, Reading],
+    rows: Sequence[int],
+    options: Options,
+) -> None:
+    """Note speed, size and prices, in tokens and in words, for tokenizers cut words differently."""
+    first = options.first
+    for name, cost in costs.items():
+        reading = readings[name]
+        num_tokens = sum(reading.sums[row]["scored_tokens"] for row in rows)
+        words_per_token = sum(len(reading.words[row].texts) for row in rows) / num_tokens
+        for quantity, value in asdict(cost).items():
+            record.add(name, quantity, value)
+        speed = record.add(name, "words_per_second", cost.tokens_per_second * words_per_token)
+        price = options.prices.get(name)
+        if price is None and options.machine_price is not None:
+            price = options.machine_price / 3600 / cost.tokens_per_second * 1e6
+        if price is not None:
+            record.add(name, "cost_per_million_tokens", price)
+            record.add(name, "cost_per_million_words", price / words_per_token)
+        if name != first:
+            today = record.get(first, "words_per_second")
+            assert today is not None
+            record.add(name, "relative_speed", speed.value / today.value - 1)
+            _compare_price(record, name, first)
+
+
+def _compare_price(record: Record, name: str, first: str) -> None:
+    price = record.get(name, "cost_per_million_words")
+    today = record.get(first, "cost_per_million_words")
+    if price is not None and today is not None and today.value > 0:
+        record.add(name, "relative_price", price.value / today.value - 1)
+
+
+def _worst(record: Record, name: str, bins: Mapping[str, Sequence[str]]) -> str:
+    def more(label: str) -> float:
+        line = record.get(name, "extra_bits_per_byte", bin=label)
+        assert line is not None
+        return line.value
+
+    return max((label for labels in bins.values() for label in labels), key=more)
+
+
+def _is_scored(readings: Sequence[Reading], row: int) -> Bool[np.ndarray, " _"]:
+    """Which words of a row every model has scored from their first byte."""
+    begins = np.append(0, readings[0].words[row].ends[:-1])
+    return begins >= max(reading.words[row].first_byte for reading in readings)
+
+
+def _mean(reading: Reading, rows: Sequence[int], name: str) -> evals.Estimate:
+    """The mean over tokens of what was summed by row."""
+    sums, counts = np.array(
+        [[reading.sums[row][name], reading.sums[row]["scored_tokens"]] for row in rows]
+    ).T
+    return evals.ratio(sums[None], counts[None])

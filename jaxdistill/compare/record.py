@@ -1,0 +1,213 @@
+"""Every number of a comparison once, at full precision, and how each is said."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxdistill.evals import Estimate
+from jaxdistill.report import Quantity, fixed, megabytes, percent
+from jaxdistill.report.comparison import QUANTITIES as OF_RUNS
+
+End = Literal["value", "low", "high"]
+
+ALL = ""
+"""Stands where a model's name would, in what is said of the whole comparison."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A number, and its 95 % interval if it has one.
+
+    Attributes:
+        model: Whose it is, by name; `ALL` for none.
+        quantity: What it is, by its name in `QUANTITIES`.
+        value: The number.
+        low: Where the interval begins.
+        high: Where it ends.
+        bin: Of which words it holds; nothing for all of them.
+    """
+
+    model: str
+    quantity: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    bin: str = ""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a sentence, which a page marks as the one in the record.
+
+    Attributes:
+        line: Where it stands.
+        text: How it is written.
+        end: Which of the line's numbers it is.
+    """
+
+    line: Line
+    text: str
+    end: End = "value"
+
+
+Sentence = tuple[str | Number, ...]
+
+
+def plain(sentence: Sentence) -> str:
+    """A sentence as text."""
+    return "".join(part if isinstance(part, str) else part.text for part in sentence)
+
+
+class Record:
+    """The numbers of a comparison, in the order in which they were found.
+
+    Args:
+        currency: What prices are in.
+    """
+
+    def __init__(self, currency: str = "$"):
+        self._lines: dict[tuple[str, str, str], Line] = {}
+        self._currency = currency
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self._lines.values())
+
+    def add(
+        self, model: str, quantity: str, value: float | int | Estimate, *, bin: str = ""
+    ) -> Line:
+        """Note a number."""
+        if isinstance(value, Estimate):
+            line = Line(model, quantity, value.value, value.low, value.high, bin)
+        else:
+            line = Line(model, quantity, float(value), bin=bin)
+        self._lines[model, quantity, bin] = line
+        return line
+
+    def get(self, model: str, quantity: str, *, bin: str = "") -> Line | None:
+        """The number, if it was noted."""
+        return self._lines.get((model, quantity, bin))
+
+    def quantity(self, name: str) -> Quantity:
+        """What a quantity is called, and how it is written."""
+        if name.startswith("task/"):
+            return Quantity(
+                f"Task: {name.removeprefix('task/').replace('_', ' ')}", percent, "more"
+            )
+        found = QUANTITIES[name]
+        if name in _PRICES:
+            return Quantity(found.label, lambda price: self._currency + _price(price), found.better)
+        return found
+
+    def said(self, model: str, quantity: str, end: End = "value", *, bin: str = "") -> Number:
+        """A number that is there, as it is written in a sentence or a cell."""
+        line = self._lines[model, quantity, bin]
+        value = getattr(line, end)
+        assert value is not None, f"{quantity} has no interval"
+        return Number(line, self.quantity(quantity).write(value), end)
+
+    def interval(self, model: str, quantity: str, *, bin: str = "") -> Sentence:
+        """`[low, high]` of a number; nothing where it has no interval."""
+        line = self._lines[model, quantity, bin]
+        if line.low is None:
+            return ()
+        ends = (self.said(model, quantity, end, bin=bin) for end in ("low", "high"))
+        low, high = ends
+        return ("[", low, ", ", high, "]")
+
+    def jsonl(self) -> str:
+        """All of it, one JSON object a line; what a number does not have is left out."""
+        return "".join(
+            json.dumps({k: v for k, v in vars(line).items() if v not in (None, "")}) + "\n"
+            for line in self
+        )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _signed_percent(value: float) -> str:
+    return f"{100 * value:+.0f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _price(value: float) -> str:
+    return f"{value:,.2f}" if value >= 1 else f"{value:.4f}"
+
+
+def _tolerance(value: float) -> str:
+    return f"{100 * value:g} %"
+
+
+_PRICES = ("cost_per_million_tokens", "cost_per_million_words")
+
+QUANTITIES: dict[str, Quantity] = {
+    "bits_per_byte": Quantity("Bits per byte", fixed(3), "less"),
+    "extra_bits_per_byte": Quantity("Extra beside the first", _signed, "less"),
+    "kl_to_first": Quantity("KL to the first, nats", fixed(3), "less"),
+    "top1_agreement": Quantity("Agrees with the first", percent, "more"),
+    "top5_agreement": Quantity("First's word in top 5", percent, "more"),
+    "preferred": Quantity("Preferred by people", percent, "more"),
+    "words_per_second": Quantity("Words per second", fixed(1), "more"),
+    "tokens_per_second": Quantity("Tokens per second", fixed(1), "more"),
+    "first_token_seconds": Quantity("Seconds to first token", fixed(3), "less"),
+    "peak_bytes": Quantity("Peak memory", megabytes, "less"),
+    "size_on_disk": Quantity("Size on disk", megabytes, "less"),
+    "num_parameters": OF_RUNS["num_parameters"],
+    "cost_per_million_tokens": Quantity("Price of a million tokens", _price, "less"),
+    "cost_per_million_words": Quantity("Price of a million words", _price, "less"),
+    # what is said in sentences only
+    "rows": Quantity("Rows compared", _count),
+    "words": Quantity("Words compared", _count),
+    "rows_left_out": Quantity("Rows left out", _count),
+    "rows_to_tell": Quantity("Rows that would tell", _count),
+    "tolerance": Quantity("Tolerance", _tolerance),
+    "accepted_extra": Quantity("Accepted", _signed),
+    "relative_price": Quantity("Price, beside the first", _signed_percent),
+    "relative_speed": Quantity("Speed, beside the first", _signed_percent),
+    "wins": Quantity("Judged better", _count),
+    "ties": Quantity("Judged as good", _count),
+    "losses": Quantity("Judged worse", _count),
+    "not_judged": Quantity("Not judged", _count),
+}
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Quality": (
+        "bits_per_byte",
+        "extra_bits_per_byte",
+        "kl_to_first",
+        "top1_agreement",
+        "top5_agreement",
+        "task/",
+        "preferred",
+    ),
+    "Price": ("cost_per_million_words", "cost_per_million_tokens"),
+    "Speed and size": (
+        "words_per_second",
+        "tokens_per_second",
+        "first_token_seconds",
+        "peak_bytes",
+        "size_on_disk",
+        "num_parameters",
+    ),
+}
+"""The table, part by part; a name that ends in `/` stands for all that begin so."""
+
+
+def table(record: Record) -> dict[str, list[str]]:
+    """The quantities of each part of the table that any model has."""
+    there = list(dict.fromkeys(line.quantity for line in record if not line.bin))
+    found = {
+        group: [
+            one
+            for name in names
+            for one in there
+            if one == name or (name.endswith("/") and one.startswith(name))
+        ]
+        for group, names in GROUPS.items()
+    }
+    return {group: names for group, names in found.items() if names}

@@ -1,0 +1,159 @@
+"""What a model pays for each word, whatever tokens it reads it in, and where it pays too much."""
+
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxdistill.evals.bootstrap import Estimate, difference, ratio
+
+_FREQUENCIES = (
+    ("words that occur once", 1, 1),
+    ("words that occur 2 to 9 times", 2, 9),
+    ("words that occur 10 to 99 times", 10, 99),
+    ("words that occur 100 times or more", 100, None),
+)
+_POSITIONS = (
+    ("words 1 to 4 of an answer", 1, 4),
+    ("words 5 to 16 of an answer", 5, 16),
+    ("words 17 to 64 of an answer", 17, 64),
+    ("words from the 65th on", 65, None),
+)
+
+
+def word_nats(
+    nats: Float[np.ndarray, " N"],
+    token_ends: Int[np.ndarray, " N"],
+    word_ends: Int[np.ndarray, " W"],
+) -> Float[np.ndarray, " W"]:
+    """The nats of each word of a text.
+
+    A token that covers several words is shared out among them by its bytes, so that nothing is
+    counted twice and nothing is lost.
+
+    Args:
+        nats: Of each token, in order.
+        token_ends: The byte that each token reaches; tokens that share a character reach the same.
+        word_ends: The byte where each word ends.
+    """
+    spent = np.cumsum(nats)
+    ends = np.unique(token_ends[token_ends > 0])
+    last = np.searchsorted(token_ends, ends, side="right") - 1
+    paid = np.interp(word_ends, np.append(0, ends), np.append(0.0, spent[last]))
+    return np.diff(paid, prepend=0.0)
+
+
+@dataclass(frozen=True)
+class WordTable:
+    """The scored words of several rows, one an entry.
+
+    Attributes:
+        rows: The number of its row.
+        num_bytes: Its length in UTF-8, with the spaces before it.
+        counts: How often it occurs in all of them, whatever its case and punctuation.
+        positions: Its place in its row, from 1.
+        lengths: How many words its row has.
+    """
+
+    rows: Int[np.ndarray, " W"]
+    num_bytes: Int[np.ndarray, " W"]
+    counts: Int[np.ndarray, " W"]
+    positions: Int[np.ndarray, " W"]
+    lengths: Int[np.ndarray, " W"]
+
+
+def word_table(texts: Sequence[Sequence[str]], ends: Sequence[Int[np.ndarray, " _"]]) -> WordTable:
+    """The words of rows.
+
+    Args:
+        texts: The words of each row.
+        ends: The byte where each of them ends.
+    """
+    sizes = np.array([len(row) for row in texts])
+    plain = [_plain(word) for row in texts for word in row]
+    counted = Counter(plain)
+    return WordTable(
+        rows=np.repeat(np.arange(len(texts)), sizes),
+        num_bytes=np.concatenate([np.diff(row, prepend=0) for row in ends]),
+        counts=np.array([counted[word] for word in plain]),
+        positions=np.concatenate([np.arange(1, size + 1) for size in sizes]),
+        lengths=np.repeat(sizes, sizes),
+    )
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Some of the words.
+
+    Attributes:
+        breakdown: What they are told apart by: "frequency", "position" or "length".
+        label: Which they are, as a person says it.
+        members: Which they are, in the table.
+    """
+
+    breakdown: str
+    label: str
+    members: Bool[np.ndarray, " W"]
+
+
+def bins(table: WordTable) -> list[Bin]:
+    """The words by how frequent they are, where they stand, and how long their answer is.
+
+    Each breakdown has every word once; bins without any are left out.
+    """
+    found = [Bin("frequency", *one) for one in _between(table.counts, _FREQUENCIES)]
+    found += [Bin("position", *one) for one in _between(table.positions, _POSITIONS)]
+    found += [Bin("length", *one) for one in _between(table.lengths, _thirds(table))]
+    return [one for one in found if one.members.any()]
+
+
+def bits_per_byte(
+    table: WordTable, members: Bool[np.ndarray, " W"], nats: Float[np.ndarray, " W"]
+) -> Estimate:
+    """What the words of a bin cost, with an interval over the rows that have any."""
+    return ratio(*_by_row(table, members, nats))
+
+
+def excess(
+    table: WordTable,
+    members: Bool[np.ndarray, " W"],
+    nats: Float[np.ndarray, " W"],
+    other: Float[np.ndarray, " W"],
+) -> Estimate:
+    """The bits per byte of a bin that `nats` has more than `other`, rows paired."""
+    return difference(_by_row(table, members, nats), _by_row(table, members, other))
+
+
+def _by_row(
+    table: WordTable, members: Bool[np.ndarray, " W"], nats: Float[np.ndarray, " W"]
+) -> tuple[Float[np.ndarray, "1 R"], Float[np.ndarray, "1 R"]]:
+    _, row_of = np.unique(table.rows[members], return_inverse=True)
+    bits = np.bincount(row_of, weights=nats[members] / np.log(2))
+    return bits[None], np.bincount(row_of, weights=table.num_bytes[members])[None]
+
+
+def _between(
+    values: Int[np.ndarray, " W"], edges: Sequence[tuple[str, int, int | None]]
+) -> list[tuple[str, Bool[np.ndarray, " W"]]]:
+    return [
+        (label, (values >= low) & (values <= (np.inf if high is None else high)))
+        for label, low, high in edges
+    ]
+
+
+def _thirds(table: WordTable) -> list[tuple[str, int, int | None]]:
+    """Short, middling and long answers: a third of the rows each, as far as that goes."""
+    by_row = table.lengths[np.unique(table.rows, return_index=True)[1]]
+    short, middling = np.quantile(by_row, [1 / 3, 2 / 3], method="lower").tolist()
+    return [
+        (f"answers of up to {short} words", 1, short),
+        (f"answers of {short + 1} to {middling} words", short + 1, middling),
+        (f"answers of more than {middling} words", middling + 1, None),
+    ]
+
+
+def _plain(word: str) -> str:
+    return word.strip(string.punctuation + "“”‘’…–—").casefold() or word

@@ -1,0 +1,44 @@
+"""What all pages are made of: one document without script or network, and escaped text in it."""
+
+from collections.abc import Mapping
+from html import escape
+from importlib import resources
+from string import Template
+
+from jaxdistill.report.comparison import printable
+
+
+def document(title: str, lead: str, sections: Mapping[str, str], *, css: str = "") -> str:
+    """A page as HTML.
+
+    Args:
+        title: What it is called, as text.
+        lead: A sentence or two below the title, as HTML.
+        sections: HTML by its heading, which is text; an empty section is left out.
+        css: Rules beyond those that all pages have.
+    """
+    return Template(_file("page.html")).substitute(
+        title=escaped(title),
+        lead=lead,
+        css=f"{_file('page.css')}{css}".strip(),
+        sections="\n".join(
+            f"<section>\n<h2>{escaped(heading)}</h2>\n{content}\n</section>"
+            for heading, content in sections.items()
+            if content
+        ),
+    )
+
+
+def facts(found: Mapping[str, str]) -> str:
+    """What is worth knowing, as HTML by its name; nothing where there is nothing."""
+    lines = "\n".join(f"<dt>{escaped(name)}</dt><dd>{text}</dd>" for name, text in found.items())
+    return f'<dl class="facts">\n{lines}\n</dl>' if lines else ""
+
+
+def escaped(text: str) -> str:
+    """`text` as HTML, without what steers a terminal or turns the direction of writing."""
+    return escape(printable(text), quote=True)
+
+
+def _file(name: str) -> str:
+    return resources.files("jaxdistill.report").joinpath(name).read_text(encoding="utf-8")
