@@ -1,0 +1,210 @@
+"""What each command does. It imports its rooms when it runs, so that `--help` answers at once."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, astuple
+from typing import TextIO, cast
+
+from jaxdistill.errors import UserError
+
+BROKEN_PIPE = 141
+
+
+def train(options: argparse.Namespace) -> int:
+    """Run a config: train, evaluate, export, report."""
+    from jaxdistill import run
+
+    _outlive_readers()
+    return run.train(run.read(options.config, options.overrides))
+
+
+def check(options: argparse.Namespace) -> None:
+    """Find what is wrong before any weight is loaded."""
+    from jaxdistill import run
+
+    _say(run.check(run.read(options.config, options.overrides)))
+
+
+def study(options: argparse.Namespace) -> int:
+    """Train arms and seeds of one run, and compare them."""
+    from jaxdistill import study
+
+    _outlive_readers()
+    return study.run(study.read(options.config, tuple(options.overrides)), options.config)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Tell on a page whether a model can take another's place."""
+    from jaxdistill import compare
+
+    reading = ("length", "loss_on", "prompt_template")
+    named = ("out", "prompts", "max_new_tokens", "batch_size", "task", "machine_price")
+    named += ("currency", "tolerance", "judgements")
+    compare.compare(
+        compare.options(
+            options.models,
+            sources=options.data,
+            reading={name: getattr(options, name) for name in reading},
+            prices=options.price,
+            **{name: getattr(options, name) for name in named},
+        )
+    )
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure likelihood of rows, agreement with a teacher, tasks."""
+    _check_eval(options)
+    if options.lm_eval:
+        values = _harness(options)
+    elif options.task:
+        from jaxdistill import run
+
+        task = run.read_task(options.task)
+        common = {"batch_size": options.batch_size, "dtype": options.dtype}
+        scores = run.evaluate_task(options.model, task, sources=options.data, **common)
+        values = {
+            f"{name}{suffix}": value
+            for name, estimate in scores.items()
+            for suffix, value in zip(("", "_low", "_high"), astuple(estimate), strict=True)
+        }
+    else:
+        values = _likelihood(options)
+    if options.json:
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        _say(json.dumps(finite))
+    else:
+        width = max(18, *map(len, values))
+        _say("\n".join(f"{name:<{width}} {value:.6g}" for name, value in values.items()))
+
+
+def _check_eval(options: argparse.Namespace) -> None:
+    """See that no option is given that would not be looked at."""
+    for_rows = ("teacher", "task", "length", "loss_on")
+    for_harness = ("include_path", "limit", "fewshot")
+    names, why = (
+        (for_rows, "is about the rows of `--data`, and `--lm-eval` brings its own")
+        if options.lm_eval
+        else (for_harness, "belongs to `--lm-eval TASK`")
+    )
+    if given := [name for name in names if getattr(options, name) is not None]:
+        raise UserError(
+            *(f"eval: `--{name.replace('_', '-')}` {why}. Leave it out." for name in given)
+        )
+
+
+def _harness(options: argparse.Namespace) -> dict[str, float]:
+    from jaxdistill import harness
+
+    return harness.evaluate(
+        options.model,
+        options.lm_eval,
+        include_path=options.include_path,
+        limit=options.limit,
+        fewshot=options.fewshot,
+        as_chat=options.prompt_template == "chat",
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+    )
+
+
+def _likelihood(options: argparse.Namespace) -> dict[str, float]:
+    from jaxdistill import run
+    from jaxdistill.data import DataConfig
+
+    reading = {"length": 512, "loss_on": "completion", "prompt_template": "plain"}
+    if (trained := run.trained_on(options.model)) is not None:
+        reading = {name: getattr(trained, name) for name in reading}
+    reading |= {name: value for name in reading if (value := getattr(options, name)) is not None}
+    data_config = DataConfig(sources=tuple(options.data), heldout=0.0, **reading)
+    return run.evaluate(
+        options.model,
+        data_config=data_config,
+        teacher=options.teacher,
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+    )
+
+
+def cost(options: argparse.Namespace) -> None:
+    """Measure what a model takes: time, memory, disk."""
+    from jaxdistill import report, run
+
+    found = run.cost(
+        options.model,
+        runtime=options.runtime,
+        prompt_tokens=options.prompt_tokens,
+        new_tokens=options.new_tokens,
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+    )
+    values = asdict(found)
+    lines = [f"{quantity.label:<24}{text:>12}" for quantity, (text,) in report.rows({"": values})]
+    _say(json.dumps(values) if options.json else "\n".join(lines))
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Continue prompts (from flags or from stdin)."""
+    from jaxdistill import run
+
+    model = run.open_model(options.model, dtype=options.dtype)
+    prompts = options.prompt or _lines(sys.stdin)
+    answers = model.generate(
+        prompts,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        chat=options.chat,
+    )
+    _say("\n".join(answers))
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a folder that PyTorch transformers loads."""
+    from jaxdistill import run
+
+    path = run.export(options.model, options.out, format=options.format, dtype=options.dtype)
+    _say(str(path))
+
+
+def fetch(options: argparse.Namespace) -> None:
+    """Get a model that the project knows by name."""
+    from jaxdistill import hub
+
+    _say(str(hub.fetch(options.name, options.out)))
+
+
+def _lines(file: Iterable[str] | None) -> list[str]:
+    """The lines that stand on standard input."""
+    try:
+        lines = [] if file is None else [line.rstrip("\n") for line in file]
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: not UTF-8: {error.reason}. Save it as UTF-8.") from None
+    if not lines:
+        raise UserError("generate: there is no prompt. Give `--prompt TEXT`, or lines on stdin.")
+    return lines
+
+
+def _outlive_readers() -> None:
+    """What is printed from here on may find nobody who reads it; the work goes on."""
+    import rich
+
+    from jaxdistill.track import Output
+
+    rich.get_console().file = cast(TextIO, Output())
+
+
+def _say(text: str) -> None:
+    from jaxdistill.track import silence_output
+
+    try:
+        print(text, flush=True)  # noqa: T201
+    except OSError as error:
+        silence_output()
+        if isinstance(error, BrokenPipeError):
+            sys.exit(BROKEN_PIPE)
+        raise UserError(f"standard output cannot be written to: {error.strerror}.") from None
