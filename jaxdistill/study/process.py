@@ -7,12 +7,10 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
 
 from jaxdistill.errors import INTERRUPTED, UserError
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from jaxdistill.signals import Listener
 
 
 @contextmanager
@@ -56,7 +54,7 @@ def _lock(descriptor: int, on_wait: Callable[[], None]) -> None:
         pass  # a file system without locks
 
 
-class Processes:
+class Processes(Listener):
     """While entered, a signal goes to the process that runs, and none is started after it.
 
     Args:
@@ -64,25 +62,10 @@ class Processes:
     """
 
     def __init__(self, *inherited: int):
+        super().__init__(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         self._inherited = inherited
         self._process: subprocess.Popen[bytes] | None = None
-        self._before: dict[signal.Signals, Any] = {}
         self._is_stopped = False
-
-    def __enter__(self) -> "Processes":
-        for number in _SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` and `&` ask for
-                self._before[number] = signal.signal(number, self._hear)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def run(self, command: Sequence[str]) -> int:
         """Run one process to its end. Returns its exit code, or 130 if a signal came."""
@@ -98,7 +81,8 @@ class Processes:
         self._process = None
         return INTERRUPTED if self._is_stopped else code
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Hand it on."""
         self._is_stopped = True
         if self._process is not None:
             # Whatever came: this one is understood from a process's first moment on.

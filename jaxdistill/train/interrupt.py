@@ -2,42 +2,24 @@
 
 import os
 import signal
-import threading
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from jaxdistill.signals import Listener
 
 
-class Interrupt:
+class Interrupt(Listener):
     """While entered, remembers the first signal instead of dying of it.
 
     After that first one the handlers that were there before are back, so that a second kills.
-    Python delivers signals to the main thread only; in another this does nothing.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.received: str | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "Interrupt":
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` and `&` ask for
-                    self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._restore()
 
     def agreed(self) -> bool:
         """Whether any process was asked to stop: all must leave the loop after the same step."""
@@ -46,12 +28,9 @@ class Interrupt:
             return asked
         return bool(np.any(multihost_utils.process_allgather(np.asarray(asked))))
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Remember it."""
         self.received = signal.Signals(number).name
-        self._restore()
+        self.stop_listening()
         # A handler may run inside any print, so this one writes past Python's buffers.
         os.write(2, b"\nStopping after this step; once more stops at once.\n")
-
-    def _restore(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
