@@ -82,16 +82,18 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def _check_eval(options: argparse.Namespace) -> None:
     """See that no option is given that would not be looked at."""
-    for_rows = ("teacher", "task", "length", "loss_on")
-    for_harness = ("include_path", "limit", "fewshot")
-    names, why = (
-        (for_rows, "is about the rows of `--data`, and `--lm-eval` brings its own")
-        if options.lm_eval
-        else (for_harness, "belongs to `--lm-eval TASK`")
-    )
-    if given := [name for name in names if getattr(options, name) is not None]:
+    likelihood: tuple[str, ...] = ("teacher", "length", "loss_on")
+    harness: tuple[str, ...] = ("include_path", "limit", "fewshot")
+    unseen = dict.fromkeys(harness, "belongs to `--lm-eval TASK`")
+    if options.lm_eval:
+        why = "is about the rows of `--data`, and `--lm-eval` brings its own"
+        unseen = dict.fromkeys((*likelihood, "task"), why)
+    elif options.task:
+        why = "is about the likelihood of rows, and the file of `--task` says how to ask"
+        unseen |= dict.fromkeys((*likelihood, "prompt_template"), why)
+    if given := [name for name in unseen if getattr(options, name) is not None]:
         raise UserError(
-            *(f"eval: `--{name.replace('_', '-')}` {why}. Leave it out." for name in given)
+            *(f"eval: `--{name.replace('_', '-')}` {unseen[name]}. Leave it out." for name in given)
         )
 
 

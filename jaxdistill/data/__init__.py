@@ -3,6 +3,7 @@
 from jaxdistill.data.config import DataConfig as DataConfig
 from jaxdistill.data.examples import Counts as Counts
 from jaxdistill.data.examples import Example as Example
+from jaxdistill.data.pack import rounded_length as rounded_length
 from jaxdistill.data.pipeline import Prepared as Prepared
 from jaxdistill.data.pipeline import Rows as Rows
 from jaxdistill.data.pipeline import batches as batches

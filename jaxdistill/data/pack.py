@@ -68,3 +68,12 @@ def sequence(examples: Sequence[Example], length: int) -> Batch:
         segment_ids=segment_ids,
         row_ids=row_ids,
     )
+
+
+def rounded_length(length: int) -> int:
+    """A length at least as great out of few, so that few programs are compiled.
+
+    There are two an octave: 32, 64, 96, 128, 192, 256, 384, ...
+    """
+    step = max(32, 1 << max(0, length.bit_length() - 2))
+    return -(-length // step) * step

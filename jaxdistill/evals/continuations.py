@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdistill.data import Example, ordered_batches
+from jaxdistill.data import Example, ordered_batches, rounded_length
 from jaxdistill.evals.places import Evaluation
 from jaxdistill.evals.summary import by_row
 from jaxdistill.types import Batch, Params
@@ -79,7 +79,8 @@ def _batches(
     """Every example once, the longest first: what does not fit into memory says so at once."""
     groups: dict[int, list[Example]] = {}
     for example in sorted(examples, key=lambda example: -example.num_places):
-        groups.setdefault(_rounded(example.num_places, max_positions), []).append(example)
+        length = min(max_positions, rounded_length(example.num_places))
+        groups.setdefault(length, []).append(example)
     done = tokens = 0
     for length, group in groups.items():
         size = min(batch_size, 1 << (len(group) - 1).bit_length())
@@ -91,9 +92,3 @@ def _batches(
             tokens = int((batch.segment_ids > 0).sum())
     if on_scored is not None:
         on_scored(done, len(examples), tokens)
-
-
-def _rounded(places: int, most: int) -> int:
-    """Two lengths an octave: 32, 64, 96, 128, 192, 256, 384, ..."""
-    step = max(32, 1 << max(0, places.bit_length() - 2))
-    return min(most, -(-places // step) * step)

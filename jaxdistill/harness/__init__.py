@@ -1,4 +1,4 @@
-"""lm-evaluation-harness: its tasks for our models, and our models for its command.
+"""lm-evaluation-harness: its tasks for our models, and our models for its `simple_evaluate`.
 
 It comes with `pip install jaxdistill[lm-eval]`. What was imported here, the harness knows by name:
 
@@ -12,7 +12,9 @@ from jaxdistill.errors import UserError
 
 try:
     import lm_eval as lm_eval
-except ImportError:
+except ModuleNotFoundError as error:
+    if error.name != "lm_eval":
+        raise
     raise UserError(
         "lm-evaluation-harness is not installed: `pip install 'jaxdistill[lm-eval]'`."
     ) from None

@@ -1,8 +1,10 @@
 """Tensors of a file into parameters: checked all at once, then read a few at a time."""
 
 import os
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,9 +27,9 @@ def load_params(
     """Read a model's tensors into its parameters.
 
     Each parameter is filled slice by slice into one host buffer for each of its shards, and cast
-    on the way. A few are filled at a time, each by a thread, for NumPy copies, turns and casts at
-    the speed of one core. A shard that no device of this process holds is not made, and a tensor
-    that no shard wants is not read.
+    on the way, one parameter after the other and a few of its layers at a time, for NumPy copies,
+    turns and casts at the speed of one core. A shard that no device of this process holds is not
+    made, and a tensor that no shard wants is not read.
 
     Args:
         source: The model.
@@ -43,28 +45,36 @@ def load_params(
     check_dtype(dtype)
     tensors = fitting(source)
     shapes = abstract_params(source.config)
-
-    def read(rule: Rule) -> list[jax.Array]:
-        pieces = list(rule.names(source.config.num_layers))
-        held = np.dtype(dtype or _stored_dtype(tensors[name] for _, name in pieces))
-        fillings = [
-            _Filling(_at(shapes, path).shape, held, _at(shardings, path)) for path in rule.paths
-        ]
-        for layer, name in pieces:
-            if any(filling.wants(layer) for filling in fillings):
-                tensor = tensors[name].read()
-                check_range(name, tensor, held)
-                for filling, array in zip(fillings, rule.to_ours(tensor), strict=True):
-                    filling.put(layer, array)
-        return [filling.finish() for filling in fillings]
-
-    rules = source.family.rules(source.config)
     params: dict[str, Any] = {}
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-        for rule, leaves in zip(rules, threads.map(read, rules), strict=True):
-            for path, leaf in zip(rule.paths, leaves, strict=True):
-                _put_at(params, path, leaf)
+        for rule in source.family.rules(source.config):
+            pieces = [
+                (layer, name, tensors[name]) for layer, name in rule.names(source.config.num_layers)
+            ]
+            held = np.dtype(dtype or _stored_dtype(tensor for *_, tensor in pieces))
+            fillings = [
+                _Filling(_at(shapes, path).shape, held, _at(shardings, path)) for path in rule.paths
+            ]
+            deque(threads.map(partial(_fill, rule, fillings, held), *zip(*pieces, strict=True)), 0)
+            for path, filling in zip(rule.paths, fillings, strict=True):
+                _put_at(params, path, filling.finish())
     return params
+
+
+def _fill(
+    rule: Rule,
+    fillings: Sequence["_Filling"],
+    held: np.dtype,
+    layer: int | None,
+    name: str,
+    stored: LazyTensor,
+) -> None:
+    """Read one tensor into the parameters that it is a part of."""
+    if any(filling.wants(layer) for filling in fillings):
+        tensor = stored.read()
+        check_range(name, tensor, held)
+        for filling, array in zip(fillings, rule.to_ours(tensor), strict=True):
+            filling.put(layer, array)
 
 
 class _Filling:

@@ -36,6 +36,7 @@ def _load(request: Request) -> Any:
             "--runtime torch: PyTorch is not installed. Run `pip install 'jaxdistill[torch]'`, or "
             "take `--runtime jax`."
         ) from None
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -53,7 +54,7 @@ def _load(request: Request) -> Any:
             f"{request.path}: its .bin holds more than weights, or is damaged, and what else a "
             f"pickle says is never run. {_CURE}"
         ) from None
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
             f"{request.path}: `transformers` does not load it: {said.rstrip('.')}. {_CURE}"

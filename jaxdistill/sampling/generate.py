@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxdistill.data import rounded_length
 from jaxdistill.errors import UserError
 from jaxdistill.models import (
     Cache,
@@ -207,9 +208,7 @@ def _padded(
     """The prompts as rows of one of few shapes, and their lengths; padding rows have length 0."""
     rows = min(batch_size, 1 << (len(prompts) - 1).bit_length())
     longest = max(map(len, prompts))
-    # Two lengths an octave: 32, 64, 96, 128, 192, 256, 384, ...
-    step = max(32, 1 << max(0, longest.bit_length() - 2))
-    tokens = np.zeros((rows, -(-longest // step) * step), np.int32)
+    tokens = np.zeros((rows, rounded_length(longest)), np.int32)
     lengths = np.zeros(rows, np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt

@@ -92,6 +92,10 @@ def test_limit_fewshot_and_chat_are_the_tasks_to_obey(place, evaluate, monkeypat
         (("--lm-eval", "broken"), "--lm-eval broken: cannot be loaded:"),
         (("--lm-eval", "tiny_choice", "--length", 9), "eval: `--length` is about the rows of"),
         (("--data", "x.jsonl", "--limit", 9), "eval: `--limit` belongs to `--lm-eval TASK`"),
+        (
+            ("--data", "x.jsonl", "--task", "t", "--length", 9),
+            "eval: `--length` is about the likeli",
+        ),
         (("--lm-eval", "x", "--include-path", "nowhere"), "nowhere is no folder of tasks"),
     ],
 )

@@ -59,6 +59,12 @@ def test_whole_arrays_may_go_to_any_device(folder: Path) -> None:
     assert not any(leaf.committed for leaf in jax.tree.leaves(params))
 
 
+def test_they_go_to_the_device_that_was_chosen(folder: Path) -> None:
+    with jax.default_device(jax.devices()[2]):
+        params = hub.load(folder, tokenizer=False).params
+    assert all(leaf.devices() == {jax.devices()[2]} for leaf in jax.tree.leaves(params))
+
+
 def test_every_tensor_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     init = LazyTensor.__init__

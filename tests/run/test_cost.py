@@ -56,16 +56,17 @@ def test_the_numbers_agree_with_the_files(folder: Path, runtime):
     assert 0 < found.first_token_seconds < 2 * 16 / found.tokens_per_second
 
 
-def test_the_command_says_it_for_people_and_for_programs(folder: Path, command):
+def test_the_command_says_it_for_people_and_for_programs(folder: Path, command, monkeypatch):
     ask = ("cost", "--model", folder, "--prompt-tokens", 4, "--new-tokens", 4)
-    code, printed, complained = command(*ask)
+    code, printed, complained = command(*ask, "--dtype", "bfloat16", "--json")
     assert (code, complained) == (0, "")
-    labels = ["Parameters", "Size on disk", "Peak memory", "Seconds to first token"]
-    assert [line[:24].strip() for line in printed.splitlines()] == [*labels, "Tokens per second"]
-    code, printed, _ = command(*ask, "--dtype", "bfloat16", "--json")
     values = json.loads(printed.splitlines()[-1])
     assert list(values) == [field.name for field in fields(evals.Cost)]
     assert all(value > 0 for value in values.values())
+    monkeypatch.setattr(run, "cost", lambda path, **request: evals.Cost(**values))
+    code, printed, _ = command(*ask)
+    labels = ["Parameters", "Size on disk", "Peak memory", "Seconds to first token"]
+    assert [line[:24].strip() for line in printed.splitlines()] == [*labels, "Tokens per second"]
 
 
 def test_a_run_is_its_student_and_pytorchs_own_files_are_read(folder: Path, tmp_path: Path):
@@ -90,10 +91,16 @@ def test_a_pickle_that_is_no_weights_is_not_run(folder: Path, tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("runtime", ["jax", "torch"])
-def test_lengths_that_the_model_does_not_read(folder: Path, runtime):
+def test_lengths_that_the_model_does_not_read(folder: Path):
     with pytest.raises(UserError, match="200 tokens of a prompt and 57 new ones are more than"):
-        run.cost(str(folder), runtime=runtime, prompt_tokens=200, new_tokens=57)
+        run.cost(str(folder), runtime="torch", prompt_tokens=200, new_tokens=57)
+
+
+def test_a_file_that_was_cut_short(folder: Path, tmp_path: Path):
+    broken = shutil.copytree(folder, tmp_path / "broken") / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"`transformers` does not load it"):
+        run.cost(str(broken.parent), runtime="torch", **FEW)
 
 
 def test_what_is_refused_before_anything_is_started(folder: Path):
@@ -130,7 +137,6 @@ def test_without_pytorch(folder: Path, pretended):
     pretended("raise ImportError")
     with pytest.raises(UserError, match=r"pip install 'jaxdistill\[torch\]'"):
         run.cost(str(folder), runtime="torch")
-    assert run.cost(str(folder), **FEW).num_parameters > 0
 
 
 @pytest.mark.parametrize(
