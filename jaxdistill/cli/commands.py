@@ -84,7 +84,7 @@ def _check_eval(options: argparse.Namespace) -> None:
     """See that no option is given that would not be looked at."""
     likelihood: tuple[str, ...] = ("teacher", "length", "loss_on")
     harness: tuple[str, ...] = ("include_path", "limit", "fewshot")
-    unseen = dict.fromkeys(harness, "belongs to `--lm-eval TASK`")
+    unseen: dict[str, str] = dict.fromkeys(harness, "belongs to `--lm-eval TASK`")
     if options.lm_eval:
         why = "is about the rows of `--data`, and `--lm-eval` brings its own"
         unseen = dict.fromkeys((*likelihood, "task"), why)

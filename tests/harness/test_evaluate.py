@@ -99,7 +99,8 @@ def test_limit_fewshot_and_chat_are_the_tasks_to_obey(place, evaluate, monkeypat
         (("--lm-eval", "x", "--include-path", "nowhere"), "nowhere is no folder of tasks"),
     ],
 )
-def test_mistakes_are_said_in_lines(place, evaluate, arguments, said):
+def test_mistakes_are_said_in_lines(place, evaluate, monkeypatch, arguments, said):
+    monkeypatch.chdir(place)  # a task that names no files has `datasets` look at all that are here
     for name, path in (("broken", "json"), ("remote", "someone/rows")):
         task = f"task: {name}\ndataset_path: {path}\n"
         (place / "tasks" / f"{name}.yaml").write_text(task)
