@@ -10,6 +10,7 @@ from jaxdistill import evals
 from jaxdistill.compare.options import Options
 from jaxdistill.compare.reading import Reading
 from jaxdistill.compare.record import ALL, Record
+from jaxdistill.errors import UserError
 
 _OF_TOKENS = {
     "forward_kl": "kl_to_first",
@@ -24,7 +25,7 @@ class Scored:
 
     Attributes:
         table: All of them.
-        members: Those that every model has scored from their first byte.
+        members: Those that are the same bytes to every model, and scored from the first of them.
         nats: What each model pays for each, the first model first.
     """
 
@@ -47,16 +48,31 @@ class Breakdown:
 
 
 def scored_words(readings: Mapping[str, Reading], rows: Sequence[int]) -> Scored:
-    """The words of the shared rows, and what each model pays for them."""
+    """The words of the shared rows, and what each model pays for them.
+
+    Raises:
+        UserError: where no word can be compared, or a model pays what is no number.
+    """
     words = [next(iter(readings.values())).words[row] for row in rows]
-    return Scored(
-        table=evals.word_table([row.texts for row in words], [row.ends for row in words]),
-        members=np.concatenate([_is_scored(list(readings.values()), row) for row in rows]),
-        nats={
-            name: np.concatenate([reading.nats[row] for row in rows])
-            for name, reading in readings.items()
-        },
-    )
+    members = np.concatenate([_is_scored(list(readings.values()), row) for row in rows])
+    if not members.any():
+        raise UserError(
+            "compare: no word of these rows is the same bytes to every model and predicted whole. "
+            "Give longer rows, or rows with prompts."
+        )
+    nats = {
+        name: np.concatenate([reading.nats[row] for row in rows])
+        for name, reading in readings.items()
+    }
+    if wrong := [name for name, paid in nats.items() if not np.isfinite(paid[members]).all()]:
+        raise UserError(
+            *(
+                f"compare: what {name} pays for a word is not finite. See whether its weights are."
+                for name in wrong
+            )
+        )
+    table = evals.word_table([row.texts for row in words], [row.ends for row in words])
+    return Scored(table, members, nats)
 
 
 def measure_quality(
@@ -155,9 +171,14 @@ def _worst(record: Record, name: str, bins: Mapping[str, Sequence[str]]) -> str:
 
 
 def _is_scored(readings: Sequence[Reading], row: int) -> Bool[np.ndarray, " _"]:
-    """Which words of a row every model has scored from their first byte."""
-    begins = np.append(0, readings[0].words[row].ends[:-1])
-    return begins >= max(reading.words[row].first_byte for reading in readings)
+    """Which words of a row are the same bytes to every model, which has scored all of them.
+
+    A token that lies across the seam of prompt and answer brings its space to the first word.
+    """
+    words = [reading.words[row] for reading in readings]
+    sizes = np.stack([np.diff(one.ends, prepend=0) for one in words])
+    is_whole = [one.ends - size >= one.first_byte for one, size in zip(words, sizes, strict=True)]
+    return (sizes == sizes[0]).all(axis=0) & np.all(is_whole, axis=0)
 
 
 def _mean(reading: Reading, rows: Sequence[int], name: str) -> evals.Estimate:

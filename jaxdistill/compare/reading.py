@@ -160,9 +160,9 @@ def _word_nats(
     found = {}
     for row_id, here in zip(row_ids.tolist(), np.split(order, begins[1:]), strict=True):
         row, nll = words[row_id], places.values["nll"][here].tolist()
-        paid = dict(zip(places.positions[here].tolist(), nll, strict=True))
         # The first token of a row costs nothing, for nothing predicts it.
-        nats = np.array([paid.get(position, 0.0) for position in row.positions.tolist()])
+        paid = {-1: 0.0, **dict(zip(places.positions[here].tolist(), nll, strict=True))}
+        nats = np.array([paid[position] for position in row.positions.tolist()])
         found[row_id] = evals.word_nats(nats, row.token_ends, row.ends)
     return found
 

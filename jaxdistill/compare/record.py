@@ -1,6 +1,7 @@
 """Every number of a comparison once, at full precision, and how each is said."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -116,11 +117,18 @@ class Record:
         return ("[", low, ", ", high, "]")
 
     def jsonl(self) -> str:
-        """All of it, one JSON object a line; what a number does not have is left out."""
+        """All of it, one JSON object a line; what a number does not have is left out.
+
+        JSON has no word for what is not finite: null stands for it.
+        """
         return "".join(
-            json.dumps({k: v for k, v in vars(line).items() if v not in (None, "")}) + "\n"
+            json.dumps({k: _finite(v) for k, v in vars(line).items() if v not in (None, "")}) + "\n"
             for line in self
         )
+
+
+def _finite(value: float | str) -> float | str | None:
+    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def _signed(value: float) -> str:
