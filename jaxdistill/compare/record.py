@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxdistill.evals import Estimate
+from jaxdistill.evals import LESS_IS_BETTER, Estimate
 from jaxdistill.report import Quantity, fixed, megabytes, percent
 from jaxdistill.report.comparison import QUANTITIES as OF_RUNS
 
@@ -92,9 +92,9 @@ class Record:
     def quantity(self, name: str) -> Quantity:
         """What a quantity is called, and how it is written."""
         if name.startswith("task/"):
-            return Quantity(
-                f"Task: {name.removeprefix('task/').replace('_', ' ')}", percent, "more"
-            )
+            metric = name.removeprefix("task/")
+            better = "less" if metric in LESS_IS_BETTER else "more"
+            return Quantity(f"Task: {metric.replace('_', ' ')}", percent, better)
         found = QUANTITIES[name]
         if name in _PRICES:
             return Quantity(found.label, lambda price: self._currency + _price(price), found.better)
@@ -139,6 +139,10 @@ def _signed_percent(value: float) -> str:
     return f"{100 * value:+.0f} %".replace("-", "\N{MINUS SIGN}")
 
 
+def _signed_points(value: float) -> str:
+    return f"{100 * value:+.1f} %".replace("-", "\N{MINUS SIGN}")
+
+
 def _count(value: float) -> str:
     return f"{value:,.0f}"
 
@@ -175,6 +179,8 @@ QUANTITIES: dict[str, Quantity] = {
     "rows_to_tell": Quantity("Rows that would tell", _count),
     "tolerance": Quantity("Tolerance", _tolerance),
     "accepted_extra": Quantity("Accepted", _signed),
+    "task_loss": Quantity("Worse in the task", _signed_points, "less"),
+    "accepted_task_loss": Quantity("Accepted in the task", _signed_points),
     "relative_price": Quantity("Price, beside the first", _signed_percent),
     "relative_speed": Quantity("Speed, beside the first", _signed_percent),
     "wins": Quantity("Judged better", _count),
