@@ -112,8 +112,9 @@ def test_few_rows_have_no_interval_and_are_nobodys_worst():
     assert all(line.low is None for line in record if line.bin)
 
 
-def test_one_of_many_intervals_above_0_is_no_news():
+def test_one_of_many_intervals_above_0_is_no_news(monkeypatch: pytest.MonkeyPatch):
     """An interval of 95 % that barely lies above 0 does not once it is widened."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2000)
     # 20 rows, of which 14 cost more: the mean is 0.4, its error 0.2 or so.
     table = word_table([["word"]] * 20, [np.array([4])] * 20)
     extra = np.where(np.arange(20) < 14, 1.0, -1.0) + 0.05
