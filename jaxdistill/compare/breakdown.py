@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxdistill.compare.html import cell, said
 from jaxdistill.compare.measure import Breakdown
 from jaxdistill.compare.record import ALL, Record, Sentence
-from jaxdistill.report import escaped
+from jaxdistill.report import escaped, scrolled
 
 _BREAKDOWNS = {
     "frequency": "By how often a word occurs in these rows",
@@ -25,12 +25,12 @@ def breakdown_html(record: Record, found: Breakdown, name: str, *, first: str) -
         + "\n</tbody>"
         for breakdown, labels in found.bins.items()
     )
-    return (
-        f'<p class="lead">{said(_lead(record, name, worst, first))}</p>\n'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Where {escaped(name)} falls '
-        'behind">\n<table class="bins">\n'
+    lead = f'<p class="lead">{said(_lead(record, name, worst, first))}</p>\n'
+    return lead + scrolled(
+        f"Where {name} falls behind",
+        '<table class="bins">\n'
         '<thead><tr><th scope="col">Words</th><th scope="col">Extra bits per byte</th>'
-        f'<td class="bar"></td></tr></thead>\n{groups}\n</table>\n</div>'
+        f'<td class="bar"></td></tr></thead>\n{groups}\n</table>',
     )
 
 

@@ -13,7 +13,7 @@ from jaxdistill.compare.html import cell, said
 from jaxdistill.compare.measure import Breakdown
 from jaxdistill.compare.recommend import Advice, Recommendation, headline
 from jaxdistill.compare.record import ALL, Record, Sentence, table
-from jaxdistill.report import Sample, document, draw_intervals, escaped, facts
+from jaxdistill.report import Sample, document, draw_intervals, escaped, facts, scrolled
 
 _ARROWS = {"less": "less is better", "more": "more is better", None: ""}
 
@@ -108,11 +108,12 @@ def _table(page: Page) -> str:
         + "\n</tbody>"
         for group, names in table(page.record).items()
     )
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="At a glance">\n<table>\n'
+    return scrolled(
+        "At a glance",
+        "<table>\n"
         f"<caption>In brackets: where the number lies with 95 % confidence. “The first” is "
         f"{escaped(page.models[0])}.</caption>\n"
-        f'<thead><tr><th scope="col">Quantity</th>{heads}</tr></thead>\n{bodies}\n</table>\n</div>'
+        f'<thead><tr><th scope="col">Quantity</th>{heads}</tr></thead>\n{bodies}\n</table>',
     )
 
 
