@@ -71,7 +71,7 @@ def _compare(compare: argparse.ArgumentParser) -> None:
         type=_at_least_0,
         default=0.05,
         metavar="T",
-        help="how much worse is accepted, as a fraction of the first model's bits per byte",
+        help="how much worse is accepted: a fraction of the first model's bits per byte, and score",
     )
     compare.add_argument(
         "--judgements", metavar="FILE", help="the filled-in judgements.csv of the same comparison"

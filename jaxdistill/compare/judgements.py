@@ -86,26 +86,43 @@ def read_sheet(path: str | Path, found: Sequence[Pair]) -> dict[int, Judgement]:
     Raises:
         UserError: naming every row that is not one of the pairs, or that says something unknown.
     """
-    by_number = {pair.number: pair for pair in found}
     judged: dict[int, Judgement] = {}
     findings = Findings()
-    seen: set[int] = set()
-    for number, row in sheet(path):
-        with findings.collect(f"{path}: row {number}"):
-            pair = _pair(row, by_number)
-            if pair.number in seen:
-                raise UserError(f"number {pair.number} stands in the sheet twice. Remove one.")
-            seen.add(pair.number)
-            better = row["better"].strip().lower()
-            if better not in ("", *_JUDGEMENTS):
-                raise UserError(
-                    f"`better` is {row['better']!r}, expected 1, 2, tie or nothing."
-                    f"{nearest(better, _JUDGEMENTS)}"
-                )
+    for place, (number, row) in check_sheet(path, len(found)).items():
+        with findings.collect(place):
+            _check_pair(row, found[number - 1])
+            better = _better(row)
             if better or row["note"].strip():
-                judged[pair.number] = Judgement(better, _read(row["note"]))
+                judged[number] = Judgement(better, _read(row["note"]))
     findings.raise_any()
     return judged
+
+
+def check_sheet(path: str | Path, most: int) -> dict[str, tuple[int, dict[str, str]]]:
+    """The rows of a sheet with their numbers, by their place, as far as no model has to be asked.
+
+    Args:
+        path: The sheet.
+        most: How many pairs there are at most.
+
+    Raises:
+        UserError: naming every row whose number is none, stands there twice, or whose judgement
+            is unknown.
+    """
+    rows: dict[str, tuple[int, dict[str, str]]] = {}
+    findings = Findings()
+    seen: set[int] = set()
+    for line, row in sheet(path):
+        place = f"{path}: row {line}"
+        with findings.collect(place):
+            number = _number(row, most)
+            if number in seen:
+                raise UserError(f"number {number} stands in the sheet twice. Remove one.")
+            seen.add(number)
+            _better(row)
+            rows[place] = number, row
+    findings.raise_any()
+    return rows
 
 
 def sheet(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -180,14 +197,28 @@ def _outcome(pair: Pair, better: str) -> str:
     return "win" if (better == "1") == pair.is_candidate_first else "loss"
 
 
-def _pair(row: Mapping[str, str], by_number: Mapping[int, Pair]) -> Pair:
+def _number(row: Mapping[str, str], most: int) -> int:
     text = row["number"].strip()
-    pair = by_number.get(int(text)) if re.fullmatch(r"[0-9]{1,9}", text) else None
-    if pair is None:
+    number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
+    if not 1 <= number <= most:
         raise UserError(
-            f"`number` is {row['number']!r}, expected 1 to {len(by_number)}: this comparison has "
-            "no other pairs. Give the same models, data and `--prompts` as when it was written."
+            f"`number` is {row['number']!r}, expected 1 to {most}: this comparison has no other "
+            "pairs. Give the same models, data and `--prompts` as when it was written."
         )
+    return number
+
+
+def _better(row: Mapping[str, str]) -> str:
+    better = row["better"].strip().lower()
+    if better not in ("", *_JUDGEMENTS):
+        raise UserError(
+            f"`better` is {row['better']!r}, expected 1, 2, tie or nothing."
+            f"{nearest(better, _JUDGEMENTS)}"
+        )
+    return better
+
+
+def _check_pair(row: Mapping[str, str], pair: Pair) -> None:
     expected = dict(zip(COLUMNS[1:4], (pair.prompt, *pair.answers), strict=True))
     for name, ours in expected.items():
         if _bare(row[name]) != _bare(_cell(ours)):
@@ -196,7 +227,6 @@ def _pair(row: Mapping[str, str], by_number: Mapping[int, Pair]) -> Pair:
                 f"{_bare(ours)[:40]!r}. Judgements count for the answers that were judged: give "
                 "the same models, data and options."
             )
-    return pair
 
 
 def _bare(cell: str) -> str:

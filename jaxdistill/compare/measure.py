@@ -9,7 +9,10 @@ from jaxtyping import Bool, Float
 from jaxdistill import evals
 from jaxdistill.compare.options import Options
 from jaxdistill.compare.reading import Reading
+from jaxdistill.compare.recommend import checks
 from jaxdistill.compare.record import ALL, Record
+from jaxdistill.compare.rules import FEWEST_ROWS, together
+from jaxdistill.errors import UserError
 
 _OF_TOKENS = {
     "forward_kl": "kl_to_first",
@@ -24,7 +27,7 @@ class Scored:
 
     Attributes:
         table: All of them.
-        members: Those that every model has scored from their first byte.
+        members: Those that are the same bytes to every model, and scored from the first of them.
         nats: What each model pays for each, the first model first.
     """
 
@@ -35,28 +38,44 @@ class Scored:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Where a candidate pays more than the first model.
+    """Where candidates pay more than the first model.
 
     Attributes:
         bins: The labels of the words, by "frequency", "position" and "length".
-        worst: The label, over all three, where it pays most.
+        worst: For each candidate the label, over all three, where it pays most; None where it
+            pays clearly more nowhere.
     """
 
     bins: Mapping[str, Sequence[str]]
-    worst: str
+    worst: Mapping[str, str | None]
 
 
 def scored_words(readings: Mapping[str, Reading], rows: Sequence[int]) -> Scored:
-    """The words of the shared rows, and what each model pays for them."""
+    """The words of the shared rows, and what each model pays for them.
+
+    Raises:
+        UserError: where no word can be compared, or a model pays what is no number.
+    """
     words = [next(iter(readings.values())).words[row] for row in rows]
-    return Scored(
-        table=evals.word_table([row.texts for row in words], [row.ends for row in words]),
-        members=np.concatenate([_is_scored(list(readings.values()), row) for row in rows]),
-        nats={
-            name: np.concatenate([reading.nats[row] for row in rows])
-            for name, reading in readings.items()
-        },
-    )
+    members = np.concatenate([_is_scored(list(readings.values()), row) for row in rows])
+    if not members.any():
+        raise UserError(
+            "compare: no word of these rows is the same bytes to every model and predicted whole. "
+            "Give longer rows, or rows with prompts."
+        )
+    nats = {
+        name: np.concatenate([reading.nats[row] for row in rows])
+        for name, reading in readings.items()
+    }
+    if wrong := [name for name, paid in nats.items() if not np.isfinite(paid[members]).all()]:
+        raise UserError(
+            *(
+                f"compare: what {name} pays for a word is not finite. See whether its weights are."
+                for name in wrong
+            )
+        )
+    table = evals.word_table([row.texts for row in words], [row.ends for row in words])
+    return Scored(table, members, nats)
 
 
 def measure_quality(
@@ -84,29 +103,97 @@ def measure_quality(
                 record.add(name, quantity, _mean(readings[name], rows, column))
 
 
-def measure_bins(record: Record, scored: Scored) -> dict[str, Breakdown]:
-    """Note what words of each kind cost; says where each candidate pays most."""
+def measure_task(
+    record: Record, scores: Mapping[str, Mapping[str, Float[np.ndarray, "S R"]]], tolerance: float
+) -> None:
+    """Note each metric of a task, and by how much the first of them is worse, rows paired.
+
+    Args:
+        record: Takes the numbers.
+        scores: Of each model, the first one first: each metric of every row, with every seed.
+        tolerance: As for `measure_quality`: a fraction of the first model's score.
+    """
+    for name, metrics in scores.items():
+        for metric, values in metrics.items():
+            score = evals.ratio(values, np.ones_like(values))
+            record.add(name, f"task/{metric}", score)
+    first, *candidates = scores
+    metric = next(iter(scores[first]))
+    base = record.get(first, f"task/{metric}")
+    assert base is not None
+    record.add(first, "accepted_task_loss", tolerance * base.value)
+    sign = 1 if metric in evals.LESS_IS_BETTER else -1
+    for name in candidates:
+        worse = sign * (scores[name][metric] - scores[first][metric])
+        record.add(name, "task_loss", evals.ratio(worse, np.ones_like(worse)))
+
+
+def measure_rows_to_tell(record: Record, first: str, candidates: Sequence[str]) -> None:
+    """Note how many rows would tell of each candidate that these do not tell of."""
+    for name in candidates:
+        checked = checks(record, first, name)
+        if together(one.quality for one in checked) == "unclear":
+            needed = [one.rows_to_tell for one in checked if one.quality == "unclear"]
+            known = [one for one in needed if one is not None]
+            if len(known) == len(needed):
+                record.add(name, "rows_to_tell", max(known))
+
+
+def measure_bins(record: Record, scored: Scored) -> Breakdown:
+    """Note what words of each kind cost; says where each candidate pays most.
+
+    A bin of few rows has no interval, and is nobody's worst.
+    """
     bins: dict[str, list[str]] = {}
+    many: dict[str, Bool[np.ndarray, " W"]] = {}
     for one in evals.bins(scored.table):
         members = one.members & scored.members
         if members.any():
             bins.setdefault(one.breakdown, []).append(one.label)
-            _measure_words(record, scored, members, one.label)
+            has_interval = len(np.unique(scored.table.rows[members])) >= FEWEST_ROWS
+            _measure_words(record, scored, members, one.label, has_interval=has_interval)
+            if has_interval:
+                many[one.label] = members
     _, *candidates = scored.nats
-    return {name: Breakdown(bins, _worst(record, name, bins)) for name in candidates}
+    return Breakdown(bins, {name: _worst(record, scored, name, many) for name in candidates})
 
 
 def _measure_words(
-    record: Record, scored: Scored, members: Bool[np.ndarray, " W"], label: str
+    record: Record,
+    scored: Scored,
+    members: Bool[np.ndarray, " W"],
+    label: str,
+    *,
+    has_interval: bool = True,
 ) -> None:
     first, *candidates = scored.nats
     record.add(ALL, "words", int(members.sum()), bin=label)
     for name, nats in scored.nats.items():
         cost = evals.bits_per_byte(scored.table, members, nats)
-        record.add(name, "bits_per_byte", cost, bin=label)
+        record.add(name, "bits_per_byte", cost if has_interval else cost.value, bin=label)
     for name in candidates:
         more = evals.excess(scored.table, members, scored.nats[name], scored.nats[first])
-        record.add(name, "extra_bits_per_byte", more, bin=label)
+        record.add(name, "extra_bits_per_byte", more if has_interval else more.value, bin=label)
+
+
+def _worst(
+    record: Record, scored: Scored, name: str, many: Mapping[str, Bool[np.ndarray, " W"]]
+) -> str | None:
+    """Where a candidate clearly pays more, and most of all.
+
+    Of many intervals of 95 % some lie above 0 by chance: those here are wider, so that all of
+    them together hold in 95 % (Bonferroni's correction).
+    """
+    first = next(iter(scored.nats))
+    found: dict[str, float] = {}
+    for label, members in many.items():
+        line = record.get(name, "extra_bits_per_byte", bin=label)
+        if line is None or line.low is None or line.low <= 0:
+            continue
+        nats, level = (scored.nats[name], scored.nats[first]), 1 - 0.05 / len(many)
+        if evals.excess(scored.table, members, *nats, level=level).low > 0:
+            found[label] = line.value
+    return max(found, key=lambda label: found[label], default=None)
 
 
 def measure_costs(
@@ -141,23 +228,20 @@ def measure_costs(
 def _compare_price(record: Record, name: str, first: str) -> None:
     price = record.get(name, "cost_per_million_words")
     today = record.get(first, "cost_per_million_words")
+    # Nothing can be said beside a price of 0; what is cheaper is told by the prices themselves.
     if price is not None and today is not None and today.value > 0:
         record.add(name, "relative_price", price.value / today.value - 1)
 
 
-def _worst(record: Record, name: str, bins: Mapping[str, Sequence[str]]) -> str:
-    def more(label: str) -> float:
-        line = record.get(name, "extra_bits_per_byte", bin=label)
-        assert line is not None
-        return line.value
-
-    return max((label for labels in bins.values() for label in labels), key=more)
-
-
 def _is_scored(readings: Sequence[Reading], row: int) -> Bool[np.ndarray, " _"]:
-    """Which words of a row every model has scored from their first byte."""
-    begins = np.append(0, readings[0].words[row].ends[:-1])
-    return begins >= max(reading.words[row].first_byte for reading in readings)
+    """Which words of a row are the same bytes to every model, which has scored all of them.
+
+    A token that lies across the seam of prompt and answer brings its space to the first word.
+    """
+    words = [reading.words[row] for reading in readings]
+    sizes = np.stack([np.diff(one.ends, prepend=0) for one in words])
+    is_whole = [one.ends - size >= one.first_byte for one, size in zip(words, sizes, strict=True)]
+    return (sizes == sizes[0]).all(axis=0) & np.all(is_whole, axis=0)
 
 
 def _mean(reading: Reading, rows: Sequence[int], name: str) -> evals.Estimate:

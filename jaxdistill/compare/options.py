@@ -10,7 +10,7 @@ from jaxdistill import run
 from jaxdistill.data import DataConfig
 from jaxdistill.errors import Findings, UserError, nearest
 
-FILES = ("index.html", "metrics.jsonl", "judgements.csv")
+PAGE, NUMBERS, SHEET = FILES = ("index.html", "metrics.jsonl", "judgements.csv")
 """What a comparison writes."""
 
 _READING = {"length": 512, "loss_on": "completion", "prompt_template": "plain"}
@@ -27,11 +27,12 @@ class Options:
         prompts: How many prompts they answer side by side.
         max_new_tokens: How long an answer may be.
         batch_size: How many sequences go through a model together.
-        task: A task's YAML file, whose score counts as quality.
+        task: A task's YAML file, whose first metric counts as quality, beside bits per byte.
         machine_price: Of an hour of this machine.
         prices: Of a million tokens, for models that are paid so.
         currency: What prices are in.
-        tolerance: How much worse a model may be: a fraction of the first one's bits per byte.
+        tolerance: How much worse a model may be: a fraction of the first one's bits per byte, and
+            of its score in the task.
         judgements: People's judgements on an earlier comparison of these models.
     """
 
@@ -107,11 +108,12 @@ def check_out(out: Path, judgements: str | None) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file. Name a folder.")
     inside = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if foreign := [name for name in inside if name not in FILES]:
+    # Desktops and spreadsheets leave hidden files wherever somebody looks.
+    if foreign := [name for name in inside if name not in FILES and not name.startswith(".")]:
         raise UserError(
             f"--out: {out} holds {foreign[0]}, which no comparison wrote. Name a new folder."
         )
-    judged = out / FILES[2]
+    judged = out / SHEET
     is_read = judgements is not None and Path(judgements).resolve() == judged.resolve()
     if judged.is_file() and not is_read and _has_judgements(judged):
         raise UserError(

@@ -1,22 +1,21 @@
 """The page that a decision is taken on: the recommendation first, then all that it rests on."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 
+from jaxdistill.compare.breakdown import breakdown_html
 from jaxdistill.compare.differences import marked
+from jaxdistill.compare.html import cell, said
 from jaxdistill.compare.measure import Breakdown
 from jaxdistill.compare.recommend import Advice, Recommendation, headline
-from jaxdistill.compare.record import ALL, Number, Record, Sentence, table
-from jaxdistill.report import Sample, document, draw_intervals, escaped, facts
+from jaxdistill.compare.record import ALL, Record, Sentence, table
+from jaxdistill.report import Sample, document, draw_intervals, escaped, facts, scrolled
 
 _ARROWS = {"less": "less is better", "more": "more is better", None: ""}
-_BREAKDOWNS = {
-    "frequency": "By how often a word occurs in these rows",
-    "position": "By where a word stands in its answer",
-    "length": "By how long the answer is",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +26,19 @@ class Page:
         models: The names of the models, the one in use first.
         record: All numbers.
         recommendation: What to do.
-        breakdowns: Where each candidate pays most.
+        breakdown: Where each candidate pays most.
         samples: What the models answer.
-        has_judgements: Whether people's judgements were read.
+        sheet: Where the sheet for people's judgements is written.
+        has_judgements: Whether it was read.
         facts: How all this was measured, by name.
     """
 
     models: Sequence[str]
     record: Record
     recommendation: Recommendation
-    breakdowns: Mapping[str, Breakdown]
+    breakdown: Breakdown
     samples: Sequence[Sample]
+    sheet: Path
     has_judgements: bool
     facts: Mapping[str, Sentence]
 
@@ -53,7 +54,12 @@ def html(page: Page) -> str:
     sections = {
         "Recommendation": _recommendation(page),
         "At a glance": _table(page) + _picture(page),
-        **{f"Where {name} falls behind": _breakdown(page, name) for name in candidates},
+        **{
+            f"Where {name} falls behind": breakdown_html(
+                page.record, page.breakdown, name, first=first
+            )
+            for name in candidates
+        },
         "Side by side": _samples(page),
         "What people say": _people(page),
         "How this was measured": facts({k: said(v) for k, v in page.facts.items()}),
@@ -61,18 +67,6 @@ def html(page: Page) -> str:
     title = f"{' and '.join(candidates)} beside {first}"
     css = resources.files("jaxdistill.compare").joinpath("compare.css").read_text(encoding="utf-8")
     return document(title, said(lead), sections, css=css)
-
-
-def said(sentence: Sentence) -> str:
-    """A sentence as HTML."""
-    return "".join(escaped(part) if isinstance(part, str) else _data(part) for part in sentence)
-
-
-def _data(number: Number) -> str:
-    line = number.line
-    names = {"model": line.model, "quantity": line.quantity, "bin": line.bin, "end": number.end}
-    marks = "".join(f' data-{name}="{escaped(text)}"' for name, text in names.items() if text)
-    return f'<data value="{getattr(line, number.end)!r}"{marks}>{escaped(number.text)}</data>'
 
 
 def _recommendation(page: Page) -> str:
@@ -114,11 +108,12 @@ def _table(page: Page) -> str:
         + "\n</tbody>"
         for group, names in table(page.record).items()
     )
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="At a glance">\n<table>\n'
+    return scrolled(
+        "At a glance",
+        "<table>\n"
         f"<caption>In brackets: where the number lies with 95 % confidence. “The first” is "
         f"{escaped(page.models[0])}.</caption>\n"
-        f'<thead><tr><th scope="col">Quantity</th>{heads}</tr></thead>\n{bodies}\n</table>\n</div>'
+        f'<thead><tr><th scope="col">Quantity</th>{heads}</tr></thead>\n{bodies}\n</table>',
     )
 
 
@@ -126,18 +121,10 @@ def _table_row(page: Page, quantity: str, marks: Sequence[str]) -> str:
     about = page.record.quantity(quantity)
     better = f"<small>{_ARROWS[about.better]}</small>" if about.better else ""
     cells = "".join(
-        f"<td{mark}>{_cell(page.record, name, quantity)}</td>"
+        f"<td{mark}>{cell(page.record, name, quantity)}</td>"
         for name, mark in zip(page.models, marks, strict=True)
     )
     return f'<tr><th scope="row">{escaped(about.label)}{better}</th>{cells}</tr>'
-
-
-def _cell(record: Record, model: str, quantity: str, *, bin: str = "") -> str:
-    if record.get(model, quantity, bin=bin) is None:
-        return '<span aria-label="none">–</span>'
-    interval = said(record.interval(model, quantity, bin=bin))
-    number = said((record.said(model, quantity, bin=bin),))
-    return number + (f"<small>{interval}</small>" if interval else "")
 
 
 def _picture(page: Page) -> str:
@@ -152,68 +139,6 @@ def _picture(page: Page) -> str:
         "\n<figure>\n<figcaption>How well each predicts the text</figcaption>\n"
         f"{draw_intervals('bits_per_byte', intervals)}</figure>"
     )
-
-
-def _breakdown(page: Page, name: str) -> str:
-    found, record = page.breakdowns[name], page.record
-    scale = _Scale(record, name, [one for labels in found.bins.values() for one in labels])
-    worst: Sentence = (
-        f"It falls behind most on {found.worst}: ",
-        record.said(name, "extra_bits_per_byte", bin=found.worst),
-        f" bits per byte beside {page.models[0]} ",
-        *record.interval(name, "extra_bits_per_byte", bin=found.worst),
-        ".",
-    )
-    groups = "\n".join(
-        f'<tbody>\n<tr class="group"><th scope="rowgroup" colspan="3">'
-        f"{_BREAKDOWNS[breakdown]}</th></tr>\n"
-        + "\n".join(_bin_row(record, name, label, scale, label == found.worst) for label in labels)
-        + "\n</tbody>"
-        for breakdown, labels in found.bins.items()
-    )
-    return (
-        f'<p class="lead">{said(worst)}</p>\n'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Where {escaped(name)} falls '
-        'behind">\n<table class="bins">\n'
-        '<thead><tr><th scope="col">Words</th><th scope="col">Extra bits per byte</th>'
-        f'<td class="bar"></td></tr></thead>\n{groups}\n</table>\n</div>'
-    )
-
-
-def _bin_row(record: Record, name: str, label: str, scale: "_Scale", is_worst: bool) -> str:
-    count = said((record.said(ALL, "words", bin=label), " words"))
-    return (
-        f"<tr{' class=worst' if is_worst else ''}>"
-        f'<th scope="row">{escaped(label)}<small>{count}</small></th>'
-        f"<td>{_cell(record, name, 'extra_bits_per_byte', bin=label)}</td>"
-        f'<td class="bar">{scale.bar(label)}</td></tr>'
-    )
-
-
-class _Scale:
-    """Intervals as bars on one line, beside numbers that say the same."""
-
-    def __init__(self, record: Record, name: str, labels: Sequence[str]):
-        lines = {one: record.get(name, "extra_bits_per_byte", bin=one) for one in labels}
-        self._ends = {
-            label: (line.low or 0.0, line.value, line.high or 0.0)
-            for label, line in lines.items()
-            if line is not None
-        }
-        self._low = min(0.0, *(low for low, _, _ in self._ends.values()))
-        self._high = max(0.0, *(high for _, _, high in self._ends.values())) or 1.0
-
-    def bar(self, label: str) -> str:
-        """The interval, its value, and where nothing would be."""
-        low, value, high = (self._place(one) for one in self._ends[label])
-        return (
-            f'<span class="scale" aria-hidden="true"><u style="left:{self._place(0.0):.2f}%"></u>'
-            f'<i style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
-            f'<b style="left:{value:.2f}%"></b></span>'
-        )
-
-    def _place(self, value: float) -> float:
-        return 100 * (value - self._low) / (self._high - self._low)
 
 
 def _samples(page: Page) -> str:
@@ -256,7 +181,7 @@ def _people(page: Page) -> str:
             "<p>Nobody was asked yet. <code>judgements.csv</code>, beside this page, holds the "
             "answers above in an order that does not tell whose they are. Write 1, 2 or tie into "
             "its column <code>better</code>, and run the comparison again with "
-            "<code>--judgements judgements.csv</code>.</p>"
+            f"<code>--judgements {escaped(shlex.quote(str(page.sheet)))}</code>.</p>"
         )
     lines = "\n".join(_judged(page, name) for name in page.models[1:])
     return f"<ul>\n{lines}\n</ul>"

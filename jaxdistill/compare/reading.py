@@ -28,14 +28,12 @@ class Reading:
             `forward_kl`, `top1_agreement` and `top5_agreement` with the first.
         words: The words of each row.
         nats: What each of them costs.
-        answers: What it answers to each prompt.
     """
 
     is_alike: bool
     sums: dict[int, dict[str, float]]
     words: dict[int, data.Words]
     nats: dict[int, Float[np.ndarray, " _"]]
-    answers: list[str]
 
 
 def text_rows(sources: Sequence[str], *, as_chat: bool) -> list[data.Row]:
@@ -65,7 +63,8 @@ def text_rows(sources: Sequence[str], *, as_chat: bool) -> list[data.Row]:
 def questions(rows: Sequence[data.Row], count: int) -> list[data.Row]:
     """The first `count` rows that ask different things; one that asks nothing gives its beginning.
 
-    Their `row_id` is their place in the list.
+    Of rows that every model reads whole, each reads the prompt. Their `row_id` is their place in
+    the list.
     """
     found: dict[str, data.Row] = {}
     for row in rows:
@@ -86,7 +85,7 @@ def questions(rows: Sequence[data.Row], count: int) -> list[data.Row]:
 def read(
     path: str, model: Model, guide: Model | None, rows: Sequence[data.Row], options: Options
 ) -> Reading:
-    """What a model says of the rows that it can read, and of the prompts.
+    """What a model says of the rows that it can read.
 
     Args:
         path: Where it is, for messages.
@@ -121,7 +120,6 @@ def read(
         sums=sums,
         words=words,
         nats=_word_nats(places, words),
-        answers=_answers(model, questions(rows, options.prompts), options),
     )
 
 
@@ -160,14 +158,15 @@ def _word_nats(
     found = {}
     for row_id, here in zip(row_ids.tolist(), np.split(order, begins[1:]), strict=True):
         row, nll = words[row_id], places.values["nll"][here].tolist()
-        paid = dict(zip(places.positions[here].tolist(), nll, strict=True))
         # The first token of a row costs nothing, for nothing predicts it.
-        nats = np.array([paid.get(position, 0.0) for position in row.positions.tolist()])
+        paid = {-1: 0.0, **dict(zip(places.positions[here].tolist(), nll, strict=True))}
+        nats = np.array([paid[position] for position in row.positions.tolist()])
         found[row_id] = evals.word_nats(nats, row.token_ends, row.ends)
     return found
 
 
-def _answers(model: Model, asking: Sequence[data.Row], options: Options) -> list[str]:
+def answers(model: Model, asking: Sequence[data.Row], options: Options) -> list[str]:
+    """What a model answers to each of the `questions`."""
     tokens = data.prompt_tokens(asking, model.tokenizer)
     sampling = Sampling(max_new_tokens=options.max_new_tokens)
     prompts = [tokens[row.row_id] for row in asking]

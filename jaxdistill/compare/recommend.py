@@ -1,27 +1,24 @@
 """What to do, by plain rules: take a candidate, keep the first model, or say that nobody can tell.
 
-The rules are pure functions of estimates; what they say names the numbers that decided.
+What is said names the numbers that decided.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from jaxdistill.compare.record import ALL, Line, Number, Record, Sentence
+from jaxdistill.compare.record import ALL, Record, Sentence
+from jaxdistill.compare.rules import (
+    People,
+    Quality,
+    Verdict,
+    is_cheaper,
+    people,
+    quality,
+    rows_to_tell,
+    together,
+    verdict,
+)
 from jaxdistill.evals import Estimate
-
-FEWEST_ROWS = 20
-"""An interval from fewer rows than these says little of the next one."""
-
-NOTICEABLE = 0.05
-"""What is cheaper, or faster, by less than this fraction is neither."""
-
-_WORTH_SAYING = 100
-"""More than so many times the rows there are is only said to be many more."""
-
-Quality = Literal["within", "beyond", "unclear"]
-People = Literal["for", "against", "silent"]
-Verdict = Literal["take", "keep", "unclear"]
 
 
 @dataclass(frozen=True)
@@ -54,45 +51,39 @@ class Recommendation:
     advice: tuple[Advice, ...]
 
 
-def quality(extra: Estimate, accepted: float, *, num_rows: int) -> Quality:
-    """Whether what a candidate pays more, in bits per byte, is accepted; `unclear` is neither."""
-    if num_rows < FEWEST_ROWS or extra.low <= accepted < extra.high:
-        return "unclear"
-    return "within" if extra.high <= accepted else "beyond"
+@dataclass(frozen=True)
+class Check:
+    """A measure of quality that must be within its limit.
 
-
-def people(preferred: Estimate | None) -> People:
-    """Whether people like a candidate's answers better than the first model's, or worse."""
-    if preferred is None or preferred.low <= 0.5 <= preferred.high:
-        return "silent"
-    return "for" if preferred.low > 0.5 else "against"
-
-
-def verdict(quality: Quality, people: People, *, is_cheaper: bool) -> Verdict:
-    """What to do about one candidate.
-
-    People who judged it worse are heard before any number; people who judged it better decide
-    where the numbers do not, but do not outvote them.
+    Attributes:
+        quantity: By how much a candidate is worse, as the record names it.
+        accepted: The limit, as the record names it.
+        quality: Whether it is within it.
+        rows_to_tell: How many rows would tell; None where very many.
     """
-    if people == "against":
-        return "keep"
-    if quality == "beyond":
-        return "unclear" if people == "for" else "keep"
-    if not is_cheaper:
-        return "keep"
-    return "unclear" if quality == "unclear" and people != "for" else "take"
+
+    quantity: str
+    accepted: str
+    quality: Quality
+    rows_to_tell: float | None
 
 
-def rows_to_tell(extra: Estimate, accepted: float, *, num_rows: int) -> float | None:
-    """About how many rows would tell, as intervals narrow by the root of their number.
-
-    None where it would be very many.
-    """
-    distance = abs(accepted - extra.value)
-    needed = num_rows * ((extra.high - extra.low) / 2) ** 2 / distance**2 if distance else None
-    if needed is None or needed > _WORTH_SAYING * num_rows:
-        return None
-    return max(needed, float(FEWEST_ROWS))
+def checks(record: Record, first: str, name: str) -> list[Check]:
+    """What is known of a candidate's quality: bits per byte and, where there is one, a task."""
+    rows, left_out = _value(record, ALL, "rows"), _value(record, ALL, "rows_left_out")
+    assert rows is not None
+    found = []
+    for quantity, accepted, num_rows in (
+        ("extra_bits_per_byte", "accepted_extra", int(rows)),
+        # A task asks every row.
+        ("task_loss", "accepted_task_loss", int(rows + (left_out or 0))),
+    ):
+        extra, limit = _estimate(record, name, quantity), _value(record, first, accepted)
+        if extra is not None and limit is not None:
+            told = quality(extra, limit, num_rows=num_rows)
+            needed = rows_to_tell(extra, limit, num_rows=num_rows)
+            found.append(Check(quantity, accepted, told, needed))
+    return found
 
 
 def recommend(record: Record, first: str, candidates: Sequence[str]) -> Recommendation:
@@ -115,80 +106,96 @@ def headline(recommendation: Recommendation, record: Record) -> Sentence:
 
 
 def _advise(record: Record, first: str, name: str) -> Advice:
-    extra = _estimate(record, name, "extra_bits_per_byte")
-    accepted, rows = record.get(first, "accepted_extra"), record.get(ALL, "rows")
-    assert extra is not None
-    assert accepted is not None
-    assert rows is not None
-    found = quality(extra, accepted.value, num_rows=int(rows.value))
+    checked = checks(record, first, name)
+    found = together(one.quality for one in checked)
     heard = people(_estimate(record, name, "preferred"))
-    is_cheaper, savings = _savings(record, first, name)
-    reasons = [_about_quality(record, first, name, found)]
+    cheaper, savings = _savings(record, first, name)
+    about = (_about_quality, _about_task)
+    reasons = [say(record, first, name, one) for say, one in zip(about, checked, strict=False)]
     if found == "unclear":
-        reasons.append(_about_rows(record, name, extra, accepted.value, int(rows.value)))
+        reasons.append(_about_rows(record, name))
     reasons += savings
     if record.get(name, "preferred") is not None:
         reasons.append(_about_people(record, first, name, heard))
-    return Advice(name, verdict(found, heard, is_cheaper=is_cheaper), tuple(reasons))
+    return Advice(name, verdict(found, heard, is_cheaper=cheaper), tuple(reasons))
 
 
-def _about_quality(record: Record, first: str, name: str, found: Quality) -> Sentence:
-    judged = {
-        "within": "which is accepted",
-        "beyond": "which is too much",
-        "unclear": "which may or may not be accepted",
-    }[found]
+def _about_quality(record: Record, first: str, name: str, check: Check) -> Sentence:
     return (
         f"Quality: {name} needs ",
-        record.said(name, "extra_bits_per_byte"),
+        record.said(name, check.quantity),
         f" bits per byte beside {first} ",
-        *record.interval(name, "extra_bits_per_byte"),
-        f", {judged}: the limit is ",
-        record.said(first, "accepted_extra"),
-        ", ",
-        record.said(ALL, "tolerance"),
+        *_judged(record, first, name, check),
         f" of what {first} needs.",
     )
 
 
-def _about_rows(
-    record: Record, name: str, extra: Estimate, accepted: float, num_rows: int
-) -> Sentence:
+def _about_task(record: Record, first: str, name: str, check: Check) -> Sentence:
+    task = next(line.quantity for line in record if line.quantity.startswith("task/"))
+    return (
+        f"{record.quantity(task).label} is ",
+        record.said(name, task),
+        f" with {name} and ",
+        record.said(first, task),
+        f" with {first}, worse by ",
+        record.said(name, check.quantity),
+        " ",
+        *_judged(record, first, name, check),
+        f" of what {first} has.",
+    )
+
+
+def _judged(record: Record, first: str, name: str, check: Check) -> Sentence:
+    judged = {
+        "within": "which is accepted",
+        "beyond": "which is too much",
+        "unclear": "which may or may not be accepted",
+    }[check.quality]
+    return (
+        *record.interval(name, check.quantity),
+        f", {judged}: the limit is ",
+        record.said(first, check.accepted),
+        ", ",
+        record.said(ALL, "tolerance"),
+    )
+
+
+def _about_rows(record: Record, name: str) -> Sentence:
     rows = record.said(ALL, "rows")
-    needed = rows_to_tell(extra, accepted, num_rows=num_rows)
-    if needed is None:
+    if record.get(name, "rows_to_tell") is None:
         return ("Rows: so close to the limit, far more than ", rows, " would be needed to tell.")
-    record.add(name, "rows_to_tell", needed)
     more = record.said(name, "rows_to_tell")
     return ("Rows: there are ", rows, ". More would tell: about ", more, " of their kind.")
 
 
 def _savings(record: Record, first: str, name: str) -> tuple[bool, list[Sentence]]:
     """Whether a candidate saves money, or time where no price is known, and both in words."""
-    price, speed = record.get(name, "relative_price"), record.get(name, "relative_speed")
+    price, today = (_value(record, one, "cost_per_million_words") for one in (name, first))
+    speed = _value(record, name, "relative_speed")
     assert speed is not None
-    is_cheaper = speed.value > NOTICEABLE if price is None else price.value < -NOTICEABLE
-    decides = f", {'a' if is_cheaper else 'no'} saving worth a change."
+    saves = is_cheaper(price, today, speed=speed)
+    decides = f", {'a' if saves else 'no'} saving worth a change."
     found: list[Sentence] = []
-    if price is not None:
-        start = _beside(record, first, name, "Price: a million words cost ", price)
-        found.append((*start, decides))
-    start = _beside(record, first, name, "Speed: words per second are ", speed)
-    return is_cheaper, [*found, (*start, "." if found else decides)]
+    if price is not None and today is not None:
+        found.append((*_beside(record, first, name, "Price: a million words cost "), decides))
+    start = _beside(record, first, name, "Speed: words per second are ")
+    return saves, [*found, (*start, "." if found else decides)]
 
 
-def _beside(record: Record, first: str, name: str, about: str, relative: Line) -> Sentence:
-    quantity = "cost_per_million_words" if about.startswith("Price") else "words_per_second"
-    difference = Number(relative, record.quantity(relative.quantity).write(relative.value))
-    return (
+def _beside(record: Record, first: str, name: str, about: str) -> Sentence:
+    is_price = about.startswith("Price")
+    quantity = "cost_per_million_words" if is_price else "words_per_second"
+    relative = "relative_price" if is_price else "relative_speed"
+    said: Sentence = (
         about,
         record.said(name, quantity),
         f" with {name} and ",
         record.said(first, quantity),
-        f" with {first} (",
-        difference,
-        ")",
+        f" with {first}",
     )
+    if record.get(name, relative) is None:
+        return said
+    return (*said, " (", record.said(name, relative), ")")
 
 
 def _about_people(record: Record, first: str, name: str, heard: People) -> Sentence:
@@ -212,12 +219,18 @@ def _about_people(record: Record, first: str, name: str, heard: People) -> Sente
     )
 
 
-def _rank(record: Record, name: str) -> tuple[float, float]:
-    price = record.get(name, "cost_per_million_words")
-    speed, extra = record.get(name, "relative_speed"), record.get(name, "extra_bits_per_byte")
+def _rank(record: Record, name: str) -> tuple[bool, float, float]:
+    """Priced ones first, the cheapest before all; the others by speed."""
+    price = _value(record, name, "cost_per_million_words")
+    speed, extra = (_value(record, name, one) for one in ("relative_speed", "extra_bits_per_byte"))
     assert speed is not None
     assert extra is not None
-    return (-speed.value if price is None else price.value), extra.value
+    return price is None, -speed if price is None else price, extra
+
+
+def _value(record: Record, name: str, quantity: str) -> float | None:
+    line = record.get(name, quantity)
+    return None if line is None else line.value
 
 
 def _estimate(record: Record, name: str, quantity: str) -> Estimate | None:

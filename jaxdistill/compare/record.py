@@ -1,11 +1,12 @@
 """Every number of a comparison once, at full precision, and how each is said."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxdistill.evals import Estimate
+from jaxdistill.evals import LESS_IS_BETTER, Estimate
 from jaxdistill.report import Quantity, fixed, megabytes, percent
 from jaxdistill.report.comparison import QUANTITIES as OF_RUNS
 
@@ -91,9 +92,9 @@ class Record:
     def quantity(self, name: str) -> Quantity:
         """What a quantity is called, and how it is written."""
         if name.startswith("task/"):
-            return Quantity(
-                f"Task: {name.removeprefix('task/').replace('_', ' ')}", percent, "more"
-            )
+            metric = name.removeprefix("task/")
+            better = "less" if metric in LESS_IS_BETTER else "more"
+            return Quantity(f"Task: {metric.replace('_', ' ')}", percent, better)
         found = QUANTITIES[name]
         if name in _PRICES:
             return Quantity(found.label, lambda price: self._currency + _price(price), found.better)
@@ -116,11 +117,18 @@ class Record:
         return ("[", low, ", ", high, "]")
 
     def jsonl(self) -> str:
-        """All of it, one JSON object a line; what a number does not have is left out."""
+        """All of it, one JSON object a line; what a number does not have is left out.
+
+        JSON has no word for what is not finite: null stands for it.
+        """
         return "".join(
-            json.dumps({k: v for k, v in vars(line).items() if v not in (None, "")}) + "\n"
+            json.dumps({k: _finite(v) for k, v in vars(line).items() if v not in (None, "")}) + "\n"
             for line in self
         )
+
+
+def _finite(value: float | str) -> float | str | None:
+    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def _signed(value: float) -> str:
@@ -129,6 +137,10 @@ def _signed(value: float) -> str:
 
 def _signed_percent(value: float) -> str:
     return f"{100 * value:+.0f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def _signed_points(value: float) -> str:
+    return f"{100 * value:+.1f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def _count(value: float) -> str:
@@ -167,6 +179,8 @@ QUANTITIES: dict[str, Quantity] = {
     "rows_to_tell": Quantity("Rows that would tell", _count),
     "tolerance": Quantity("Tolerance", _tolerance),
     "accepted_extra": Quantity("Accepted", _signed),
+    "task_loss": Quantity("Worse in the task", _signed_points, "less"),
+    "accepted_task_loss": Quantity("Accepted in the task", _signed_points),
     "relative_price": Quantity("Price, beside the first", _signed_percent),
     "relative_speed": Quantity("Speed, beside the first", _signed_percent),
     "wins": Quantity("Judged better", _count),

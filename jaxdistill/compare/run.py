@@ -1,20 +1,21 @@
 """A comparison from its options to its folder: the one place where its parts meet."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import jax
+import numpy as np
 import rich
+from jaxtyping import Float
 
 import jaxdistill
 from jaxdistill import data, report, run
 from jaxdistill.compare.judgements import (
-    Judgement,
-    Pair,
+    check_sheet,
     measure_judgements,
     pairs,
     read_sheet,
-    sheet,
     write_sheet,
 )
 from jaxdistill.compare.measure import (
@@ -22,14 +23,24 @@ from jaxdistill.compare.measure import (
     measure_bins,
     measure_costs,
     measure_quality,
+    measure_rows_to_tell,
+    measure_task,
     scored_words,
 )
-from jaxdistill.compare.options import FILES, Options, check_out
+from jaxdistill.compare.options import FILES, NUMBERS, PAGE, SHEET, Options, check_out
 from jaxdistill.compare.page import Page, html
-from jaxdistill.compare.reading import Reading, questions, read, shared, text_rows
-from jaxdistill.compare.recommend import Recommendation, headline, recommend
+from jaxdistill.compare.reading import (
+    Reading,
+    answers,
+    questions,
+    read,
+    shared,
+    text_rows,
+)
+from jaxdistill.compare.recommend import headline, recommend
 from jaxdistill.compare.record import ALL, Record, Sentence, plain, table
-from jaxdistill.evals import Task
+from jaxdistill.compare.rules import FEWEST_ROWS
+from jaxdistill.errors import UserError
 from jaxdistill.files import whole_directory
 
 
@@ -43,10 +54,56 @@ def compare(options: Options) -> Path:
         UserError: when a model, a row, a judgement or the folder is not as it should be.
     """
     rows = text_rows(options.data.sources, as_chat=options.data.prompt_template == "chat")
-    task = run.read_task(options.task) if options.task else None
+    # What is wrong with the files is told at once, before hours of measuring.
+    ask_task = _task(options) if options.task else None
     if options.judgements:
-        list(sheet(options.judgements))  # what is wrong with the file itself is told at once
+        check_sheet(options.judgements, options.prompts * len(options.candidates))
     record = Record(options.currency)
+    breakdown, kept = _measure(record, options, rows, ask_task)
+
+    asking = questions([rows[row_id] for row_id in kept], options.prompts)
+    asked = [data.asked(row) for row in asking]
+    answered = {
+        name: answers(run.open_model(path), asking, options)
+        for name, path in options.models.items()
+    }
+    found = pairs(asked, answered)
+    judged = read_sheet(options.judgements, found) if options.judgements else {}
+    if options.judgements:
+        measure_judgements(record, options.candidates, found, judged)
+    out, trouble = _free(options)
+    page = Page(
+        models=list(options.models),
+        record=record,
+        recommendation=recommend(record, options.first, options.candidates),
+        breakdown=breakdown,
+        samples=[
+            report.Sample(prompt, {name: texts[place] for name, texts in answered.items()})
+            for place, prompt in enumerate(asked)
+        ],
+        sheet=out / SHEET,
+        has_judgements=bool(options.judgements),
+        facts=_facts(record, options),
+    )
+    _write(out, page, write_sheet(found, judged))
+    _print(page, out, trouble)
+    return out / PAGE
+
+
+_AskTask = Callable[[str], dict[str, Float[np.ndarray, "S R"]]]
+"""Where a model is in; each metric of every row, with every seed, out."""
+
+
+def _task(options: Options) -> _AskTask:
+    task = run.read_task(str(options.task))
+    asked = run.task_questions(task, options.data.sources)
+    return lambda path: run.task_scores(path, task, asked, batch_size=options.batch_size)
+
+
+def _measure(
+    record: Record, options: Options, rows: list[data.Row], ask_task: _AskTask | None
+) -> tuple[Breakdown, list[int]]:
+    """Note every number that needs no person, and tell which rows can be compared."""
     # Before any model is held here: each is measured in a process of its own.
     costs = {name: run.cost(path) for name, path in options.models.items()}
     readings = _read_all(options, rows)
@@ -54,32 +111,12 @@ def compare(options: Options) -> Path:
     scored = scored_words(readings, kept)
     measure_quality(record, scored, readings, kept, options.tolerance)
     record.add(ALL, "rows_left_out", len(rows) - len(kept))
-    if task is not None:
-        _measure_task(record, options, task)
+    if ask_task is not None:
+        scores = {name: ask_task(path) for name, path in options.models.items()}
+        measure_task(record, scores, options.tolerance)
+    measure_rows_to_tell(record, options.first, options.candidates)
     measure_costs(record, costs, readings, kept, options)
-    breakdowns = measure_bins(record, scored)
-
-    asked = [data.asked(row) for row in questions(rows, options.prompts)]
-    answers = {name: reading.answers for name, reading in readings.items()}
-    found = pairs(asked, answers)
-    judged = read_sheet(options.judgements, found) if options.judgements else {}
-    if options.judgements:
-        measure_judgements(record, options.candidates, found, judged)
-    page = Page(
-        models=list(options.models),
-        record=record,
-        recommendation=recommend(record, options.first, options.candidates),
-        breakdowns=breakdowns,
-        samples=[
-            report.Sample(prompt, {name: texts[place] for name, texts in answers.items()})
-            for place, prompt in enumerate(asked)
-        ],
-        has_judgements=bool(options.judgements),
-        facts=_facts(record, options),
-    )
-    _write(options, page, found, judged)
-    _print(options, page.recommendation, record, breakdowns)
-    return options.out / FILES[0]
+    return measure_bins(record, scored), kept
 
 
 def _read_all(options: Options, rows: list[data.Row]) -> dict[str, Reading]:
@@ -90,15 +127,6 @@ def _read_all(options: Options, rows: list[data.Row]) -> dict[str, Reading]:
         path = options.models[name]
         readings[name] = read(path, run.open_model(path), guide, rows, options)
     return readings
-
-
-def _measure_task(record: Record, options: Options, task: Task) -> None:
-    for name, path in options.models.items():
-        scores = run.evaluate_task(
-            path, task, sources=options.data.sources, batch_size=options.batch_size
-        )
-        for metric, estimate in scores.items():
-            record.add(name, f"task/{metric}", estimate)
 
 
 def _facts(record: Record, options: Options) -> dict[str, Sentence]:
@@ -124,15 +152,17 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
         ),
         "Intervals": (
             "95 %, by drawing the rows again with replacement, the same ones for both models of "
-            "a difference.",
+            "a difference; words of fewer rows than "
+            f"{FEWEST_ROWS} have none. To say where a model falls behind most, intervals are "
+            "widened by the number of kinds of words.",
         ),
         "Answers": (
             f"The likeliest token each time, {options.max_new_tokens} at most; an answer may be "
             "broken off there.",
         ),
         "Speed": (
-            "One answer at a time, 64 tokens after a prompt of 32, each model in a process of "
-            "its own; the best of three.",
+            f"One answer at a time, {run.NEW_TOKENS} tokens after a prompt of {run.PROMPT_TOKENS}, "
+            "each model in a process of its own; the fastest of several takes.",
         ),
         **{f"Model {name}": (path,) for name, path in options.models.items()},
         "Made with": (f"jaxdistill {jaxdistill.__version__}, on {device.platform}",),
@@ -143,38 +173,48 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
     return found
 
 
-def _write(
-    options: Options, page: Page, found: list[Pair], judged: Mapping[int, Judgement]
-) -> None:
-    # Once more, for a person may have judged while the models were read.
-    check_out(options.out, options.judgements)
-    contents = (html(page), page.record.jsonl(), write_sheet(found, judged))
-    with whole_directory(options.out) as folder:
-        for name, text in zip(FILES, contents, strict=True):
+def _free(options: Options) -> tuple[Path, str]:
+    """Where the folder can be written, and what stands in the way of the one that was named.
+
+    A person may have judged, or kept something there, while the models were read: neither that
+    nor the work of these hours is lost.
+    """
+    try:
+        check_out(options.out, options.judgements)
+    except UserError as error:
+        beside = (options.out.with_name(f"{options.out.name}-{n}") for n in count(2))
+        out = next(path for path in beside if not path.exists())
+        return out, f"{error} This comparison is written to {out} instead."
+    return options.out, ""
+
+
+def _write(out: Path, page: Page, sheet: str) -> None:
+    contents = {PAGE: html(page), NUMBERS: page.record.jsonl(), SHEET: sheet}
+    with whole_directory(out) as folder:
+        for name, text in contents.items():
             (folder / name).write_bytes(text.encode())
 
 
-def _print(
-    options: Options,
-    recommendation: Recommendation,
-    record: Record,
-    breakdowns: Mapping[str, Breakdown],
-) -> None:
+def _print(page: Page, out: Path, trouble: str) -> None:
+    record, recommendation = page.record, page.recommendation
     lines = []
     for quantity in (name for names in table(record).values() for name in names):
         about = record.quantity(quantity)
         label = about.label + report.ARROWS[about.better]
-        lines.append([label, *(_cell(record, name, quantity) for name in options.models)])
-    report.print_table(["", *options.models], lines)
+        lines.append([label, *(_cell(record, name, quantity) for name in page.models)])
+    report.print_table(["", *page.models], lines)
     text = ["", plain(headline(recommendation, record))]
     for advice in recommendation.advice:
         text += [f"{advice.candidate}:"] if len(recommendation.advice) > 1 else []
         text += [f"- {plain(reason)}" for reason in advice.reasons]
     text += [
-        f"- {name} falls behind most on {breakdown.worst}."
-        for name, breakdown in breakdowns.items()
+        f"- {name} falls behind most on {worst}."
+        if worst
+        else f"- {name} falls clearly behind nowhere."
+        for name, worst in page.breakdown.worst.items()
     ]
-    text += ["", *(f"{options.out / name}" for name in FILES)]
+    text += ["", *(f"{out / name}" for name in FILES)]
+    text += ["", trouble] if trouble else []
     shown = report.printable("\n".join(text))
     rich.get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
 

@@ -12,9 +12,13 @@ from jaxdistill.evals.size import size_on_disk as size_on_disk
 from jaxdistill.evals.summary import RATIOS as RATIOS
 from jaxdistill.evals.summary import by_row as by_row
 from jaxdistill.evals.summary import summary as summary
+from jaxdistill.evals.task import Answer as Answer
+from jaxdistill.evals.task import Question as Question
 from jaxdistill.evals.task import Task as Task
 from jaxdistill.evals.task import questions as questions
 from jaxdistill.evals.task import score as score
+from jaxdistill.evals.task import scores as scores
+from jaxdistill.evals.text import LESS_IS_BETTER as LESS_IS_BETTER
 from jaxdistill.evals.words import Bin as Bin
 from jaxdistill.evals.words import WordTable as WordTable
 from jaxdistill.evals.words import bins as bins

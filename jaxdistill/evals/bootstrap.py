@@ -10,7 +10,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the 95 % interval around it.
+    """A number and the interval around it, of 95 % unless another level was asked for.
 
     Attributes:
         value: The number.
@@ -46,10 +46,18 @@ def difference(
     other: tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]],
     *,
     seed: int = 0,
+    level: float = 0.95,
 ) -> Estimate:
-    """`ratio(*one) - ratio(*other)`, both drawn with the same seeds and rows: paired."""
+    """`ratio(*one) - ratio(*other)`, both drawn with the same seeds and rows: paired.
+
+    Args:
+        one: Sums and weights, as for `ratio`.
+        other: The same of what is compared with it.
+        seed: Of the draws.
+        level: How often the interval is to hold; 95 % wherever nothing else is said.
+    """
     drawn = _drawn(*one, seed) - _drawn(*other, seed)
-    return _estimate(drawn, _mean(*one) - _mean(*other))
+    return _estimate(drawn, _mean(*one) - _mean(*other), level)
 
 
 def _drawn(
@@ -70,6 +78,6 @@ def _mean(sums: Float[np.ndarray, "S R"], weights: Float[np.ndarray, "S R"]) -> 
     return float((sums.sum(axis=1) / weights.sum(axis=1)).mean())
 
 
-def _estimate(drawn: Float[np.ndarray, " draws"], value: float) -> Estimate:
-    low, high = np.percentile(drawn, [2.5, 97.5])
+def _estimate(drawn: Float[np.ndarray, " draws"], value: float, level: float = 0.95) -> Estimate:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high))

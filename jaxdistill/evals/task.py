@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import Field
 
 from jaxdistill.config import configclass
@@ -71,8 +72,11 @@ def questions(task: Task, records: Iterable[tuple[str, Mapping[str, Any]]]) -> l
         records: Where each row stands, and its fields.
 
     Raises:
-        UserError: naming the rows that lack what the task speaks of.
+        UserError: naming the rows that lack what the task speaks of, or the library that a metric
+            needs and that is not there.
     """
+    for name in task.metrics:
+        METRICS[name]("a", ["a"])
     findings = Findings()
     found = []
     for place, fields in records:
@@ -85,6 +89,14 @@ def questions(task: Task, records: Iterable[tuple[str, Mapping[str, Any]]]) -> l
 
 def score(task: Task, asked: Sequence[Question], answer: Answer) -> dict[str, Estimate]:
     """Each metric over all rows and seeds, with its interval."""
+    values = scores(task, asked, answer)
+    return {name: ratio(value, np.ones_like(value)) for name, value in values.items()}
+
+
+def scores(
+    task: Task, asked: Sequence[Question], answer: Answer
+) -> dict[str, Float[np.ndarray, "S R"]]:
+    """Each metric of every row, with every seed."""
     values = {name: np.empty((len(task.seeds), len(asked))) for name in task.metrics}
     prompts = [question.prompt for question in asked]
     for number, seed in enumerate(task.seeds):
@@ -93,7 +105,7 @@ def score(task: Task, asked: Sequence[Question], answer: Answer) -> dict[str, Es
             said = _matched(task.answer_pattern, _until(text, task.stop))
             for name in task.metrics:
                 values[name][number, place] = METRICS[name](said, question.references)
-    return {name: ratio(value, np.ones_like(value)) for name, value in values.items()}
+    return values
 
 
 def _filled(template: str, fields: Mapping[str, Any]) -> str:

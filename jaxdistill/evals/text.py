@@ -72,6 +72,10 @@ METRICS: Mapping[str, TextMetric] = {
 }
 
 
+LESS_IS_BETTER = frozenset({"character_error_rate"})
+"""The metrics that count what is wrong."""
+
+
 def _normalised(text: str) -> str:
     text = text.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())

@@ -122,9 +122,12 @@ def excess(
     members: Bool[np.ndarray, " W"],
     nats: Float[np.ndarray, " W"],
     other: Float[np.ndarray, " W"],
+    *,
+    level: float = 0.95,
 ) -> Estimate:
     """The bits per byte of a bin that `nats` has more than `other`, rows paired."""
-    return difference(_by_row(table, members, nats), _by_row(table, members, other))
+    both = _by_row(table, members, nats), _by_row(table, members, other)
+    return difference(*both, level=level)
 
 
 def _by_row(

@@ -17,6 +17,7 @@ from jaxdistill.report.curves import spent as spent
 from jaxdistill.report.html import document as document
 from jaxdistill.report.html import escaped as escaped
 from jaxdistill.report.html import facts as facts
+from jaxdistill.report.html import scrolled as scrolled
 from jaxdistill.report.intervals import draw_intervals as draw_intervals
 from jaxdistill.report.page import Report as Report
 from jaxdistill.report.page import read_metrics as read_metrics

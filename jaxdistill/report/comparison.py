@@ -50,7 +50,7 @@ def fixed(digits: int) -> Callable[[Number], str]:
     """Writes so many digits after the point."""
 
     def write(value: Number) -> str:
-        return f"{value:,.{digits}f}" if math.isfinite(value) else "∞"
+        return "∞" if value == math.inf else f"{value:,.{digits}f}"
 
     return write
 

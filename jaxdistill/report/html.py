@@ -35,6 +35,12 @@ def facts(found: Mapping[str, str]) -> str:
     return f'<dl class="facts">\n{lines}\n</dl>' if lines else ""
 
 
+def scrolled(label: str, table: str) -> str:
+    """A table that scrolls by itself where it is wider than the page, also by keys."""
+    box = f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(label)}">'
+    return f"{box}\n{table}\n</div>"
+
+
 def escaped(text: str) -> str:
     """`text` as HTML, without what steers a terminal or turns the direction of writing."""
     return escape(printable(text), quote=True)

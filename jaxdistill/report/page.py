@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxdistill.files import whole_file
 from jaxdistill.report.comparison import Comparison, Sample, rows
 from jaxdistill.report.curves import Records, charts, draw
-from jaxdistill.report.html import document, escaped, facts
+from jaxdistill.report.html import document, escaped, facts, scrolled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,12 @@ def _table(report: Report) -> str:
         + "</tr>"
         for quantity, cells in lines
     )
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Before and after">\n<table>\n'
+    return scrolled(
+        "Before and after",
+        "<table>\n"
         "<caption>On held-out rows that neither model was trained on here.</caption>\n"
         f'<thead><tr><th scope="col">Quantity</th>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+        f"<tbody>\n{body}\n</tbody>\n</table>",
     )
 
 

@@ -8,13 +8,17 @@ from jaxdistill.run.folder import RunFolder
 from jaxdistill.runtimes.process import measure
 from jaxdistill.runtimes.request import RUNTIMES, Request
 
+PROMPT_TOKENS = 32
+NEW_TOKENS = 64
+"""How long prompts and answers are where nothing else is said."""
+
 
 def cost(
     path: str,
     *,
     runtime: str = "jax",
-    prompt_tokens: int = 32,
-    new_tokens: int = 64,
+    prompt_tokens: int = PROMPT_TOKENS,
+    new_tokens: int = NEW_TOKENS,
     batch_size: int = 1,
     dtype: str = "float32",
 ) -> evals.Cost:

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
 from jaxdistill import data, evals
 from jaxdistill.config import load
 from jaxdistill.errors import Findings
@@ -36,10 +39,33 @@ def evaluate_task(
     Raises:
         UserError: when files or rows are wrong, or a prompt is longer than the model reads.
     """
+    asked = task_questions(task, sources)
+    answer = _answer(model, task, batch_size=batch_size, dtype=dtype)
+    return evals.score(task, asked, answer)
+
+
+def task_questions(task: evals.Task, sources: Sequence[str]) -> list[evals.Question]:
+    """What a task asks of each row.
+
+    Raises:
+        UserError: when files or rows are wrong, or a metric lacks its library.
+    """
     findings = Findings()
     rows = [record for source in sources for record in data.records(source, findings)]
     findings.raise_any()
-    asked = evals.questions(task, rows)
+    return evals.questions(task, rows)
+
+
+def task_scores(
+    model: str, task: evals.Task, asked: Sequence[evals.Question], *, batch_size: int = 8
+) -> dict[str, Float[np.ndarray, "S R"]]:
+    """Each metric of every row, with every seed; as for `evaluate_task`."""
+    return evals.scores(task, asked, _answer(model, task, batch_size=batch_size))
+
+
+def _answer(
+    model: str, task: evals.Task, *, batch_size: int, dtype: str = "float32"
+) -> evals.Answer:
     opened = open_model(model, dtype=dtype)
     is_chat = task.prompt_template == "chat"
 
@@ -52,4 +78,4 @@ def evaluate_task(
                 )
             )
 
-    return evals.score(task, asked, answer)
+    return answer

@@ -3,17 +3,18 @@
 import csv
 import json
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from jaxdistill import load, run
+from jaxdistill import evals, load, run
 from jaxdistill.cli import main
 from jaxdistill.compare import options
 from jaxdistill.data import DataConfig
 from jaxdistill.errors import UserError
-from tests.compare.conftest import NASTY, Place
+from tests.compare.conftest import COSTS, NASTY, Place
 
 
 def value(place: Place, model: str, quantity: str) -> dict:
@@ -162,6 +163,7 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path, models, more, said)
         ({"prompt": "Why?"}, "rows.jsonl:1: has no answer to compare models on"),
         ({"prompt_tokens": [1], "completion_tokens": [2]}, "rows.jsonl:1: has nothing, but a row"),
         ({"prompt": "a", "completion": "b " * 500}, "nothing is left to learn"),
+        ({"text": "Hello"}, "no word of these rows is the same bytes to every model"),
     ],
 )
 def test_rows_that_cannot_be_compared(place: Place, tmp_path, capfd, row, said, monkeypatch):
@@ -169,6 +171,7 @@ def test_rows_that_cannot_be_compared(place: Place, tmp_path, capfd, row, said, 
     monkeypatch.setattr(run, "cost", lambda path: None)
     models = [str(place.folder / name) for name in ("big", "small")]
     arguments = ["compare", *models, "--data", str(tmp_path / "rows.jsonl"), "--length", "64"]
+    arguments += ["--loss-on", "all"] if "text" in row else []
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert said in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -181,6 +184,52 @@ def test_files_that_are_not_there_are_told_before_anything_is_measured(place, ca
         assert said in capfd.readouterr().err
 
 
+def test_files_that_do_not_fit_are_told_before_anything_is_measured(
+    place, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(run, "cost", lambda path: pytest.fail("measured"))
+    asks = "prompt: '{query}'\nreference: prompt\n"
+    (tmp_path / "task.yaml").write_text(asks + "metrics: [exact_match]\n")
+    (tmp_path / "metric.yaml").write_text("prompt: a\nreference: prompt\nmetrics: [bleu]\n")
+    columns = "number,prompt,answer_1,answer_2,better,note\n"
+    (tmp_path / "better.csv").write_text(columns + "1,a,b,c,3,\n")
+    (tmp_path / "number.csv").write_text(columns + "7,a,b,c,1,\n")
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    for flag, name, said in (
+        ("--task", "task.yaml", "rows.jsonl:1: has no `query`"),
+        ("--task", "metric.yaml", "this metric needs the library sacrebleu"),
+        ("--judgements", "better.csv", "row 2: `better` is '3'"),
+        ("--judgements", "number.csv", "row 2: `number` is '7', expected 1 to 6"),
+    ):
+        arguments = [*place.command, flag, str(tmp_path / name)]
+        arguments[arguments.index("--out") + 1] = str(tmp_path / "out")
+        assert main(arguments) == 2
+        assert said in capfd.readouterr().err
+
+
+def test_only_rows_that_all_models_read_are_asked(place: Place, tmp_path):
+    """A prompt longer than any model reads is left out, as its row is; and no work is lost."""
+    rows = [{"prompt": "word " * 2000, "completion": "Yes, the cat."}, *kept(place)[:2]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    models = [f"{name}={place.folder / 'small'}" for name in ("one", "two")]
+    arguments = ["compare", *models, "--data", str(tmp_path / "rows.jsonl"), "--length", "128"]
+    out = tmp_path / "out"
+
+    def measure(path: str) -> evals.Cost:
+        out.mkdir(exist_ok=True)  # while the models are measured, somebody keeps a file here
+        (out / "thesis.doc").write_text("years of work")
+        return COSTS["small"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "cost", measure)
+        assert main([*arguments, "--max-new-tokens", "4", "--out", str(out)]) == 0
+    html = (tmp_path / "out-2" / "index.html").read_text()
+    assert [path.name for path in out.iterdir()] == ["thesis.doc"]
+    assert "word word" not in html
+    assert html.count('<article class="sample">') == 2
+    assert f"--judgements {tmp_path / 'out-2' / 'judgements.csv'}</code>" in html
+
+
 def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
     rows = [{"text": f"The cat saw {n} dogs, and the dogs saw the cat.", "n": n} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -191,10 +240,6 @@ def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
     arguments = [
         "compare",
         *models,
-        "--price",
-        "one=2",
-        "--price",
-        "two=1",
         "--data",
         str(tmp_path / "rows.jsonl"),
         "--length",
@@ -204,7 +249,7 @@ def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
     arguments += ["--task", str(tmp_path / "task.yaml"), "--loss-on", "all", "--prompts", "2"]
     assert main([*arguments, "--max-new-tokens", "4", "--out", str(tmp_path / "out")]) == 0
     html = (tmp_path / "out" / "index.html").read_text()
-    assert "Task: exact match" in html
+    assert "Task</strong>: exact match is" in html
     assert "The cat saw 0 dogs, and the dogs</h3>" in html
     # The same model is no worse, but three rows cannot tell.
     assert "This cannot be told from these" in html

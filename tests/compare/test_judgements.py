@@ -152,6 +152,9 @@ def test_no_judgement_is_overwritten_unread(tmp_path):
     with pytest.raises(UserError, match="holds judgements, which would be lost"):
         check_out(tmp_path, None)
     check_out(tmp_path, str(path))
+    for name in (".DS_Store", ".~lock.judgements.csv#"):  # desktops and spreadsheets leave these
+        (tmp_path / name).write_text("")
+    check_out(tmp_path, str(path))
     (tmp_path / "thesis.doc").write_text("years of work")
     with pytest.raises(UserError, match=r"holds thesis\.doc, which no comparison wrote"):
         check_out(tmp_path, str(path))

@@ -4,16 +4,17 @@ import itertools
 
 import pytest
 
-from jaxdistill.compare.recommend import (
+from jaxdistill.compare.recommend import headline, recommend
+from jaxdistill.compare.record import ALL, Record, plain
+from jaxdistill.compare.rules import (
     FEWEST_ROWS,
-    headline,
+    is_cheaper,
     people,
     quality,
-    recommend,
     rows_to_tell,
+    together,
     verdict,
 )
-from jaxdistill.compare.record import ALL, Record, plain
 from jaxdistill.evals import Estimate
 
 LIMIT = 0.05
@@ -66,6 +67,10 @@ def test_four_times_the_rows_halve_an_interval():
     # 0.02 from the limit and 0.04 wide to each side: it must become half as wide.
     extra = Estimate(0.07, 0.03, 0.11)
     assert rows_to_tell(extra, LIMIT, num_rows=50) == pytest.approx(200)
+    # Only the side that faces the limit counts, whichever is longer.
+    assert rows_to_tell(Estimate(0.02, -0.05, 0.06), LIMIT, num_rows=90) == pytest.approx(160)
+    assert rows_to_tell(Estimate(0.08, 0.04, 0.09), LIMIT, num_rows=90) == pytest.approx(160)
+    assert rows_to_tell(Estimate(0.05, 0.05, 0.05), LIMIT, num_rows=3) == FEWEST_ROWS
     assert rows_to_tell(Estimate(0.05, 0.0, 0.1), LIMIT, num_rows=50) is None
     assert rows_to_tell(Estimate(0.0501, 0.0, 0.1), LIMIT, num_rows=50) is None
 
@@ -114,6 +119,60 @@ def test_prices_come_before_speed():
     assert "Price: a million words cost $3.00 with a and $2.00 with big (+50 %)" in plain(
         found.advice[0].reasons[1]
     )
+
+
+def test_every_measure_of_quality_must_hold():
+    assert together(["within", "within"]) == "within"
+    assert together(["within", "unclear"]) == "unclear"
+    assert together(["unclear", "beyond"]) == "beyond"
+
+
+@pytest.mark.parametrize(
+    ("worse", "found", "said"),
+    [
+        (Estimate(0.85, 0.8, 0.9), "keep", "[+80.0 %, +90.0 %], which is too much"),
+        (Estimate(0.03, 0.0, 0.06), "unclear", "[+0.0 %, +6.0 %], which may or may not be"),
+        (Estimate(0.0, -0.01, 0.01), "take", "[−1.0 %, +1.0 %], which is accepted"),
+    ],
+)
+def test_a_task_counts_as_quality(worse, found, said):
+    record = noted({"a": GOOD}, {"a": 1.0})
+    record.add("big", "task/exact_match", 0.9)
+    record.add("a", "task/exact_match", 0.9 - worse.value)
+    record.add("big", "accepted_task_loss", 0.045)
+    record.add("a", "task_loss", worse)
+    recommendation = recommend(record, "big", ["a"])
+    assert recommendation.verdict == found
+    reason = plain(recommendation.advice[0].reasons[1])
+    assert reason.startswith("Task: exact match is ")
+    assert said in reason
+    assert reason.endswith("the limit is +4.5 %, 5 % of what big has.")
+
+
+def test_what_costs_nothing_is_a_price_like_any_other():
+    assert not is_cheaper(5.0, 0.0, speed=1.0)
+    assert not is_cheaper(0.0, 0.0, speed=1.0)
+    assert is_cheaper(0.0, 5.0, speed=-0.5)
+    assert is_cheaper(None, 5.0, speed=1.0)
+    assert not is_cheaper(4.8, 5.0, speed=1.0)
+    record = noted({"a": GOOD}, {"a": 1.0})
+    record.add("big", "cost_per_million_words", 0.0)
+    record.add("a", "cost_per_million_words", 5.0)
+    found = recommend(record, "big", ["a"])
+    assert found.verdict == "keep"
+    assert [plain(reason) for reason in found.advice[0].reasons[1:]] == [
+        "Price: a million words cost $5.00 with a and $0.0000 with big, no saving worth a change.",
+        "Speed: words per second are 200.0 with a and 100.0 with big (+100 %).",
+    ]
+
+
+def test_of_those_that_can_be_taken_the_cheapest_known_price_comes_first():
+    speed = {"fast": 9.0, "dear": 1.0, "cheap": 1.0}
+    record = noted(dict.fromkeys(speed, GOOD), speed)
+    record.add("big", "cost_per_million_words", 4.0)
+    record.add("dear", "cost_per_million_words", 2.0)
+    record.add("cheap", "cost_per_million_words", 0.0)
+    assert recommend(record, "big", ["fast", "dear", "cheap"]).model == "cheap"
 
 
 def test_reasons_name_the_numbers():

@@ -1,0 +1,83 @@
+"""The rules of a recommendation, as pure functions of estimates: they know no model and no page."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from jaxdistill.evals import Estimate
+
+FEWEST_ROWS = 20
+"""An interval from fewer rows than these says little of the next one."""
+
+NOTICEABLE = 0.05
+"""What is cheaper, or faster, by less than this fraction is neither."""
+
+_WORTH_SAYING = 100
+"""More than so many times the rows there are is only said to be many more."""
+
+Quality = Literal["within", "beyond", "unclear"]
+People = Literal["for", "against", "silent"]
+Verdict = Literal["take", "keep", "unclear"]
+
+
+def quality(extra: Estimate, accepted: float, *, num_rows: int) -> Quality:
+    """Whether what a candidate pays more, in bits per byte, is accepted; `unclear` is neither."""
+    if num_rows < FEWEST_ROWS or extra.low <= accepted < extra.high:
+        return "unclear"
+    return "within" if extra.high <= accepted else "beyond"
+
+
+def together(found: Iterable[Quality]) -> Quality:
+    """What several measures of quality say: one that is beyond its limit is enough."""
+    there = set(found)
+    return "beyond" if "beyond" in there else "unclear" if "unclear" in there else "within"
+
+
+def people(preferred: Estimate | None) -> People:
+    """Whether people like a candidate's answers better than the first model's, or worse."""
+    if preferred is None or preferred.low <= 0.5 <= preferred.high:
+        return "silent"
+    return "for" if preferred.low > 0.5 else "against"
+
+
+def verdict(quality: Quality, people: People, *, is_cheaper: bool) -> Verdict:
+    """What to do about one candidate.
+
+    People who judged it worse are heard before any number; people who judged it better decide
+    where the numbers do not, but do not outvote them.
+    """
+    if people == "against":
+        return "keep"
+    if quality == "beyond":
+        return "unclear" if people == "for" else "keep"
+    if not is_cheaper:
+        return "keep"
+    return "unclear" if quality == "unclear" and people != "for" else "take"
+
+
+def rows_to_tell(extra: Estimate, accepted: float, *, num_rows: int) -> float | None:
+    """About how many rows would tell, as intervals narrow by the root of their number.
+
+    None where it would be very many.
+    """
+    distance = abs(accepted - extra.value)
+    # The side that faces the limit is the one that has to become narrower than the way to it.
+    side = extra.value - extra.low if accepted < extra.value else extra.high - extra.value
+    if not side:
+        return float(max(num_rows, FEWEST_ROWS))
+    needed = num_rows * (side / distance) ** 2 if distance else None
+    if needed is None or needed > _WORTH_SAYING * num_rows:
+        return None
+    return max(needed, float(FEWEST_ROWS))
+
+
+def is_cheaper(price: float | None, today: float | None, *, speed: float) -> bool:
+    """Whether a candidate saves money, or time where not both prices are known.
+
+    Args:
+        price: Of so many words, the candidate's.
+        today: The first model's.
+        speed: How much faster the candidate is, as a fraction.
+    """
+    if price is None or today is None:
+        return speed > NOTICEABLE
+    return price < (1 - NOTICEABLE) * today
