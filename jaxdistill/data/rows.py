@@ -120,15 +120,18 @@ def parse(fields: Mapping[str, Any], *, place: str, row_id: int, as_chat: bool) 
     Raises:
         UserError: where no shape fits, or a field has the wrong type.
     """
+    absent = [name for name, value in fields.items() if value is None]
     fields = {name: value for name, value in fields.items() if value is not None}
     try:
-        content = _content(fields, as_chat)
+        content = _content(fields, absent, as_chat)
         return Row(place, row_id, _key(content, fields), content)
     except UserError as error:
         raise UserError(*(f"{place}: {line}" for line in error.lines)) from None
 
 
-def _content(fields: Mapping[str, Any], as_chat: bool) -> Text | Chat | Tokens:
+def _content(
+    fields: Mapping[str, Any], absent: Sequence[str], as_chat: bool
+) -> Text | Chat | Tokens:
     if "prompt_tokens" in fields and "completion_tokens" in fields:
         return Tokens(*(_tokens(fields, name) for name in ("prompt_tokens", "completion_tokens")))
     if "messages" in fields:
@@ -137,8 +140,10 @@ def _content(fields: Mapping[str, Any], as_chat: bool) -> Text | Chat | Tokens:
         return _prompted(fields, as_chat)
     if "text" in fields:
         return Text("", _string(fields["text"], "text"))
-    keys = ", ".join(f"`{name}`" for name in fields) or "nothing"
-    hints = "".join(filter(None, (nearest(str(name), _KEYS) for name in fields)))
+    found = [*(f"`{name}`" for name in fields), *(f"`{name}` that is null" for name in absent)]
+    keys = ", ".join(found) or "nothing"
+    misspelt = [str(name) for name in fields if name not in _KEYS]
+    hints = "".join(filter(None, (nearest(name, _KEYS) for name in misspelt)))
     raise UserError(f"has {keys}, but a row is {SHAPES}.{hints}")
 
 

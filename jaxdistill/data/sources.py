@@ -78,7 +78,7 @@ def _jsonl(path: Path, findings: Findings) -> Iterator[Record]:
 
 def _object(line: bytes, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.decode().rstrip())  # an error at its end is in this line
     except UnicodeDecodeError as error:
         byte = line[error.start]
         raise UserError(

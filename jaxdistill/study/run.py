@@ -48,7 +48,8 @@ def run(study: StudyConfig, path: str | Path) -> int:
                 if code:
                     raise UserError(
                         f"arm `{member.arm}`, seed {member.seed}: the run ended with exit code "
-                        f"{code}; what it said stands above. The same command goes on with it."
+                        f"{code}; what it said stands above. Where it asks for another `output`, "
+                        "name another for the study. Mended, the same command goes on with it."
                     )
         _write(study, folder, outcomes(study, runs))
     _say((folder / "table.md").read_text(encoding="utf-8"))

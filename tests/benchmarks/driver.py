@@ -1,6 +1,5 @@
 """Runs ours and its peer in turn, each in a process of its own, and tells how they compare."""
 
-import argparse
 import json
 import os
 import statistics
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from cases import CASES, LATER, Case, parse
 from picture import draw_ratios
 
 from jaxdistill.files import whole_file
@@ -18,84 +18,6 @@ from jaxdistill.report import standalone
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of the table.
-
-    Attributes:
-        work: What is done.
-        ours: Our program.
-        peer: The peer's program, and the environment that it runs in.
-        argument: What both are given.
-        speed: At least so many times the peer's.
-        memory: At most this part of the peer's; None where it is not compared.
-    """
-
-    work: str
-    ours: str
-    peer: tuple[str, str]
-    argument: str = ""
-    speed: float = 1.0
-    memory: float | None = None
-
-
-_JSD = "JSD and cross-entropy through both heads, forward and backward, 2,048 rows of"
-_WRITE = "greedy generation, SmolLM2-135M, 64 tokens, batch of"
-CASES = {
-    "kd_step": Case(
-        "logit KD step, online teacher (SmolLM2-135M to 10 layers, B=4, T=256)",
-        "kd_step.py",
-        ("trl_kd_step.py", "trl"),
-        speed=1.5,
-        memory=0.5,
-    ),
-    "kd_step_tunix": Case(
-        "the same step beside Tunix (there: forward KL)",
-        "kd_step.py",
-        ("tunix_kd_step.py", "tunix"),
-        speed=1.5,
-        memory=0.5,
-    ),
-    "start": Case(
-        "start to the first step, quickstart's models from files, warm compilation cache",
-        "start.py",
-        ("tunix_start.py", "tunix"),
-        ".benchmarks/start",
-        speed=1 / 0.7,
-    ),
-    **{
-        f"jsd_{words}": Case(
-            f"{_JSD} {words:,}",
-            "jsd.py",
-            ("liger_jsd.py", "liger"),
-            str(words),
-            speed=2.5,
-            memory=1.0,
-        )
-        for words in (49_152, 151_936)
-    },
-    **{
-        f"generate_{batch}": Case(
-            f"{_WRITE} {batch}",
-            "generate.py",
-            ("transformers_generate.py", "transformers"),
-            str(batch),
-            speed=speed,
-        )
-        for batch, speed in ((1, 1.2), (8, 2.0), (32, 2.0))
-    },
-}
-
-LATER = (
-    ("the same KD step from a `hidden` cache", "trl, tunix", "≥ 2.2 ×"),
-    ("the same KD step from a `top_k` cache", "trl, tunix", "≥ 2.5 ×"),
-    ("ULD with spans, Gemma-3-270M to SmolLM2-135M, `top_k`", "trl", "≥ 8 ×, ≤ 0.5 ×"),
-    ("ULD with spans, Gemma-3-270M to SmolLM2-135M, `exact`", "trl", "≥ 3 ×, ≤ 0.5 ×"),
-    ("features, attention and logits in one step", "torch", "≥ 1.5 ×, ≤ 0.5 ×"),
-)
-"""What is to be measured when it is there: the work, beside whom, and the marks."""
 
 
 @dataclass(frozen=True)
@@ -113,20 +35,14 @@ class Measured:
 
 def main() -> None:
     """Measures the cases that were asked for, and writes what came of them."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    if unknown := {*options.cases} - {*CASES}:
-        parser.error(f"{', '.join(unknown)}: expected one of {', '.join(CASES)}")
-    chosen = options.cases or list(CASES)
+    chosen, rounds = parse()
     found = {}
     for name in chosen:
-        found[name] = _compare(CASES[name], options.rounds)
+        found[name] = _compare(CASES[name], rounds)
         sys.stdout.write(_line(CASES[name], *found[name]) + "\n")
         sys.stdout.flush()
     if len(chosen) == len(CASES):
-        _write(found, options.rounds)
+        _write(found, rounds)
 
 
 def _compare(case: Case, rounds: int) -> tuple[Measured, Measured]:

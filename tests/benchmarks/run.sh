@@ -7,11 +7,15 @@
 # do. Prints the table and writes it to docs/benchmarks.md, with a picture beside it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+cases="${PYTHON:-python3} tests/benchmarks/cases.py"
+case " $* " in *" -h "* | *" --help "*) exec $cases "$@" ;; esac
+needed=$($cases "$@")
 source launch/install.sh
 install ""
 
 peer() {  # NAME; what `pip install` is given, one call for each `--`
   local name=$1 python=.benchmarks/$1/bin/python call=(); shift
+  grep -qx "$name" <<<"$needed" || return 0
   [ -e ".benchmarks/$name/installed" ] && return
   echo "Installing $name into .benchmarks/$name"
   .venv/bin/python -m venv --clear ".benchmarks/$name"

@@ -101,6 +101,15 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path):
     assert "Did you mean `text`?" in lines[3]
 
 
+def test_a_null_and_a_missing_brace_are_called_so(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": null, "completion": "x"}\n{"prompt": "x"\n')
+    null, brace = findings(config(str(path)))[:2]
+    assert "has `completion`, `prompt` that is null, but a row is" in null
+    assert "Did you mean" not in null
+    assert "at column 15" in brace
+
+
 def test_many_findings_are_shown_by_ten_and_counted(tmp_path):
     path = write(tmp_path / "bad.jsonl", *["{"] * 25)
     lines = findings(config(path))
