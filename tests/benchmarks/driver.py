@@ -121,7 +121,7 @@ def _write(found: dict[str, tuple[Measured, Measured]], rounds: int) -> None:
             "",
             "![speed beside each peer](benchmarks.svg)",
             "",
-            "[performance.md](performance.md) tells where the time goes, and why marks were missed.",
+            "[performance.md](performance.md) tells where the time goes and why marks were missed.",
             "",
         ]
     )
