@@ -123,7 +123,7 @@ def check_out(out: Path, judgements: str | None) -> None:
 
 
 def _has_judgements(path: Path) -> bool:
-    from jaxdistill.compare.judgements import sheet
+    from jaxdistill.compare.sheet import sheet
 
     try:
         return any(row["better"].strip() or row["note"].strip() for _, row in sheet(path))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from jaxdistill.compare.record import ALL, Record, Sentence
 from jaxdistill.compare.rules import (
+    FEWEST_ROWS,
     People,
     Quality,
     Verdict,
@@ -112,7 +113,7 @@ def _advise(record: Record, first: str, name: str) -> Advice:
     cheaper, savings = _savings(record, first, name)
     about = (_about_quality, _about_task)
     reasons = [say(record, first, name, one) for say, one in zip(about, checked, strict=False)]
-    if found == "unclear":
+    if found in ("unclear", "few"):
         reasons.append(_about_rows(record, name))
     reasons += savings
     if record.get(name, "preferred") is not None:
@@ -147,13 +148,14 @@ def _about_task(record: Record, first: str, name: str, check: Check) -> Sentence
 
 def _judged(record: Record, first: str, name: str, check: Check) -> Sentence:
     judged = {
-        "within": "which is accepted",
-        "beyond": "which is too much",
-        "unclear": "which may or may not be accepted",
+        "within": "which is accepted:",
+        "beyond": "which is too much:",
+        "unclear": "which may or may not be accepted:",
+        "few": f"but fewer than {FEWEST_ROWS} rows tell nothing;",
     }[check.quality]
     return (
         *record.interval(name, check.quantity),
-        f", {judged}: the limit is ",
+        f", {judged} the limit is ",
         record.said(first, check.accepted),
         ", ",
         record.said(ALL, "tolerance"),

@@ -14,22 +14,27 @@ NOTICEABLE = 0.05
 _WORTH_SAYING = 100
 """More than so many times the rows there are is only said to be many more."""
 
-Quality = Literal["within", "beyond", "unclear"]
+Quality = Literal["within", "beyond", "unclear", "few"]
 People = Literal["for", "against", "silent"]
 Verdict = Literal["take", "keep", "unclear"]
 
 
 def quality(extra: Estimate, accepted: float, *, num_rows: int) -> Quality:
-    """Whether what a candidate pays more, in bits per byte, is accepted; `unclear` is neither."""
-    if num_rows < FEWEST_ROWS or extra.low <= accepted < extra.high:
+    """Whether what a candidate pays more, in bits per byte, is accepted.
+
+    `unclear` is neither; `few` rows tell nothing, whatever their interval.
+    """
+    if num_rows < FEWEST_ROWS:
+        return "few"
+    if extra.low <= accepted < extra.high:
         return "unclear"
     return "within" if extra.high <= accepted else "beyond"
 
 
 def together(found: Iterable[Quality]) -> Quality:
-    """What several measures of quality say: one that is beyond its limit is enough."""
-    there = set(found)
-    return "beyond" if "beyond" in there else "unclear" if "unclear" in there else "within"
+    """What several measures of quality say: the worst of them is enough."""
+    order: tuple[Quality, ...] = ("within", "unclear", "few", "beyond")
+    return max(found, key=order.index, default="within")
 
 
 def people(preferred: Estimate | None) -> People:
@@ -43,7 +48,7 @@ def verdict(quality: Quality, people: People, *, is_cheaper: bool) -> Verdict:
     """What to do about one candidate.
 
     People who judged it worse are heard before any number; people who judged it better decide
-    where the numbers do not, but do not outvote them.
+    where the numbers do not, but neither outvote them nor stand for rows that are not there.
     """
     if people == "against":
         return "keep"
@@ -51,6 +56,8 @@ def verdict(quality: Quality, people: People, *, is_cheaper: bool) -> Verdict:
         return "unclear" if people == "for" else "keep"
     if not is_cheaper:
         return "keep"
+    if quality == "few":
+        return "unclear"
     return "unclear" if quality == "unclear" and people != "for" else "take"
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 import jaxdistill
 from jaxdistill import data, report, run
+from jaxdistill.compare.costs import measure_costs
 from jaxdistill.compare.judgements import (
     check_sheet,
     measure_judgements,
@@ -21,7 +22,6 @@ from jaxdistill.compare.judgements import (
 from jaxdistill.compare.measure import (
     Breakdown,
     measure_bins,
-    measure_costs,
     measure_quality,
     measure_rows_to_tell,
     measure_task,

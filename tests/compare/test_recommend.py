@@ -33,7 +33,7 @@ LIMIT = 0.05
 def test_quality_is_where_the_interval_lies(low: float, high: float, found: str):
     extra = Estimate((low + high) / 2, low, high)
     assert quality(extra, LIMIT, num_rows=FEWEST_ROWS) == found
-    assert quality(extra, LIMIT, num_rows=FEWEST_ROWS - 1) == "unclear"
+    assert quality(extra, LIMIT, num_rows=FEWEST_ROWS - 1) == "few"
 
 
 def test_people_count_when_they_agree():
@@ -47,7 +47,7 @@ def test_every_case_of_the_verdict():
     taken = {
         (q, p, cheaper)
         for q, p, cheaper in itertools.product(
-            ("within", "beyond", "unclear"), ("for", "against", "silent"), (True, False)
+            ("within", "beyond", "unclear", "few"), ("for", "against", "silent"), (True, False)
         )
         if verdict(q, p, is_cheaper=cheaper) == "take"
     }
@@ -58,7 +58,8 @@ def test_every_case_of_the_verdict():
     }
     assert verdict("unclear", "silent", is_cheaper=True) == "unclear"
     assert verdict("beyond", "for", is_cheaper=True) == "unclear"
-    for quality_found in ("within", "beyond", "unclear"):
+    assert verdict("few", "for", is_cheaper=True) == "unclear"
+    for quality_found in ("within", "beyond", "unclear", "few"):
         assert verdict(quality_found, "against", is_cheaper=True) == "keep"
         assert verdict(quality_found, "silent", is_cheaper=False) == "keep"
 
@@ -125,6 +126,7 @@ def test_every_measure_of_quality_must_hold():
     assert together(["within", "within"]) == "within"
     assert together(["within", "unclear"]) == "unclear"
     assert together(["unclear", "beyond"]) == "beyond"
+    assert together(["few", "unclear", "within"]) == "few"
 
 
 @pytest.mark.parametrize(
@@ -200,3 +202,18 @@ def test_people_are_heard():
         "People: of a's answers they found 9 better, 1 as good and 0 worse than big's, so that its "
         "share is 95.0 % [70.0 %, 100.0 %]"
     )
+
+
+def test_nobody_outvotes_rows_that_are_not_there():
+    record = noted({"a": Estimate(1.358, 1.134, 1.592)}, {"a": 1.0}, rows=11)
+    record.add("a", "rows_to_tell", 20)
+    for quantity, count in (("wins", 9), ("ties", 0), ("losses", 0)):
+        record.add("a", quantity, count)
+    record.add("a", "preferred", Estimate(1.0, 0.7, 1.0))
+    found = recommend(record, "big", ["a"])
+    assert found.verdict == "unclear"
+    assert [plain(reason) for reason in found.advice[0].reasons[:2]] == [
+        "Quality: a needs +1.358 bits per byte beside big [+1.134, +1.592], but fewer than 20 rows "
+        "tell nothing; the limit is +0.050, 5 % of what big needs.",
+        "Rows: there are 11. More would tell: about 20 of their kind.",
+    ]
