@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdistill import evals
-from jaxdistill.compare.reading import Reading
+from jaxdistill.compare.reading import Reading, Shared
 from jaxdistill.compare.recommend import checks
 from jaxdistill.compare.record import ALL, Record
 from jaxdistill.compare.rules import FEWEST_ROWS, together
@@ -75,6 +75,18 @@ def scored_words(readings: Mapping[str, Reading], rows: Sequence[int]) -> Scored
         )
     table = evals.word_table([row.texts for row in words], [row.ends for row in words])
     return Scored(table, members, nats)
+
+
+def measure_left_out(record: Record, found: Shared, *, num_rows: int, num_blank: int) -> None:
+    """Note how many rows are not compared, and why: blank ones are none of the `num_rows`."""
+    num_read = num_rows + num_blank
+    record.add(ALL, "rows_read", num_read)
+    record.add(ALL, "rows_left_out", num_read - len(found.rows))
+    reasons = {(name, "rows_too_long"): count for name, count in found.too_long.items()}
+    reasons |= {(ALL, "rows_in_other_words"): found.in_other_words, (ALL, "blank_rows"): num_blank}
+    for (name, quantity), count in reasons.items():
+        if count:
+            record.add(name, quantity, count)
 
 
 def measure_quality(

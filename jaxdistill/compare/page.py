@@ -30,6 +30,7 @@ class Page:
         samples: What the models answer.
         sheet: Where the sheet for people's judgements is written.
         has_judgements: Whether it was read.
+        left_out: How many rows were left out, and why.
         facts: How all this was measured, by name.
     """
 
@@ -40,6 +41,7 @@ class Page:
     samples: Sequence[Sample]
     sheet: Path
     has_judgements: bool
+    left_out: Sentence
     facts: Mapping[str, Sentence]
 
 
@@ -49,7 +51,8 @@ def html(page: Page) -> str:
     lead: Sentence = (
         f"Can {' or '.join(candidates)} take the place of {first}? All read the same ",
         page.record.said(ALL, "rows"),
-        " rows.",
+        " rows. ",
+        *page.left_out,
     )
     sections = {
         "Recommendation": _recommendation(page),
@@ -67,6 +70,24 @@ def html(page: Page) -> str:
     title = f"{' and '.join(candidates)} beside {first}"
     css = resources.files("jaxdistill.compare").joinpath("compare.css").read_text(encoding="utf-8")
     return document(title, said(lead), sections, css=css)
+
+
+def left_out(record: Record, models: Sequence[str], length: int) -> Sentence:
+    """How many rows were not compared, and why."""
+    reasons: list[Sentence] = [
+        (record.said(name, quantity), about)
+        for name, quantity, about in (
+            *((one, "rows_too_long", f" too long for {one} at {length} tokens") for one in models),
+            (ALL, "rows_in_other_words", " in other words"),
+            (ALL, "blank_rows", " of blanks only"),
+        )
+        if record.get(name, quantity) is not None
+    ]
+    found: Sentence = (record.said(ALL, "rows_left_out"), " of ", record.said(ALL, "rows_read"))
+    found = (*found, " rows left out")
+    for reason, start in zip(reasons, (": ", *[", "] * len(reasons)), strict=False):
+        found = (*found, start, *reason)
+    return (*found, ".")
 
 
 def _recommendation(page: Page) -> str:

@@ -175,7 +175,11 @@ QUANTITIES: dict[str, Quantity] = {
     # what is said in sentences only
     "rows": Quantity("Rows compared", _count),
     "words": Quantity("Words compared", _count),
+    "rows_read": Quantity("Rows read", _count),
     "rows_left_out": Quantity("Rows left out", _count),
+    "blank_rows": Quantity("Rows of blanks", _count),
+    "rows_in_other_words": Quantity("Rows in other words", _count),
+    "rows_too_long": Quantity("Rows too long", _count),
     "rows_to_tell": Quantity("Rows that would tell", _count),
     "tolerance": Quantity("Tolerance", _tolerance),
     "accepted_extra": Quantity("Accepted", _signed),
