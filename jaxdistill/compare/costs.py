@@ -7,6 +7,7 @@ from jaxdistill import evals
 from jaxdistill.compare.options import Options
 from jaxdistill.compare.reading import Reading
 from jaxdistill.compare.record import Record
+from jaxdistill.compare.rules import NOTICEABLE, NOTICEABLE_MEASURED
 
 
 def measure_costs(
@@ -36,6 +37,8 @@ def measure_costs(
             assert today is not None
             record.add(name, "relative_speed", speed.value / today.value - 1)
             _compare_price(record, name, first)
+            are_given = first in options.prices and name in options.prices
+            record.add(name, "least_saving", NOTICEABLE if are_given else NOTICEABLE_MEASURED)
 
 
 def _compare_price(record: Record, name: str, first: str) -> None:

@@ -52,6 +52,7 @@ def pairs(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> list[
 
     A hash of prompt and candidate decides which of two answers comes first, and which pair of a
     prompt does: nothing in the sheet tells who is who, and nothing else is needed to read it.
+    Answers of the same words are no pair.
 
     Args:
         prompts: What was asked.
@@ -62,6 +63,8 @@ def pairs(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> list[
     for place, prompt in enumerate(prompts):
         for name in sorted(candidates, key=lambda name: _hash("place", prompt, name)):
             ours, theirs = answers[name][place], answers[first][place]
+            if ours.split() == theirs.split():
+                continue  # nobody has to judge that
             leads = _hash("order", prompt, name) % 2 == 0
             both = (ours, theirs) if leads else (theirs, ours)
             found.append(Pair(len(found) + 1, prompt, name, both, leads))

@@ -1,5 +1,6 @@
 """The page that a decision is taken on: the recommendation first, then all that it rests on."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def _samples(page: Page) -> str:
 def _sample(first: str, sample: Sample) -> str:
     answers = "\n".join(
         f'<div><dt>{escaped(name)}</dt><dd class="text">'
-        f"{_answer(answer.strip(), sample.answers[first].strip(), is_first=name == first)}"
+        f"{_answer(_tight(answer), _tight(sample.answers[first]), is_first=name == first)}"
         "</dd></div>"
         for name, answer in sample.answers.items()
     )
@@ -185,9 +186,14 @@ def _sample(first: str, sample: Sample) -> str:
     )
 
 
+def _tight(answer: str) -> str:
+    """An answer without holes: one blank line at most between two others."""
+    return re.sub(r"\n\s*\n", "\n\n", answer.strip())
+
+
 def _answer(answer: str, first: str, *, is_first: bool) -> str:
     if not answer:
-        return '<span class="none">No word.</span>'
+        return '<span class="none">[no answer]</span>'
     if is_first:
         return escaped(answer)
     return "".join(

@@ -167,21 +167,24 @@ def _about_rows(record: Record, name: str) -> Sentence:
     if record.get(name, "rows_to_tell") is None:
         return ("Rows: so close to the limit, far more than ", rows, " would be needed to tell.")
     more = record.said(name, "rows_to_tell")
-    return ("Rows: there are ", rows, ". More would tell: about ", more, " of their kind.")
+    return ("Rows: ", rows, " here; about ", more, " of their kind would tell.")
 
 
 def _savings(record: Record, first: str, name: str) -> tuple[bool, list[Sentence]]:
     """Whether a candidate saves money, or time where no price is known, and both in words."""
     price, today = (_value(record, one, "cost_per_million_words") for one in (name, first))
     speed = _value(record, name, "relative_speed")
+    least = _value(record, name, "least_saving")
     assert speed is not None
-    saves = is_cheaper(price, today, speed=speed)
-    decides = f", {'a' if saves else 'no'} saving worth a change."
+    assert least is not None
+    saves = is_cheaper(price, today, speed=speed, least=least)
+    decides: Sentence = (f", {'a' if saves else 'no'} saving worth a change (more than ",)
+    decides = (*decides, record.said(name, "least_saving"), ").")
     found: list[Sentence] = []
     if price is not None and today is not None:
-        found.append((*_beside(record, first, name, "Price: a million words cost "), decides))
+        found.append((*_beside(record, first, name, "Price: a million words cost "), *decides))
     start = _beside(record, first, name, "Speed: words per second are ")
-    return saves, [*found, (*start, "." if found else decides)]
+    return saves, [*found, (*start, *((".",) if found else decides))]
 
 
 def _beside(record: Record, first: str, name: str, about: str) -> Sentence:

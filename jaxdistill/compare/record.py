@@ -136,7 +136,9 @@ def _signed(value: float) -> str:
 
 
 def _signed_percent(value: float) -> str:
-    return f"{100 * value:+.0f} %".replace("-", "\N{MINUS SIGN}")
+    # What is not quite nothing is not -100 %.
+    digits = 0 if value < -1 + 1e-6 else next(n for n in range(9) if round(value, 2 + n) > -1)
+    return f"{100 * value:+,.{digits}f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def _signed_points(value: float) -> str:
@@ -182,6 +184,7 @@ QUANTITIES: dict[str, Quantity] = {
     "rows_too_long": Quantity("Rows too long", _count),
     "rows_to_tell": Quantity("Rows that would tell", _count),
     "tolerance": Quantity("Tolerance", _tolerance),
+    "least_saving": Quantity("Saving that counts", _tolerance),
     "accepted_extra": Quantity("Accepted", _signed),
     "task_loss": Quantity("Worse in the task", _signed_points, "less"),
     "accepted_task_loss": Quantity("Accepted in the task", _signed_points),

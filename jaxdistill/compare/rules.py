@@ -9,7 +9,10 @@ FEWEST_ROWS = 20
 """An interval from fewer rows than these says little of the next one."""
 
 NOTICEABLE = 0.05
-"""What is cheaper, or faster, by less than this fraction is neither."""
+"""A given price that is lower by less than this fraction is not lower."""
+
+NOTICEABLE_MEASURED = 0.25
+"""The same of speeds, and of prices that follow from them: one machine is never twice the same."""
 
 _WORTH_SAYING = 100
 """More than so many times the rows there are is only said to be many more."""
@@ -33,8 +36,9 @@ def quality(extra: Estimate, accepted: float, *, num_rows: int) -> Quality:
 
 def together(found: Iterable[Quality]) -> Quality:
     """What several measures of quality say: the worst of them is enough."""
-    order: tuple[Quality, ...] = ("within", "unclear", "few", "beyond")
-    return max(found, key=order.index, default="within")
+    there = set(found)
+    worst_first: tuple[Quality, ...] = ("beyond", "few", "unclear")
+    return next((one for one in worst_first if one in there), "within")
 
 
 def people(preferred: Estimate | None) -> People:
@@ -77,14 +81,17 @@ def rows_to_tell(extra: Estimate, accepted: float, *, num_rows: int) -> float | 
     return max(needed, float(FEWEST_ROWS))
 
 
-def is_cheaper(price: float | None, today: float | None, *, speed: float) -> bool:
+def is_cheaper(
+    price: float | None, today: float | None, *, speed: float, least: float = NOTICEABLE_MEASURED
+) -> bool:
     """Whether a candidate saves money, or time where not both prices are known.
 
     Args:
         price: Of so many words, the candidate's.
         today: The first model's.
         speed: How much faster the candidate is, as a fraction.
+        least: What difference counts, as a fraction.
     """
     if price is None or today is None:
-        return speed > NOTICEABLE
-    return price < (1 - NOTICEABLE) * today
+        return speed > least
+    return price < (1 - least) * today

@@ -40,7 +40,7 @@ from jaxdistill.compare.reading import (
 )
 from jaxdistill.compare.recommend import headline, recommend
 from jaxdistill.compare.record import ALL, Record, Sentence, plain, table
-from jaxdistill.compare.rules import FEWEST_ROWS
+from jaxdistill.compare.rules import FEWEST_ROWS, NOTICEABLE, NOTICEABLE_MEASURED
 from jaxdistill.errors import UserError
 from jaxdistill.files import whole_directory
 
@@ -169,7 +169,10 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
         ),
         "Speed": (
             f"One answer at a time, {run.NEW_TOKENS} tokens after a prompt of {run.PROMPT_TOKENS}, "
-            "each model in a process of its own; the fastest of several takes.",
+            "each model in a process of its own, one after the other on this machine; the fastest "
+            "of several takes. Speeds, and prices that follow from them, differ from take to take: "
+            f"they decide where they differ by more than {100 * NOTICEABLE_MEASURED:g} %, given "
+            f"prices by more than {100 * NOTICEABLE:g} %.",
         ),
         **{f"Model {name}": (path,) for name, path in options.models.items()},
         "Made with": (f"jaxdistill {jaxdistill.__version__}, on {device.platform}",),

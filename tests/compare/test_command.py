@@ -95,6 +95,7 @@ def test_prices_are_of_the_machine_unless_they_are_given(place: Place):
     speed = value(place, "small", "tokens_per_second")["value"]
     price = value(place, "small", "cost_per_million_tokens")["value"]
     assert price == pytest.approx(0.5 / 3600 / speed * 1e6)
+    assert value(place, "small", "least_saving")["value"] == 0.25  # of its price, one was measured
 
 
 def test_what_is_asked_and_answered_is_only_text(place: Place):

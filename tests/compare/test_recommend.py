@@ -8,6 +8,8 @@ from jaxdistill.compare.recommend import headline, recommend
 from jaxdistill.compare.record import ALL, Record, plain
 from jaxdistill.compare.rules import (
     FEWEST_ROWS,
+    NOTICEABLE,
+    NOTICEABLE_MEASURED,
     is_cheaper,
     people,
     quality,
@@ -87,6 +89,7 @@ def noted(extra: dict[str, Estimate], speed: dict[str, float], rows: int = 50) -
         record.add(name, "extra_bits_per_byte", estimate)
         record.add(name, "words_per_second", 100 * (1 + speed[name]))
         record.add(name, "relative_speed", speed[name])
+        record.add(name, "least_saving", NOTICEABLE_MEASURED)
     return record
 
 
@@ -97,7 +100,7 @@ GOOD, BAD, OPEN = Estimate(0.01, 0.0, 0.02), Estimate(0.3, 0.2, 0.4), Estimate(0
     ("extra", "speed", "found", "model"),
     [
         ({"a": GOOD}, {"a": 1.0}, "take", "a"),
-        ({"a": GOOD}, {"a": 0.04}, "keep", "big"),  # too little to notice
+        ({"a": GOOD}, {"a": 0.24}, "keep", "big"),  # too little to notice
         ({"a": BAD}, {"a": 1.0}, "keep", "big"),
         ({"a": OPEN}, {"a": 1.0}, "unclear", ""),
         ({"a": GOOD, "b": GOOD}, {"a": 1.0, "b": 2.0}, "take", "b"),
@@ -156,14 +159,18 @@ def test_what_costs_nothing_is_a_price_like_any_other():
     assert not is_cheaper(0.0, 0.0, speed=1.0)
     assert is_cheaper(0.0, 5.0, speed=-0.5)
     assert is_cheaper(None, 5.0, speed=1.0)
-    assert not is_cheaper(4.8, 5.0, speed=1.0)
+    assert not is_cheaper(4.0, 5.0, speed=1.0)
+    assert is_cheaper(3.7, 5.0, speed=1.0)
+    assert not is_cheaper(4.8, 5.0, speed=1.0, least=NOTICEABLE)
+    assert is_cheaper(4.7, 5.0, speed=1.0, least=NOTICEABLE)
     record = noted({"a": GOOD}, {"a": 1.0})
     record.add("big", "cost_per_million_words", 0.0)
     record.add("a", "cost_per_million_words", 5.0)
     found = recommend(record, "big", ["a"])
     assert found.verdict == "keep"
     assert [plain(reason) for reason in found.advice[0].reasons[1:]] == [
-        "Price: a million words cost $5.00 with a and $0.0000 with big, no saving worth a change.",
+        "Price: a million words cost $5.00 with a and $0.0000 with big, no saving worth a "
+        "change (more than 25 %).",
         "Speed: words per second are 200.0 with a and 100.0 with big (+100 %).",
     ]
 
@@ -187,7 +194,7 @@ def test_reasons_name_the_numbers():
         "not be accepted: the limit is +0.050, 5 % of what big needs.",
         "Rows: so close to the limit, far more than 50 would be needed to tell.",
         "Speed: words per second are 200.0 with a and 100.0 with big (+100 %), a saving worth a "
-        "change.",
+        "change (more than 25 %).",
     ]
 
 
@@ -215,5 +222,5 @@ def test_nobody_outvotes_rows_that_are_not_there():
     assert [plain(reason) for reason in found.advice[0].reasons[:2]] == [
         "Quality: a needs +1.358 bits per byte beside big [+1.134, +1.592], but fewer than 20 rows "
         "tell nothing; the limit is +0.050, 5 % of what big needs.",
-        "Rows: there are 11. More would tell: about 20 of their kind.",
+        "Rows: 11 here; about 20 of their kind would tell.",
     ]
