@@ -137,7 +137,7 @@ def _signed(value: float) -> str:
 
 def _signed_percent(value: float) -> str:
     # What is not quite nothing is not -100 %.
-    digits = 0 if value < -1 + 1e-6 else next(n for n in range(9) if round(value, 2 + n) > -1)
+    digits = next((n for n in range(6) if round(value, 2 + n) != -1 or value == -1), 0)
     return f"{100 * value:+,.{digits}f} %".replace("-", "\N{MINUS SIGN}")
 
 

@@ -1,7 +1,7 @@
 """The rules of a recommendation, as pure functions of estimates: they know no model and no page."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 from jaxdistill.evals import Estimate
 
@@ -21,6 +21,8 @@ Quality = Literal["within", "beyond", "unclear", "few"]
 People = Literal["for", "against", "silent"]
 Verdict = Literal["take", "keep", "unclear"]
 
+_WORST_FIRST: Final[tuple[Quality, ...]] = ("beyond", "few", "unclear")
+
 
 def quality(extra: Estimate, accepted: float, *, num_rows: int) -> Quality:
     """Whether what a candidate pays more, in bits per byte, is accepted.
@@ -37,8 +39,10 @@ def quality(extra: Estimate, accepted: float, *, num_rows: int) -> Quality:
 def together(found: Iterable[Quality]) -> Quality:
     """What several measures of quality say: the worst of them is enough."""
     there = set(found)
-    worst_first: tuple[Quality, ...] = ("beyond", "few", "unclear")
-    return next((one for one in worst_first if one in there), "within")
+    for one in _WORST_FIRST:
+        if one in there:
+            return one
+    return "within"
 
 
 def people(preferred: Estimate | None) -> People:

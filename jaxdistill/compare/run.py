@@ -1,6 +1,7 @@
 """A comparison from its options to its folder: the one place where its parts meet."""
 
 from collections.abc import Callable
+from datetime import date
 from itertools import count
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jaxtyping import Float
 
 import jaxdistill
 from jaxdistill import data, report, run
+from jaxdistill.compare.again import command
 from jaxdistill.compare.costs import measure_costs
 from jaxdistill.compare.judgements import (
     check_sheet,
@@ -175,12 +177,19 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
             f"prices by more than {100 * NOTICEABLE:g} %.",
         ),
         **{f"Model {name}": (path,) for name, path in options.models.items()},
-        "Made with": (f"jaxdistill {jaxdistill.__version__}, on {device.platform}",),
+        "Made with": (
+            f"jaxdistill {jaxdistill.__version__}, on {device.platform}, {date.today()}: "
+            f"{command(options)}",
+        ),
     }
     if options.machine_price is not None:
-        price = f"{options.currency}{options.machine_price:g} for an hour of this machine"
+        price = f"{options.currency}{_money(options.machine_price)} for an hour of this machine"
         found["Price"] = (f"{price}, one answer at a time.",)
     return found
+
+
+def _money(price: float) -> str:
+    return f"{price:,.2f}" if round(price, 2) == price else f"{price:g}"
 
 
 def _free(options: Options) -> tuple[Path, str]:

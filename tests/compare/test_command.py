@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import shlex
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,10 +15,13 @@ import tiny
 
 from jaxdistill import evals, load, run
 from jaxdistill.cli import main
+from jaxdistill.cli.options import parser
 from jaxdistill.compare import options
 from jaxdistill.data import DataConfig
 from jaxdistill.errors import UserError
 from tests.compare.conftest import COSTS, NASTY, Place
+
+NAMES, FOLDERS = ("big", "small", "other"), ("big", "small", "bytes")
 
 
 def value(place: Place, model: str, quantity: str) -> dict:
@@ -103,6 +108,18 @@ def test_what_is_asked_and_answered_is_only_text(place: Place):
     assert "<script" not in html
     assert "&lt;script&gt;alert" in html
     assert not re.search(r"https?:|//|@import|<link|<img|javascript:", html)
+
+
+def test_the_page_says_how_to_make_it_again(place: Place):
+    text = unescape(re.sub("<.*?>", "", (place.out / "index.html").read_text()))
+    assert "$0.50 for an hour of this machine" in text
+    (line,) = [one for one in text.splitlines() if ": jaxdistill compare " in one]
+    assert re.search(r"\d{4}-\d\d-\d\d: jaxdistill compare ", line)
+    words = shlex.split(line.partition(": jaxdistill ")[2])
+    again, first = (vars(parser().parse_args(one)) for one in (words, place.command))
+    models = [f"{name}={place.folder / path}" for name, path in zip(NAMES, FOLDERS, strict=True)]
+    filled = {"models": models, "loss_on": "completion", "prompt_template": "plain"}
+    assert again == first | filled
 
 
 def test_judgements_are_read_back_and_kept(place: Place, capfd: pytest.CaptureFixture[str]):
