@@ -101,7 +101,8 @@ def recommend(record: Record, first: str, candidates: Sequence[str]) -> Recommen
 def headline(recommendation: Recommendation, record: Record) -> Sentence:
     """The recommendation in a few words."""
     if recommendation.verdict == "unclear":
-        return ("This cannot be told from these ", record.said(ALL, "rows"), " rows.")
+        rows = record.said(ALL, "rows")
+        return ("This cannot be told from ", rows, " row." if rows.text == "1" else " rows.")
     start = "Take" if recommendation.verdict == "take" else "Keep"
     return (f"{start} {recommendation.model}.",)
 

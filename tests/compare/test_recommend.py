@@ -187,7 +187,7 @@ def test_of_those_that_can_be_taken_the_cheapest_known_price_comes_first():
 def test_reasons_name_the_numbers():
     record = noted({"a": OPEN}, {"a": 1.0})
     found = recommend(record, "big", ["a"])
-    assert plain(headline(found, record)) == "This cannot be told from these 50 rows."
+    assert plain(headline(found, record)) == "This cannot be told from 50 rows."
     said = [plain(reason) for reason in found.advice[0].reasons]
     assert said == [
         "Quality: a needs +0.050 bits per byte beside big [+0.000, +0.100], which may or may "
@@ -224,3 +224,5 @@ def test_nobody_outvotes_rows_that_are_not_there():
         "tell nothing; the limit is +0.050, 5 % of what big needs.",
         "Rows: 11 here; about 20 of their kind would tell.",
     ]
+    record.add(ALL, "rows", 1)
+    assert plain(headline(found, record)) == "This cannot be told from 1 row."
