@@ -80,6 +80,21 @@ def whole_directory(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_directory(target: Path) -> None:
+    """See that `whole_directory` can begin, before hours of work that would be lost.
+
+    Raises:
+        UserError: The place cannot be written to.
+    """
+    check_name(target)
+    with _disk_errors(target):
+        target = target.resolve()
+        place = next(parent for parent in target.parents if parent.exists())
+        trial = place / _beside(target).name
+        trial.mkdir()
+        trial.rmdir()
+
+
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
 

@@ -6,16 +6,16 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxdistill.compare.record import Record
+from jaxdistill.compare.sheet import COLUMNS, sheet
 from jaxdistill.errors import Findings, UserError, nearest
 from jaxdistill.evals import Estimate
 from jaxdistill.report import printable
 
-COLUMNS = ("number", "prompt", "answer_1", "answer_2", "better", "note")
 _JUDGEMENTS = ("1", "2", "tie")
 _Z = 1.96
 
@@ -52,6 +52,7 @@ def pairs(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> list[
 
     A hash of prompt and candidate decides which of two answers comes first, and which pair of a
     prompt does: nothing in the sheet tells who is who, and nothing else is needed to read it.
+    Answers of the same words are no pair.
 
     Args:
         prompts: What was asked.
@@ -62,6 +63,8 @@ def pairs(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> list[
     for place, prompt in enumerate(prompts):
         for name in sorted(candidates, key=lambda name: _hash("place", prompt, name)):
             ours, theirs = answers[name][place], answers[first][place]
+            if ours.split() == theirs.split():
+                continue  # nobody has to judge that
             leads = _hash("order", prompt, name) % 2 == 0
             both = (ours, theirs) if leads else (theirs, ours)
             found.append(Pair(len(found) + 1, prompt, name, both, leads))
@@ -125,37 +128,6 @@ def check_sheet(path: str | Path, most: int) -> dict[str, tuple[int, dict[str, s
     return rows
 
 
-def sheet(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a sheet, numbered as a spreadsheet numbers them.
-
-    Raises:
-        UserError: where it cannot be read, or lacks a column.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8: {error.reason}. Save it as CSV in UTF-8.") from None
-    head = text.partition("\n")[0]
-    # Spreadsheets of half the world write a semicolon between cells.
-    delimiter = ";" if head.count(";") > head.count(",") else ","
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True
-    )
-    try:
-        columns = [column.strip() for column in reader.fieldnames or ()]
-        if missing := [name for name in COLUMNS if name not in columns]:
-            raise UserError(
-                f"{path}: has no column `{missing[0]}`; expected {', '.join(COLUMNS)}, as "
-                f"`jaxdistill compare` writes them.{nearest(missing[0], columns)}"
-            )
-        reader.fieldnames = columns
-        yield from enumerate(reader, start=2)
-    except csv.Error as error:
-        raise UserError(f"{path}: not a CSV file: {error}. Export it as CSV again.") from None
-
-
 def measure_judgements(
     record: Record,
     candidates: Sequence[str],
@@ -198,7 +170,7 @@ def _outcome(pair: Pair, better: str) -> str:
 
 
 def _number(row: Mapping[str, str], most: int) -> int:
-    text = row["number"].strip()
+    text = _whole(row["number"])
     number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
     if not 1 <= number <= most:
         raise UserError(
@@ -209,13 +181,18 @@ def _number(row: Mapping[str, str], most: int) -> int:
 
 
 def _better(row: Mapping[str, str]) -> str:
-    better = row["better"].strip().lower()
+    better = _whole(row["better"]).lower()
     if better not in ("", *_JUDGEMENTS):
         raise UserError(
             f"`better` is {row['better']!r}, expected 1, 2, tie or nothing."
             f"{nearest(better, _JUDGEMENTS)}"
         )
     return better
+
+
+def _whole(cell: str) -> str:
+    """A cell whose number a spreadsheet may have given decimals."""
+    return re.sub(r"(?<=\d)[.,]0+$", "", cell.strip())
 
 
 def _check_pair(row: Mapping[str, str], pair: Pair) -> None:

@@ -1,14 +1,13 @@
-"""The numbers of a comparison: quality on shared rows, where it is lost, and what a model costs."""
+"""The quality of models on shared rows, and where it is lost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdistill import evals
-from jaxdistill.compare.options import Options
-from jaxdistill.compare.reading import Reading
+from jaxdistill.compare.reading import Reading, Shared
 from jaxdistill.compare.recommend import checks
 from jaxdistill.compare.record import ALL, Record
 from jaxdistill.compare.rules import FEWEST_ROWS, together
@@ -78,6 +77,18 @@ def scored_words(readings: Mapping[str, Reading], rows: Sequence[int]) -> Scored
     return Scored(table, members, nats)
 
 
+def measure_left_out(record: Record, found: Shared, *, num_rows: int, num_blank: int) -> None:
+    """Note how many rows are not compared, and why: blank ones are none of the `num_rows`."""
+    num_read = num_rows + num_blank
+    record.add(ALL, "rows_read", num_read)
+    record.add(ALL, "rows_left_out", num_read - len(found.rows))
+    reasons = {(name, "rows_too_long"): count for name, count in found.too_long.items()}
+    reasons |= {(ALL, "rows_in_other_words"): found.in_other_words, (ALL, "blank_rows"): num_blank}
+    for (name, quantity), count in reasons.items():
+        if count:
+            record.add(name, quantity, count)
+
+
 def measure_quality(
     record: Record,
     scored: Scored,
@@ -132,8 +143,9 @@ def measure_rows_to_tell(record: Record, first: str, candidates: Sequence[str]) 
     """Note how many rows would tell of each candidate that these do not tell of."""
     for name in candidates:
         checked = checks(record, first, name)
-        if together(one.quality for one in checked) == "unclear":
-            needed = [one.rows_to_tell for one in checked if one.quality == "unclear"]
+        if together(one.quality for one in checked) in ("unclear", "few"):
+            open_ones = [one for one in checked if one.quality in ("unclear", "few")]
+            needed = [one.rows_to_tell for one in open_ones]
             known = [one for one in needed if one is not None]
             if len(known) == len(needed):
                 record.add(name, "rows_to_tell", max(known))
@@ -194,43 +206,6 @@ def _worst(
         if evals.excess(scored.table, members, *nats, level=level).low > 0:
             found[label] = line.value
     return max(found, key=lambda label: found[label], default=None)
-
-
-def measure_costs(
-    record: Record,
-    costs: Mapping[str, evals.Cost],
-    readings: Mapping[str, Reading],
-    rows: Sequence[int],
-    options: Options,
-) -> None:
-    """Note speed, size and prices, in tokens and in words, for tokenizers cut words differently."""
-    first = options.first
-    for name, cost in costs.items():
-        reading = readings[name]
-        num_tokens = sum(reading.sums[row]["scored_tokens"] for row in rows)
-        words_per_token = sum(len(reading.words[row].texts) for row in rows) / num_tokens
-        for quantity, value in asdict(cost).items():
-            record.add(name, quantity, value)
-        speed = record.add(name, "words_per_second", cost.tokens_per_second * words_per_token)
-        price = options.prices.get(name)
-        if price is None and options.machine_price is not None:
-            price = options.machine_price / 3600 / cost.tokens_per_second * 1e6
-        if price is not None:
-            record.add(name, "cost_per_million_tokens", price)
-            record.add(name, "cost_per_million_words", price / words_per_token)
-        if name != first:
-            today = record.get(first, "words_per_second")
-            assert today is not None
-            record.add(name, "relative_speed", speed.value / today.value - 1)
-            _compare_price(record, name, first)
-
-
-def _compare_price(record: Record, name: str, first: str) -> None:
-    price = record.get(name, "cost_per_million_words")
-    today = record.get(first, "cost_per_million_words")
-    # Nothing can be said beside a price of 0; what is cheaper is told by the prices themselves.
-    if price is not None and today is not None and today.value > 0:
-        record.add(name, "relative_price", price.value / today.value - 1)
 
 
 def _is_scored(readings: Sequence[Reading], row: int) -> Bool[np.ndarray, " _"]:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxdistill import run
 from jaxdistill.data import DataConfig
 from jaxdistill.errors import Findings, UserError, nearest
+from jaxdistill.files import check_directory
 
 PAGE, NUMBERS, SHEET = FILES = ("index.html", "metrics.jsonl", "judgements.csv")
 """What a comparison writes."""
@@ -91,6 +92,7 @@ def options(
     with findings.collect("--price"):
         priced = _prices(prices, list(named)) if named else {}
     with findings.collect():
+        check_directory(Path(out))
         check_out(Path(out), others.get("judgements"))
     findings.raise_any()
     config = DataConfig(
@@ -123,7 +125,7 @@ def check_out(out: Path, judgements: str | None) -> None:
 
 
 def _has_judgements(path: Path) -> bool:
-    from jaxdistill.compare.judgements import sheet
+    from jaxdistill.compare.sheet import sheet
 
     try:
         return any(row["better"].strip() or row["note"].strip() for _, row in sheet(path))
@@ -187,4 +189,8 @@ def _reading(models: dict[str, str], given: dict[str, Any]) -> dict[str, Any]:
             )
         trained = next(iter(ways), default)
         found[name] = trained if given.get(name) is None else given[name]
-    return found
+    others = [path for name, path in models.items() if name not in runs]
+    length = given.get("length")
+    longest = [run.check_reads(path, length, option="--length") for path in others]
+    # What every model reads, unless it was asked for.
+    return found if length else found | {"length": min([found["length"], *longest])}

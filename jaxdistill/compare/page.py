@@ -1,5 +1,6 @@
 """The page that a decision is taken on: the recommendation first, then all that it rests on."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Page:
         samples: What the models answer.
         sheet: Where the sheet for people's judgements is written.
         has_judgements: Whether it was read.
+        left_out: How many rows were left out, and why.
         facts: How all this was measured, by name.
     """
 
@@ -40,6 +42,7 @@ class Page:
     samples: Sequence[Sample]
     sheet: Path
     has_judgements: bool
+    left_out: Sentence
     facts: Mapping[str, Sentence]
 
 
@@ -49,7 +52,8 @@ def html(page: Page) -> str:
     lead: Sentence = (
         f"Can {' or '.join(candidates)} take the place of {first}? All read the same ",
         page.record.said(ALL, "rows"),
-        " rows.",
+        " rows. ",
+        *page.left_out,
     )
     sections = {
         "Recommendation": _recommendation(page),
@@ -67,6 +71,24 @@ def html(page: Page) -> str:
     title = f"{' and '.join(candidates)} beside {first}"
     css = resources.files("jaxdistill.compare").joinpath("compare.css").read_text(encoding="utf-8")
     return document(title, said(lead), sections, css=css)
+
+
+def left_out(record: Record, models: Sequence[str], length: int) -> Sentence:
+    """How many rows were not compared, and why."""
+    reasons: list[Sentence] = [
+        (record.said(name, quantity), about)
+        for name, quantity, about in (
+            *((one, "rows_too_long", f" too long for {one} at {length} tokens") for one in models),
+            (ALL, "rows_in_other_words", " in other words"),
+            (ALL, "blank_rows", " of blanks only"),
+        )
+        if record.get(name, quantity) is not None
+    ]
+    found: Sentence = (record.said(ALL, "rows_left_out"), " of ", record.said(ALL, "rows_read"))
+    found = (*found, " rows left out")
+    for reason, start in zip(reasons, (": ", *[", "] * len(reasons)), strict=False):
+        found = (*found, start, *reason)
+    return (*found, ".")
 
 
 def _recommendation(page: Page) -> str:
@@ -154,7 +176,7 @@ def _samples(page: Page) -> str:
 def _sample(first: str, sample: Sample) -> str:
     answers = "\n".join(
         f'<div><dt>{escaped(name)}</dt><dd class="text">'
-        f"{_answer(answer.strip(), sample.answers[first].strip(), is_first=name == first)}"
+        f"{_answer(_tight(answer), _tight(sample.answers[first]), is_first=name == first)}"
         "</dd></div>"
         for name, answer in sample.answers.items()
     )
@@ -164,9 +186,14 @@ def _sample(first: str, sample: Sample) -> str:
     )
 
 
+def _tight(answer: str) -> str:
+    """An answer without holes: one blank line at most between two others."""
+    return re.sub(r"\n\s*\n", "\n\n", answer.strip())
+
+
 def _answer(answer: str, first: str, *, is_first: bool) -> str:
     if not answer:
-        return '<span class="none">No word.</span>'
+        return '<span class="none">[no answer]</span>'
     if is_first:
         return escaped(answer)
     return "".join(

@@ -1,6 +1,6 @@
 """What each model says of the same rows, and which rows can be compared at all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,14 +36,18 @@ class Reading:
     nats: dict[int, Float[np.ndarray, " _"]]
 
 
-def text_rows(sources: Sequence[str], *, as_chat: bool) -> list[data.Row]:
+def text_rows(sources: Sequence[str], *, as_chat: bool) -> tuple[list[data.Row], int]:
     """The rows as text, which every tokenizer can read; the exact tokens of a rollout do not count.
+
+    Returns:
+        The rows, and how many more have answers of blanks only, which are no words.
 
     Raises:
         UserError: naming all rows that have no text.
     """
     findings = Findings()
     rows: list[data.Row] = []
+    num_blank = 0
     for source in sources:
         for place, fields in data.records(source, findings):
             with findings.collect():
@@ -53,11 +57,23 @@ def text_rows(sources: Sequence[str], *, as_chat: bool) -> list[data.Row]:
                     raise UserError(
                         f"{place}: has no answer to compare models on. Give it a `completion`."
                     )
-                rows.append(row)
+                if _is_blank(row):
+                    num_blank += 1
+                else:
+                    rows.append(row)
     findings.raise_any()
     if not rows:
-        raise UserError(f"{', '.join(sources)}: no row, so there is nothing to compare.")
-    return rows
+        raise UserError(f"{', '.join(sources)}: no row has words to compare models on.")
+    return rows, num_blank
+
+
+def _is_blank(row: data.Row) -> bool:
+    match row.content:
+        case data.Text(completion=completion):
+            return not (completion or "").strip()
+        case data.Chat(messages=messages, num_prompt=num_prompt):
+            return not any(str(one["content"]).strip() for one in messages[num_prompt:])
+    return False
 
 
 def questions(rows: Sequence[data.Row], count: int) -> list[data.Row]:
@@ -95,9 +111,11 @@ def read(
         options: How they are read.
     """
     config = options.data
-    check_length(config.length, model.config, path)
+    check_length(config.length, model.config, path, "--length")
     is_alike = guide is None or align.difference(model.tokenizer, guide.tokenizer) is None
-    prepared = data.prepare(config, model.tokenizer, rows=data.Rows(list(rows), []))
+    prepared = data.prepare(
+        config, model.tokenizer, rows=data.Rows(list(rows), []), is_only_scored=True
+    )
     places = run.measure_places(
         model,
         guide if is_alike else None,
@@ -123,14 +141,31 @@ def read(
     )
 
 
-def shared(readings: Sequence[Reading]) -> list[int]:
-    """The rows that every model reads whole, and that are the same words to all.
+@dataclass(frozen=True)
+class Shared:
+    """Which rows can be compared, and what became of the others.
+
+    Attributes:
+        rows: The `row_id` of those that every model reads whole, and that are the same words to
+            all.
+        too_long: How many were too long for each model; one may be too long for several.
+        in_other_words: How many are other words to some model.
+    """
+
+    rows: list[int]
+    too_long: dict[str, int]
+    in_other_words: int
+
+
+def shared(readings: Mapping[str, Reading], num_rows: int) -> Shared:
+    """The rows that can be compared, of so many.
 
     Raises:
         UserError: when there is none.
     """
-    first = readings[0]
-    whole = [row for row in first.sums if all(row in reading.sums for reading in readings)]
+    first = next(iter(readings.values()))
+    others = list(readings.values())[1:]
+    whole = [row for row in first.sums if all(row in reading.sums for reading in others)]
     if not whole:
         raise UserError(
             "compare: no row is short enough for every model's tokenizer. Raise `--length`, or "
@@ -140,14 +175,15 @@ def shared(readings: Sequence[Reading]) -> list[int]:
         row
         for row in whole
         if first.words[row].texts
-        and all(reading.words[row].texts == first.words[row].texts for reading in readings)
+        and all(reading.words[row].texts == first.words[row].texts for reading in others)
     ]
     if not same:
         raise UserError(
             "compare: the models' chat templates write every row in different words, so that "
             "there is no text to compare them on. Take `--prompt-template plain`."
         )
-    return same
+    too_long = {name: num_rows - len(reading.sums) for name, reading in readings.items()}
+    return Shared(same, too_long, len(whole) - len(same))
 
 
 def _word_nats(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from jaxdistill.compare.record import ALL, Record, Sentence
 from jaxdistill.compare.rules import (
+    FEWEST_ROWS,
     People,
     Quality,
     Verdict,
@@ -100,7 +101,8 @@ def recommend(record: Record, first: str, candidates: Sequence[str]) -> Recommen
 def headline(recommendation: Recommendation, record: Record) -> Sentence:
     """The recommendation in a few words."""
     if recommendation.verdict == "unclear":
-        return ("This cannot be told from these ", record.said(ALL, "rows"), " rows.")
+        rows = record.said(ALL, "rows")
+        return ("This cannot be told from ", rows, " row." if rows.text == "1" else " rows.")
     start = "Take" if recommendation.verdict == "take" else "Keep"
     return (f"{start} {recommendation.model}.",)
 
@@ -112,7 +114,7 @@ def _advise(record: Record, first: str, name: str) -> Advice:
     cheaper, savings = _savings(record, first, name)
     about = (_about_quality, _about_task)
     reasons = [say(record, first, name, one) for say, one in zip(about, checked, strict=False)]
-    if found == "unclear":
+    if found in ("unclear", "few"):
         reasons.append(_about_rows(record, name))
     reasons += savings
     if record.get(name, "preferred") is not None:
@@ -147,13 +149,14 @@ def _about_task(record: Record, first: str, name: str, check: Check) -> Sentence
 
 def _judged(record: Record, first: str, name: str, check: Check) -> Sentence:
     judged = {
-        "within": "which is accepted",
-        "beyond": "which is too much",
-        "unclear": "which may or may not be accepted",
+        "within": "which is accepted:",
+        "beyond": "which is too much:",
+        "unclear": "which may or may not be accepted:",
+        "few": f"but fewer than {FEWEST_ROWS} rows tell nothing;",
     }[check.quality]
     return (
         *record.interval(name, check.quantity),
-        f", {judged}: the limit is ",
+        f", {judged} the limit is ",
         record.said(first, check.accepted),
         ", ",
         record.said(ALL, "tolerance"),
@@ -165,21 +168,24 @@ def _about_rows(record: Record, name: str) -> Sentence:
     if record.get(name, "rows_to_tell") is None:
         return ("Rows: so close to the limit, far more than ", rows, " would be needed to tell.")
     more = record.said(name, "rows_to_tell")
-    return ("Rows: there are ", rows, ". More would tell: about ", more, " of their kind.")
+    return ("Rows: ", rows, " here; about ", more, " of their kind would tell.")
 
 
 def _savings(record: Record, first: str, name: str) -> tuple[bool, list[Sentence]]:
     """Whether a candidate saves money, or time where no price is known, and both in words."""
     price, today = (_value(record, one, "cost_per_million_words") for one in (name, first))
     speed = _value(record, name, "relative_speed")
+    least = _value(record, name, "least_saving")
     assert speed is not None
-    saves = is_cheaper(price, today, speed=speed)
-    decides = f", {'a' if saves else 'no'} saving worth a change."
+    assert least is not None
+    saves = is_cheaper(price, today, speed=speed, least=least)
+    decides: Sentence = (f", {'a' if saves else 'no'} saving worth a change (more than ",)
+    decides = (*decides, record.said(name, "least_saving"), ").")
     found: list[Sentence] = []
     if price is not None and today is not None:
-        found.append((*_beside(record, first, name, "Price: a million words cost "), decides))
+        found.append((*_beside(record, first, name, "Price: a million words cost "), *decides))
     start = _beside(record, first, name, "Speed: words per second are ")
-    return saves, [*found, (*start, "." if found else decides)]
+    return saves, [*found, (*start, *((".",) if found else decides))]
 
 
 def _beside(record: Record, first: str, name: str, about: str) -> Sentence:

@@ -136,7 +136,9 @@ def _signed(value: float) -> str:
 
 
 def _signed_percent(value: float) -> str:
-    return f"{100 * value:+.0f} %".replace("-", "\N{MINUS SIGN}")
+    # What is not quite nothing is not -100 %.
+    digits = next((n for n in range(6) if round(value, 2 + n) != -1 or value == -1), 0)
+    return f"{100 * value:+,.{digits}f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def _signed_points(value: float) -> str:
@@ -175,9 +177,14 @@ QUANTITIES: dict[str, Quantity] = {
     # what is said in sentences only
     "rows": Quantity("Rows compared", _count),
     "words": Quantity("Words compared", _count),
+    "rows_read": Quantity("Rows read", _count),
     "rows_left_out": Quantity("Rows left out", _count),
+    "blank_rows": Quantity("Rows of blanks", _count),
+    "rows_in_other_words": Quantity("Rows in other words", _count),
+    "rows_too_long": Quantity("Rows too long", _count),
     "rows_to_tell": Quantity("Rows that would tell", _count),
     "tolerance": Quantity("Tolerance", _tolerance),
+    "least_saving": Quantity("Saving that counts", _tolerance),
     "accepted_extra": Quantity("Accepted", _signed),
     "task_loss": Quantity("Worse in the task", _signed_points, "less"),
     "accepted_task_loss": Quantity("Accepted in the task", _signed_points),

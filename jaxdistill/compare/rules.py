@@ -1,7 +1,7 @@
 """The rules of a recommendation, as pure functions of estimates: they know no model and no page."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 from jaxdistill.evals import Estimate
 
@@ -9,27 +9,40 @@ FEWEST_ROWS = 20
 """An interval from fewer rows than these says little of the next one."""
 
 NOTICEABLE = 0.05
-"""What is cheaper, or faster, by less than this fraction is neither."""
+"""A given price that is lower by less than this fraction is not lower."""
+
+NOTICEABLE_MEASURED = 0.25
+"""The same of speeds, and of prices that follow from them: one machine is never twice the same."""
 
 _WORTH_SAYING = 100
 """More than so many times the rows there are is only said to be many more."""
 
-Quality = Literal["within", "beyond", "unclear"]
+Quality = Literal["within", "beyond", "unclear", "few"]
 People = Literal["for", "against", "silent"]
 Verdict = Literal["take", "keep", "unclear"]
 
+_WORST_FIRST: Final[tuple[Quality, ...]] = ("beyond", "few", "unclear")
+
 
 def quality(extra: Estimate, accepted: float, *, num_rows: int) -> Quality:
-    """Whether what a candidate pays more, in bits per byte, is accepted; `unclear` is neither."""
-    if num_rows < FEWEST_ROWS or extra.low <= accepted < extra.high:
+    """Whether what a candidate pays more, in bits per byte, is accepted.
+
+    `unclear` is neither; `few` rows tell nothing, whatever their interval.
+    """
+    if num_rows < FEWEST_ROWS:
+        return "few"
+    if extra.low <= accepted < extra.high:
         return "unclear"
     return "within" if extra.high <= accepted else "beyond"
 
 
 def together(found: Iterable[Quality]) -> Quality:
-    """What several measures of quality say: one that is beyond its limit is enough."""
+    """What several measures of quality say: the worst of them is enough."""
     there = set(found)
-    return "beyond" if "beyond" in there else "unclear" if "unclear" in there else "within"
+    for one in _WORST_FIRST:
+        if one in there:
+            return one
+    return "within"
 
 
 def people(preferred: Estimate | None) -> People:
@@ -43,7 +56,7 @@ def verdict(quality: Quality, people: People, *, is_cheaper: bool) -> Verdict:
     """What to do about one candidate.
 
     People who judged it worse are heard before any number; people who judged it better decide
-    where the numbers do not, but do not outvote them.
+    where the numbers do not, but neither outvote them nor stand for rows that are not there.
     """
     if people == "against":
         return "keep"
@@ -51,6 +64,8 @@ def verdict(quality: Quality, people: People, *, is_cheaper: bool) -> Verdict:
         return "unclear" if people == "for" else "keep"
     if not is_cheaper:
         return "keep"
+    if quality == "few":
+        return "unclear"
     return "unclear" if quality == "unclear" and people != "for" else "take"
 
 
@@ -70,14 +85,17 @@ def rows_to_tell(extra: Estimate, accepted: float, *, num_rows: int) -> float | 
     return max(needed, float(FEWEST_ROWS))
 
 
-def is_cheaper(price: float | None, today: float | None, *, speed: float) -> bool:
+def is_cheaper(
+    price: float | None, today: float | None, *, speed: float, least: float = NOTICEABLE_MEASURED
+) -> bool:
     """Whether a candidate saves money, or time where not both prices are known.
 
     Args:
         price: Of so many words, the candidate's.
         today: The first model's.
         speed: How much faster the candidate is, as a fraction.
+        least: What difference counts, as a fraction.
     """
     if price is None or today is None:
-        return speed > NOTICEABLE
-    return price < (1 - NOTICEABLE) * today
+        return speed > least
+    return price < (1 - least) * today

@@ -1,6 +1,7 @@
 """A comparison from its options to its folder: the one place where its parts meet."""
 
 from collections.abc import Callable
+from datetime import date
 from itertools import count
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from jaxtyping import Float
 
 import jaxdistill
 from jaxdistill import data, report, run
+from jaxdistill.compare.again import command
+from jaxdistill.compare.costs import measure_costs
 from jaxdistill.compare.judgements import (
     check_sheet,
     measure_judgements,
@@ -21,14 +24,14 @@ from jaxdistill.compare.judgements import (
 from jaxdistill.compare.measure import (
     Breakdown,
     measure_bins,
-    measure_costs,
+    measure_left_out,
     measure_quality,
     measure_rows_to_tell,
     measure_task,
     scored_words,
 )
 from jaxdistill.compare.options import FILES, NUMBERS, PAGE, SHEET, Options, check_out
-from jaxdistill.compare.page import Page, html
+from jaxdistill.compare.page import Page, html, left_out
 from jaxdistill.compare.reading import (
     Reading,
     answers,
@@ -39,7 +42,7 @@ from jaxdistill.compare.reading import (
 )
 from jaxdistill.compare.recommend import headline, recommend
 from jaxdistill.compare.record import ALL, Record, Sentence, plain, table
-from jaxdistill.compare.rules import FEWEST_ROWS
+from jaxdistill.compare.rules import FEWEST_ROWS, NOTICEABLE, NOTICEABLE_MEASURED
 from jaxdistill.errors import UserError
 from jaxdistill.files import whole_directory
 
@@ -53,13 +56,15 @@ def compare(options: Options) -> Path:
     Raises:
         UserError: when a model, a row, a judgement or the folder is not as it should be.
     """
-    rows = text_rows(options.data.sources, as_chat=options.data.prompt_template == "chat")
+    rows, num_blank = text_rows(
+        options.data.sources, as_chat=options.data.prompt_template == "chat"
+    )
     # What is wrong with the files is told at once, before hours of measuring.
     ask_task = _task(options) if options.task else None
     if options.judgements:
         check_sheet(options.judgements, options.prompts * len(options.candidates))
     record = Record(options.currency)
-    breakdown, kept = _measure(record, options, rows, ask_task)
+    breakdown, kept = _measure(record, options, rows, num_blank, ask_task)
 
     asking = questions([rows[row_id] for row_id in kept], options.prompts)
     asked = [data.asked(row) for row in asking]
@@ -83,6 +88,7 @@ def compare(options: Options) -> Path:
         ],
         sheet=out / SHEET,
         has_judgements=bool(options.judgements),
+        left_out=left_out(record, list(options.models), options.data.length),
         facts=_facts(record, options),
     )
     _write(out, page, write_sheet(found, judged))
@@ -101,16 +107,21 @@ def _task(options: Options) -> _AskTask:
 
 
 def _measure(
-    record: Record, options: Options, rows: list[data.Row], ask_task: _AskTask | None
+    record: Record,
+    options: Options,
+    rows: list[data.Row],
+    num_blank: int,
+    ask_task: _AskTask | None,
 ) -> tuple[Breakdown, list[int]]:
     """Note every number that needs no person, and tell which rows can be compared."""
     # Before any model is held here: each is measured in a process of its own.
     costs = {name: run.cost(path) for name, path in options.models.items()}
     readings = _read_all(options, rows)
-    kept = shared(list(readings.values()))
+    found = shared(readings, len(rows))
+    kept = found.rows
     scored = scored_words(readings, kept)
     measure_quality(record, scored, readings, kept, options.tolerance)
-    record.add(ALL, "rows_left_out", len(rows) - len(kept))
+    measure_left_out(record, found, num_rows=len(rows), num_blank=num_blank)
     if ask_task is not None:
         scores = {name: ask_task(path) for name, path in options.models.items()}
         measure_task(record, scores, options.tolerance)
@@ -136,10 +147,8 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
     found: dict[str, Sentence] = {
         "Rows": (
             record.said(ALL, "rows"),
-            f" of {', '.join(config.sources)}; ",
-            record.said(ALL, "rows_left_out"),
-            f" left out, for they are longer than {config.length} tokens of some model, or not "
-            "the same words to all of them.",
+            f" of {', '.join(config.sources)}, as {config.prompt_template} text of at most "
+            f"{config.length} tokens.",
         ),
         "Words": (
             record.said(ALL, "words"),
@@ -162,15 +171,25 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
         ),
         "Speed": (
             f"One answer at a time, {run.NEW_TOKENS} tokens after a prompt of {run.PROMPT_TOKENS}, "
-            "each model in a process of its own; the fastest of several takes.",
+            "each model in a process of its own, one after the other on this machine; the fastest "
+            "of several takes. Speeds, and prices that follow from them, differ from take to take: "
+            f"they decide where they differ by more than {100 * NOTICEABLE_MEASURED:g} %, given "
+            f"prices by more than {100 * NOTICEABLE:g} %.",
         ),
         **{f"Model {name}": (path,) for name, path in options.models.items()},
-        "Made with": (f"jaxdistill {jaxdistill.__version__}, on {device.platform}",),
+        "Made with": (
+            f"jaxdistill {jaxdistill.__version__}, on {device.platform}, {date.today()}: "
+            f"{command(options)}",
+        ),
     }
     if options.machine_price is not None:
-        price = f"{options.currency}{options.machine_price:g} for an hour of this machine"
+        price = f"{options.currency}{_money(options.machine_price)} for an hour of this machine"
         found["Price"] = (f"{price}, one answer at a time.",)
     return found
+
+
+def _money(price: float) -> str:
+    return f"{price:,.2f}" if round(price, 2) == price else f"{price:g}"
 
 
 def _free(options: Options) -> tuple[Path, str]:
@@ -203,7 +222,7 @@ def _print(page: Page, out: Path, trouble: str) -> None:
         label = about.label + report.ARROWS[about.better]
         lines.append([label, *(_cell(record, name, quantity) for name in page.models)])
     report.print_table(["", *page.models], lines)
-    text = ["", plain(headline(recommendation, record))]
+    text = ["", plain(page.left_out), "", plain(headline(recommendation, record))]
     for advice in recommendation.advice:
         text += [f"{advice.candidate}:"] if len(recommendation.advice) > 1 else []
         text += [f"- {plain(reason)}" for reason in advice.reasons]

@@ -15,6 +15,7 @@ from jaxdistill.data.rollouts import ROLLOUTS as ROLLOUTS
 from jaxdistill.data.rollouts.dataset import DatasetRollout as DatasetRollout
 from jaxdistill.data.rollouts.teacher import TeacherRollout as TeacherRollout
 from jaxdistill.data.rollouts.writer import Writer as Writer
+from jaxdistill.data.rows import Chat as Chat
 from jaxdistill.data.rows import Row as Row
 from jaxdistill.data.rows import Text as Text
 from jaxdistill.data.rows import asked as asked

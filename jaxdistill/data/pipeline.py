@@ -123,6 +123,7 @@ def prepare(
     *,
     rows: Rows | None = None,
     writer: Writer | None = None,
+    is_only_scored: bool = False,
 ) -> Prepared:
     """Read, split, complete and tokenise the rows.
 
@@ -131,11 +132,13 @@ def prepare(
         tokenizer: The student's, which is also the teacher's.
         rows: What `read` gave, where that was done already.
         writer: The teacher, where `config.rollout` needs one.
+        is_only_scored: Whether nothing is learned; its options are then those of a command.
 
     Raises:
         UserError: with all that is wrong with the rows, or when nothing is left to learn.
     """
-    return _prepared(config, rows or read(config), Templates(tokenizer), writer)
+    templates = Templates(tokenizer)
+    return _prepared(config, rows or read(config), templates, writer, is_only_scored=is_only_scored)
 
 
 def check(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -155,7 +158,12 @@ def check(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _prepared(
-    config: DataConfig, rows: Rows, templates: Templates, writer: Writer | None
+    config: DataConfig,
+    rows: Rows,
+    templates: Templates,
+    writer: Writer | None,
+    *,
+    is_only_scored: bool = False,
 ) -> Prepared:
     complete = config.rollout.complete(
         [*rows.train, *rows.heldout], templates=templates, length=config.length, writer=writer
@@ -171,10 +179,11 @@ def _prepared(
         for side in (complete[: len(rows.train)], complete[len(rows.train) :])
     )
     if not train:
-        raise UserError(
-            f"data.sources: nothing is left to learn: {train_counts}. Raise `data.length` "
-            f"({config.length}), or see that the answers are not empty."
-        )
+        what = f"data.sources: nothing is left to learn: {train_counts}. Raise `data.length`"
+        if is_only_scored:
+            num_rows = f"{train_counts.rows:,} row(s)"
+            what = f"--data: nothing is left to score of {num_rows}. Raise `--length`"
+        raise UserError(f"{what} ({config.length}), or see that the answers are not empty.")
     train_counts += Counts(rows=rows.shared, shared_rows=rows.shared)
     return Prepared(rows, train, heldout, train_counts, heldout_counts)
 

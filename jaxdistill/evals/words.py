@@ -152,9 +152,13 @@ def _thirds(table: WordTable) -> list[tuple[str, int, int | None]]:
     by_row = table.lengths[np.unique(table.rows, return_index=True)[1]]
     short, middling = np.quantile(by_row, [1 / 3, 2 / 3], method="lower").tolist()
     return [
-        (f"answers of up to {short} words", 1, short),
+        (f"answers of up to {short} {'word' if short == 1 else 'words'}", 1, short),
         (f"answers of {short + 1} to {middling} words", short + 1, middling),
-        (f"answers of more than {middling} words", middling + 1, None),
+        (
+            f"answers of more than {middling} {'word' if middling == 1 else 'words'}",
+            middling + 1,
+            None,
+        ),
     ]
 
 

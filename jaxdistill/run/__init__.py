@@ -6,6 +6,7 @@ from jaxdistill.run.config import read as read
 from jaxdistill.run.cost import NEW_TOKENS as NEW_TOKENS
 from jaxdistill.run.cost import PROMPT_TOKENS as PROMPT_TOKENS
 from jaxdistill.run.cost import cost as cost
+from jaxdistill.run.evaluate import check_reads as check_reads
 from jaxdistill.run.evaluate import evaluate as evaluate
 from jaxdistill.run.evaluate import export as export
 from jaxdistill.run.evaluate import measure_places as measure_places

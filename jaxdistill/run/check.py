@@ -88,9 +88,9 @@ def inspect(config: RunConfig) -> Inspection:
             _ = teacher.config
             if tokenizer is not None and config.teacher.model != config.student.model:
                 _check_same(tokenizer, teacher.load_tokenizer())
-    with findings.collect("data.length"):
+    with findings.collect():
         for source in filter(None, (student, teacher)):
-            check_length(config.data.length, source.config, str(source.path))
+            check_length(config.data.length, source.config, str(source.path), "data.length")
     with findings.collect():
         _check_needs(config)
     with findings.collect():
@@ -136,16 +136,16 @@ def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
     return facts
 
 
-def check_length(length: int, config: DecoderConfig, place: str) -> None:
-    """See that a model reads sequences of so many places.
+def check_length(length: int, config: DecoderConfig, place: str, option: str) -> None:
+    """See that a model reads sequences of so many places, as an option says.
 
     Raises:
         UserError: when it is made for shorter ones.
     """
     if length > config.max_positions:
         raise UserError(
-            f"{length:,} places are more than the {config.max_positions:,} that {place} reads. "
-            "Take at most that many."
+            f"{option}: {length:,} places are more than the {config.max_positions:,} that {place} "
+            "reads. Take at most that many."
         )
 
 

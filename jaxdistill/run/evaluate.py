@@ -43,6 +43,18 @@ def trained_on(path: str) -> data.DataConfig | None:
     return read(folder.config).data if folder.is_one(path) else None
 
 
+def check_reads(path: str, length: int | None, *, option: str) -> int:
+    """How many places the model at `path` reads, which is no run, before its weights are read.
+
+    Raises:
+        UserError: when there is none, or `length` is more.
+    """
+    config = hub.read(path).config
+    if length is not None:
+        check_length(length, config, path, option)
+    return config.max_positions
+
+
 def _newest(folder: RunFolder) -> Model:
     """The student as a run's newest checkpoint has it, in float32."""
     config = read(folder.config)
@@ -77,8 +89,8 @@ def evaluate(
         )
     for name, opened in ((model, student), (teacher, guide)):
         if opened is not None:
-            check_length(data_config.length, opened.config, str(name))
-    prepared = data.prepare(data_config, student.tokenizer)
+            check_length(data_config.length, opened.config, str(name), "--length")
+    prepared = data.prepare(data_config, student.tokenizer, is_only_scored=True)
     places = measure_places(
         student, guide, prepared.train, length=data_config.length, batch_size=batch_size
     )

@@ -65,6 +65,15 @@ def test_nothing_runs_out_of_the_page(page) -> None:
     assert widths[0] <= widths[1]
 
 
+def test_heads_of_three_models_are_wide_enough_to_be_read(page) -> None:
+    table = page.get_by_role("region", name="At a glance")
+    widths = table.locator("thead th, tbody th[scope=row]").evaluate_all(
+        "all => all.map(one => one.offsetWidth / parseFloat(getComputedStyle(one).fontSize))"
+    )
+    assert len(widths) > 4
+    assert min(widths) >= 6
+
+
 def test_it_is_accessible(page) -> None:
     found = axe_playwright.Axe().run(page).response["violations"]
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []

@@ -3,18 +3,25 @@
 import csv
 import json
 import re
+import shlex
 import sys
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from jaxdistill import evals, load, run
 from jaxdistill.cli import main
+from jaxdistill.cli.options import parser
 from jaxdistill.compare import options
 from jaxdistill.data import DataConfig
 from jaxdistill.errors import UserError
 from tests.compare.conftest import COSTS, NASTY, Place
+
+NAMES, FOLDERS = ("big", "small", "other"), ("big", "small", "bytes")
 
 
 def value(place: Place, model: str, quantity: str) -> dict:
@@ -84,6 +91,8 @@ def test_rows_that_are_too_long_for_one_are_left_out_for_all(place: Place):
     assert counts["rows"] == 23
     assert counts["rows_left_out"] == 1
     assert counts["words"] == 23 * 6  # It is N, said the cat.
+    said = "1 of 24 rows left out: 1 too long for big at 128 tokens, 1 too long for small at 128"
+    assert said in re.sub("<.*?>", "", (place.out / "index.html").read_text())
 
 
 def test_prices_are_of_the_machine_unless_they_are_given(place: Place):
@@ -91,6 +100,7 @@ def test_prices_are_of_the_machine_unless_they_are_given(place: Place):
     speed = value(place, "small", "tokens_per_second")["value"]
     price = value(place, "small", "cost_per_million_tokens")["value"]
     assert price == pytest.approx(0.5 / 3600 / speed * 1e6)
+    assert value(place, "small", "least_saving")["value"] == 0.25  # of its price, one was measured
 
 
 def test_what_is_asked_and_answered_is_only_text(place: Place):
@@ -98,6 +108,18 @@ def test_what_is_asked_and_answered_is_only_text(place: Place):
     assert "<script" not in html
     assert "&lt;script&gt;alert" in html
     assert not re.search(r"https?:|//|@import|<link|<img|javascript:", html)
+
+
+def test_the_page_says_how_to_make_it_again(place: Place):
+    text = unescape(re.sub("<.*?>", "", (place.out / "index.html").read_text()))
+    assert "$0.50 for an hour of this machine" in text
+    (line,) = [one for one in text.splitlines() if ": jaxdistill compare " in one]
+    assert re.search(r"\d{4}-\d\d-\d\d: jaxdistill compare ", line)
+    words = shlex.split(line.partition(": jaxdistill ")[2])
+    again, first = (vars(parser().parse_args(one)) for one in (words, place.command))
+    models = [f"{name}={place.folder / path}" for name, path in zip(NAMES, FOLDERS, strict=True)]
+    filled = {"models": models, "loss_on": "completion", "prompt_template": "plain"}
+    assert again == first | filled
 
 
 def test_judgements_are_read_back_and_kept(place: Place, capfd: pytest.CaptureFixture[str]):
@@ -122,7 +144,9 @@ def test_judgements_are_read_back_and_kept(place: Place, capfd: pytest.CaptureFi
         counts = [value(place, name, "ties")["value"] for name in ("small", "other")]
         assert sum(counts) == 5
         assert value(place, "small", "preferred")["value"] == 0.5
-        assert "as good and" in capfd.readouterr().out
+        said = capfd.readouterr().out
+        assert "as good and" in said
+        assert "1 of 24 rows left out: 1 too long for big at 128 tokens" in said
         assert "Nobody was asked" not in (place.out / "index.html").read_text()
     finally:
         sheet.write_bytes(before)
@@ -162,7 +186,10 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path, models, more, said)
     [
         ({"prompt": "Why?"}, "rows.jsonl:1: has no answer to compare models on"),
         ({"prompt_tokens": [1], "completion_tokens": [2]}, "rows.jsonl:1: has nothing, but a row"),
-        ({"prompt": "a", "completion": "b " * 500}, "nothing is left to learn"),
+        (
+            {"prompt": "a", "completion": "b " * 500},
+            "nothing is left to score of 1 row(s). Raise `--length` (64)",
+        ),
         ({"text": "Hello"}, "no word of these rows is the same bytes to every model"),
     ],
 )
@@ -182,6 +209,17 @@ def test_files_that_are_not_there_are_told_before_anything_is_measured(place, ca
     for flag, said in (("--judgements", "cannot be read"), ("--task", "no such config file")):
         assert main([*place.command, flag, str(place.folder / "none.csv")]) == 2
         assert said in capfd.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    given = {"sources": ["r"], "reading": {}, "prices": []}
+    for out in (tmp_path / "file" / "out", tmp_path / ("x" * 300), Path("/proc/out")):
+        with pytest.raises(UserError, match=r"cannot be written|no file can have this name"):
+            options(["a", "b"], out=str(out), **given)
+    with pytest.raises(UserError, match="there is no such model"):
+        options([f"{tmp_path}/{name}" for name in "ab"], out=str(tmp_path / "new" / "out"), **given)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing of the trial stays
 
 
 def test_files_that_do_not_fit_are_told_before_anything_is_measured(
@@ -252,13 +290,14 @@ def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
     assert "Task</strong>: exact match is" in html
     assert "The cat saw 0 dogs, and the dogs</h3>" in html
     # The same model is no worse, but three rows cannot tell.
-    assert "This cannot be told from these" in html
+    assert "This cannot be told from <data" in html
     assert "$1.00" in html
 
 
 def test_runs_say_how_rows_are_read(tmp_path, monkeypatch):
     trained = {"one": DataConfig(sources=("r",), length=64), "two": DataConfig(sources=("r",))}
     monkeypatch.setattr(run, "trained_on", lambda path: trained.get(path))
+    monkeypatch.setattr(run, "check_reads", lambda path, length, option: 9999)
     common = {"sources": ["r"], "out": str(tmp_path / "out"), "prices": []}
     nothing = dict.fromkeys(("length", "loss_on", "prompt_template"))
     found = options(["one", "base"], reading=nothing, **common)
@@ -267,6 +306,17 @@ def test_runs_say_how_rows_are_read(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"data\.length is 64 and 1024\. Say which with `--length`"):
         options(["one", "two"], reading=nothing, **common)
     assert options(["one", "two"], reading=nothing | {"length": 9}, **common).data.length == 9
+
+
+def test_the_default_length_is_what_every_model_reads(tmp_path):
+    tiny.model_folder(tmp_path / "short", max_position_embeddings=96)
+    tiny.model_folder(tmp_path / "long")
+    models = [str(tmp_path / name) for name in ("long", "short")]
+    common = {"sources": ["r"], "out": str(tmp_path / "out"), "prices": []}
+    nothing = dict.fromkeys(("length", "loss_on", "prompt_template"))
+    assert options(models, reading=nothing, **common).data.length == 96
+    with pytest.raises(UserError, match=r"^--length: 97 places are more than the 96 that .*short"):
+        options(models, reading=nothing | {"length": 97}, **common)
 
 
 def test_the_page_says_every_number_of_the_record(place: Place):

@@ -4,11 +4,10 @@ import csv
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxdistill.compare.judgements import (
-    COLUMNS,
     Judgement,
     measure_judgements,
     pairs,
@@ -18,6 +17,7 @@ from jaxdistill.compare.judgements import (
 )
 from jaxdistill.compare.options import check_out
 from jaxdistill.compare.record import Record
+from jaxdistill.compare.sheet import COLUMNS
 from jaxdistill.errors import UserError
 
 PROMPTS = [f"What is {n}?" for n in range(12)]
@@ -83,6 +83,7 @@ def test_what_is_filled_in_is_read_back(tmp_path):
 @settings(max_examples=30)
 @given(st.lists(st.text(max_size=30), min_size=2, max_size=2), st.text(max_size=20))
 def test_any_answer_survives(tmp_path_factory, answers, prompt):
+    assume(answers[0].split() != answers[1].split())
     found = pairs([prompt], {"big": answers[:1], "small": answers[1:]})
     path = tmp_path_factory.mktemp("sheet") / "sheet.csv"
     path.write_bytes(write_sheet(found, {1: Judgement("tie", "fine")}).encode())
@@ -167,3 +168,24 @@ def test_the_share_counts_ties_as_halves_and_doubts_few():
     assert (found.low, found.high) == pytest.approx((0.2366, 0.7634), abs=1e-4)
     assert share(3, 0, 0).low < 0.5 < share(8, 0, 0).low
     assert share(0, 0, 8).high < 0.5
+
+
+def test_a_sheet_is_read_as_spreadsheets_leave_it(tmp_path):
+    found = pairs(PROMPTS[:2], {name: texts[:2] for name, texts in ANSWERS.items()})
+    sheet = rows(write_sheet(found, {}))
+    for row, better in zip(sheet, ("1.0", "2,0", "TIE", ""), strict=True):
+        row |= {"number": f"{row['number']}.0", "better": better}
+    blank = dict.fromkeys(COLUMNS, "")
+    path = saved(tmp_path, [sheet[0], blank, *sheet[1:], blank], COLUMNS[:-1], delimiter=";")
+    head, _, rest = path.read_bytes().decode().partition("\r\n")
+    path.write_bytes(f"sep=;\r\n{head.upper()}\r\n{rest}\r\n".encode())
+    judged = read_sheet(path, found)
+    assert {number: one.better for number, one in judged.items()} == {1: "1", 2: "2", 3: "tie"}
+    sheet[1]["better"] = "3"  # still numbered as a spreadsheet numbers it
+    with pytest.raises(UserError, match=r"row 4: `better` is '3'"):
+        read_sheet(saved(tmp_path, [sheet[0], blank, *sheet[1:]]), found)
+
+
+def test_nobody_has_to_judge_answers_of_the_same_words():
+    found = pairs(["a", "b"], {"big": ["Yes.", "No."], "small": ["Yes. \n", "Yes."]})
+    assert [(pair.number, pair.prompt) for pair in found] == [(1, "b")]

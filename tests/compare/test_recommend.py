@@ -8,6 +8,8 @@ from jaxdistill.compare.recommend import headline, recommend
 from jaxdistill.compare.record import ALL, Record, plain
 from jaxdistill.compare.rules import (
     FEWEST_ROWS,
+    NOTICEABLE,
+    NOTICEABLE_MEASURED,
     is_cheaper,
     people,
     quality,
@@ -33,7 +35,7 @@ LIMIT = 0.05
 def test_quality_is_where_the_interval_lies(low: float, high: float, found: str):
     extra = Estimate((low + high) / 2, low, high)
     assert quality(extra, LIMIT, num_rows=FEWEST_ROWS) == found
-    assert quality(extra, LIMIT, num_rows=FEWEST_ROWS - 1) == "unclear"
+    assert quality(extra, LIMIT, num_rows=FEWEST_ROWS - 1) == "few"
 
 
 def test_people_count_when_they_agree():
@@ -47,7 +49,7 @@ def test_every_case_of_the_verdict():
     taken = {
         (q, p, cheaper)
         for q, p, cheaper in itertools.product(
-            ("within", "beyond", "unclear"), ("for", "against", "silent"), (True, False)
+            ("within", "beyond", "unclear", "few"), ("for", "against", "silent"), (True, False)
         )
         if verdict(q, p, is_cheaper=cheaper) == "take"
     }
@@ -58,7 +60,8 @@ def test_every_case_of_the_verdict():
     }
     assert verdict("unclear", "silent", is_cheaper=True) == "unclear"
     assert verdict("beyond", "for", is_cheaper=True) == "unclear"
-    for quality_found in ("within", "beyond", "unclear"):
+    assert verdict("few", "for", is_cheaper=True) == "unclear"
+    for quality_found in ("within", "beyond", "unclear", "few"):
         assert verdict(quality_found, "against", is_cheaper=True) == "keep"
         assert verdict(quality_found, "silent", is_cheaper=False) == "keep"
 
@@ -86,6 +89,7 @@ def noted(extra: dict[str, Estimate], speed: dict[str, float], rows: int = 50) -
         record.add(name, "extra_bits_per_byte", estimate)
         record.add(name, "words_per_second", 100 * (1 + speed[name]))
         record.add(name, "relative_speed", speed[name])
+        record.add(name, "least_saving", NOTICEABLE_MEASURED)
     return record
 
 
@@ -96,7 +100,7 @@ GOOD, BAD, OPEN = Estimate(0.01, 0.0, 0.02), Estimate(0.3, 0.2, 0.4), Estimate(0
     ("extra", "speed", "found", "model"),
     [
         ({"a": GOOD}, {"a": 1.0}, "take", "a"),
-        ({"a": GOOD}, {"a": 0.04}, "keep", "big"),  # too little to notice
+        ({"a": GOOD}, {"a": 0.24}, "keep", "big"),  # too little to notice
         ({"a": BAD}, {"a": 1.0}, "keep", "big"),
         ({"a": OPEN}, {"a": 1.0}, "unclear", ""),
         ({"a": GOOD, "b": GOOD}, {"a": 1.0, "b": 2.0}, "take", "b"),
@@ -125,6 +129,7 @@ def test_every_measure_of_quality_must_hold():
     assert together(["within", "within"]) == "within"
     assert together(["within", "unclear"]) == "unclear"
     assert together(["unclear", "beyond"]) == "beyond"
+    assert together(["few", "unclear", "within"]) == "few"
 
 
 @pytest.mark.parametrize(
@@ -154,14 +159,18 @@ def test_what_costs_nothing_is_a_price_like_any_other():
     assert not is_cheaper(0.0, 0.0, speed=1.0)
     assert is_cheaper(0.0, 5.0, speed=-0.5)
     assert is_cheaper(None, 5.0, speed=1.0)
-    assert not is_cheaper(4.8, 5.0, speed=1.0)
+    assert not is_cheaper(4.0, 5.0, speed=1.0)
+    assert is_cheaper(3.7, 5.0, speed=1.0)
+    assert not is_cheaper(4.8, 5.0, speed=1.0, least=NOTICEABLE)
+    assert is_cheaper(4.7, 5.0, speed=1.0, least=NOTICEABLE)
     record = noted({"a": GOOD}, {"a": 1.0})
     record.add("big", "cost_per_million_words", 0.0)
     record.add("a", "cost_per_million_words", 5.0)
     found = recommend(record, "big", ["a"])
     assert found.verdict == "keep"
     assert [plain(reason) for reason in found.advice[0].reasons[1:]] == [
-        "Price: a million words cost $5.00 with a and $0.0000 with big, no saving worth a change.",
+        "Price: a million words cost $5.00 with a and $0.0000 with big, no saving worth a "
+        "change (more than 25 %).",
         "Speed: words per second are 200.0 with a and 100.0 with big (+100 %).",
     ]
 
@@ -178,14 +187,14 @@ def test_of_those_that_can_be_taken_the_cheapest_known_price_comes_first():
 def test_reasons_name_the_numbers():
     record = noted({"a": OPEN}, {"a": 1.0})
     found = recommend(record, "big", ["a"])
-    assert plain(headline(found, record)) == "This cannot be told from these 50 rows."
+    assert plain(headline(found, record)) == "This cannot be told from 50 rows."
     said = [plain(reason) for reason in found.advice[0].reasons]
     assert said == [
         "Quality: a needs +0.050 bits per byte beside big [+0.000, +0.100], which may or may "
         "not be accepted: the limit is +0.050, 5 % of what big needs.",
         "Rows: so close to the limit, far more than 50 would be needed to tell.",
         "Speed: words per second are 200.0 with a and 100.0 with big (+100 %), a saving worth a "
-        "change.",
+        "change (more than 25 %).",
     ]
 
 
@@ -200,3 +209,20 @@ def test_people_are_heard():
         "People: of a's answers they found 9 better, 1 as good and 0 worse than big's, so that its "
         "share is 95.0 % [70.0 %, 100.0 %]"
     )
+
+
+def test_nobody_outvotes_rows_that_are_not_there():
+    record = noted({"a": Estimate(1.358, 1.134, 1.592)}, {"a": 1.0}, rows=11)
+    record.add("a", "rows_to_tell", 20)
+    for quantity, count in (("wins", 9), ("ties", 0), ("losses", 0)):
+        record.add("a", quantity, count)
+    record.add("a", "preferred", Estimate(1.0, 0.7, 1.0))
+    found = recommend(record, "big", ["a"])
+    assert found.verdict == "unclear"
+    assert [plain(reason) for reason in found.advice[0].reasons[:2]] == [
+        "Quality: a needs +1.358 bits per byte beside big [+1.134, +1.592], but fewer than 20 rows "
+        "tell nothing; the limit is +0.050, 5 % of what big needs.",
+        "Rows: 11 here; about 20 of their kind would tell.",
+    ]
+    record.add(ALL, "rows", 1)
+    assert plain(headline(found, record)) == "This cannot be told from 1 row."

@@ -244,6 +244,9 @@ def test_prepare_tells_when_nothing_is_left(tmp_path):
     path.write_text(json.dumps({"prompt": "The cat sat on the mat", "completion": "x"}) + "\n")
     with pytest.raises(UserError, match=r"nothing is left to learn: 1 rows.* 1 rows dropped"):
         prepare(DataConfig(sources=(str(path),), heldout=0.0, length=2), tiny.tokenizer())
+    config = DataConfig(sources=(str(path),), heldout=0.0, length=2)
+    with pytest.raises(UserError, match=r"left to score of 1 row\(s\)\. Raise `--length` \(2\)"):
+        prepare(config, tiny.tokenizer(), is_only_scored=True)
     path.write_text('{"prompt": "Why?"}\n')
     with pytest.raises(UserError, match=r"rows.jsonl:1: a prompt without an answer"):
         prepare(DataConfig(sources=(str(path),), heldout=0.0), tiny.tokenizer())
