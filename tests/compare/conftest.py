@@ -70,11 +70,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     command += ["--out", str(folder / "out"), "--length", "128", "--machine-price", "0.5"]
     command += ["--price", "big=2.5", "--prompts", "3", "--max-new-tokens", "12"]
     with pytest.MonkeyPatch.context() as patch:
-        # tests/run/test_cost.py measures; here it would take most of the time.
-        patch.setattr(run, "cost", lambda path: COSTS[Path(path).name])
-        patch.setattr(bootstrap, "RESAMPLES", 100)
-        try:
-            assert main(command) == 0
-            yield Place(folder, command)
-        finally:
-            jax.config.update("jax_compilation_cache_dir", None)
+        _measured_before(patch)
+        assert main(command) == 0
+    jax.config.update("jax_compilation_cache_dir", None)
+    return Place(folder, command)
+
+
+@pytest.fixture(autouse=True)
+def _costs(monkeypatch: pytest.MonkeyPatch):
+    _measured_before(monkeypatch)
+
+
+def _measured_before(patch: pytest.MonkeyPatch) -> None:
+    # tests/run/test_cost.py measures; here it would take most of the time.
+    patch.setattr(run, "cost", lambda path: COSTS[Path(path).name])
+    patch.setattr(bootstrap, "RESAMPLES", 100)

@@ -27,16 +27,6 @@ with locked(Path(sys.argv[1]), lambda: None) as lock, Processes(lock) as process
 """
 
 
-@pytest.fixture(autouse=True)
-def _signals_are_heard():
-    """Whatever started the tests: `nohup` and `&` have some of them ignored."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_between_runs_ends_the_study(place, monkeypatch, number):
     said = []
