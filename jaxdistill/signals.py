@@ -2,13 +2,14 @@
 
 import signal
 import threading
+from abc import ABC, abstractmethod
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 _Listener = TypeVar("_Listener", bound="Listener")
 
 
-class Listener:
+class Listener(ABC):
     """While entered, hears signals in place of whoever heard them before.
 
     Python delivers signals to the main thread only; in another this hears nothing. What was
@@ -37,9 +38,9 @@ class Listener:
     ) -> None:
         self.stop_listening()
 
+    @abstractmethod
     def hear(self, number: int, frame: FrameType | None) -> None:
         """What is done when a signal comes."""
-        raise NotImplementedError
 
     def stop_listening(self) -> None:
         """Give the signals back."""

@@ -116,10 +116,7 @@ def _likelihood(options: argparse.Namespace) -> dict[str, float]:
     from jaxdistill import run
     from jaxdistill.data import DataConfig
 
-    reading = {"length": 512, "loss_on": "completion", "prompt_template": "plain"}
-    if (trained := run.trained_on(options.model)) is not None:
-        reading = {name: getattr(trained, name) for name in reading}
-    reading |= {name: value for name in reading if (value := getattr(options, name)) is not None}
+    reading = run.reading({"model": options.model}, vars(options))
     data_config = DataConfig(sources=tuple(options.data), heldout=0.0, **reading)
     return run.evaluate(
         options.model,

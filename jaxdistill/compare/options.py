@@ -14,8 +14,6 @@ from jaxdistill.files import check_directory
 PAGE, NUMBERS, SHEET = FILES = ("index.html", "metrics.jsonl", "judgements.csv")
 """What a comparison writes."""
 
-_READING = {"length": 512, "loss_on": "completion", "prompt_template": "plain"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -177,20 +175,8 @@ def _prices(texts: Sequence[str], names: list[str]) -> dict[str, float]:
 
 
 def _reading(models: dict[str, str], given: dict[str, Any]) -> dict[str, Any]:
-    runs = {name: config for name, path in models.items() if (config := run.trained_on(path))}
-    found = {}
-    for name, default in _READING.items():
-        ways = {getattr(config, name) for config in runs.values()}
-        if given.get(name) is None and len(ways) > 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(
-                f"compare: the runs {' and '.join(runs)} read rows in different ways: "
-                f"data.{name} is {' and '.join(map(str, sorted(ways)))}. Say which with `{flag}`."
-            )
-        trained = next(iter(ways), default)
-        found[name] = trained if given.get(name) is None else given[name]
-    others = [path for name, path in models.items() if name not in runs]
-    length = given.get("length")
+    found, length = run.reading(models, given), given.get("length")
+    others = [path for path in models.values() if run.trained_on(path) is None]
     longest = [run.check_reads(path, length, option="--length") for path in others]
     # What every model reads, unless it was asked for.
     return found if length else found | {"length": min([found["length"], *longest])}

@@ -183,15 +183,16 @@ def _savings(record: Record, first: str, name: str) -> tuple[bool, list[Sentence
     decides = (*decides, record.said(name, "least_saving"), ").")
     found: list[Sentence] = []
     if price is not None and today is not None:
-        found.append((*_beside(record, first, name, "Price: a million words cost "), *decides))
-    start = _beside(record, first, name, "Speed: words per second are ")
+        cost = ("Price: a million words cost ", "cost_per_million_words", "relative_price")
+        found.append((*_beside(record, first, name, *cost), *decides))
+    pace = ("Speed: words per second are ", "words_per_second", "relative_speed")
+    start = _beside(record, first, name, *pace)
     return saves, [*found, (*start, *((".",) if found else decides))]
 
 
-def _beside(record: Record, first: str, name: str, about: str) -> Sentence:
-    is_price = about.startswith("Price")
-    quantity = "cost_per_million_words" if is_price else "words_per_second"
-    relative = "relative_price" if is_price else "relative_speed"
+def _beside(
+    record: Record, first: str, name: str, about: str, quantity: str, relative: str
+) -> Sentence:
     said: Sentence = (
         about,
         record.said(name, quantity),

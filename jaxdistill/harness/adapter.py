@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -15,9 +14,7 @@ from jaxdistill import evals
 from jaxdistill.errors import UserError
 from jaxdistill.harness.writing import Wish, cut, wish
 from jaxdistill.model import Model
-from jaxdistill.models import forward_batch, head
-from jaxdistill.run import open_model
-from jaxdistill.sharding import MeshConfig, make_mesh
+from jaxdistill.run import evaluation, open_model
 from jaxdistill.track import Progress
 
 _Encoded = tuple[Any, Sequence[int], Sequence[int]]
@@ -58,7 +55,7 @@ class HarnessModel(TemplateLM):
         self._model = path if isinstance(path, Model) else open_model(str(path), dtype=dtype)
         self._batch_size, self._seed = _count(batch_size), int(seed)
         self.tokenizer: Any = self._model.tokenizer
-        self._evaluation = _evaluation(self._model)
+        self._evaluation = evaluation(self._model)
         if self.prefix_token_id is None:
             raise UserError(
                 f"{path}: its tokenizer has neither a BOS nor an EOS token, and the harness puts "
@@ -204,14 +201,6 @@ class HarnessModel(TemplateLM):
 
 
 register_model("jaxdistill")(HarnessModel)
-
-
-def _evaluation(model: Model) -> evals.Evaluation:
-    return evals.Evaluation(
-        forward=lambda params, batch: forward_batch(model.config, params, batch),
-        head=lambda params: head(model.config, params, vocab_size=model.vocab_size),
-        mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
-    )
 
 
 def _arguments(request: Instance) -> tuple[Any, ...]:

@@ -8,9 +8,11 @@ from jaxdistill.run.cost import PROMPT_TOKENS as PROMPT_TOKENS
 from jaxdistill.run.cost import cost as cost
 from jaxdistill.run.evaluate import check_reads as check_reads
 from jaxdistill.run.evaluate import evaluate as evaluate
+from jaxdistill.run.evaluate import evaluation as evaluation
 from jaxdistill.run.evaluate import export as export
 from jaxdistill.run.evaluate import measure_places as measure_places
 from jaxdistill.run.evaluate import open_model as open_model
+from jaxdistill.run.evaluate import reading as reading
 from jaxdistill.run.evaluate import trained_on as trained_on
 from jaxdistill.run.task import evaluate_task as evaluate_task
 from jaxdistill.run.task import read_task as read_task

@@ -1,6 +1,6 @@
 """`eval` and `export`: one model, outside of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,35 @@ def open_model(path: str, *, dtype: str | None = "float32") -> Model:
         return load(folder.student, dtype=dtype)
     model = _newest(folder)
     return model if dtype is None else model.astype(dtype)
+
+
+_READING = {"length": 512, "loss_on": "completion", "prompt_template": "plain"}
+"""How rows are read where neither the user nor a run says how."""
+
+
+def reading(models: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """How rows are read: as is given, or as the runs among some models read theirs.
+
+    Args:
+        models: Where each model is, by its name.
+        given: `length`, `loss_on` and `prompt_template`; None leaves one to the runs.
+
+    Raises:
+        UserError: when runs read rows in different ways, and it is not said which is meant.
+    """
+    runs = {name: config for name, path in models.items() if (config := trained_on(path))}
+    found = {}
+    for name, default in _READING.items():
+        ways = {getattr(config, name) for config in runs.values()}
+        if given.get(name) is None and len(ways) > 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"compare: the runs {' and '.join(runs)} read rows in different ways: "
+                f"data.{name} is {' and '.join(map(str, sorted(ways)))}. Say which with `{flag}`."
+            )
+        trained = next(iter(ways), default)
+        found[name] = trained if given.get(name) is None else given[name]
+    return found
 
 
 def trained_on(path: str) -> data.DataConfig | None:
@@ -106,6 +135,15 @@ def measure_places(
     batch_size: int,
 ) -> evals.Places:
     """What a model says at every scored place, beside another of the same tokenizer if given."""
+    return evaluation(student, guide)(
+        student.params,
+        data.ordered_batches(examples, length=length, batch_size=min(batch_size, len(examples))),
+        teacher_params=guide.params if guide is not None else None,
+    )
+
+
+def evaluation(student: Model, guide: Model | None = None) -> evals.Evaluation:
+    """Reads text on one device with a model, beside another of the same tokenizer if given."""
     vocab_size = min(m.vocab_size for m in (student, guide) if m is not None)
 
     def hidden(params: Params, batch: Batch) -> Output:
@@ -118,16 +156,11 @@ def measure_places(
         assert guide is not None
         return online.signal(guide.config, params, batch, vocab_size=vocab_size)
 
-    evaluation = evals.Evaluation(
+    return evals.Evaluation(
         forward=hidden,
         head=unembedding,
         teacher=signal if guide is not None else None,
         mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
-    )
-    return evaluation(
-        student.params,
-        data.ordered_batches(examples, length=length, batch_size=min(batch_size, len(examples))),
-        teacher_params=guide.params if guide is not None else None,
     )
 
 

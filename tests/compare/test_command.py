@@ -296,7 +296,8 @@ def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
 
 def test_runs_say_how_rows_are_read(tmp_path, monkeypatch):
     trained = {"one": DataConfig(sources=("r",), length=64), "two": DataConfig(sources=("r",))}
-    monkeypatch.setattr(run, "trained_on", lambda path: trained.get(path))
+    for module in (run, sys.modules["jaxdistill.run.evaluate"]):  # `run.evaluate` is a function
+        monkeypatch.setattr(module, "trained_on", lambda path: trained.get(path))
     monkeypatch.setattr(run, "check_reads", lambda path, length, option: 9999)
     common = {"sources": ["r"], "out": str(tmp_path / "out"), "prices": []}
     nothing = dict.fromkeys(("length", "loss_on", "prompt_template"))
