@@ -50,9 +50,10 @@ class Judgement:
 def pairs(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> list[Pair]:
     """Every candidate's answer beside the first model's, blind.
 
-    A hash of prompt and candidate decides which of two answers comes first, and which pair of a
-    prompt does: nothing in the sheet tells who is who, and nothing else is needed to read it.
-    Answers of the same words are no pair.
+    A hash of prompt and candidate decides which of two answers comes first, and in which round
+    over all prompts a candidate's turn is: the first model's answer, which stands in every pair of
+    a prompt, does not come twice in a row, and nothing else is needed to read the sheet. Answers
+    of the same words are no pair.
 
     Args:
         prompts: What was asked.
@@ -60,8 +61,10 @@ def pairs(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> list[
     """
     first, *candidates = answers
     found: list[Pair] = []
-    for place, prompt in enumerate(prompts):
-        for name in sorted(candidates, key=lambda name: _hash("place", prompt, name)):
+    turns = [_shuffled(candidates, prompt) for prompt in prompts]
+    for turn in range(len(candidates)):
+        for place, prompt in enumerate(prompts):
+            name = turns[place][turn]
             ours, theirs = answers[name][place], answers[first][place]
             if ours.split() == theirs.split():
                 continue  # nobody has to judge that
@@ -69,6 +72,10 @@ def pairs(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> list[
             both = (ours, theirs) if leads else (theirs, ours)
             found.append(Pair(len(found) + 1, prompt, name, both, leads))
     return found
+
+
+def _shuffled(names: Sequence[str], prompt: str) -> list[str]:
+    return sorted(names, key=lambda name: _hash("place", prompt, name))
 
 
 def write_sheet(found: Sequence[Pair], judged: Mapping[int, Judgement]) -> str:

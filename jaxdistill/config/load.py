@@ -95,7 +95,9 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[Any, Any]:
     base = content.pop("base", None)
     if base is None:
         return content
-    return _merged(_read(path.parent / str(base), (*below, path.resolve())), content)
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: expected one file's name, got {base!r}.")
+    return _merged(_read(path.parent / base, (*below, path.resolve())), content)
 
 
 def _merged(below: Any, above: Any) -> Any:

@@ -61,7 +61,7 @@ def _read_generation_config(folder: Path) -> dict[str, Any]:
 
 
 def _open_weights(folder: Path) -> dict[str, LazyTensor]:
-    if (folder / INDEX_NAME).is_file() or (folder / SINGLE_NAME).is_file():
+    if (folder / INDEX_NAME).exists() or (folder / SINGLE_NAME).exists():
         return open_safetensors(folder)
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if pickles:

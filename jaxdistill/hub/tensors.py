@@ -52,6 +52,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, expected a JSON file.") from None
     except (ValueError, RecursionError) as error:
         reason = str(error).split("; use ")[0]
         raise UserError(f"{path}: not JSON ({reason}). Is the download complete?") from None
@@ -68,7 +70,7 @@ def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
     Raises:
         UserError: Files are missing, truncated, or not what they are called; all are named.
     """
-    if not (folder / INDEX_NAME).is_file():
+    if not (folder / INDEX_NAME).exists():
         return dict(_open_file(folder / SINGLE_NAME))
     weight_map = read_json(folder / INDEX_NAME).get("weight_map")
     if not isinstance(weight_map, Mapping):
@@ -102,6 +104,8 @@ def _open_file(path: Path) -> Iterator[tuple[str, LazyTensor]]:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; the model is not whole.") from None
     except (SafetensorError, OSError) as error:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder, expected a safetensors file.") from None
         size = path.stat().st_size if path.is_file() else 0
         raise UserError(
             f"{path}: not a whole safetensors file ({error}; it has {size:,} bytes). "

@@ -75,7 +75,8 @@ def generate(
         The new tokens of each prompt in the given order, the one that ended it included.
 
     Raises:
-        UserError: naming every prompt that is empty, too long, or not made of known tokens.
+        UserError: naming every prompt that is empty, too long, or not made of known tokens; or
+            when the model makes no numbers of one.
     """
     check_tokens(config, prompts, "prompt")
     if not prompts:
@@ -94,9 +95,10 @@ def generate(
         numbers = by_length[first : first + batch_size]
         tokens, lengths = _padded([prompts[number] for number in numbers], batch_size)
         row_keys = keys[np.resize(numbers, len(tokens))]
-        token, cache = _begin(writer, params, tokens, lengths, row_keys)
+        token, is_sound, cache = _begin(writer, params, tokens, lengths, row_keys)
         cache = extend(cache, tokens.shape[1] + sampling.max_new_tokens)
         written, _ = _continue(writer, params, layers, lengths, row_keys, token, cache)
+        _check_sound(np.asarray(is_sound)[: len(numbers)], numbers, params)
         rows = np.asarray(written)[: len(numbers)]
         for number, row in zip(numbers, rows, strict=True):
             answers[number] = row[row != _NOTHING].tolist()
@@ -149,8 +151,12 @@ def _begin(
     prompts: Int[Array, "B T"],
     lengths: Int[Array, " B"],
     keys: Key[Array, " B"],
-) -> tuple[Int[Array, " B"], Cache]:
-    """Read the prompts in one pass: the first new token of every row, and the cache."""
+) -> tuple[Int[Array, " B"], Bool[Array, " B"], Cache]:
+    """Read the prompts in one pass.
+
+    Returns:
+        The first new token of every row, whether it was chosen by numbers, and the cache.
+    """
     batch, time = prompts.shape
     places = jnp.broadcast_to(jnp.arange(time)[None], (batch, time))
     output = forward(
@@ -163,7 +169,8 @@ def _begin(
     )
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     hidden = jnp.take_along_axis(output.hidden, last, axis=1)[:, 0]
-    return writer.choose(params, hidden, keys, 0), output.cache
+    is_sound = jnp.isfinite(hidden).all(axis=1)
+    return writer.choose(params, hidden, keys, 0), is_sound, output.cache
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=6)
@@ -214,6 +221,16 @@ def _padded(
         tokens[row, : len(prompt)] = prompt
         lengths[row] = len(prompt)
     return tokens, lengths
+
+
+def _check_sound(is_sound: Bool[np.ndarray, " _"], numbers: Sequence[int], params: Params) -> None:
+    """Refuse to go on where a model's hidden states are NaN: it would end every answer at once."""
+    if not is_sound.all():
+        raise UserError(
+            f"prompt {numbers[int(is_sound.argmin())]}: the model makes no numbers of it (NaN or "
+            f"infinity, in {params['embedding'].dtype}). Its weights are damaged, or were made by "
+            "training that diverged; if they are not of 32 bits, try `--dtype float32`."
+        )
 
 
 def check_tokens(

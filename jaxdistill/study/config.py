@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,6 +68,7 @@ class Member:
 
 def read(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     """The study in a YAML file, with `a.b=value` overrides; UserError names every mistake."""
+    _check_overrides(overrides)
     config = load(StudyConfig, path, overrides)
     if config.baseline not in config.arms:
         close = nearest(config.baseline, list(config.arms))
@@ -81,6 +82,17 @@ def read(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
             f"{path}: quantities: {unknown[0]!r} is not one of {', '.join(RATIOS)}.{close}"
         )
     return config
+
+
+def _check_overrides(overrides: tuple[str, ...]) -> None:
+    of_study, of_run = ({field.name for field in fields(cls)} for cls in (StudyConfig, RunConfig))
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if name.split(".")[0] in of_run - of_study:
+            raise UserError(
+                f"override `{override}`: that is a field of the runs. Write `{name}: {value}` "
+                "under `common` in the study's file, for all arms, or under one of its `arms`."
+            )
 
 
 def members(study: StudyConfig, path: str | Path) -> list[Member]:

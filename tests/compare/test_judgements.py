@@ -49,11 +49,13 @@ def test_the_sheet_is_blind_and_no_cell_is_a_formula():
     assert [row["number"] for row in sheet] == [str(n) for n in range(1, 25)]
     assert not any(cell.startswith(tuple("=+-@")) for row in sheet for cell in row.values())
     assert not any(name in text for name in ANSWERS)
-    # Neither the place in a row nor the order of a prompt's two rows tells who it is.
+    # Neither the place in a row nor the round tells who it is, and what the first model said
+    # does not come twice in a row.
     for name in ("small", "other"):
         sides = [pair.is_candidate_first for pair in found if pair.candidate == name]
         assert 0 < sum(sides) < len(sides)
-    assert len({pair.candidate for pair in found[::2]}) == 2
+    assert len({pair.candidate for pair in found[: len(PROMPTS)]}) == 2
+    assert [pair.prompt for pair in found] == PROMPTS * 2
     assert found == pairs(PROMPTS, ANSWERS)
 
 

@@ -169,6 +169,7 @@ def test_wrong_override(override: str, expected: str):
         ("a: [", "not valid YAML"),
         ("- 1", "a config is a mapping"),
         ("base: a.yaml", "back to this"),
+        ("base: [a.yaml]", "base: expected one file's name, got ['a.yaml']"),
         ("path: !!binary aGVsbG8=", "path: binary data; write it as text"),
         ("path: !!timestamp 2026-01-01", "not valid YAML"),
         ("train: {steps: " + "9" * 5000 + "}", "not valid YAML"),

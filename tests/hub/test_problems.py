@@ -80,6 +80,14 @@ def test_truncated_file(folder: Path, cut: int) -> None:
     assert "cut short" in line
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_folder_in_a_files_place(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / name).mkdir()
+    (line,) = lines(folder)
+    assert f"{name}: a folder, expected a" in line
+
+
 def test_empty_file(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"")
     assert "not a whole safetensors file" in lines(folder)[0]

@@ -123,6 +123,13 @@ def test_all_bad_prompts_are_named(params) -> None:
     assert "token -1" in caught.value.lines[-1]
 
 
+def test_a_model_that_makes_no_numbers_is_told(params) -> None:
+    broken = jax.tree.map(lambda leaf: leaf, params)
+    broken["final_norm"]["scale"] = broken["final_norm"]["scale"].at[3].set(jnp.nan)
+    with pytest.raises(UserError, match=r"prompt \d: the model makes no numbers .* float32"):
+        generate(CONFIG, broken, PROMPTS, SAMPLED, eos_ids=[0])
+
+
 def test_any_whole_number_is_a_seed(params) -> None:
     def written(seed: int) -> list[list[int]]:
         return generate(CONFIG, params, PROMPTS, SAMPLED, eos_ids=[], seed=seed)

@@ -65,6 +65,7 @@ def test_a_study_ends_in_tables(place: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ("train.steps=5", "field of the runs. Write `train.steps: 5` under `common`"),
         ("baseline=word", "baseline: 'word' is not one of the arms .*Did you mean `words`"),
         ("quantities=[forward_k]", "'forward_k' is not one of .*Did you mean `forward_kl`"),
         ("quantities=[perplexity]", "'perplexity' is not one of nll"),
