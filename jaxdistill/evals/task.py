@@ -7,18 +7,31 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from jaxdistill.config import configclass
 from jaxdistill.errors import Findings, UserError, nearest
-from jaxdistill.evals.bootstrap import Estimate, ratio
+from jaxdistill.evals.bootstrap import Estimate, mean
 from jaxdistill.evals.text import METRICS
 from jaxdistill.sampling import Sampling
 
 Answer = Callable[[Sequence[str], Sampling, int], Sequence[str]]
 """Prompts, how to sample, and a seed in; a text for each prompt out."""
 
-_Metric = Literal["exact_match", "f1", "rouge_l", "bleu", "chrf", "character_error_rate"]
+_Metric = Literal[
+    "exact_match", "number_match", "f1", "rouge_l", "bleu", "chrf", "character_error_rate"
+]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}.") from None
+    return pattern
+
+
+_Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 @configclass
@@ -43,8 +56,8 @@ class Task:
     prompt_template: Literal["plain", "chat"] = "plain"
     metrics: Annotated[tuple[_Metric, ...], Field(min_length=1)]
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    answer_pattern: str | None = None
-    reference_pattern: str | None = None
+    answer_pattern: _Pattern | None = None
+    reference_pattern: _Pattern | None = None
     sampling: Sampling = Sampling()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
 
@@ -73,39 +86,41 @@ def questions(task: Task, records: Iterable[tuple[str, Mapping[str, Any]]]) -> l
 
     Raises:
         UserError: naming the rows that lack what the task speaks of, or the library that a metric
-            needs and that is not there.
+            needs and that is not there; or when there is no row.
     """
     for name in task.metrics:
         METRICS[name]("a", ["a"])
     findings = Findings()
     found = []
-    for place, fields in records:
+    for place, row in records:
+        fields = {name: value for name, value in row.items() if value is not None}
         with findings.collect(place):
             prompt = _filled(task.prompt, fields)
             found.append(Question(place, prompt, _references(task, fields)))
     findings.raise_any()
+    if not found:
+        raise UserError("task: there is no row to ask. Give a file with at least one.")
     return found
 
 
 def score(task: Task, asked: Sequence[Question], answer: Answer) -> dict[str, Estimate]:
-    """Each metric over all rows and seeds, with its interval."""
-    values = scores(task, asked, answer)
-    return {name: ratio(value, np.ones_like(value)) for name, value in values.items()}
+    """Each metric over all rows, with its interval for other rows of the kind."""
+    return {name: mean(values) for name, values in scores(task, asked, answer).items()}
 
 
 def scores(
     task: Task, asked: Sequence[Question], answer: Answer
-) -> dict[str, Float[np.ndarray, "S R"]]:
-    """Each metric of every row, with every seed."""
-    values = {name: np.empty((len(task.seeds), len(asked))) for name in task.metrics}
+) -> dict[str, Float[np.ndarray, " R"]]:
+    """Each metric of every row, the mean of its answers with all seeds."""
+    values = {name: np.zeros(len(asked)) for name in task.metrics}
     prompts = [question.prompt for question in asked]
-    for number, seed in enumerate(task.seeds):
+    for seed in task.seeds:
         texts = answer(prompts, task.sampling, seed)
         for place, (text, question) in enumerate(zip(texts, asked, strict=True)):
-            said = _matched(task.answer_pattern, _until(text, task.stop))
+            said = _matched(task.answer_pattern, _until(text, task.stop)) or ""
             for name in task.metrics:
-                values[name][number, place] = METRICS[name](said, question.references)
-    return values
+                values[name][place] += METRICS[name](said, question.references)
+    return {name: value / len(task.seeds) for name, value in values.items()}
 
 
 def _filled(template: str, fields: Mapping[str, Any]) -> str:
@@ -113,7 +128,7 @@ def _filled(template: str, fields: Mapping[str, Any]) -> str:
         return template.format_map(fields)
     except KeyError as error:
         raise _missing(error.args[0], fields) from None
-    except (ValueError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"prompt: {template!r} is no template: {error}.") from None
 
 
@@ -121,10 +136,16 @@ def _references(task: Task, fields: Mapping[str, Any]) -> tuple[str, ...]:
     if task.reference not in fields:
         raise _missing(task.reference, fields)
     value = fields[task.reference]
-    values = value if isinstance(value, list) else [value]
+    values = [str(one) for one in (value if isinstance(value, list) else [value])]
     if not values:
         raise UserError(f"`{task.reference}` holds no right answer.")
-    return tuple(_matched(task.reference_pattern, str(one)) for one in values)
+    found = [_matched(task.reference_pattern, one) for one in values]
+    if None in found:
+        raise UserError(
+            f"`{task.reference}` is {values[found.index(None)][:60]!r}, in which the task's "
+            f"`reference_pattern` {task.reference_pattern!r} finds no right answer."
+        )
+    return tuple(one for one in found if one is not None)
 
 
 def _missing(name: str, fields: Mapping[str, Any]) -> UserError:
@@ -139,11 +160,11 @@ def _until(text: str, stop: Sequence[str]) -> str:
     return text[: min(ends)] if ends else text
 
 
-def _matched(pattern: str | None, text: str) -> str:
-    """The last match, or nothing where there is none; the whole text without a pattern."""
+def _matched(pattern: str | None, text: str) -> str | None:
+    """The last match, or None where there is none; the whole text without a pattern."""
     if pattern is None:
         return text.strip()
     found = list(re.finditer(pattern, text))
     if not found:
-        return ""
-    return (found[-1][1] if found[-1].re.groups else found[-1][0]).strip()
+        return None
+    return ((found[-1][1] if found[-1].re.groups else found[-1][0]) or "").strip()

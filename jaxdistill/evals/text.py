@@ -7,6 +7,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,12 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
     return float(any(found == _normalised(reference) for reference in references))
 
 
+def number_match(prediction: str, references: Sequence[str]) -> float:
+    """1 where both are one number, however it is written: `$1,000.50` is `1000.5`."""
+    found = _number(prediction)
+    return float(found is not None and any(found == _number(one) for one in references))
+
+
 def f1(prediction: str, references: Sequence[str]) -> float:
     """The harmonic mean of precision and recall of words, normalised as for `exact_match`."""
     return max(
@@ -34,7 +41,7 @@ def f1(prediction: str, references: Sequence[str]) -> float:
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """The F-measure of the longest common subsequence of words, stemmed (ROUGE-L).
+    """The F-measure of the longest common subsequence of words, English ones stemmed (ROUGE-L).
 
     Lin, 2004, https://aclanthology.org/W04-1013.
     """
@@ -68,7 +75,7 @@ def character_error_rate(prediction: str, references: Sequence[str]) -> float:
 
 METRICS: Mapping[str, TextMetric] = {
     metric.__name__: metric
-    for metric in (exact_match, f1, rouge_l, bleu, chrf, character_error_rate)
+    for metric in (exact_match, number_match, f1, rouge_l, bleu, chrf, character_error_rate)
 }
 
 
@@ -81,6 +88,14 @@ def _normalised(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
+def _number(text: str) -> Decimal | None:
+    try:
+        value = Decimal(re.sub(r"[\s,$€£%]", "", text))
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() else None
+
+
 def _f1(found: Sequence[str], wanted: Sequence[str]) -> float:
     if not found or not wanted:
         return float(found == wanted)
@@ -90,7 +105,23 @@ def _f1(found: Sequence[str], wanted: Sequence[str]) -> float:
 
 @cache
 def _rouge_scorer() -> Any:
-    return _library("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
+    return _library("rouge_score.rouge_scorer").RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+class _Words:
+    """The library's words where they are ASCII; it would drop the letters of all other scripts."""
+
+    def __init__(self) -> None:
+        self._ascii = _library("rouge_score.tokenizers").DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of a text, without what stands between them."""
+        words = re.findall(r"[^\W_]+", text.lower())
+        return [
+            part
+            for word in words
+            for part in (self._ascii.tokenize(word) if word.isascii() else [word])
+        ]
 
 
 def _library(name: str) -> Any:

@@ -58,8 +58,8 @@ def task_questions(task: evals.Task, sources: Sequence[str]) -> list[evals.Quest
 
 def task_scores(
     model: str, task: evals.Task, asked: Sequence[evals.Question], *, batch_size: int = 8
-) -> dict[str, Float[np.ndarray, "S R"]]:
-    """Each metric of every row, with every seed; as for `evaluate_task`."""
+) -> dict[str, Float[np.ndarray, " R"]]:
+    """Each metric of every row; as for `evaluate_task`."""
     return evals.scores(task, asked, _answer(model, task, batch_size=batch_size))
 
 

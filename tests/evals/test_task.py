@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxdistill.config import load
 from jaxdistill.errors import UserError
 from jaxdistill.evals import Task, questions, score
 from jaxdistill.sampling import Sampling
@@ -64,6 +65,43 @@ def test_rows_that_do_not_fit_are_named() -> None:
         questions(empty, [("r", {"a": []})])
     with pytest.raises(UserError, match="is no template"):
         questions(Task(prompt="{", reference="a", metrics=("f1",)), [("r", {"a": "b"})])
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "said"),
+    [
+        (MATHS, {"question": "?", "answer": "42"}, "r: `answer` is '42', in which the task's"),
+        (MATHS, {"question": "?", "answer": None}, "r: has no `answer`"),
+        (MATHS, {"question": None, "answer": "#### 4"}, "r: has no `question`"),
+        (
+            Task(prompt="{a[text]}", reference="a", metrics=("f1",)),
+            {"a": ["b"]},
+            r"r: prompt: '\{a\[text\]\}' is no template",
+        ),
+    ],
+)
+def test_what_would_count_as_right_by_chance_is_refused(task: Task, row: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        questions(task, [("r", row)])
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(UserError, match="there is no row to ask"):
+        questions(MATHS, [])
+
+
+def test_patterns_are_checked_before_anything_is_asked(tmp_path) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text("prompt: '?'\nreference: a\nmetrics: [f1]\nanswer_pattern: '(1'\n")
+    with pytest.raises(UserError, match=r"answer_pattern: '\(1' is no regular expression: missing"):
+        load(Task, path)
+
+
+def test_a_group_that_took_no_part_is_nothing() -> None:
+    task = Task(prompt="?", reference="a", metrics=("f1",), answer_pattern=r"answer: (\d+)|none")
+    asked = questions(task, [("r", {"a": "5"})])
+    assert score(task, asked, lambda *_: ["answer: 5"])["f1"].value == 1
+    assert score(task, asked, lambda *_: ["none"])["f1"].value == 0
 
 
 def test_sampling_is_handed_on() -> None:

@@ -5,6 +5,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from jaxdistill.errors import UserError
 from jaxdistill.evals.text import METRICS
@@ -17,6 +18,16 @@ EXACT = {
         ("Paris, France", ["Paris"], 0),
         ("", [""], 1),
     ],
+    "number_match": [
+        ("$18.00", ["18"], 1),
+        ("1,000.50", ["x", "1000.5"], 1),
+        ("-5", ["5"], 0),
+        ("3.5", ["35"], 0),
+        ("1e400", ["10e399"], 1),
+        ("none", ["none"], 0),
+        ("nan", ["nan"], 0),
+        ("", [""], 0),
+    ],
     "f1": [
         ("in Paris, France", ["Paris"], 2 * 1 / (3 + 1)),
         ("the cat cat", ["a cat"], 2 * 1 / (2 + 1)),
@@ -25,7 +36,14 @@ EXACT = {
         ("", [""], 1),
     ],
     # The longest common subsequence of "a b c d" and "a c d e" has three of four words.
-    "rouge_l": [("a b c d", ["a c d e"], 0.75), ("x", ["y", "x"], 1), ("", ["y"], 0)],
+    "rouge_l": [
+        ("a b c d", ["a c d e"], 0.75),
+        ("x", ["y", "x"], 1),
+        ("", ["y"], 0),
+        ("he was running", ["He was_run!"], 1),
+        ("Привет, мир", ["привет мир"], 1),
+        ("über den Fluss", ["unter den Fluss"], 2 / 3),
+    ],
     "bleu": [("the cat sat on the mat", ["the cat sat on the mat"], 1), ("x", ["y z"], 0)],
     "chrf": [("the cat sat", ["the cat sat"], 1), ("xxx", ["yyy"], 0)],
     "character_error_rate": [
@@ -44,6 +62,13 @@ EXACT = {
 def test_by_hand(name: str, case: tuple[str, list[str], float]) -> None:
     prediction, references, value = case
     assert METRICS[name](prediction, references) == pytest.approx(value, abs=1e-9)
+
+
+@given(st.text("abc dEF,.-3", max_size=40), st.text("abc dEF,.-3", max_size=40))
+def test_rouge_of_ascii_text_is_the_librarys(prediction: str, reference: str) -> None:
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    expected = scorer.score(reference, prediction)["rougeL"].fmeasure
+    assert METRICS["rouge_l"](prediction, [reference]) == expected
 
 
 def test_every_metric_is_tried() -> None:
