@@ -115,19 +115,18 @@ def measure_quality(
 
 
 def measure_task(
-    record: Record, scores: Mapping[str, Mapping[str, Float[np.ndarray, "S R"]]], tolerance: float
+    record: Record, scores: Mapping[str, Mapping[str, Float[np.ndarray, " R"]]], tolerance: float
 ) -> None:
     """Note each metric of a task, and by how much the first of them is worse, rows paired.
 
     Args:
         record: Takes the numbers.
-        scores: Of each model, the first one first: each metric of every row, with every seed.
+        scores: Of each model, the first one first: each metric of every row.
         tolerance: As for `measure_quality`: a fraction of the first model's score.
     """
     for name, metrics in scores.items():
         for metric, values in metrics.items():
-            score = evals.ratio(values, np.ones_like(values))
-            record.add(name, f"task/{metric}", score)
+            record.add(name, f"task/{metric}", evals.mean(values))
     first, *candidates = scores
     metric = next(iter(scores[first]))
     base = record.get(first, f"task/{metric}")
@@ -136,7 +135,7 @@ def measure_task(
     sign = 1 if metric in evals.LESS_IS_BETTER else -1
     for name in candidates:
         worse = sign * (scores[name][metric] - scores[first][metric])
-        record.add(name, "task_loss", evals.ratio(worse, np.ones_like(worse)))
+        record.add(name, "task_loss", evals.mean(worse))
 
 
 def measure_rows_to_tell(record: Record, first: str, candidates: Sequence[str]) -> None:

@@ -96,8 +96,8 @@ def compare(options: Options) -> Path:
     return out / PAGE
 
 
-_AskTask = Callable[[str], dict[str, Float[np.ndarray, "S R"]]]
-"""Where a model is in; each metric of every row, with every seed, out."""
+_AskTask = Callable[[str], dict[str, Float[np.ndarray, " R"]]]
+"""Where a model is in; each metric of every row out."""
 
 
 def _task(options: Options) -> _AskTask:

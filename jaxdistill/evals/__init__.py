@@ -2,6 +2,7 @@
 
 from jaxdistill.evals.bootstrap import Estimate as Estimate
 from jaxdistill.evals.bootstrap import difference as difference
+from jaxdistill.evals.bootstrap import mean as mean
 from jaxdistill.evals.bootstrap import ratio as ratio
 from jaxdistill.evals.continuations import Likelihood as Likelihood
 from jaxdistill.evals.continuations import likelihoods as likelihoods

@@ -1,5 +1,6 @@
-"""How sure a number is: intervals by drawing the held-out rows, and the seeds, again."""
+"""How sure a number is: intervals for other held-out rows and other seeds."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,17 +29,24 @@ def ratio(
 ) -> Estimate:
     """Σ sums / Σ weights over rows, averaged over seeds, and its percentile interval.
 
-    Seeds and rows are drawn with replacement, both (Efron, "Bootstrap Methods", 1979,
-    https://doi.org/10.1214/aos/1176344552): the interval holds what another seed and other rows
-    of the same kind would change. Two calls of one `seed` draw the same seeds and rows, so that
-    the difference of two arms is paired if it is formed before: see `difference`.
+    Rows are drawn with replacement, the same for every seed (Efron, "Bootstrap Methods", 1979,
+    https://doi.org/10.1214/aos/1176344552). Seeds are too few for that: of three, drawing again
+    would never leave the lowest and the highest. To each draw is added what their mean may be off
+    by, the standard error times a draw of Student's t (Student, "The Probable Error of a Mean",
+    1908, https://doi.org/10.1093/biomet/6.1.1). One seed says nothing of others: its interval is
+    of rows alone.
 
     Args:
         sums: Of each row, for each training seed.
         weights: What the sums are divided by, such as scored tokens.
         seed: Of the draws.
     """
-    return _estimate(_drawn(sums, weights, seed), _mean(sums, weights))
+    return _estimate(_drawn(sums, weights, seed), _by_seed(sums, weights), seed)
+
+
+def mean(values: Float[np.ndarray, " R"], *, seed: int = 0) -> Estimate:
+    """`ratio` of one number a row, each of which counts as much as any other."""
+    return ratio(values[None], np.ones((1, len(values))), seed=seed)
 
 
 def difference(
@@ -48,7 +56,7 @@ def difference(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """`ratio(*one) - ratio(*other)`, both drawn with the same seeds and rows: paired.
+    """`ratio(*one) - ratio(*other)`, seed by seed and with the same rows drawn: paired.
 
     Args:
         one: Sums and weights, as for `ratio`.
@@ -57,27 +65,40 @@ def difference(
         level: How often the interval is to hold; 95 % wherever nothing else is said.
     """
     drawn = _drawn(*one, seed) - _drawn(*other, seed)
-    return _estimate(drawn, _mean(*one) - _mean(*other), level)
+    return _estimate(drawn, _by_seed(*one) - _by_seed(*other), seed, level)
 
 
 def _drawn(
     sums: Float[np.ndarray, "S R"], weights: Float[np.ndarray, "S R"], seed: int
 ) -> Float[np.ndarray, " draws"]:
+    """The mean over seeds, with rows drawn again."""
     random = np.random.default_rng(seed)
-    num_seeds, num_rows = sums.shape
+    num_rows = sums.shape[1]
     drawn = np.empty(RESAMPLES)
     for draw in range(RESAMPLES):
         rows = random.integers(num_rows, size=num_rows)
-        seeds = random.integers(num_seeds, size=num_seeds)
-        totals = sums[seeds][:, rows].sum(axis=1), weights[seeds][:, rows].sum(axis=1)
-        drawn[draw] = (totals[0] / totals[1]).mean()
+        drawn[draw] = _by_seed(sums[:, rows], weights[:, rows]).mean()
     return drawn
 
 
-def _mean(sums: Float[np.ndarray, "S R"], weights: Float[np.ndarray, "S R"]) -> float:
-    return float((sums.sum(axis=1) / weights.sum(axis=1)).mean())
+def _by_seed(
+    sums: Float[np.ndarray, "S R"], weights: Float[np.ndarray, "S R"]
+) -> Float[np.ndarray, " S"]:
+    return sums.sum(axis=1) / weights.sum(axis=1)
 
 
-def _estimate(drawn: Float[np.ndarray, " draws"], value: float, level: float = 0.95) -> Estimate:
+def _estimate(
+    drawn: Float[np.ndarray, " draws"],
+    by_seed: Float[np.ndarray, " S"],
+    seed: int,
+    level: float = 0.95,
+) -> Estimate:
+    """The mean over seeds, and the interval of what was drawn, as wide as the seeds make it."""
+    count = len(by_seed)
+    if count > 1:
+        error = by_seed.std(ddof=1) / math.sqrt(count)
+        # Another stream than that of the rows, and the same for both arms of a difference.
+        random = np.random.default_rng([seed, count])
+        drawn = drawn + error * random.standard_t(count - 1, size=len(drawn))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high))
+    return Estimate(float(by_seed.mean()), float(low), float(high))

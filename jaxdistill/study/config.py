@@ -81,7 +81,23 @@ def read(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
         raise UserError(
             f"{path}: quantities: {unknown[0]!r} is not one of {', '.join(RATIOS)}.{close}"
         )
+    _check_own(config, path)
     return config
+
+
+def _check_own(config: StudyConfig, path: str | Path) -> None:
+    """See that nothing is said of the runs which the study says for all of them."""
+    changed = {"common": config.common} | {f"arms.{n}": one for n, one in config.arms.items()}
+    findings = [
+        f"{path}: {where}.{name}: every run has its own. Write the study's `{instead}` instead."
+        for where, changes in changed.items()
+        for name, instead in (("seed", "seeds"), ("output", "output"))
+        if name in changes
+    ]
+    if len(set(config.seeds)) < len(config.seeds):
+        findings.append(f"{path}: seeds: {list(config.seeds)} names one twice; it would count so.")
+    if findings:
+        raise UserError(*findings)
 
 
 def _check_overrides(overrides: tuple[str, ...]) -> None:

@@ -85,16 +85,27 @@ def markdown(study: StudyConfig, found: Sequence[Outcome]) -> str:
             cells.append("" if beside is None else _cell(name, beside, signed=True))
         rows.append([*cells, f"{outcome.tokens:,.0f}", f"{outcome.seconds:,.0f}"])
     lines = [head, ["---"] * len(head), *rows]
-    seeds = f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))})"
     return "\n".join(
         [
             *([study.question, ""] if study.question else []),
             *(f"| {' | '.join(line)} |" for line in lines),
             "",
-            f"Means of {seeds}; 95 % intervals draw seeds and held-out rows again, with "
-            "replacement, and the same ones for both arms of a difference.",
+            _note(study.seeds),
             "",
         ]
+    )
+
+
+def _note(seeds: Sequence[int]) -> str:
+    paired = "the same ones for both arms of a difference"
+    if len(seeds) == 1:
+        return (
+            f"One seed ({seeds[0]}): 95 % intervals draw the held-out rows again, {paired}, and "
+            "say nothing of other seeds."
+        )
+    return (
+        f"Means of {len(seeds)} seeds ({', '.join(map(str, seeds))}). 95 % intervals draw the "
+        f"held-out rows again, {paired}, and are widened by what the seeds differ (Student's t)."
     )
 
 

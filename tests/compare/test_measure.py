@@ -130,7 +130,7 @@ def test_one_of_many_intervals_above_0_is_no_news(monkeypatch: pytest.MonkeyPatc
 
 def test_a_task_is_compared_row_by_row(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
-    first = np.array([[1.0, 0.0] * 20])
+    first = np.array([1.0, 0.0] * 20)
     record = Record()
     values = {"a": first, "b": first, "c": 0 * first}
     measure_task(record, {name: {"exact_match": one} for name, one in values.items()}, 0.1)

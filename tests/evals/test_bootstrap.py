@@ -1,6 +1,7 @@
 """Intervals that hold what they should as often as they should."""
 
 import numpy as np
+import pytest
 
 from jaxdistill.evals import difference, ratio
 
@@ -28,14 +29,21 @@ def test_a_difference_is_paired() -> None:
     assert alone.high - alone.low > 1
 
 
-def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+@pytest.mark.parametrize(
+    ("num_seeds", "of_seeds", "of_rows"),
+    [(1, 0.0, 1.0), (3, 1.0, 0.1), (3, 0.1, 1.0), (5, 1.0, 1.0)],
+)
+def test_the_interval_holds_the_truth_as_often_as_it_says(
+    num_seeds: int, of_seeds: float, of_rows: float
+) -> None:
     random = np.random.default_rng(1)
     held = 0
-    for trial in range(40):
-        sums = random.normal(2.0, 1.0, (1, 60))
+    for trial in range(100):
+        sums = 2 + of_rows * random.normal(size=(1, 60))
+        sums = sums + of_seeds * random.normal(size=(num_seeds, 1))
         found = ratio(sums, np.ones_like(sums), seed=trial)
         held += found.low <= 2.0 <= found.high
-    assert 33 <= held <= 40  # binomial(40, 0.95): outside in one of a thousand
+    assert 87 <= held <= 100  # binomial(100, 0.95): below it in one of a thousand
 
 
 def test_one_seed_draws_the_same() -> None:

@@ -73,6 +73,9 @@ def test_a_study_ends_in_tables(place: Path) -> None:
         ("arms.words={train.step: 1}", "arm `words`, seed 1: .*Did you mean `steps`"),
         ("arms={}", "at least 1"),
         ("seeds=[]", "at least 1"),
+        ("seeds=[1, 1]", r"seeds: \[1, 1\] names one twice"),
+        ("arms.words={seed: 7}", "arms.words.seed: .* the study's `seeds` instead"),
+        ("common={output: here}", "common.output: .* the study's `output` instead"),
         ("arms={a/b: {}}", "pattern"),
     ],
 )
