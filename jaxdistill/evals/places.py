@@ -81,12 +81,19 @@ class Evaluation:
             teacher_params: Handed to the teacher.
 
         Raises:
-            UserError: when there is nothing to score, or batches do not fit the mesh.
+            UserError: when there is nothing to score, batches do not fit the mesh, or a model's
+                numbers are none (NaN).
         """
         parts = [self._scored(params, teacher_params, batch) for batch in batches]
         if not any(len(part["row_ids"]) for part in parts):
             raise UserError("evaluation: there is no token to score. Hold out more rows.")
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if broken := [name for name, column in columns.items() if np.isnan(column).any()]:
+            whose = "model" if "nll" in broken else "teacher"
+            raise UserError(
+                f"evaluation: {broken[0]} is NaN. The {whose}'s weights are damaged, or were made "
+                "by training that diverged; or it needs more than 16 bits: try `float32`."
+            )
         where = {name: columns.pop(name) for name in ("row_ids", "positions", "labels")}
         return Places(**where, values=columns)
 

@@ -195,13 +195,17 @@ def test_looking_at_a_run_leaves_it_alone(place, command, monkeypatch):
     assert unfinished.is_dir()
 
 
-def test_a_teacher_of_nan_stops_the_run(place, command):
+@pytest.mark.parametrize(
+    ("heldout", "said"),
+    [(0.0, ("train/loss is nan", "rows.jsonl:")), (0.2, ("forward_kl is NaN. The teacher's",))],
+)
+def test_a_teacher_of_nan_stops_the_run(place, command, heldout: float, said: tuple[str, ...]):
     teacher = load_file(place / "teacher" / "model.safetensors")
     shutil.copytree(place / "teacher", place / "broken")
     broken = {name: np.full_like(tensor, np.nan) for name, tensor in teacher.items()}
     save_file(broken, place / "broken" / "model.safetensors", metadata={"format": "pt"})
     changes = [f"teacher.model={place}/broken", "objectives=[{type: forward_kl}]"]
+    changes += [f"data.heldout={heldout}"]
     code, _, complained = command("train", place / "config.yaml", *changes)
     assert code == 2
-    assert "train/loss is nan" in complained
-    assert f"{place}/rows.jsonl:" in complained
+    assert all(part in complained for part in said), complained
