@@ -31,16 +31,18 @@ _JSD = "JSD and cross-entropy through both heads, forward and backward, 2,048 ro
 _WRITE = "greedy generation, SmolLM2-135M, 64 tokens, batch of"
 CASES = {
     "kd_step": Case(
-        "logit KD step, online teacher (SmolLM2-135M to 10 layers, B=4, T=256)",
+        "logit KD step, online teacher (SmolLM2-135M to 10 layers, B=4, T=256), JSD",
         "kd_step.py",
         ("trl_kd_step.py", "trl"),
+        "jensen_shannon",
         speed=1.5,
         memory=0.5,
     ),
     "kd_step_tunix": Case(
-        "the same step beside Tunix (there: forward KL)",
+        "the same step with forward KL and cross-entropy",
         "kd_step.py",
         ("tunix_kd_step.py", "tunix"),
+        "forward_kl+cross_entropy",
         speed=1.5,
         memory=0.5,
     ),
@@ -101,6 +103,10 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], int]:
     return options.cases or list(CASES), options.rounds
 
 
+def needs(chosen: Sequence[str]) -> set[str]:
+    """The environments of the cases, and the files of the one that starts from files."""
+    return {"ours", *(CASES[name].peer[1] for name in chosen)} | ({"start"} & set(chosen))
+
+
 if __name__ == "__main__":
-    chosen, _ = parse()
-    sys.stdout.write("\n".join(sorted({"ours", *(CASES[name].peer[1] for name in chosen)})) + "\n")
+    sys.stdout.write("\n".join(sorted(needs(parse()[0]))) + "\n")

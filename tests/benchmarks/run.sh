@@ -33,5 +33,7 @@ peer transformers torch==2.13.0 -- "transformers>=5"
 peer tunix "google-tunix==0.1.7"
 
 export PYTHONPATH=tests/benchmarks
-.venv/bin/python tests/benchmarks/prepare.py models .benchmarks/start
+if grep -qx start <<<"$needed"; then
+  .venv/bin/python tests/benchmarks/prepare.py models .benchmarks/start
+fi
 exec .venv/bin/python tests/benchmarks/driver.py "$@"

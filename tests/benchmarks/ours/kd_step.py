@@ -1,4 +1,6 @@
-"""One step of logit distillation: online teacher, Jensen–Shannon, AdamW, clipping."""
+"""One step of logit distillation, online teacher, AdamW, clipping: argument NAME[+NAME]."""
+
+import sys
 
 import jax
 import numpy as np
@@ -19,6 +21,11 @@ teacher, student = (
 )
 teacher_params = init_params(teacher, jax.random.key(0))
 params = init_params(student, jax.random.key(1))
+names = sys.argv[1].split("+")
+options = {"jensen_shannon": {"beta": shapes.BETA}}
+objectives = tuple(
+    OBJECTIVES[name](weight=1 / len(names), **options.get(name, {})) for name in names
+)
 mesh = make_mesh(MeshConfig())
 axes = parameter_axes(student)
 adam = AdamW(learning_rate=1e-4)
@@ -31,7 +38,7 @@ step = jit_step(
         forward=lambda p, batch: forward_batch(student, p, batch),
         head=lambda p: head(student, p),
         teacher=lambda p, batch: signal(teacher, p, batch, vocab_size=teacher.vocab_size),
-        objectives=(OBJECTIVES["jensen_shannon"](beta=shapes.BETA),),
+        objectives=objectives,
         optimizer=optimizer,
         rate=adam.rate(100),
         shardings=places,

@@ -13,7 +13,7 @@ teacher, student = (
     for layers in (shapes.LAYERS, shapes.STUDENT_LAYERS)
 )
 teacher.eval(), student.train()
-optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
+optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)  # as its trainer has it
 tokens = torch.randint(0, config["vocab_size"], (shapes.BATCH, shapes.LENGTH + 1))
 inputs, labels = tokens[:, :-1], tokens[:, 1:]
 

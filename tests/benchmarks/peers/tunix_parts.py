@@ -1,4 +1,7 @@
-"""Distillation as Tunix does it: its Llama, its trainer, and its logit strategy (forward KL)."""
+"""Distillation as Tunix does it: its Llama, its trainer, and its logit strategy.
+
+The strategy forms the cross-entropy whatever its weight is: so both sides learn from it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +36,7 @@ def trainer(student: Llama3, teacher: Llama3, steps: int) -> DistillationTrainer
     return DistillationTrainer(
         student,
         teacher,
-        LogitStrategy(_forward, _forward, _labels, temperature=1.0, alpha=1.0),
+        LogitStrategy(_forward, _forward, _labels, temperature=1.0, alpha=0.5),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4)),
         TrainingConfig(eval_every_n_steps=10**6, max_steps=steps, max_inflight_computations=1),
     )
