@@ -16,7 +16,7 @@ class TrainConfig:
     """How long to train, how a batch is made, and what is kept of it.
 
     `batch_size` sequences make a step, read in `accumulate` micro-batches one after the other;
-    `chunk_rows` is how many places are compared together. Both trade memory for speed, and
+    `chunk_rows` is how many places are projected together. Both trade memory for speed, and
     neither changes the result.
     """
 

@@ -15,6 +15,7 @@ import numpy as np
 import shapes
 
 from jaxdistill.models import FAMILIES, init_params
+from jaxdistill.objectives.wall import CHUNK_ROWS
 from jaxdistill.sampling import Sampling, generate
 
 WIDTH, INNER = shapes.CONFIG["hidden_size"], shapes.CONFIG["intermediate_size"]
@@ -23,7 +24,6 @@ KEYS = WIDTH * shapes.CONFIG["num_key_value_heads"] // shapes.CONFIG["num_attent
 # Inputs and outputs of a layer's seven matrices: queries, keys, values, outputs, gate, up, down.
 LAYER = [(WIDTH, WIDTH), (WIDTH, KEYS), (WIDTH, KEYS), (WIDTH, WIDTH)]
 LAYER += [(WIDTH, INNER), (WIDTH, INNER), (INNER, WIDTH)]
-CHUNK_ROWS = 128
 
 
 def main() -> None:
