@@ -1,0 +1,85 @@
+"""How far two distributions over unlike vocabularies are, row by row, when any word may be any.
+
+Probabilities need not add up to one: those of merged tokens do not. A vocabulary that is shorter
+counts as having words of probability 0.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int
+
+
+def sorted_difference(
+    p: Float32[Array, "R V"], q: Float32[Array, "R W"]
+) -> Float32[Array, " R"]:
+    """Σ |p₍ᵢ₎ − q₍ᵢ₎| with the i-th largest of either side beside each other; between 0 and 2.
+
+    It is the cost of optimal transport where moving mass from any word to any other costs the
+    same. The gradient reaches `q` alone; of equal words the first ranks first.
+
+    Reference:
+        Boizard et al., "Towards Cross-Tokenizer Distillation: the Universal Logit Distillation
+        Loss for LLMs", 2024, https://arxiv.org/abs/2402.12030
+    """
+    p, q = _descending(jax.lax.stop_gradient(p)), _differentiable_descending(q)
+    shared = min(p.shape[-1], q.shape[-1])
+    rest = jnp.abs(p[:, shared:]).sum(axis=-1) + jnp.abs(q[:, shared:]).sum(axis=-1)
+    return jnp.abs(p[:, :shared] - q[:, :shared]).sum(axis=-1) + rest
+
+
+def sorted_difference_of_top(
+    p: Float32[Array, "R V"], q: Float32[Array, "R W"], *, k: int
+) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
+    """The least that `sorted_difference` can be, given the `k` largest of both, and its error.
+
+    What lies below differs by no less than its two masses do, and by no more than their sum.
+
+    Returns:
+        A lower bound, and by how much the true value may be above it: twice the smaller of the
+        masses that were not looked at.
+    """
+    p = jax.lax.stop_gradient(p)
+    p_top, q_top = (jax.lax.top_k(side, min(k, side.shape[-1]))[0] for side in (p, q))
+    p_rest, q_rest = (
+        jnp.maximum(side.sum(axis=-1) - top.sum(axis=-1), 0)
+        for side, top in ((p, p_top), (q, q_top))
+    )
+    shared = min(p_top.shape[-1], q_top.shape[-1])
+    # Where one vocabulary has no more words than this, what is left of the other stands alone.
+    alone = p_top[:, shared:].sum(axis=-1) + q_top[:, shared:].sum(axis=-1)
+    seen = jnp.abs(p_top[:, :shared] - q_top[:, :shared]).sum(axis=-1) + alone
+    return seen + jnp.abs(p_rest - q_rest), 2 * jax.lax.stop_gradient(jnp.minimum(p_rest, q_rest))
+
+
+def _descending(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
+    """The largest first, of numbers from 0.
+
+    Such floats are in the order of their bits, which XLA:CPU sorts four times as fast: it compares
+    floats by calling back for each pair.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return jax.lax.bitcast_convert_type(-jax.lax.sort(-bits), jnp.float32)
+
+
+@jax.custom_vjp
+def _differentiable_descending(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
+    return _descending(x)
+
+
+def _descending_with_order(
+    x: Float32[Array, "R V"],
+) -> tuple[Float32[Array, "R V"], Int[Array, "R V"]]:
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    places = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
+    bits, order = jax.lax.sort((-bits, places), num_keys=1, is_stable=True)
+    return jax.lax.bitcast_convert_type(-bits, jnp.float32), order
+
+
+def _back_in_place(
+    order: Int[Array, "R V"], cotangent: Float32[Array, "R V"]
+) -> tuple[Float32[Array, "R V"]]:
+    rows = jax.lax.broadcasted_iota(jnp.int32, order.shape, 0)
+    return (jnp.zeros_like(cotangent).at[rows, order].set(cotangent, unique_indices=True),)
+
+
+_differentiable_descending.defvjp(_descending_with_order, _back_in_place)

@@ -1,0 +1,96 @@
+"""Sorted differences against NumPy, SciPy's linear programme, and what can be worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import linprog
+
+from jaxdistill.losses.transport import sorted_difference, sorted_difference_of_top
+
+
+def dense(p, q):
+    """The rule as it is written, in float64."""
+    size = max(p.shape[-1], q.shape[-1])
+    p, q = (
+        np.pad(-np.sort(-side.astype(np.float64)), ((0, 0), (0, size - side.shape[-1])))
+        for side in (p, q)
+    )
+    return np.abs(p - q).sum(axis=-1)
+
+
+def rows(sizes=st.integers(1, 12)):
+    """Two distributions a row, of unlike vocabularies, with ties and words of probability 0."""
+    weights = st.sampled_from([0.0, 0.25, 1.0, 1.0, 3.5, 1e-6])
+
+    def made(shape):
+        one = arrays(np.float32, (2, shape), elements=weights)
+        return one.map(lambda x: x / np.maximum(x.sum(axis=-1, keepdims=True), 1e-6))
+
+    return st.tuples(sizes.flatmap(made), sizes.flatmap(made))
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "value"),
+    [
+        ([0.7, 0.2, 0.1], [0.1, 0.7, 0.2], 0),
+        ([1, 0, 0, 0], [0.25] * 4, 1.5),
+        ([0.6, 0.4], [0.5, 0.3, 0.2], 0.4),
+        ([1], [1, 0, 0], 0),
+    ],
+)
+def test_by_hand(p, q, value):
+    p, q = jnp.array([p], jnp.float32), jnp.array([q], jnp.float32)
+    np.testing.assert_allclose(sorted_difference(p, q), [value], atol=1e-7)
+    np.testing.assert_allclose(sorted_difference(q, p), [value], atol=1e-7)
+
+
+@given(rows())
+def test_any_rows(pair):
+    p, q = map(jnp.asarray, pair)
+    np.testing.assert_allclose(sorted_difference(p, q), dense(*pair), rtol=1e-5, atol=1e-6)
+
+
+@given(rows(), st.integers(1, 12))
+def test_the_bound_holds(pair, k):
+    p, q = map(jnp.asarray, pair)
+    value, error = sorted_difference_of_top(p, q, k=k)
+    true = dense(*pair)
+    assert (value <= true + 1e-5).all()
+    assert (true <= value + error + 1e-5).all()
+    if k >= max(p.shape[-1], q.shape[-1]):
+        np.testing.assert_allclose(value, true, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_is_that_of_the_rule():
+    random = np.random.default_rng(0)
+    p, q = (random.dirichlet(np.ones(size), 5).astype(np.float32) for size in (9, 7))
+    found = jax.grad(lambda q: sorted_difference(jnp.asarray(p), q).sum())(jnp.asarray(q))
+    top = jax.grad(lambda q: sorted_difference_of_top(jnp.asarray(p), q, k=9)[0].sum())
+    whole = top(jnp.asarray(q))
+    step = 1e-4
+    for place in np.ndindex(q.shape):
+        moved = q.astype(np.float64)
+        moved[place] += step
+        slope = (dense(p, moved).sum() - dense(p, q).sum()) / step
+        assert found[place] == pytest.approx(slope, abs=1e-3)
+        assert whole[place] == pytest.approx(slope, abs=1e-3)
+
+
+def test_it_is_optimal_transport_where_every_move_costs_the_same():
+    # The largest of one side is matched with the largest of the other, whatever words they are:
+    # transport between words that are free to be renamed, so the cheapest over all renamings.
+    random = np.random.default_rng(1)
+    p, q = random.dirichlet(np.ones(4)), random.dirichlet(np.ones(4))
+    cost = 2 * (1 - np.eye(4))
+    sums = np.vstack([np.kron(np.eye(4), np.ones(4)), np.kron(np.ones(4), np.eye(4))])
+    best = min(
+        linprog(cost.ravel(), A_eq=sums, b_eq=np.concatenate([p, q[list(order)]])).fun
+        for order in np.array(np.meshgrid(*[range(4)] * 4)).reshape(4, -1).T
+        if len(set(order.tolist())) == 4
+    )
+    found = sorted_difference(jnp.float32(p)[None], jnp.float32(q)[None])
+    assert float(found[0]) == pytest.approx(best, abs=1e-5)
