@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
 
-def sorted_difference(
-    p: Float32[Array, "R V"], q: Float32[Array, "R W"]
-) -> Float32[Array, " R"]:
+def sorted_difference(p: Float32[Array, "R V"], q: Float32[Array, "R W"]) -> Float32[Array, " R"]:
     """Σ |p₍ᵢ₎ − q₍ᵢ₎| with the i-th largest of either side beside each other; between 0 and 2.
 
     It is the cost of optimal transport where moving mass from any word to any other costs the

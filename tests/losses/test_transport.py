@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
@@ -48,12 +48,14 @@ def test_by_hand(p, q, value):
     np.testing.assert_allclose(sorted_difference(q, p), [value], atol=1e-7)
 
 
+@settings(deadline=None)
 @given(rows())
 def test_any_rows(pair):
     p, q = map(jnp.asarray, pair)
     np.testing.assert_allclose(sorted_difference(p, q), dense(*pair), rtol=1e-5, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(rows(), st.integers(1, 12))
 def test_the_bound_holds(pair, k):
     p, q = map(jnp.asarray, pair)
