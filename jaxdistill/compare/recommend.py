@@ -179,10 +179,14 @@ def _savings(record: Record, first: str, name: str) -> tuple[bool, list[Sentence
     assert speed is not None
     assert least is not None
     saves = is_cheaper(price, today, speed=speed, least=least)
-    decides: Sentence = (f", {'a' if saves else 'no'} saving worth a change (more than ",)
-    decides = (*decides, record.said(name, "least_saving"), ").")
+    is_priced = price is not None and today is not None
+    decides: Sentence = (
+        f", {'a' if saves else 'no'} saving worth a change (more than ",
+        record.said(name, "least_saving"),
+        f" of the {'price' if is_priced else 'time'}).",
+    )
     found: list[Sentence] = []
-    if price is not None and today is not None:
+    if is_priced:
         cost = ("Price: a million words cost ", "cost_per_million_words", "relative_price")
         found.append((*_beside(record, first, name, *cost), *decides))
     pace = ("Speed: words per second are ", "words_per_second", "relative_speed")

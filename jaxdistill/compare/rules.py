@@ -12,7 +12,7 @@ NOTICEABLE = 0.05
 """A given price that is lower by less than this fraction is not lower."""
 
 NOTICEABLE_MEASURED = 0.25
-"""The same of speeds, and of prices that follow from them: one machine is never twice the same."""
+"""The same of measured times, and of prices that follow from them: no two takes are the same."""
 
 _WORTH_SAYING = 100
 """More than so many times the rows there are is only said to be many more."""
@@ -94,8 +94,9 @@ def is_cheaper(
         price: Of so many words, the candidate's.
         today: The first model's.
         speed: How much faster the candidate is, as a fraction.
-        least: What difference counts, as a fraction.
+        least: What saving counts, as a fraction of the price or the time.
     """
     if price is None or today is None:
-        return speed > least
+        # What prices by the hour would be: both ways of asking have one limit.
+        price, today = 1 / (1 + speed), 1.0
     return price < (1 - least) * today

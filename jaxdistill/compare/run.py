@@ -173,8 +173,8 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
             f"One answer at a time, {run.NEW_TOKENS} tokens after a prompt of {run.PROMPT_TOKENS}, "
             "each model in a process of its own, one after the other on this machine; the fastest "
             "of several takes. Speeds, and prices that follow from them, differ from take to take: "
-            f"they decide where they differ by more than {100 * NOTICEABLE_MEASURED:g} %, given "
-            f"prices by more than {100 * NOTICEABLE:g} %.",
+            f"they decide where more than {100 * NOTICEABLE_MEASURED:g} % of the time or the price "
+            f"is saved, of given prices more than {100 * NOTICEABLE:g} %.",
         ),
         **{f"Model {name}": (path,) for name, path in options.models.items()},
         "Made with": (

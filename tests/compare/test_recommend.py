@@ -100,7 +100,8 @@ GOOD, BAD, OPEN = Estimate(0.01, 0.0, 0.02), Estimate(0.3, 0.2, 0.4), Estimate(0
     ("extra", "speed", "found", "model"),
     [
         ({"a": GOOD}, {"a": 1.0}, "take", "a"),
-        ({"a": GOOD}, {"a": 0.24}, "keep", "big"),  # too little to notice
+        ({"a": GOOD}, {"a": 0.33}, "keep", "big"),  # a quarter of the time is a third more speed
+        ({"a": GOOD}, {"a": 0.34}, "take", "a"),
         ({"a": BAD}, {"a": 1.0}, "keep", "big"),
         ({"a": OPEN}, {"a": 1.0}, "unclear", ""),
         ({"a": GOOD, "b": GOOD}, {"a": 1.0, "b": 2.0}, "take", "b"),
@@ -170,9 +171,15 @@ def test_what_costs_nothing_is_a_price_like_any_other():
     assert found.verdict == "keep"
     assert [plain(reason) for reason in found.advice[0].reasons[1:]] == [
         "Price: a million words cost $5.00 with a and $0.0000 with big, no saving worth a "
-        "change (more than 25 %).",
+        "change (more than 25 % of the price).",
         "Speed: words per second are 200.0 with a and 100.0 with big (+100 %).",
     ]
+
+
+@pytest.mark.parametrize("speed", [-0.5, 0.0, 0.2, 0.3, 0.34, 1.0, 3.0])
+def test_a_price_by_the_hour_changes_no_verdict(speed: float):
+    by_speed = is_cheaper(None, None, speed=speed)
+    assert is_cheaper(2.0 / (1 + speed), 2.0, speed=speed) == by_speed
 
 
 def test_of_those_that_can_be_taken_the_cheapest_known_price_comes_first():
@@ -194,7 +201,7 @@ def test_reasons_name_the_numbers():
         "not be accepted: the limit is +0.050, 5 % of what big needs.",
         "Rows: so close to the limit, far more than 50 would be needed to tell.",
         "Speed: words per second are 200.0 with a and 100.0 with big (+100 %), a saving worth a "
-        "change (more than 25 %).",
+        "change (more than 25 % of the time).",
     ]
 
 
