@@ -101,7 +101,12 @@ def _recommendation(page: Page) -> str:
 
 
 def _advice(advice: Advice, is_one_of_many: bool) -> str:
-    said_of = {"take": "could be taken", "keep": "is not taken", "unclear": "cannot be told"}
+    said_of = {
+        "take": "could be taken",
+        "keep": "is not taken",
+        "unclear": "cannot be told",
+        "disputed": "is disputed",
+    }
     name = f"<h3>{escaped(advice.candidate)} {said_of[advice.verdict]}</h3>\n"
     reasons = "\n".join(f"<li>{_reason(reason)}</li>" for reason in advice.reasons)
     return f"{name if is_one_of_many else ''}<ul>\n{reasons}\n</ul>"

@@ -43,7 +43,7 @@ class Recommendation:
 
     Attributes:
         verdict: Whether to take one.
-        model: The one to take, or the one to keep; nothing where it is unclear.
+        model: The one to take, or the one to keep; nothing where it is neither.
         advice: What is said of each candidate.
     """
 
@@ -93,8 +93,9 @@ def recommend(record: Record, first: str, candidates: Sequence[str]) -> Recommen
     taken = [one.candidate for one in advice if one.verdict == "take"]
     if taken:
         return Recommendation("take", min(taken, key=lambda name: _rank(record, name)), advice)
-    if any(one.verdict == "unclear" for one in advice):
-        return Recommendation("unclear", "", advice)
+    for undecided in ("unclear", "disputed"):
+        if any(one.verdict == undecided for one in advice):
+            return Recommendation(undecided, "", advice)
     return Recommendation("keep", first, advice)
 
 
@@ -103,6 +104,8 @@ def headline(recommendation: Recommendation, record: Record) -> Sentence:
     if recommendation.verdict == "unclear":
         rows = record.said(ALL, "rows")
         return ("This cannot be told from ", rows, " row." if rows.text == "1" else " rows.")
+    if recommendation.verdict == "disputed":
+        return ("People and numbers disagree.",)
     start = "Take" if recommendation.verdict == "take" else "Keep"
     return (f"{start} {recommendation.model}.",)
 

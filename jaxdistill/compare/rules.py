@@ -19,7 +19,7 @@ _WORTH_SAYING = 100
 
 Quality = Literal["within", "beyond", "unclear", "few"]
 People = Literal["for", "against", "silent"]
-Verdict = Literal["take", "keep", "unclear"]
+Verdict = Literal["take", "keep", "unclear", "disputed"]
 
 _WORST_FIRST: Final[tuple[Quality, ...]] = ("beyond", "few", "unclear")
 
@@ -57,13 +57,12 @@ def verdict(quality: Quality, people: People, *, is_cheaper: bool) -> Verdict:
 
     People who judged it worse are heard before any number; people who judged it better decide
     where the numbers do not, but neither outvote them nor stand for rows that are not there.
+    `disputed` is where numbers and people contradict each other, which no more rows would settle.
     """
-    if people == "against":
+    if people == "against" or not is_cheaper:
         return "keep"
     if quality == "beyond":
-        return "unclear" if people == "for" else "keep"
-    if not is_cheaper:
-        return "keep"
+        return "disputed" if people == "for" else "keep"
     if quality == "few":
         return "unclear"
     return "unclear" if quality == "unclear" and people != "for" else "take"

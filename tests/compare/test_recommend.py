@@ -59,11 +59,12 @@ def test_every_case_of_the_verdict():
         ("unclear", "for", True),
     }
     assert verdict("unclear", "silent", is_cheaper=True) == "unclear"
-    assert verdict("beyond", "for", is_cheaper=True) == "unclear"
+    assert verdict("beyond", "for", is_cheaper=True) == "disputed"
     assert verdict("few", "for", is_cheaper=True) == "unclear"
     for quality_found in ("within", "beyond", "unclear", "few"):
         assert verdict(quality_found, "against", is_cheaper=True) == "keep"
-        assert verdict(quality_found, "silent", is_cheaper=False) == "keep"
+        for heard in ("for", "against", "silent"):  # nothing is gained by it
+            assert verdict(quality_found, heard, is_cheaper=False) == "keep"
 
 
 def test_four_times_the_rows_halve_an_interval():
@@ -216,6 +217,26 @@ def test_people_are_heard():
         "People: of a's answers they found 9 better, 1 as good and 0 worse than big's, so that its "
         "share is 95.0 % [70.0 %, 100.0 %]"
     )
+
+
+@pytest.mark.parametrize(
+    ("extra", "found", "said"),
+    [
+        ({"a": BAD}, "disputed", "People and numbers disagree."),
+        ({"a": BAD, "b": BAD}, "disputed", "People and numbers disagree."),
+        ({"a": BAD, "b": OPEN}, "unclear", "This cannot be told from 50 rows."),
+        ({"a": BAD, "b": GOOD}, "take", "Take b."),
+    ],
+)
+def test_people_who_prefer_what_numbers_refuse_are_not_told_to_bring_rows(extra, found, said):
+    record = noted(extra, dict.fromkeys(extra, 1.0))
+    for quantity, count in (("wins", 9), ("ties", 0), ("losses", 0)):
+        record.add("a", quantity, count)
+    record.add("a", "preferred", Estimate(1.0, 0.7, 1.0))
+    recommendation = recommend(record, "big", list(extra))
+    assert recommendation.advice[0].verdict == "disputed"
+    assert recommendation.verdict == found
+    assert plain(headline(recommendation, record)) == said
 
 
 def test_nobody_outvotes_rows_that_are_not_there():
