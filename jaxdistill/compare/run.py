@@ -163,7 +163,8 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
             "95 %, by drawing the rows again with replacement, the same ones for both models of "
             "a difference; words of fewer rows than "
             f"{FEWEST_ROWS} have none. To say where a model falls behind most, intervals are "
-            "widened by the number of kinds of words.",
+            "widened by the number of kinds of words. That of people's preference is the exact "
+            "one of Clopper and Pearson.",
         ),
         "Answers": (
             f"The likeliest token each time, {options.max_new_tokens} at most; an answer may be "
