@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxdistill import evals, load, run
+from jaxdistill import compare, evals, load, run
 from jaxdistill.cli import main
 from jaxdistill.cli.options import parser
 from jaxdistill.compare import options
+from jaxdistill.compare.again import command
+from jaxdistill.compare.options import Options
 from jaxdistill.data import DataConfig
 from jaxdistill.errors import UserError
 from tests.compare.conftest import COSTS, NASTY, Place
@@ -120,6 +122,23 @@ def test_the_page_says_how_to_make_it_again(place: Place):
     models = [f"{name}={place.folder / path}" for name, path in zip(NAMES, FOLDERS, strict=True)]
     filled = {"models": models, "loss_on": "completion", "prompt_template": "plain"}
     assert again == first | filled
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("lr=0.1", "lr-0.1"), ("my model (2)", "my-model-2"), ("-x", "x"), ("größe.gguf", "größe")],
+)
+def test_a_folder_of_any_name_is_compared_again(place: Place, monkeypatch, folder, name):
+    asked: list[Options] = []
+    monkeypatch.setattr(compare, "compare", asked.append)
+    monkeypatch.setattr(run, "check_reads", lambda path, length, option: 512)
+    monkeypatch.chdir(place.folder)
+    given = ["compare", f"runs/{folder}", "big", "--data", "rows.jsonl", "--out", "new"]
+    assert main([*given, "--price", f"{name}=0.25"]) == 0
+    assert asked[0].models == {name: f"runs/{folder}", "big": "big"}
+    assert asked[0].prices == {name: 0.25}
+    assert main(shlex.split(command(asked[0]))[1:]) == 0
+    assert asked[1] == asked[0]
 
 
 def test_judgements_are_read_back_and_kept(place: Place, capfd: pytest.CaptureFixture[str]):
