@@ -43,7 +43,7 @@ from jaxdistill.compare.reading import (
 from jaxdistill.compare.recommend import headline, recommend
 from jaxdistill.compare.record import ALL, Record, Sentence, plain, table
 from jaxdistill.compare.rules import FEWEST_ROWS, NOTICEABLE, NOTICEABLE_MEASURED
-from jaxdistill.errors import UserError
+from jaxdistill.errors import Findings, UserError
 from jaxdistill.files import whole_directory
 
 
@@ -103,6 +103,11 @@ _AskTask = Callable[[str], dict[str, Float[np.ndarray, "S R"]]]
 def _task(options: Options) -> _AskTask:
     task = run.read_task(str(options.task))
     asked = run.task_questions(task, options.data.sources)
+    findings = Findings()
+    for name, path in options.models.items():
+        with findings.collect(f"--task: {name}"):
+            run.check_task(path, task, asked)
+    findings.raise_any()
     return lambda path: run.task_scores(path, task, asked, batch_size=options.batch_size)
 
 

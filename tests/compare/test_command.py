@@ -7,7 +7,6 @@ import shlex
 import sys
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,22 +184,6 @@ class Data(HTMLParser):
 
 
 @pytest.mark.parametrize(
-    ("models", "more", "said"),
-    [
-        (["a"], {}, "there is one model, expected two or more"),
-        (["x/a", "y/a"], {}, r"two models are called a: x/a and y/a. Give them names"),
-        (["a", "b"], {"prices": ["c=1"]}, "'c=1' prices 'c', which is none of a, b"),
-        (["small", "big"], {"prices": ["smalls=1"]}, "Did you mean `small`"),
-        (["a", "b"], {"prices": ["a=free"]}, "'free' is no price. Write `a=0.25`"),
-    ],
-)
-def test_mistakes_are_told_before_anything_is_read(tmp_path, models, more, said):
-    given = {"sources": ["r"], "out": str(tmp_path / "out"), "reading": {}, "prices": []} | more
-    with pytest.raises(UserError, match=said):
-        options(models, **given)
-
-
-@pytest.mark.parametrize(
     ("row", "said"),
     [
         ({"prompt": "Why?"}, "rows.jsonl:1: has no answer to compare models on"),
@@ -221,47 +204,6 @@ def test_rows_that_cannot_be_compared(place: Place, tmp_path, capfd, row, said, 
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert said in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_files_that_are_not_there_are_told_before_anything_is_measured(place, capfd, monkeypatch):
-    monkeypatch.setattr(run, "cost", lambda path: pytest.fail("measured"))
-    for flag, said in (("--judgements", "cannot be read"), ("--task", "no such config file")):
-        assert main([*place.command, flag, str(place.folder / "none.csv")]) == 2
-        assert said in capfd.readouterr().err
-
-
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(tmp_path):
-    (tmp_path / "file").write_text("")
-    given = {"sources": ["r"], "reading": {}, "prices": []}
-    for out in (tmp_path / "file" / "out", tmp_path / ("x" * 300), Path("/proc/out")):
-        with pytest.raises(UserError, match=r"cannot be written|no file can have this name"):
-            options(["a", "b"], out=str(out), **given)
-    with pytest.raises(UserError, match="there is no such model"):
-        options([f"{tmp_path}/{name}" for name in "ab"], out=str(tmp_path / "new" / "out"), **given)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing of the trial stays
-
-
-def test_files_that_do_not_fit_are_told_before_anything_is_measured(
-    place, tmp_path, capfd, monkeypatch
-):
-    monkeypatch.setattr(run, "cost", lambda path: pytest.fail("measured"))
-    asks = "prompt: '{query}'\nreference: prompt\n"
-    (tmp_path / "task.yaml").write_text(asks + "metrics: [exact_match]\n")
-    (tmp_path / "metric.yaml").write_text("prompt: a\nreference: prompt\nmetrics: [bleu]\n")
-    columns = "number,prompt,answer_1,answer_2,better,note\n"
-    (tmp_path / "better.csv").write_text(columns + "1,a,b,c,3,\n")
-    (tmp_path / "number.csv").write_text(columns + "7,a,b,c,1,\n")
-    monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    for flag, name, said in (
-        ("--task", "task.yaml", "rows.jsonl:1: has no `query`"),
-        ("--task", "metric.yaml", "this metric needs the library sacrebleu"),
-        ("--judgements", "better.csv", "row 2: `better` is '3'"),
-        ("--judgements", "number.csv", "row 2: `number` is '7', expected 1 to 6"),
-    ):
-        arguments = [*place.command, flag, str(tmp_path / name)]
-        arguments[arguments.index("--out") + 1] = str(tmp_path / "out")
-        assert main(arguments) == 2
-        assert said in capfd.readouterr().err
 
 
 def test_only_rows_that_all_models_read_are_asked(place: Place, tmp_path):
