@@ -40,7 +40,7 @@ def _lead(record: Record, name: str, worst: str | None, first: str) -> Sentence:
     return (
         f"It falls behind most on {worst}: ",
         record.said(name, "extra_bits_per_byte", bin=worst),
-        f" bits per byte beside {first} ",
+        f" bits per byte beside {first}",
         *record.interval(name, "extra_bits_per_byte", bin=worst),
         ".",
     )

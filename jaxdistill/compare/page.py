@@ -159,8 +159,8 @@ def _picture(page: Page) -> str:
     for name in page.models:
         line = page.record.get(name, "bits_per_byte")
         assert line is not None
-        assert line.low is not None
-        assert line.high is not None
+        if line.low is None or line.high is None:
+            return ""  # there is nothing but a dot to draw
         intervals[name] = (line.value, line.low, line.high)
     return (
         "\n<figure>\n<figcaption>How well each predicts the text</figcaption>\n"
@@ -236,5 +236,5 @@ def _judged(page: Page, name: str) -> str:
     if record.get(name, "preferred") is not None:
         preferred = record.said(name, "preferred")
         interval = record.interval(name, "preferred")
-        sentence = (*sentence, ". Its share, ties as halves: ", preferred, " ", *interval)
+        sentence = (*sentence, ". Its share, ties as halves: ", preferred, *interval)
     return f"<li>{said((*sentence, '.'))}</li>"

@@ -79,9 +79,10 @@ def checks(record: Record, first: str, name: str) -> list[Check]:
         # A task asks every row.
         ("task_loss", "accepted_task_loss", int(rows + (left_out or 0))),
     ):
-        extra, limit = _estimate(record, name, quantity), _value(record, first, accepted)
-        if extra is not None and limit is not None:
-            told = quality(extra, limit, num_rows=num_rows)
+        limit = _value(record, first, accepted)
+        if limit is not None and record.get(name, quantity) is not None:
+            extra = _estimate(record, name, quantity)
+            told = quality(extra, limit)
             needed = rows_to_tell(extra, limit, num_rows=num_rows)
             found.append(Check(quantity, accepted, told, needed))
     return found
@@ -118,7 +119,7 @@ def _advise(record: Record, first: str, name: str) -> Advice:
     about = (_about_quality, _about_task)
     reasons = [say(record, first, name, one) for say, one in zip(about, checked, strict=False)]
     if found in ("unclear", "few"):
-        reasons.append(_about_rows(record, name))
+        reasons.append(_about_rows(record, name, found))
     reasons += savings
     if record.get(name, "preferred") is not None:
         reasons.append(_about_people(record, first, name, heard))
@@ -129,7 +130,7 @@ def _about_quality(record: Record, first: str, name: str, check: Check) -> Sente
     return (
         f"Quality: {name} needs ",
         record.said(name, check.quantity),
-        f" bits per byte beside {first} ",
+        f" bits per byte beside {first}",
         *_judged(record, first, name, check),
         f" of what {first} needs.",
     )
@@ -144,7 +145,6 @@ def _about_task(record: Record, first: str, name: str, check: Check) -> Sentence
         record.said(first, task),
         f" with {first}, worse by ",
         record.said(name, check.quantity),
-        " ",
         *_judged(record, first, name, check),
         f" of what {first} has.",
     )
@@ -166,11 +166,13 @@ def _judged(record: Record, first: str, name: str, check: Check) -> Sentence:
     )
 
 
-def _about_rows(record: Record, name: str) -> Sentence:
+def _about_rows(record: Record, name: str, found: Quality) -> Sentence:
     rows = record.said(ALL, "rows")
     if record.get(name, "rows_to_tell") is None:
         return ("Rows: so close to the limit, far more than ", rows, " would be needed to tell.")
     more = record.said(name, "rows_to_tell")
+    if found == "few":
+        return ("Rows: ", rows, " here; at least ", more, " are needed to tell.")
     return ("Rows: ", rows, " here; about ", more, " of their kind would tell.")
 
 
@@ -227,7 +229,6 @@ def _about_people(record: Record, first: str, name: str, heard: People) -> Sente
         record.said(name, "losses"),
         f" worse than {first}'s, so that its share is ",
         record.said(name, "preferred"),
-        " ",
         *record.interval(name, "preferred"),
         f": {said}.",
     )

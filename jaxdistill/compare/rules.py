@@ -24,12 +24,12 @@ Verdict = Literal["take", "keep", "unclear", "disputed"]
 _WORST_FIRST: Final[tuple[Quality, ...]] = ("beyond", "few", "unclear")
 
 
-def quality(extra: Estimate, accepted: float, *, num_rows: int) -> Quality:
+def quality(extra: Estimate | None, accepted: float) -> Quality:
     """Whether what a candidate pays more, in bits per byte, is accepted.
 
-    `unclear` is neither; `few` rows tell nothing, whatever their interval.
+    `unclear` is neither; `few` rows have no interval, and tell nothing.
     """
-    if num_rows < FEWEST_ROWS:
+    if extra is None:
         return "few"
     if extra.low <= accepted < extra.high:
         return "unclear"
@@ -68,11 +68,13 @@ def verdict(quality: Quality, people: People, *, is_cheaper: bool) -> Verdict:
     return "unclear" if quality == "unclear" and people != "for" else "take"
 
 
-def rows_to_tell(extra: Estimate, accepted: float, *, num_rows: int) -> float | None:
+def rows_to_tell(extra: Estimate | None, accepted: float, *, num_rows: int) -> float | None:
     """About how many rows would tell, as intervals narrow by the root of their number.
 
-    None where it would be very many.
+    Without an interval the fewest that have one; None where it would be very many.
     """
+    if extra is None:
+        return float(FEWEST_ROWS)
     distance = abs(accepted - extra.value)
     # The side that faces the limit is the one that has to become narrower than the way to it.
     side = extra.value - extra.low if accepted < extra.value else extra.high - extra.value

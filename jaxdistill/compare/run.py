@@ -166,8 +166,8 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
         ),
         "Intervals": (
             "95 %, by drawing the rows again with replacement, the same ones for both models of "
-            "a difference; words of fewer rows than "
-            f"{FEWEST_ROWS} have none. To say where a model falls behind most, intervals are "
+            "a difference; what fewer rows than "
+            f"{FEWEST_ROWS} say has none. To say where a model falls behind most, intervals are "
             "widened by the number of kinds of words. That of people's preference is the exact "
             "one of Clopper and Pearson.",
         ),
@@ -247,6 +247,4 @@ def _print(page: Page, out: Path, trouble: str) -> None:
 def _cell(record: Record, model: str, quantity: str) -> str:
     if record.get(model, quantity) is None:
         return "–"
-    number: Sentence = (record.said(model, quantity),)
-    interval = record.interval(model, quantity)
-    return plain((*number, " ", *interval) if interval else number)
+    return plain((record.said(model, quantity), *record.interval(model, quantity)))

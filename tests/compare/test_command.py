@@ -229,7 +229,7 @@ def test_only_rows_that_all_models_read_are_asked(place: Place, tmp_path):
     assert f"--judgements {tmp_path / 'out-2' / 'judgements.csv'}</code>" in html
 
 
-def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
+def test_texts_without_prompts_and_a_task(place: Place, tmp_path, capfd):
     rows = [{"text": f"The cat saw {n} dogs, and the dogs saw the cat.", "n": n} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(
@@ -250,7 +250,9 @@ def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
     html = (tmp_path / "out" / "index.html").read_text()
     assert "Task</strong>: exact match is" in html
     assert "The cat saw 0 dogs, and the dogs</h3>" in html
-    # The same model is no worse, but three rows cannot tell.
+    # The same model is no worse, but three rows cannot tell, and have no interval.
+    assert not re.search(r'data-end="(low|high)"', html)
+    assert "[" not in capfd.readouterr().out
     assert "This cannot be told from <data" in html
     assert "$1.00" in html
 
