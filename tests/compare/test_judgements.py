@@ -165,6 +165,15 @@ def test_no_judgement_is_overwritten_unread(tmp_path):
         check_out(tmp_path, str(path))
 
 
+def test_a_prompt_of_any_length_is_read_back(tmp_path):
+    found = pairs(["why " * 50_000], {"big": ["Yes."], "small": ["No."]})
+    path = tmp_path / "judgements.csv"
+    path.write_bytes(write_sheet(found, {}).encode())
+    check_out(tmp_path, None)  # nothing is judged in it
+    path.write_bytes(write_sheet(found, {1: Judgement("tie")}).encode())
+    assert read_sheet(path, found) == {1: Judgement("tie")}
+
+
 def test_the_share_counts_ties_as_halves_and_doubts_few():
     # The exact interval of 5 in 10, as tables have it.
     found = share(4, 2, 4)
