@@ -71,7 +71,9 @@ class _Scale:
             if line is not None
         }
         self._low = min(0.0, *(low for low, _, _ in self._ends.values()))
-        self._high = max(0.0, *(high for _, _, high in self._ends.values())) or 1.0
+        self._high = max(0.0, *(high for _, _, high in self._ends.values()))
+        if self._low == self._high:
+            self._high = 1.0  # there is nothing to see, but it has a place
 
     def bar(self, label: str) -> str:
         """The interval, its value, and where nothing would be."""
