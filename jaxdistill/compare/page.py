@@ -16,8 +16,6 @@ from jaxdistill.compare.recommend import Advice, Recommendation, headline
 from jaxdistill.compare.record import ALL, Record, Sentence, table
 from jaxdistill.report import Sample, document, draw_intervals, escaped, facts, scrolled
 
-_ARROWS = {"less": "less is better", "more": "more is better", None: ""}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
@@ -146,7 +144,7 @@ def _table(page: Page) -> str:
 
 def _table_row(page: Page, quantity: str, marks: Sequence[str]) -> str:
     about = page.record.quantity(quantity)
-    better = f"<small>{_ARROWS[about.better]}</small>" if about.better else ""
+    better = f"<small>{about.direction}</small>" if about.better else ""
     cells = "".join(
         f"<td{mark}>{cell(page.record, name, quantity)}</td>"
         for name, mark in zip(page.models, marks, strict=True)
@@ -164,7 +162,7 @@ def _picture(page: Page) -> str:
         intervals[name] = (line.value, line.low, line.high)
     return (
         "\n<figure>\n<figcaption>How well each predicts the text</figcaption>\n"
-        f"{draw_intervals('bits_per_byte', intervals)}</figure>"
+        f"{draw_intervals(page.record.quantity('bits_per_byte'), intervals)}</figure>"
     )
 
 

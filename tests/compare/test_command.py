@@ -283,6 +283,14 @@ def test_the_default_length_is_what_every_model_reads(tmp_path):
         options(models, reading=nothing | {"length": 97}, **common)
 
 
+def test_the_picture_says_what_the_table_says(place: Place):
+    html = (place.out / "index.html").read_text()
+    (label,) = re.findall(r'<svg role="img" aria-label="(.*?)"', html)
+    lines = [(name, value(place, name, "bits_per_byte")) for name in NAMES]
+    said = [f"{name} {x['value']:.3f}, from {x['low']:.3f} to {x['high']:.3f}" for name, x in lines]
+    assert label == f"Bits per byte: {'; '.join(said)}."
+
+
 def test_the_page_says_every_number_of_the_record(place: Place):
     shown = {
         (one.get("data-model", ""), one["data-quantity"], one.get("data-bin", ""))
