@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jaxdistill.compare.html import cell, said
 from jaxdistill.compare.measure import Breakdown
-from jaxdistill.compare.record import ALL, Record, Sentence
+from jaxdistill.compare.record import ALL, Record, Sentence, counted
 from jaxdistill.report import escaped, scrolled
 
 _BREAKDOWNS = {
@@ -47,7 +47,7 @@ def _lead(record: Record, name: str, worst: str | None, first: str) -> Sentence:
 
 
 def _bin_row(record: Record, name: str, label: str, scale: "_Scale", is_worst: bool) -> str:
-    count = said((record.said(ALL, "words", bin=label), " words"))
+    count = said(counted(record.said(ALL, "words", bin=label), "word"))
     return (
         f"<tr{' class=worst' if is_worst else ''}>"
         f'<th scope="row">{escaped(label)}<small>{count}</small></th>'

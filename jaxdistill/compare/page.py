@@ -13,7 +13,7 @@ from jaxdistill.compare.differences import marked
 from jaxdistill.compare.html import cell, said
 from jaxdistill.compare.measure import Breakdown
 from jaxdistill.compare.recommend import Advice, Recommendation, headline
-from jaxdistill.compare.record import ALL, Record, Sentence, table
+from jaxdistill.compare.record import ALL, Record, Sentence, counted, table
 from jaxdistill.report import Sample, document, draw_intervals, escaped, facts, scrolled
 
 
@@ -49,8 +49,8 @@ def html(page: Page) -> str:
     first, *candidates = page.models
     lead: Sentence = (
         f"Can {' or '.join(candidates)} take the place of {first}? All read the same ",
-        page.record.said(ALL, "rows"),
-        " rows. ",
+        *counted(page.record.said(ALL, "rows"), "row"),
+        ". ",
         *page.left_out,
     )
     sections = {
@@ -82,8 +82,8 @@ def left_out(record: Record, models: Sequence[str], length: int) -> Sentence:
         )
         if record.get(name, quantity) is not None
     ]
-    found: Sentence = (record.said(ALL, "rows_left_out"), " of ", record.said(ALL, "rows_read"))
-    found = (*found, " rows left out")
+    num_read = counted(record.said(ALL, "rows_read"), "row")
+    found: Sentence = (record.said(ALL, "rows_left_out"), " of ", *num_read, " left out")
     for reason, start in zip(reasons, (": ", *[", "] * len(reasons)), strict=False):
         found = (*found, start, *reason)
     return (*found, ".")

@@ -6,7 +6,7 @@ What is said names the numbers that decided.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxdistill.compare.record import ALL, Record, Sentence
+from jaxdistill.compare.record import ALL, Record, Sentence, counted
 from jaxdistill.compare.rules import (
     FEWEST_ROWS,
     People,
@@ -103,8 +103,7 @@ def recommend(record: Record, first: str, candidates: Sequence[str]) -> Recommen
 def headline(recommendation: Recommendation, record: Record) -> Sentence:
     """The recommendation in a few words."""
     if recommendation.verdict == "unclear":
-        rows = record.said(ALL, "rows")
-        return ("This cannot be told from ", rows, " row." if rows.text == "1" else " rows.")
+        return ("This cannot be told from ", *counted(record.said(ALL, "rows"), "row"), ".")
     if recommendation.verdict == "disputed":
         return ("People and numbers disagree.",)
     start = "Take" if recommendation.verdict == "take" else "Keep"

@@ -60,6 +60,11 @@ def plain(sentence: Sentence) -> str:
     return "".join(part if isinstance(part, str) else part.text for part in sentence)
 
 
+def counted(number: Number, noun: str) -> Sentence:
+    """A number of things: `1 row`, `2 rows`."""
+    return (number, f" {noun}" if number.text == "1" else f" {noun}s")
+
+
 class Record:
     """The numbers of a comparison, in the order in which they were found.
 

@@ -4,7 +4,7 @@ import pytest
 
 from jaxdistill.compare.breakdown import _Scale
 from jaxdistill.compare.page import _sample
-from jaxdistill.compare.record import Record, plain
+from jaxdistill.compare.record import ALL, Record, counted, plain
 from jaxdistill.evals import Estimate
 from jaxdistill.report import Sample
 
@@ -34,6 +34,15 @@ def test_bars_fill_their_scale_whichever_side_of_nothing_they_are_on(ends, said)
     nothing, interval, dot = (f'style="{one}"' for one in said)
     bar = _Scale(record, "a", ["words"]).bar("words")
     assert all(one in bar for one in (f"<u {nothing}>", f"<i {interval}>", f"<b {dot}>")), bar
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1001, "1,001 rows")]
+)
+def test_one_of_a_thing_is_not_many(count: int, said: str):
+    record = Record()
+    record.add(ALL, "rows", count)
+    assert plain(counted(record.said(ALL, "rows"), "row")) == said
 
 
 def test_answers_have_no_holes_and_no_words_of_ours():
