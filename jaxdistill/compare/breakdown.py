@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jaxdistill.compare.html import cell, said
 from jaxdistill.compare.measure import Breakdown
-from jaxdistill.compare.record import ALL, Record, Sentence
+from jaxdistill.compare.record import ALL, Record, Sentence, counted
 from jaxdistill.report import escaped, scrolled
 
 _BREAKDOWNS = {
@@ -40,14 +40,14 @@ def _lead(record: Record, name: str, worst: str | None, first: str) -> Sentence:
     return (
         f"It falls behind most on {worst}: ",
         record.said(name, "extra_bits_per_byte", bin=worst),
-        f" bits per byte beside {first} ",
+        f" bits per byte beside {first}",
         *record.interval(name, "extra_bits_per_byte", bin=worst),
         ".",
     )
 
 
 def _bin_row(record: Record, name: str, label: str, scale: "_Scale", is_worst: bool) -> str:
-    count = said((record.said(ALL, "words", bin=label), " words"))
+    count = said(counted(record.said(ALL, "words", bin=label), "word"))
     return (
         f"<tr{' class=worst' if is_worst else ''}>"
         f'<th scope="row">{escaped(label)}<small>{count}</small></th>'
@@ -71,7 +71,9 @@ class _Scale:
             if line is not None
         }
         self._low = min(0.0, *(low for low, _, _ in self._ends.values()))
-        self._high = max(0.0, *(high for _, _, high in self._ends.values())) or 1.0
+        self._high = max(0.0, *(high for _, _, high in self._ends.values()))
+        if self._low == self._high:
+            self._high = 1.0  # there is nothing to see, but it has a place
 
     def bar(self, label: str) -> str:
         """The interval, its value, and where nothing would be."""

@@ -104,14 +104,15 @@ def measure_quality(
     first, *candidates = readings
     record.add(ALL, "rows", len(rows))
     record.add(ALL, "tolerance", tolerance)
-    _measure_words(record, scored, scored.members, "")
+    _measure_words(record, scored, scored.members)
     base = record.get(first, "bits_per_byte")
     assert base is not None
     record.add(first, "accepted_extra", tolerance * base.value)
     for name in candidates:
         if readings[name].is_alike:
             for column, quantity in _OF_TOKENS.items():
-                record.add(name, quantity, _mean(readings[name], rows, column))
+                mean = _mean(readings[name], rows, column)
+                record.add(name, quantity, _as_sure(mean, len(rows)))
 
 
 def measure_task(
@@ -126,7 +127,7 @@ def measure_task(
     """
     for name, metrics in scores.items():
         for metric, values in metrics.items():
-            record.add(name, f"task/{metric}", evals.mean(values))
+            record.add(name, f"task/{metric}", _as_sure(evals.mean(values), len(values)))
     first, *candidates = scores
     metric = next(iter(scores[first]))
     base = record.get(first, f"task/{metric}")
@@ -135,7 +136,7 @@ def measure_task(
     sign = 1 if metric in evals.LESS_IS_BETTER else -1
     for name in candidates:
         worse = sign * (scores[name][metric] - scores[first][metric])
-        record.add(name, "task_loss", evals.mean(worse))
+        record.add(name, "task_loss", _as_sure(evals.mean(worse), len(worse)))
 
 
 def measure_rows_to_tell(record: Record, first: str, candidates: Sequence[str]) -> None:
@@ -161,30 +162,34 @@ def measure_bins(record: Record, scored: Scored) -> Breakdown:
         members = one.members & scored.members
         if members.any():
             bins.setdefault(one.breakdown, []).append(one.label)
-            has_interval = len(np.unique(scored.table.rows[members])) >= FEWEST_ROWS
-            _measure_words(record, scored, members, one.label, has_interval=has_interval)
-            if has_interval:
+            _measure_words(record, scored, members, one.label)
+            if _num_rows(scored, members) >= FEWEST_ROWS:
                 many[one.label] = members
     _, *candidates = scored.nats
     return Breakdown(bins, {name: _worst(record, scored, name, many) for name in candidates})
 
 
+def _as_sure(found: evals.Estimate, num_rows: int) -> evals.Estimate | float:
+    """With its interval where it is of rows enough to have one."""
+    return found if num_rows >= FEWEST_ROWS else found.value
+
+
+def _num_rows(scored: Scored, members: Bool[np.ndarray, " W"]) -> int:
+    return len(np.unique(scored.table.rows[members]))
+
+
 def _measure_words(
-    record: Record,
-    scored: Scored,
-    members: Bool[np.ndarray, " W"],
-    label: str,
-    *,
-    has_interval: bool = True,
+    record: Record, scored: Scored, members: Bool[np.ndarray, " W"], label: str = ""
 ) -> None:
     first, *candidates = scored.nats
+    num_rows = _num_rows(scored, members)
     record.add(ALL, "words", int(members.sum()), bin=label)
     for name, nats in scored.nats.items():
         cost = evals.bits_per_byte(scored.table, members, nats)
-        record.add(name, "bits_per_byte", cost if has_interval else cost.value, bin=label)
+        record.add(name, "bits_per_byte", _as_sure(cost, num_rows), bin=label)
     for name in candidates:
         more = evals.excess(scored.table, members, scored.nats[name], scored.nats[first])
-        record.add(name, "extra_bits_per_byte", more if has_interval else more.value, bin=label)
+        record.add(name, "extra_bits_per_byte", _as_sure(more, num_rows), bin=label)
 
 
 def _worst(

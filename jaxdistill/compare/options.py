@@ -151,8 +151,9 @@ def _named(models: Sequence[str]) -> dict[str, str]:
 
 
 def _name(path: str) -> str:
-    last = Path(path).expanduser().resolve().name
-    return last.removesuffix(".gguf") or path
+    """What a model is called that was given no name: its folder, in letters that `NAME=` takes."""
+    last = Path(path).expanduser().resolve().name.removesuffix(".gguf")
+    return re.sub(r"[^\w.-]+", "-", last).strip("-") or "model"
 
 
 def _prices(texts: Sequence[str], names: list[str]) -> dict[str, float]:

@@ -13,10 +13,8 @@ from jaxdistill.compare.differences import marked
 from jaxdistill.compare.html import cell, said
 from jaxdistill.compare.measure import Breakdown
 from jaxdistill.compare.recommend import Advice, Recommendation, headline
-from jaxdistill.compare.record import ALL, Record, Sentence, table
+from jaxdistill.compare.record import ALL, Record, Sentence, counted, table
 from jaxdistill.report import Sample, document, draw_intervals, escaped, facts, scrolled
-
-_ARROWS = {"less": "less is better", "more": "more is better", None: ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +49,8 @@ def html(page: Page) -> str:
     first, *candidates = page.models
     lead: Sentence = (
         f"Can {' or '.join(candidates)} take the place of {first}? All read the same ",
-        page.record.said(ALL, "rows"),
-        " rows. ",
+        *counted(page.record.said(ALL, "rows"), "row"),
+        ". ",
         *page.left_out,
     )
     sections = {
@@ -84,8 +82,8 @@ def left_out(record: Record, models: Sequence[str], length: int) -> Sentence:
         )
         if record.get(name, quantity) is not None
     ]
-    found: Sentence = (record.said(ALL, "rows_left_out"), " of ", record.said(ALL, "rows_read"))
-    found = (*found, " rows left out")
+    num_read = counted(record.said(ALL, "rows_read"), "row")
+    found: Sentence = (record.said(ALL, "rows_left_out"), " of ", *num_read, " left out")
     for reason, start in zip(reasons, (": ", *[", "] * len(reasons)), strict=False):
         found = (*found, start, *reason)
     return (*found, ".")
@@ -101,7 +99,12 @@ def _recommendation(page: Page) -> str:
 
 
 def _advice(advice: Advice, is_one_of_many: bool) -> str:
-    said_of = {"take": "could be taken", "keep": "is not taken", "unclear": "cannot be told"}
+    said_of = {
+        "take": "could be taken",
+        "keep": "is not taken",
+        "unclear": "cannot be told",
+        "disputed": "is disputed",
+    }
     name = f"<h3>{escaped(advice.candidate)} {said_of[advice.verdict]}</h3>\n"
     reasons = "\n".join(f"<li>{_reason(reason)}</li>" for reason in advice.reasons)
     return f"{name if is_one_of_many else ''}<ul>\n{reasons}\n</ul>"
@@ -141,7 +144,7 @@ def _table(page: Page) -> str:
 
 def _table_row(page: Page, quantity: str, marks: Sequence[str]) -> str:
     about = page.record.quantity(quantity)
-    better = f"<small>{_ARROWS[about.better]}</small>" if about.better else ""
+    better = f"<small>{about.direction}</small>" if about.better else ""
     cells = "".join(
         f"<td{mark}>{cell(page.record, name, quantity)}</td>"
         for name, mark in zip(page.models, marks, strict=True)
@@ -154,12 +157,12 @@ def _picture(page: Page) -> str:
     for name in page.models:
         line = page.record.get(name, "bits_per_byte")
         assert line is not None
-        assert line.low is not None
-        assert line.high is not None
+        if line.low is None or line.high is None:
+            return ""  # there is nothing but a dot to draw
         intervals[name] = (line.value, line.low, line.high)
     return (
         "\n<figure>\n<figcaption>How well each predicts the text</figcaption>\n"
-        f"{draw_intervals('bits_per_byte', intervals)}</figure>"
+        f"{draw_intervals(page.record.quantity('bits_per_byte'), intervals)}</figure>"
     )
 
 
@@ -231,5 +234,5 @@ def _judged(page: Page, name: str) -> str:
     if record.get(name, "preferred") is not None:
         preferred = record.said(name, "preferred")
         interval = record.interval(name, "preferred")
-        sentence = (*sentence, ". Its share, ties as halves: ", preferred, " ", *interval)
+        sentence = (*sentence, ". Its share, ties as halves: ", preferred, *interval)
     return f"<li>{said((*sentence, '.'))}</li>"

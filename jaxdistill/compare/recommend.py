@@ -6,7 +6,7 @@ What is said names the numbers that decided.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxdistill.compare.record import ALL, Record, Sentence
+from jaxdistill.compare.record import ALL, Record, Sentence, counted
 from jaxdistill.compare.rules import (
     FEWEST_ROWS,
     People,
@@ -43,7 +43,7 @@ class Recommendation:
 
     Attributes:
         verdict: Whether to take one.
-        model: The one to take, or the one to keep; nothing where it is unclear.
+        model: The one to take, or the one to keep; nothing where it is neither.
         advice: What is said of each candidate.
     """
 
@@ -79,9 +79,10 @@ def checks(record: Record, first: str, name: str) -> list[Check]:
         # A task asks every row.
         ("task_loss", "accepted_task_loss", int(rows + (left_out or 0))),
     ):
-        extra, limit = _estimate(record, name, quantity), _value(record, first, accepted)
-        if extra is not None and limit is not None:
-            told = quality(extra, limit, num_rows=num_rows)
+        limit = _value(record, first, accepted)
+        if limit is not None and record.get(name, quantity) is not None:
+            extra = _estimate(record, name, quantity)
+            told = quality(extra, limit)
             needed = rows_to_tell(extra, limit, num_rows=num_rows)
             found.append(Check(quantity, accepted, told, needed))
     return found
@@ -93,16 +94,18 @@ def recommend(record: Record, first: str, candidates: Sequence[str]) -> Recommen
     taken = [one.candidate for one in advice if one.verdict == "take"]
     if taken:
         return Recommendation("take", min(taken, key=lambda name: _rank(record, name)), advice)
-    if any(one.verdict == "unclear" for one in advice):
-        return Recommendation("unclear", "", advice)
+    for undecided in ("unclear", "disputed"):
+        if any(one.verdict == undecided for one in advice):
+            return Recommendation(undecided, "", advice)
     return Recommendation("keep", first, advice)
 
 
 def headline(recommendation: Recommendation, record: Record) -> Sentence:
     """The recommendation in a few words."""
     if recommendation.verdict == "unclear":
-        rows = record.said(ALL, "rows")
-        return ("This cannot be told from ", rows, " row." if rows.text == "1" else " rows.")
+        return ("This cannot be told from ", *counted(record.said(ALL, "rows"), "row"), ".")
+    if recommendation.verdict == "disputed":
+        return ("People and numbers disagree.",)
     start = "Take" if recommendation.verdict == "take" else "Keep"
     return (f"{start} {recommendation.model}.",)
 
@@ -115,7 +118,7 @@ def _advise(record: Record, first: str, name: str) -> Advice:
     about = (_about_quality, _about_task)
     reasons = [say(record, first, name, one) for say, one in zip(about, checked, strict=False)]
     if found in ("unclear", "few"):
-        reasons.append(_about_rows(record, name))
+        reasons.append(_about_rows(record, name, found))
     reasons += savings
     if record.get(name, "preferred") is not None:
         reasons.append(_about_people(record, first, name, heard))
@@ -126,7 +129,7 @@ def _about_quality(record: Record, first: str, name: str, check: Check) -> Sente
     return (
         f"Quality: {name} needs ",
         record.said(name, check.quantity),
-        f" bits per byte beside {first} ",
+        f" bits per byte beside {first}",
         *_judged(record, first, name, check),
         f" of what {first} needs.",
     )
@@ -141,7 +144,6 @@ def _about_task(record: Record, first: str, name: str, check: Check) -> Sentence
         record.said(first, task),
         f" with {first}, worse by ",
         record.said(name, check.quantity),
-        " ",
         *_judged(record, first, name, check),
         f" of what {first} has.",
     )
@@ -163,11 +165,13 @@ def _judged(record: Record, first: str, name: str, check: Check) -> Sentence:
     )
 
 
-def _about_rows(record: Record, name: str) -> Sentence:
+def _about_rows(record: Record, name: str, found: Quality) -> Sentence:
     rows = record.said(ALL, "rows")
     if record.get(name, "rows_to_tell") is None:
         return ("Rows: so close to the limit, far more than ", rows, " would be needed to tell.")
     more = record.said(name, "rows_to_tell")
+    if found == "few":
+        return ("Rows: ", rows, " here; at least ", more, " are needed to tell.")
     return ("Rows: ", rows, " here; about ", more, " of their kind would tell.")
 
 
@@ -179,10 +183,14 @@ def _savings(record: Record, first: str, name: str) -> tuple[bool, list[Sentence
     assert speed is not None
     assert least is not None
     saves = is_cheaper(price, today, speed=speed, least=least)
-    decides: Sentence = (f", {'a' if saves else 'no'} saving worth a change (more than ",)
-    decides = (*decides, record.said(name, "least_saving"), ").")
+    is_priced = price is not None and today is not None
+    decides: Sentence = (
+        f", {'a' if saves else 'no'} saving worth a change (more than ",
+        record.said(name, "least_saving"),
+        f" of the {'price' if is_priced else 'time'}).",
+    )
     found: list[Sentence] = []
-    if price is not None and today is not None:
+    if is_priced:
         cost = ("Price: a million words cost ", "cost_per_million_words", "relative_price")
         found.append((*_beside(record, first, name, *cost), *decides))
     pace = ("Speed: words per second are ", "words_per_second", "relative_speed")
@@ -220,7 +228,6 @@ def _about_people(record: Record, first: str, name: str, heard: People) -> Sente
         record.said(name, "losses"),
         f" worse than {first}'s, so that its share is ",
         record.said(name, "preferred"),
-        " ",
         *record.interval(name, "preferred"),
         f": {said}.",
     )

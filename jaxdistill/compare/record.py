@@ -60,6 +60,11 @@ def plain(sentence: Sentence) -> str:
     return "".join(part if isinstance(part, str) else part.text for part in sentence)
 
 
+def counted(number: Number, noun: str) -> Sentence:
+    """A number of things: `1 row`, `2 rows`."""
+    return (number, f" {noun}" if number.text == "1" else f" {noun}s")
+
+
 class Record:
     """The numbers of a comparison, in the order in which they were found.
 
@@ -108,13 +113,13 @@ class Record:
         return Number(line, self.quantity(quantity).write(value), end)
 
     def interval(self, model: str, quantity: str, *, bin: str = "") -> Sentence:
-        """`[low, high]` of a number; nothing where it has no interval."""
+        """` [low, high]`, to stand after a number; nothing where it has no interval."""
         line = self._lines[model, quantity, bin]
         if line.low is None:
             return ()
         ends = (self.said(model, quantity, end, bin=bin) for end in ("low", "high"))
         low, high = ends
-        return ("[", low, ", ", high, "]")
+        return (" [", low, ", ", high, "]")
 
     def jsonl(self) -> str:
         """All of it, one JSON object a line; what a number does not have is left out.

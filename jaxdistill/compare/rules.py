@@ -12,24 +12,24 @@ NOTICEABLE = 0.05
 """A given price that is lower by less than this fraction is not lower."""
 
 NOTICEABLE_MEASURED = 0.25
-"""The same of speeds, and of prices that follow from them: one machine is never twice the same."""
+"""The same of measured times, and of prices that follow from them: no two takes are the same."""
 
 _WORTH_SAYING = 100
 """More than so many times the rows there are is only said to be many more."""
 
 Quality = Literal["within", "beyond", "unclear", "few"]
 People = Literal["for", "against", "silent"]
-Verdict = Literal["take", "keep", "unclear"]
+Verdict = Literal["take", "keep", "unclear", "disputed"]
 
 _WORST_FIRST: Final[tuple[Quality, ...]] = ("beyond", "few", "unclear")
 
 
-def quality(extra: Estimate, accepted: float, *, num_rows: int) -> Quality:
+def quality(extra: Estimate | None, accepted: float) -> Quality:
     """Whether what a candidate pays more, in bits per byte, is accepted.
 
-    `unclear` is neither; `few` rows tell nothing, whatever their interval.
+    `unclear` is neither; `few` rows have no interval, and tell nothing.
     """
-    if num_rows < FEWEST_ROWS:
+    if extra is None:
         return "few"
     if extra.low <= accepted < extra.high:
         return "unclear"
@@ -57,23 +57,24 @@ def verdict(quality: Quality, people: People, *, is_cheaper: bool) -> Verdict:
 
     People who judged it worse are heard before any number; people who judged it better decide
     where the numbers do not, but neither outvote them nor stand for rows that are not there.
+    `disputed` is where numbers and people contradict each other, which no more rows would settle.
     """
-    if people == "against":
+    if people == "against" or not is_cheaper:
         return "keep"
     if quality == "beyond":
-        return "unclear" if people == "for" else "keep"
-    if not is_cheaper:
-        return "keep"
+        return "disputed" if people == "for" else "keep"
     if quality == "few":
         return "unclear"
     return "unclear" if quality == "unclear" and people != "for" else "take"
 
 
-def rows_to_tell(extra: Estimate, accepted: float, *, num_rows: int) -> float | None:
+def rows_to_tell(extra: Estimate | None, accepted: float, *, num_rows: int) -> float | None:
     """About how many rows would tell, as intervals narrow by the root of their number.
 
-    None where it would be very many.
+    Without an interval the fewest that have one; None where it would be very many.
     """
+    if extra is None:
+        return float(FEWEST_ROWS)
     distance = abs(accepted - extra.value)
     # The side that faces the limit is the one that has to become narrower than the way to it.
     side = extra.value - extra.low if accepted < extra.value else extra.high - extra.value
@@ -94,8 +95,9 @@ def is_cheaper(
         price: Of so many words, the candidate's.
         today: The first model's.
         speed: How much faster the candidate is, as a fraction.
-        least: What difference counts, as a fraction.
+        least: What saving counts, as a fraction of the price or the time.
     """
     if price is None or today is None:
-        return speed > least
+        # What prices by the hour would be: both ways of asking have one limit.
+        price, today = 1 / (1 + speed), 1.0
     return price < (1 - least) * today

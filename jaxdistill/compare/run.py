@@ -43,7 +43,7 @@ from jaxdistill.compare.reading import (
 from jaxdistill.compare.recommend import headline, recommend
 from jaxdistill.compare.record import ALL, Record, Sentence, plain, table
 from jaxdistill.compare.rules import FEWEST_ROWS, NOTICEABLE, NOTICEABLE_MEASURED
-from jaxdistill.errors import UserError
+from jaxdistill.errors import Findings, UserError
 from jaxdistill.files import whole_directory
 
 
@@ -103,6 +103,11 @@ _AskTask = Callable[[str], dict[str, Float[np.ndarray, " R"]]]
 def _task(options: Options) -> _AskTask:
     task = run.read_task(str(options.task))
     asked = run.task_questions(task, options.data.sources)
+    findings = Findings()
+    for name, path in options.models.items():
+        with findings.collect(f"--task: {name}"):
+            run.check_task(path, task, asked)
+    findings.raise_any()
     return lambda path: run.task_scores(path, task, asked, batch_size=options.batch_size)
 
 
@@ -161,9 +166,10 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
         ),
         "Intervals": (
             "95 %, by drawing the rows again with replacement, the same ones for both models of "
-            "a difference; words of fewer rows than "
-            f"{FEWEST_ROWS} have none. To say where a model falls behind most, intervals are "
-            "widened by the number of kinds of words.",
+            "a difference; what fewer rows than "
+            f"{FEWEST_ROWS} say has none. To say where a model falls behind most, intervals are "
+            "widened by the number of kinds of words. That of people's preference is the exact "
+            "one of Clopper and Pearson.",
         ),
         "Answers": (
             f"The likeliest token each time, {options.max_new_tokens} at most; an answer may be "
@@ -173,8 +179,8 @@ def _facts(record: Record, options: Options) -> dict[str, Sentence]:
             f"One answer at a time, {run.NEW_TOKENS} tokens after a prompt of {run.PROMPT_TOKENS}, "
             "each model in a process of its own, one after the other on this machine; the fastest "
             "of several takes. Speeds, and prices that follow from them, differ from take to take: "
-            f"they decide where they differ by more than {100 * NOTICEABLE_MEASURED:g} %, given "
-            f"prices by more than {100 * NOTICEABLE:g} %.",
+            f"they decide where more than {100 * NOTICEABLE_MEASURED:g} % of the time or the price "
+            f"is saved, of given prices more than {100 * NOTICEABLE:g} %.",
         ),
         **{f"Model {name}": (path,) for name, path in options.models.items()},
         "Made with": (
@@ -241,6 +247,4 @@ def _print(page: Page, out: Path, trouble: str) -> None:
 def _cell(record: Record, model: str, quantity: str) -> str:
     if record.get(model, quantity) is None:
         return "–"
-    number: Sentence = (record.said(model, quantity),)
-    interval = record.interval(model, quantity)
-    return plain((*number, " ", *interval) if interval else number)
+    return plain((record.said(model, quantity), *record.interval(model, quantity)))

@@ -10,6 +10,10 @@ from jaxdistill.errors import UserError, nearest
 
 COLUMNS = ("number", "prompt", "answer_1", "answer_2", "better", "note")
 
+# A prompt may be longer than the 131,072 characters that a cell may have by default; this is the
+# most that every platform takes. It holds for the whole process, and refuses nobody anything.
+csv.field_size_limit(2**31 - 1)
+
 
 def sheet(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a sheet, numbered as a spreadsheet numbers them.

@@ -151,15 +151,16 @@ def _thirds(table: WordTable) -> list[tuple[str, int, int | None]]:
     """Short, middling and long answers: a third of the rows each, as far as that goes."""
     by_row = table.lengths[np.unique(table.rows, return_index=True)[1]]
     short, middling = np.quantile(by_row, [1 / 3, 2 / 3], method="lower").tolist()
+    start = "" if short + 1 == middling else f"{short + 1} to "
     return [
-        (f"answers of up to {short} {'word' if short == 1 else 'words'}", 1, short),
-        (f"answers of {short + 1} to {middling} words", short + 1, middling),
-        (
-            f"answers of more than {middling} {'word' if middling == 1 else 'words'}",
-            middling + 1,
-            None,
-        ),
+        (f"answers of up to {_words(short)}", 1, short),
+        (f"answers of {start}{_words(middling)}", short + 1, middling),
+        (f"answers of more than {_words(middling)}", middling + 1, None),
     ]
+
+
+def _words(count: int) -> str:
+    return "1 word" if count == 1 else f"{count} words"
 
 
 def _plain(word: str) -> str:

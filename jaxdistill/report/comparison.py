@@ -45,6 +45,11 @@ class Quantity:
     write: Callable[[Number], str]
     better: Literal["less", "more"] | None = None
 
+    @property
+    def direction(self) -> str:
+        """Which way is better, in words; nothing where none is."""
+        return f"{self.better} is better" if self.better else ""
+
 
 def fixed(digits: int) -> Callable[[Number], str]:
     """Writes so many digits after the point."""

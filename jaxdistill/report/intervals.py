@@ -4,36 +4,32 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from jaxdistill.report.comparison import QUANTITIES
+from jaxdistill.report.comparison import Quantity
 from jaxdistill.report.svg import COLOURS, GRID, svg
 
 Interval = tuple[float, float, float]
 """A value, and where its interval begins and ends."""
 
-_ARROWS = {"less": "less is better", "more": "more is better"}
 
-
-def draw_intervals(name: str, intervals: Mapping[str, Interval]) -> str:
+def draw_intervals(quantity: Quantity, intervals: Mapping[str, Interval]) -> str:
     """A dot and a line for each model, in the order given, as an `<svg>` element.
 
     Args:
-        name: The quantity, by its name in `QUANTITIES`.
+        quantity: What it is called, and how it is written.
         intervals: By the names of the models.
     """
-    quantity = QUANTITIES[name]
     said = [
         f"{model} {quantity.write(value)}, from {quantity.write(low)} to {quantity.write(high)}"
         for model, (value, low, high) in intervals.items()
     ]
     return svg(
-        lambda figure: _draw(figure, name, intervals),
+        lambda figure: _draw(figure, quantity, intervals),
         label=f"{quantity.label}: {'; '.join(said)}.",
         size=(5.2, 0.9 + 0.32 * len(intervals)),
     )
 
 
-def _draw(figure: Figure, name: str, intervals: Mapping[str, Interval]) -> None:
-    quantity = QUANTITIES[name]
+def _draw(figure: Figure, quantity: Quantity, intervals: Mapping[str, Interval]) -> None:
     axes = figure.add_subplot()
     for place, (value, low, high) in enumerate(intervals.values()):
         axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=2)
@@ -41,7 +37,7 @@ def _draw(figure: Figure, name: str, intervals: Mapping[str, Interval]) -> None:
     axes.set_yticks(range(len(intervals)), list(intervals))
     axes.invert_yaxis()
     axes.margins(y=0.2)
-    axes.set_xlabel(f"{quantity.label} ({_ARROWS.get(quantity.better or '', '')})")
+    axes.set_xlabel(f"{quantity.label} ({quantity.direction})")
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)

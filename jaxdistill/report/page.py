@@ -83,7 +83,7 @@ def _table(report: Report) -> str:
     )
     body = "\n".join(
         f'<tr><th scope="row">{escaped(quantity.label)}'
-        + (f"<small>{quantity.better} is better</small>" if quantity.better else "")
+        + (f"<small>{quantity.direction}</small>" if quantity.better else "")
         + "</th>"
         + "".join(
             f"<td{mark}>{escaped(cell)}</td>" for cell, mark in zip(cells, marks, strict=True)

@@ -14,6 +14,7 @@ from jaxdistill.run.evaluate import measure_places as measure_places
 from jaxdistill.run.evaluate import open_model as open_model
 from jaxdistill.run.evaluate import reading as reading
 from jaxdistill.run.evaluate import trained_on as trained_on
+from jaxdistill.run.task import check_task as check_task
 from jaxdistill.run.task import evaluate_task as evaluate_task
 from jaxdistill.run.task import read_task as read_task
 from jaxdistill.run.task import task_questions as task_questions

@@ -37,6 +37,23 @@ def open_model(path: str, *, dtype: str | None = "float32") -> Model:
     return model if dtype is None else model.astype(dtype)
 
 
+def files(path: str) -> hub.Source:
+    """The files of the model that `open_model` opens, before a weight is read.
+
+    A run that is not finished gives those that its student starts from, which has their places
+    and their tokenizer.
+
+    Raises:
+        UserError: when there are none.
+    """
+    folder = RunFolder(path)
+    if not folder.is_one(path):
+        return hub.read(path)
+    if folder.student.is_dir():
+        return hub.read(folder.student)
+    return hub.read(read(folder.config).student.model)
+
+
 _READING = {"length": 512, "loss_on": "completion", "prompt_template": "plain"}
 """How rows are read where neither the user nor a run says how."""
 

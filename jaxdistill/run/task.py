@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import data, evals
 from jaxdistill.config import load
 from jaxdistill.errors import Findings
-from jaxdistill.run.evaluate import open_model
-from jaxdistill.sampling import Sampling
+from jaxdistill.run.evaluate import files, open_model
+from jaxdistill.sampling import Sampling, check_tokens
 from jaxdistill.track import Progress
 
 
@@ -56,6 +57,18 @@ def task_questions(task: evals.Task, sources: Sequence[str]) -> list[evals.Quest
     return evals.questions(task, rows)
 
 
+def check_task(model: str, task: evals.Task, asked: Sequence[evals.Question]) -> None:
+    """See that a model can read what a task asks, before its weights are read.
+
+    Raises:
+        UserError: naming every prompt that is too long for it, or that it has no template for
+            chats.
+    """
+    source = files(model)
+    prompts = [question.prompt for question in asked]
+    check_tokens(source.config, _tokens(task, prompts, source.load_tokenizer()), "prompt")
+
+
 def task_scores(
     model: str, task: evals.Task, asked: Sequence[evals.Question], *, batch_size: int = 8
 ) -> dict[str, Float[np.ndarray, " R"]]:
@@ -67,10 +80,9 @@ def _answer(
     model: str, task: evals.Task, *, batch_size: int, dtype: str = "float32"
 ) -> evals.Answer:
     opened = open_model(model, dtype=dtype)
-    is_chat = task.prompt_template == "chat"
 
     def answer(prompts: Sequence[str], sampling: Sampling, seed: int) -> list[str]:
-        tokens = [data.render_prompt(one, opened.tokenizer, as_chat=is_chat) for one in prompts]
+        tokens = _tokens(task, prompts, opened.tokenizer)
         with Progress(f"answers, seed {seed}", len(tokens)) as progress:
             return opened.decode(
                 opened.write(
@@ -79,3 +91,10 @@ def _answer(
             )
 
     return answer
+
+
+def _tokens(
+    task: evals.Task, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    is_chat = task.prompt_template == "chat"
+    return [data.render_prompt(one, tokenizer, as_chat=is_chat) for one in prompts]

@@ -10,7 +10,7 @@ import rich
 
 from jaxdistill.errors import INTERRUPTED, UserError
 from jaxdistill.files import whole_file
-from jaxdistill.report import draw_intervals, standalone
+from jaxdistill.report import QUANTITIES, draw_intervals, standalone
 from jaxdistill.study.config import Member, StudyConfig, members
 from jaxdistill.study.process import Processes, locked
 from jaxdistill.study.table import Outcome, markdown, outcomes, records
@@ -77,5 +77,6 @@ def _write(study: StudyConfig, folder: Path, found: list[Outcome]) -> None:
         file.write_text(text.getvalue(), encoding="utf-8")
     for name in study.quantities:
         intervals = {outcome.arm: astuple(outcome.values[name]) for outcome in found}
+        picture = standalone(draw_intervals(QUANTITIES[name], intervals))
         with whole_file(folder / f"{name}.svg") as file:
-            file.write_text(standalone(draw_intervals(name, intervals)), encoding="utf-8")
+            file.write_text(picture, encoding="utf-8")

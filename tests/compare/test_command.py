@@ -7,16 +7,17 @@ import shlex
 import sys
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
-from jaxdistill import evals, load, run
+from jaxdistill import compare, evals, load, run
 from jaxdistill.cli import main
 from jaxdistill.cli.options import parser
 from jaxdistill.compare import options
+from jaxdistill.compare.again import command
+from jaxdistill.compare.options import Options
 from jaxdistill.data import DataConfig
 from jaxdistill.errors import UserError
 from tests.compare.conftest import COSTS, NASTY, Place
@@ -122,6 +123,23 @@ def test_the_page_says_how_to_make_it_again(place: Place):
     assert again == first | filled
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("lr=0.1", "lr-0.1"), ("my model (2)", "my-model-2"), ("-x", "x"), ("größe.gguf", "größe")],
+)
+def test_a_folder_of_any_name_is_compared_again(place: Place, monkeypatch, folder, name):
+    asked: list[Options] = []
+    monkeypatch.setattr(compare, "compare", asked.append)
+    monkeypatch.setattr(run, "check_reads", lambda path, length, option: 512)
+    monkeypatch.chdir(place.folder)
+    given = ["compare", f"runs/{folder}", "big", "--data", "rows.jsonl", "--out", "new"]
+    assert main([*given, "--price", f"{name}=0.25"]) == 0
+    assert asked[0].models == {name: f"runs/{folder}", "big": "big"}
+    assert asked[0].prices == {name: 0.25}
+    assert main(shlex.split(command(asked[0]))[1:]) == 0
+    assert asked[1] == asked[0]
+
+
 def test_judgements_are_read_back_and_kept(place: Place, capfd: pytest.CaptureFixture[str]):
     sheet = place.out / "judgements.csv"
     with sheet.open(encoding="utf-8", newline="") as file:
@@ -166,22 +184,6 @@ class Data(HTMLParser):
 
 
 @pytest.mark.parametrize(
-    ("models", "more", "said"),
-    [
-        (["a"], {}, "there is one model, expected two or more"),
-        (["x/a", "y/a"], {}, r"two models are called a: x/a and y/a. Give them names"),
-        (["a", "b"], {"prices": ["c=1"]}, "'c=1' prices 'c', which is none of a, b"),
-        (["small", "big"], {"prices": ["smalls=1"]}, "Did you mean `small`"),
-        (["a", "b"], {"prices": ["a=free"]}, "'free' is no price. Write `a=0.25`"),
-    ],
-)
-def test_mistakes_are_told_before_anything_is_read(tmp_path, models, more, said):
-    given = {"sources": ["r"], "out": str(tmp_path / "out"), "reading": {}, "prices": []} | more
-    with pytest.raises(UserError, match=said):
-        options(models, **given)
-
-
-@pytest.mark.parametrize(
     ("row", "said"),
     [
         ({"prompt": "Why?"}, "rows.jsonl:1: has no answer to compare models on"),
@@ -202,47 +204,6 @@ def test_rows_that_cannot_be_compared(place: Place, tmp_path, capfd, row, said, 
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert said in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_files_that_are_not_there_are_told_before_anything_is_measured(place, capfd, monkeypatch):
-    monkeypatch.setattr(run, "cost", lambda path: pytest.fail("measured"))
-    for flag, said in (("--judgements", "cannot be read"), ("--task", "no such config file")):
-        assert main([*place.command, flag, str(place.folder / "none.csv")]) == 2
-        assert said in capfd.readouterr().err
-
-
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(tmp_path):
-    (tmp_path / "file").write_text("")
-    given = {"sources": ["r"], "reading": {}, "prices": []}
-    for out in (tmp_path / "file" / "out", tmp_path / ("x" * 300), Path("/proc/out")):
-        with pytest.raises(UserError, match=r"cannot be written|no file can have this name"):
-            options(["a", "b"], out=str(out), **given)
-    with pytest.raises(UserError, match="there is no such model"):
-        options([f"{tmp_path}/{name}" for name in "ab"], out=str(tmp_path / "new" / "out"), **given)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing of the trial stays
-
-
-def test_files_that_do_not_fit_are_told_before_anything_is_measured(
-    place, tmp_path, capfd, monkeypatch
-):
-    monkeypatch.setattr(run, "cost", lambda path: pytest.fail("measured"))
-    asks = "prompt: '{query}'\nreference: prompt\n"
-    (tmp_path / "task.yaml").write_text(asks + "metrics: [exact_match]\n")
-    (tmp_path / "metric.yaml").write_text("prompt: a\nreference: prompt\nmetrics: [bleu]\n")
-    columns = "number,prompt,answer_1,answer_2,better,note\n"
-    (tmp_path / "better.csv").write_text(columns + "1,a,b,c,3,\n")
-    (tmp_path / "number.csv").write_text(columns + "7,a,b,c,1,\n")
-    monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    for flag, name, said in (
-        ("--task", "task.yaml", "rows.jsonl:1: has no `query`"),
-        ("--task", "metric.yaml", "this metric needs the library sacrebleu"),
-        ("--judgements", "better.csv", "row 2: `better` is '3'"),
-        ("--judgements", "number.csv", "row 2: `number` is '7', expected 1 to 6"),
-    ):
-        arguments = [*place.command, flag, str(tmp_path / name)]
-        arguments[arguments.index("--out") + 1] = str(tmp_path / "out")
-        assert main(arguments) == 2
-        assert said in capfd.readouterr().err
 
 
 def test_only_rows_that_all_models_read_are_asked(place: Place, tmp_path):
@@ -268,7 +229,7 @@ def test_only_rows_that_all_models_read_are_asked(place: Place, tmp_path):
     assert f"--judgements {tmp_path / 'out-2' / 'judgements.csv'}</code>" in html
 
 
-def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
+def test_texts_without_prompts_and_a_task(place: Place, tmp_path, capfd):
     rows = [{"text": f"The cat saw {n} dogs, and the dogs saw the cat.", "n": n} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(
@@ -289,7 +250,9 @@ def test_texts_without_prompts_and_a_task(place: Place, tmp_path):
     html = (tmp_path / "out" / "index.html").read_text()
     assert "Task</strong>: exact match is" in html
     assert "The cat saw 0 dogs, and the dogs</h3>" in html
-    # The same model is no worse, but three rows cannot tell.
+    # The same model is no worse, but three rows cannot tell, and have no interval.
+    assert not re.search(r'data-end="(low|high)"', html)
+    assert "[" not in capfd.readouterr().out
     assert "This cannot be told from <data" in html
     assert "$1.00" in html
 
@@ -318,6 +281,14 @@ def test_the_default_length_is_what_every_model_reads(tmp_path):
     assert options(models, reading=nothing, **common).data.length == 96
     with pytest.raises(UserError, match=r"^--length: 97 places are more than the 96 that .*short"):
         options(models, reading=nothing | {"length": 97}, **common)
+
+
+def test_the_picture_says_what_the_table_says(place: Place):
+    html = (place.out / "index.html").read_text()
+    (label,) = re.findall(r'<svg role="img" aria-label="(.*?)"', html)
+    lines = [(name, value(place, name, "bits_per_byte")) for name in NAMES]
+    said = [f"{name} {x['value']:.3f}, from {x['low']:.3f} to {x['high']:.3f}" for name, x in lines]
+    assert label == f"Bits per byte: {'; '.join(said)}."
 
 
 def test_the_page_says_every_number_of_the_record(place: Place):

@@ -6,6 +6,7 @@ import io
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from jaxdistill.compare.judgements import (
     Judgement,
@@ -17,6 +18,7 @@ from jaxdistill.compare.judgements import (
 )
 from jaxdistill.compare.options import check_out
 from jaxdistill.compare.record import Record
+from jaxdistill.compare.rules import people
 from jaxdistill.compare.sheet import COLUMNS
 from jaxdistill.errors import UserError
 
@@ -163,13 +165,37 @@ def test_no_judgement_is_overwritten_unread(tmp_path):
         check_out(tmp_path, str(path))
 
 
+def test_a_prompt_of_any_length_is_read_back(tmp_path):
+    found = pairs(["why " * 50_000], {"big": ["Yes."], "small": ["No."]})
+    path = tmp_path / "judgements.csv"
+    path.write_bytes(write_sheet(found, {}).encode())
+    check_out(tmp_path, None)  # nothing is judged in it
+    path.write_bytes(write_sheet(found, {1: Judgement("tie")}).encode())
+    assert read_sheet(path, found) == {1: Judgement("tie")}
+
+
 def test_the_share_counts_ties_as_halves_and_doubts_few():
-    # Wilson's interval of 5 in 10, as tables have it.
+    # The exact interval of 5 in 10, as tables have it.
     found = share(4, 2, 4)
     assert found.value == 0.5
-    assert (found.low, found.high) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert share(3, 0, 0).low < 0.5 < share(8, 0, 0).low
-    assert share(0, 0, 8).high < 0.5
+    assert (found.low, found.high) == pytest.approx((0.1871, 0.8129), abs=1e-4)
+    assert share(5, 0, 0).low < 0.5 < share(6, 0, 0).low
+    assert share(0, 0, 6).high < 0.5 < share(0, 0, 5).high
+    assert (share(6, 0, 0).high, share(0, 0, 6).low) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("tied", [0.0, 0.2, 0.5, 0.8])
+def test_who_cannot_tell_models_apart_decides_in_5_percent_at_most(tied: float):
+    side = (1 - tied) / 2
+    for count in range(1, 31):
+        decided = sum(
+            stats.multinomial.pmf([wins, ties, losses], count, [side, tied, side])
+            for wins in range(count + 1)
+            for ties in range(count + 1 - wins)
+            for losses in (count - wins - ties,)
+            if people(share(wins, ties, losses)) != "silent"
+        )
+        assert decided <= 0.05
 
 
 def test_a_sheet_is_read_as_spreadsheets_leave_it(tmp_path):

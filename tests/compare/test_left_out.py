@@ -34,4 +34,4 @@ def test_it_is_said_which_rows_are_left_out_and_why():
     )
     record = Record()
     measure_left_out(record, shared({"big": reading("a")}, 1), num_rows=1, num_blank=0)
-    assert plain(left_out(record, ["big"], 64)) == "0 of 1 rows left out."
+    assert plain(left_out(record, ["big"], 64)) == "0 of 1 row left out."

@@ -109,7 +109,10 @@ def test_few_rows_have_no_interval_and_are_nobodys_worst():
     record = Record()
     found = measure_bins(record, words_of(19, dict.fromkeys(range(1, 13), 3.0)))
     assert found.worst == {"b": None}
-    assert all(line.low is None for line in record if line.bin)
+    assert all(line.low is None for line in record)
+    few = Record()
+    measure_task(few, {name: {"exact_match": np.ones(19)} for name in "ab"}, 0.1)
+    assert all(line.low is None for line in few)
 
 
 def test_one_of_many_intervals_above_0_is_no_news(monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,7 @@
 """What is recommended follows from the estimates, and from nothing else."""
 
 import itertools
+from collections.abc import Mapping
 
 import pytest
 
@@ -34,8 +35,8 @@ LIMIT = 0.05
 )
 def test_quality_is_where_the_interval_lies(low: float, high: float, found: str):
     extra = Estimate((low + high) / 2, low, high)
-    assert quality(extra, LIMIT, num_rows=FEWEST_ROWS) == found
-    assert quality(extra, LIMIT, num_rows=FEWEST_ROWS - 1) == "few"
+    assert quality(extra, LIMIT) == found
+    assert quality(None, LIMIT) == "few"
 
 
 def test_people_count_when_they_agree():
@@ -59,11 +60,12 @@ def test_every_case_of_the_verdict():
         ("unclear", "for", True),
     }
     assert verdict("unclear", "silent", is_cheaper=True) == "unclear"
-    assert verdict("beyond", "for", is_cheaper=True) == "unclear"
+    assert verdict("beyond", "for", is_cheaper=True) == "disputed"
     assert verdict("few", "for", is_cheaper=True) == "unclear"
     for quality_found in ("within", "beyond", "unclear", "few"):
         assert verdict(quality_found, "against", is_cheaper=True) == "keep"
-        assert verdict(quality_found, "silent", is_cheaper=False) == "keep"
+        for heard in ("for", "against", "silent"):  # nothing is gained by it
+            assert verdict(quality_found, heard, is_cheaper=False) == "keep"
 
 
 def test_four_times_the_rows_halve_an_interval():
@@ -74,11 +76,12 @@ def test_four_times_the_rows_halve_an_interval():
     assert rows_to_tell(Estimate(0.02, -0.05, 0.06), LIMIT, num_rows=90) == pytest.approx(160)
     assert rows_to_tell(Estimate(0.08, 0.04, 0.09), LIMIT, num_rows=90) == pytest.approx(160)
     assert rows_to_tell(Estimate(0.05, 0.05, 0.05), LIMIT, num_rows=3) == FEWEST_ROWS
+    assert rows_to_tell(None, LIMIT, num_rows=3) == FEWEST_ROWS
     assert rows_to_tell(Estimate(0.05, 0.0, 0.1), LIMIT, num_rows=50) is None
     assert rows_to_tell(Estimate(0.0501, 0.0, 0.1), LIMIT, num_rows=50) is None
 
 
-def noted(extra: dict[str, Estimate], speed: dict[str, float], rows: int = 50) -> Record:
+def noted(extra: Mapping[str, Estimate | float], speed: dict[str, float], rows: int = 50) -> Record:
     record = Record()
     record.add(ALL, "rows", rows)
     record.add(ALL, "tolerance", 0.05)
@@ -100,7 +103,8 @@ GOOD, BAD, OPEN = Estimate(0.01, 0.0, 0.02), Estimate(0.3, 0.2, 0.4), Estimate(0
     ("extra", "speed", "found", "model"),
     [
         ({"a": GOOD}, {"a": 1.0}, "take", "a"),
-        ({"a": GOOD}, {"a": 0.24}, "keep", "big"),  # too little to notice
+        ({"a": GOOD}, {"a": 0.33}, "keep", "big"),  # a quarter of the time is a third more speed
+        ({"a": GOOD}, {"a": 0.34}, "take", "a"),
         ({"a": BAD}, {"a": 1.0}, "keep", "big"),
         ({"a": OPEN}, {"a": 1.0}, "unclear", ""),
         ({"a": GOOD, "b": GOOD}, {"a": 1.0, "b": 2.0}, "take", "b"),
@@ -170,9 +174,15 @@ def test_what_costs_nothing_is_a_price_like_any_other():
     assert found.verdict == "keep"
     assert [plain(reason) for reason in found.advice[0].reasons[1:]] == [
         "Price: a million words cost $5.00 with a and $0.0000 with big, no saving worth a "
-        "change (more than 25 %).",
+        "change (more than 25 % of the price).",
         "Speed: words per second are 200.0 with a and 100.0 with big (+100 %).",
     ]
+
+
+@pytest.mark.parametrize("speed", [-0.5, 0.0, 0.2, 0.3, 0.34, 1.0, 3.0])
+def test_a_price_by_the_hour_changes_no_verdict(speed: float):
+    by_speed = is_cheaper(None, None, speed=speed)
+    assert is_cheaper(2.0 / (1 + speed), 2.0, speed=speed) == by_speed
 
 
 def test_of_those_that_can_be_taken_the_cheapest_known_price_comes_first():
@@ -194,7 +204,7 @@ def test_reasons_name_the_numbers():
         "not be accepted: the limit is +0.050, 5 % of what big needs.",
         "Rows: so close to the limit, far more than 50 would be needed to tell.",
         "Speed: words per second are 200.0 with a and 100.0 with big (+100 %), a saving worth a "
-        "change (more than 25 %).",
+        "change (more than 25 % of the time).",
     ]
 
 
@@ -211,8 +221,28 @@ def test_people_are_heard():
     )
 
 
+@pytest.mark.parametrize(
+    ("extra", "found", "said"),
+    [
+        ({"a": BAD}, "disputed", "People and numbers disagree."),
+        ({"a": BAD, "b": BAD}, "disputed", "People and numbers disagree."),
+        ({"a": BAD, "b": OPEN}, "unclear", "This cannot be told from 50 rows."),
+        ({"a": BAD, "b": GOOD}, "take", "Take b."),
+    ],
+)
+def test_people_who_prefer_what_numbers_refuse_are_not_told_to_bring_rows(extra, found, said):
+    record = noted(extra, dict.fromkeys(extra, 1.0))
+    for quantity, count in (("wins", 9), ("ties", 0), ("losses", 0)):
+        record.add("a", quantity, count)
+    record.add("a", "preferred", Estimate(1.0, 0.7, 1.0))
+    recommendation = recommend(record, "big", list(extra))
+    assert recommendation.advice[0].verdict == "disputed"
+    assert recommendation.verdict == found
+    assert plain(headline(recommendation, record)) == said
+
+
 def test_nobody_outvotes_rows_that_are_not_there():
-    record = noted({"a": Estimate(1.358, 1.134, 1.592)}, {"a": 1.0}, rows=11)
+    record = noted({"a": 1.358}, {"a": 1.0}, rows=11)
     record.add("a", "rows_to_tell", 20)
     for quantity, count in (("wins", 9), ("ties", 0), ("losses", 0)):
         record.add("a", quantity, count)
@@ -220,9 +250,9 @@ def test_nobody_outvotes_rows_that_are_not_there():
     found = recommend(record, "big", ["a"])
     assert found.verdict == "unclear"
     assert [plain(reason) for reason in found.advice[0].reasons[:2]] == [
-        "Quality: a needs +1.358 bits per byte beside big [+1.134, +1.592], but fewer than 20 rows "
+        "Quality: a needs +1.358 bits per byte beside big, but fewer than 20 rows "
         "tell nothing; the limit is +0.050, 5 % of what big needs.",
-        "Rows: 11 here; about 20 of their kind would tell.",
+        "Rows: 11 here; at least 20 are needed to tell.",
     ]
     record.add(ALL, "rows", 1)
     assert plain(headline(found, record)) == "This cannot be told from 1 row."

@@ -94,7 +94,7 @@ def test_each_breakdown_has_every_word_once():
         assert all(one.any() for one in members)
     assert [one.label for one in parts if one.breakdown == "length"] == [
         "answers of up to 1 word",
-        "answers of 2 to 2 words",
+        "answers of 2 words",
         "answers of more than 2 words",
     ]
 
