@@ -1,0 +1,80 @@
+"""What bytes each token of a vocabulary stands for, whatever alphabet its tokenizer writes in."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from jaxdistill.errors import UserError
+
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What SentencePiece writes for a space."""
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
+    """The bytes of every token by its id; None for marks that stand for no text.
+
+    Raises:
+        UserError: for a tokenizer that does not say how its tokens become text.
+    """
+    kinds = {step["type"] for step in _decoder_steps(tokenizer)}
+    if "ByteLevel" in kinds:
+        read = _from_byte_level
+    elif kinds & {"Metaspace", "Replace", "ByteFallback"}:
+        read = _from_sentencepiece
+    else:
+        raise UserError(
+            f"tokenizer `{tokenizer.name_or_path}`: its tokens are put together by "
+            f"{', '.join(sorted(kinds)) or 'nothing that is known'}; expected a byte-level or a "
+            "SentencePiece tokenizer."
+        )
+    added = tokenizer.added_tokens_decoder
+    found: list[bytes | None] = [None] * len(tokenizer)
+    for word, number in tokenizer.get_vocab().items():
+        token = added.get(number)
+        if token is None:
+            found[number] = read(word)
+        elif not token.special:
+            found[number] = word.encode()  # added tokens are written as they are
+    return found
+
+
+def _decoder_steps(tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    waiting = [json.loads(backend.to_str())["decoder"]] if backend is not None else []
+    while waiting:
+        step = waiting.pop()
+        if step is not None:
+            yield step
+            waiting += step.get("decoders", [])
+
+
+def _from_byte_level(word: str) -> bytes:
+    alphabet = _byte_level_alphabet()
+    try:
+        return bytes(alphabet[letter] for letter in word)
+    except KeyError:
+        return word.encode()
+
+
+def _from_sentencepiece(word: str) -> bytes:
+    if byte := _BYTE.fullmatch(word):
+        return bytes.fromhex(byte[1])
+    return word.replace(_SPACE, " ").encode()
+
+
+@cache
+def _byte_level_alphabet() -> dict[str, int]:
+    """The byte behind each letter of a byte-level vocabulary.
+
+    Bytes that are printable in Latin-1 stand for themselves; the others have the letters from 256
+    on, in their order (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019).
+    """
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(plain)]
+    return {chr(byte): byte for byte in plain} | {chr(256 + n): b for n, b in enumerate(others)}

@@ -1,0 +1,29 @@
+"""How far two models are in how likely they find the same stretch of text, row by row."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float32
+
+_CERTAIN = 1e-6
+"""What a log-likelihood is kept below 0: that of a text which is certain has no gradient there."""
+
+
+def binary_cross_entropy(
+    log_p: Float32[Array, "*R"], log_q: Float32[Array, "*R"], *, temperature: float
+) -> Float32[Array, "*R"]:
+    """−(p log q + (1 − p) log(1 − q)), where p and q are the likelihoods to the power of 1/τ.
+
+    It is least, and its gradient 0, where both are equally likely. The power keeps apart what
+    would all be nearly 0: a stretch of several tokens is unlikely to any model.
+
+    Args:
+        log_p: The teacher's log-likelihood of each stretch, in nats.
+        log_q: The student's.
+        temperature: τ.
+
+    Reference:
+        Minixhofer et al., "Universal Cross-Tokenizer Distillation via Approximate Likelihood
+        Matching", 2025, https://arxiv.org/abs/2503.20083
+    """
+    log_p, log_q = (jnp.minimum(one / temperature, 0) - _CERTAIN for one in (log_p, log_q))
+    p = jnp.exp(log_p)
+    return -(p * log_q + (1 - p) * jnp.log(-jnp.expm1(log_q)))
