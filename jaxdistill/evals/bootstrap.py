@@ -97,7 +97,7 @@ def _estimate(
     count = len(by_seed)
     if count > 1:
         error = by_seed.std(ddof=1) / math.sqrt(count)
-        # Another stream than that of the rows, and the same for both arms of a difference.
+        # Another stream than that of the rows.
         random = np.random.default_rng([seed, count])
         drawn = drawn + error * random.standard_t(count - 1, size=len(drawn))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])

@@ -28,12 +28,9 @@ def open_model(path: str, *, dtype: str | None = "float32") -> Model:
     Raises:
         UserError: when there is none.
     """
-    folder = RunFolder(path)
-    if not folder.is_one(path):
-        return load(path, dtype=dtype)
-    if folder.student.is_dir():
-        return load(folder.student, dtype=dtype)
-    model = _newest(folder)
+    if (whole := _whole(path)) is not None:
+        return load(whole, dtype=dtype)
+    model = _newest(RunFolder(path))
     return model if dtype is None else model.astype(dtype)
 
 
@@ -46,12 +43,15 @@ def files(path: str) -> hub.Source:
     Raises:
         UserError: when there are none.
     """
+    return hub.read(_whole(path) or read(RunFolder(path).config).student.model)
+
+
+def _whole(path: str) -> str | Path | None:
+    """Where all of a model lies: here, or in a finished run; None where a run is not finished."""
     folder = RunFolder(path)
     if not folder.is_one(path):
-        return hub.read(path)
-    if folder.student.is_dir():
-        return hub.read(folder.student)
-    return hub.read(read(folder.config).student.model)
+        return path
+    return folder.student if folder.student.is_dir() else None
 
 
 _READING = {"length": 512, "loss_on": "completion", "prompt_template": "plain"}

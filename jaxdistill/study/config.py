@@ -102,13 +102,15 @@ def _check_own(config: StudyConfig, path: str | Path) -> None:
 
 def _check_overrides(overrides: tuple[str, ...]) -> None:
     of_study, of_run = ({field.name for field in fields(cls)} for cls in (StudyConfig, RunConfig))
-    for override in overrides:
-        name, _, value = override.partition("=")
-        if name.split(".")[0] in of_run - of_study:
-            raise UserError(
-                f"override `{override}`: that is a field of the runs. Write `{name}: {value}` "
-                "under `common` in the study's file, for all arms, or under one of its `arms`."
-            )
+    findings = [
+        f"override `{override}`: that is a field of the runs. Write `{name}: {value}` under "
+        "`common` in the study's file, for all arms, or under one of its `arms`."
+        for override in overrides
+        for name, _, value in [override.partition("=")]
+        if name.split(".")[0] in of_run - of_study
+    ]
+    if findings:
+        raise UserError(*findings)
 
 
 def members(study: StudyConfig, path: str | Path) -> list[Member]:

@@ -14,7 +14,7 @@ class Case:
         work: What is done.
         ours: Our program.
         peer: The peer's program, and the environment that it runs in.
-        argument: What both are given.
+        argument: What both are given, with spaces between.
         speed: At least so many times the peer's.
         memory: At most this part of the peer's; None where it is not compared.
     """
@@ -60,6 +60,16 @@ CASES = {
             ("liger_jsd.py", "liger"),
             str(words),
             speed=2.5,
+            memory=1.0,
+        )
+        for words in (49_152, 151_936)
+    },
+    **{
+        f"jsd_{words}_compiled": Case(
+            f"{_JSD} {words:,}, beside Liger as torch.compile makes it (its default)",
+            "jsd.py",
+            ("liger_jsd.py", "liger"),
+            f"{words} compiled",
             memory=1.0,
         )
         for words in (49_152, 151_936)

@@ -54,7 +54,7 @@ def _compare(case: Case, rounds: int) -> tuple[Measured, Measured]:
     results = ([], [])
     for _ in range(rounds):
         for result, command in zip(results, commands, strict=True):
-            result.append(_run([*command, *filter(None, [case.argument])]))
+            result.append(_run([*command, *case.argument.split()]))
     ours, theirs = map(_summed, results)
     return ours, theirs
 

@@ -46,6 +46,13 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
     assert 87 <= held <= 100  # binomial(100, 0.95): below it in one of a thousand
 
 
+def test_where_rows_are_alike_the_interval_is_students() -> None:
+    by_seed = np.array([1.0, 2.0, 4.0])
+    found = ratio(by_seed[:, None].repeat(20, axis=1), np.ones((3, 20)))
+    half = 4.303 * by_seed.std(ddof=1) / np.sqrt(3)  # t at 97.5 %, two degrees of freedom
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.15)
+
+
 def test_one_seed_draws_the_same() -> None:
     sums, weights = np.random.default_rng(2).random((2, 3, 9)) + 1
     assert ratio(sums, weights, seed=4) == ratio(sums, weights, seed=4)

@@ -1,4 +1,4 @@
-"""The same with Liger's chunked loss: argument WORDS."""
+"""The same with Liger's chunked loss: arguments WORDS [compiled]."""
 
 import sys
 
@@ -19,7 +19,7 @@ loss = LigerFusedLinearJSDLoss(
     weight_hard_loss=0.5,
     weight_soft_loss=0.5,
     beta=shapes.BETA,
-    compiled=False,
+    compiled="compiled" in sys.argv,
 )
 
 
