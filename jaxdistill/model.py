@@ -18,11 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from jaxdistill import hub
+from jaxdistill import hub, objectives
 from jaxdistill.data import render_prompt
 from jaxdistill.errors import UserError
 from jaxdistill.models import DecoderConfig, forward, head
-from jaxdistill.objectives import wall
 from jaxdistill.sampling import OnBatch, Sampling, check_tokens, generate
 from jaxdistill.types import Params
 
@@ -94,7 +93,7 @@ class Model:
         )
         unembedding = head(self.config, self.params, vocab_size=self.vocab_size)
         hidden = output.hidden.reshape(batch * time, -1)
-        return wall.logits(hidden, unembedding).reshape(batch, time, -1)
+        return objectives.logits(hidden, unembedding).reshape(batch, time, -1)
 
     def generate(
         self,

@@ -64,6 +64,7 @@ class Batch:
     (0 or 1) times. Several rows of the source may share one sequence (packing): they carry
     different `segment_ids` (0 is padding), and `positions` restart at 0 with each. `row_ids`
     name the source row of every place (-1 for padding), so that a bad value can be traced.
+    A teacher that reads other tokens than these has them in `pairing`.
     The data room makes it of NumPy arrays; on its way into the step it becomes JAX arrays.
     """
 
@@ -73,6 +74,42 @@ class Batch:
     positions: Int[Array | np.ndarray, "*N T"]
     segment_ids: Int[Array | np.ndarray, "*N T"]
     row_ids: Int[Array | np.ndarray, "*N T"]
+    pairing: "Pairing | None" = None
+
+
+@pytree
+@dataclass(frozen=True)
+class Pairing:
+    """How a teacher with a tokenizer of its own reads the rows of a batch, and what meets there.
+
+    Labels of both sides that stand for the same text form a group, which has the number of the
+    student's place that predicts its last one. A label that belongs to none has -1.
+    Segments have the same numbers on both sides.
+
+    Attributes:
+        teacher: The rows in the teacher's tokens, as long as the student's or not.
+        weight: How much the group counts which ends at this place of the student's; 0 where none
+            does.
+        student_groups: The group of each place of the student's.
+        teacher_groups: The group of each place of the teacher's.
+    """
+
+    teacher: Batch
+    weight: Float[Array | np.ndarray, "*N T"]
+    student_groups: Int[Array | np.ndarray, "*N T"]
+    teacher_groups: Int[Array | np.ndarray, "*N S"]
+
+
+@pytree
+@dataclass(frozen=True)
+class Words:
+    """What the words of a vocabulary are to another.
+
+    Attributes:
+        twins: The other's word of the same bytes for each; -1 where it has none.
+    """
+
+    twins: Int[Array | np.ndarray, " V"]
 
 
 @pytree
@@ -81,11 +118,13 @@ class Head:
     """The unembedding, kept apart from the body so that logits exist only inside the wall.
 
     `logits = soft_cap * tanh(scale * (hidden @ matrix.T + bias) / soft_cap)`, the cap only where
-    there is one. Rows of `matrix` from `vocab_size` on are padding and stand for no word.
+    there is one. Rows of `matrix` from `vocab_size` on are padding and stand for no word. Where
+    objectives look words up that the other model knows too, `words` has them.
     """
 
     matrix: Float[Array, "V D"]
     bias: Float[Array, " V"] | None = None
+    words: Words | None = None
     scale: float = field(default=1.0, metadata={"static": True})
     soft_cap: float | None = field(default=None, metadata={"static": True})
     vocab_size: int = field(default=0, metadata={"static": True})
@@ -103,7 +142,7 @@ class Output:
 @pytree
 @dataclass(frozen=True)
 class Signal:
-    """What a teacher says of a batch: its hidden states, and the head that reads them."""
+    """What a model says of a batch: its hidden states, and the head that reads them."""
 
     hidden: Float[Array, "B T D"]
     head: Head

@@ -1,3 +1,9 @@
 """How two tokenizations of one text stand beside each other (host side)."""
 
 from jaxdistill.align.identity import difference as difference
+from jaxdistill.align.spans import Alignment as Alignment
+from jaxdistill.align.spans import Groups as Groups
+from jaxdistill.align.spans import positions as positions
+from jaxdistill.align.spans import spans as spans
+from jaxdistill.align.vocabulary import token_bytes as token_bytes
+from jaxdistill.align.vocabulary import twins as twins

@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.errors import UserError
@@ -44,6 +46,26 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     return found
 
 
+def twins(
+    student: Sequence[bytes | None], teacher: Sequence[bytes | None]
+) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"]]:
+    """For each word of either side the other's of the same bytes; -1 where there is none.
+
+    Of several words of the same bytes only the first has a twin, so that twins are twins of each
+    other.
+    """
+    numbers: list[dict[bytes, int]] = [{}, {}]
+    for side, words in zip(numbers, (student, teacher), strict=True):
+        for number, word in enumerate(words):
+            if word is not None:
+                side.setdefault(word, number)
+    found = [np.full(len(words), -1, dtype=np.int32) for words in (student, teacher)]
+    shared = numbers[0].keys() & numbers[1].keys()
+    pairs = np.array([[side[word] for word in shared] for side in numbers], dtype=np.int32)
+    found[0][pairs[0]], found[1][pairs[1]] = pairs[1], pairs[0]
+    return found[0], found[1]
+
+
 def _decoder_steps(tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     waiting = [json.loads(backend.to_str())["decoder"]] if backend is not None else []
@@ -73,7 +95,8 @@ def _byte_level_alphabet() -> dict[str, int]:
     """The byte behind each letter of a byte-level vocabulary.
 
     Bytes that are printable in Latin-1 stand for themselves; the others have the letters from 256
-    on, in their order (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019).
+    on, in their order (Radford et al., "Language Models are Unsupervised Multitask Learners",
+    2019).
     """
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(plain)]

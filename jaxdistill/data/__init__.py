@@ -1,5 +1,6 @@
 """Data: from files of rows to batches of tokens. It sees a tokenizer, never a model."""
 
+from jaxdistill.data.beside import Beside as Beside
 from jaxdistill.data.config import DataConfig as DataConfig
 from jaxdistill.data.examples import Counts as Counts
 from jaxdistill.data.examples import Example as Example
@@ -21,6 +22,7 @@ from jaxdistill.data.rows import Text as Text
 from jaxdistill.data.rows import asked as asked
 from jaxdistill.data.rows import parse as parse
 from jaxdistill.data.sources import records as records
+from jaxdistill.data.templates import Templates as Templates
 from jaxdistill.data.tokenize import prompt_tokens as prompt_tokens
 from jaxdistill.data.tokenize import render_prompt as render_prompt
 from jaxdistill.data.words import Words as Words

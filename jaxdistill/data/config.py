@@ -40,6 +40,9 @@ class DataConfig:
         truncation: What becomes of a row that is longer: it loses its end, loses its start, or is
             dropped. What was cut is counted and told.
         pack: Whether several rows may share a sequence. They do not see each other.
+        unpaired: What becomes of a row that has nothing to compare with a teacher of another
+            tokenizer, because one of the two cannot read its answer: it is dropped and counted, or
+            refused.
     """
 
     sources: Annotated[_Sources, Field(min_length=1)]
@@ -52,3 +55,4 @@ class DataConfig:
     length: Annotated[int, Field(gt=0)] = 1024
     truncation: Literal["cut_end", "cut_start", "drop"] = "cut_end"
     pack: bool = True
+    unpaired: Literal["drop", "refuse"] = "drop"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.rows import Row
@@ -18,11 +18,14 @@ class Covered:
         text: All of it.
         ends: The byte of its UTF-8 that each token reaches, never less than the one before it.
         is_special: Which tokens are marks, whose own text counts for nothing.
+        said: The byte that each token of an answer reaches, of all that the answers say; the mark
+            that ends one counts as one more. -1 for tokens of no answer.
     """
 
     text: str
     ends: Int[np.ndarray, " T"]
     is_special: Bool[np.ndarray, " T"]
+    said: Int[np.ndarray, " T"]
 
     @property
     def token_bytes(self) -> Int[np.ndarray, " T"]:
@@ -46,6 +49,28 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Counterpart:
+    """A row as a teacher sees it that has a tokenizer of its own, and what meets there.
+
+    Tokens that stand for the same text form a group, which has the number of the student's token
+    that ends it.
+
+    Attributes:
+        tokens: All of it.
+        loss_mask: Which of them are learned.
+        teacher_groups: The group of each of them; -1 for none.
+        student_groups: The group of each of the student's tokens.
+        weight: How much the group counts which a token of the student's ends; 0 where it ends none.
+    """
+
+    tokens: Int[np.ndarray, " S"]
+    loss_mask: Bool[np.ndarray, " S"]
+    teacher_groups: Int[np.ndarray, " S"]
+    student_groups: Int[np.ndarray, " T"]
+    weight: Float[np.ndarray, " T"]
+
+
+@dataclass(frozen=True)
 class Example:
     """A row as the model sees it.
 
@@ -64,11 +89,13 @@ class Example:
     row_id: int
     place: str
     num_bytes: int
+    counterpart: Counterpart | None = None
 
     @property
     def num_places(self) -> int:
-        """How many places of a sequence it takes."""
-        return len(self.tokens) - 1
+        """How many places of a sequence it takes, on either side."""
+        theirs = 0 if self.counterpart is None else len(self.counterpart.tokens)
+        return max(len(self.tokens), theirs) - 1
 
 
 @dataclass(frozen=True)
@@ -83,6 +110,8 @@ class Counts:
         cut_tokens: The tokens they lost.
         dropped_rows: Rows left out: too long, or with nothing to learn.
         shared_rows: Rows left out of training, because held-out rows ask the same.
+        unpaired_rows: Rows left out because nothing of them can be compared with a teacher that
+            has another tokenizer.
     """
 
     rows: int = 0
@@ -92,17 +121,29 @@ class Counts:
     cut_tokens: int = 0
     dropped_rows: int = 0
     shared_rows: int = 0
+    unpaired_rows: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def __str__(self) -> str:
         shared = f", {self.shared_rows:,} rows of held-out prompts left out"
+        unpaired = f", {self.unpaired_rows:,} rows that both tokenizers cannot read left out"
         return (
             f"{self.rows:,} rows, {self.tokens:,} tokens ({self.scored_tokens:,} to learn); "
             f"{self.truncated_rows:,} rows truncated ({self.cut_tokens:,} tokens cut), "
             f"{self.dropped_rows:,} rows dropped{shared if self.shared_rows else ''}"
+            f"{unpaired if self.unpaired_rows else ''}"
         )
+
+
+def kept(
+    encoded: Encoded, length: int, truncation: Literal["cut_end", "cut_start", "drop"]
+) -> slice:
+    """Which tokens fit into `length` places; the last of them is only predicted."""
+    size = len(encoded.tokens)
+    cut = max(0, size - (length + 1))
+    return slice(cut, size) if truncation == "cut_start" else slice(0, size - cut)
 
 
 def truncated(
@@ -113,8 +154,8 @@ def truncated(
     truncation: Literal["cut_end", "cut_start", "drop"],
 ) -> tuple[Example | None, Counts]:
     """The row in no more than `length` places, and what that cost."""
-    cut = max(0, len(encoded.tokens) - (length + 1))
-    keep = slice(cut, None) if truncation == "cut_start" else slice(0, len(encoded.tokens) - cut)
+    keep = kept(encoded, length, truncation)
+    cut = len(encoded.tokens) - (keep.stop - keep.start)
     tokens, mask = encoded.tokens[keep], encoded.loss_mask[keep].copy()
     mask[:1] = False
     if not mask.any() or (cut and truncation == "drop"):

@@ -3,11 +3,12 @@
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from jaxdistill.data.examples import Example
-from jaxdistill.types import Batch
+from jaxdistill.data.examples import Counterpart, Example
+from jaxdistill.types import Batch, Pairing
 
 
 def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
@@ -41,33 +42,67 @@ def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def sequence(examples: Sequence[Example], length: int) -> Batch:
+def sequence(examples: Sequence[Example], length: int, *, is_paired: bool = False) -> Batch:
     """The examples one after the other in `length` places (a Batch without a batch axis).
 
     Each is a segment of its own, 1 for the first; what is left is padding, segment 0. The labels
     are shifted here: the place that reads token t of an example has token t + 1 as its label.
+
+    Args:
+        examples: What stands in it.
+        length: How many places there are.
+        is_paired: Whether examples have counterparts, which fill as many places of the teacher's.
     """
+    batch = _laid_out(examples, [one.row_id for one in examples], length)
+    return replace(batch, pairing=_pairing(examples, length)) if is_paired else batch
+
+
+def _laid_out(sides: Sequence[Example | Counterpart], row_ids: Sequence[int], length: int) -> Batch:
     tokens, labels, positions, segment_ids = np.zeros((4, length), dtype=np.int32)
-    row_ids = np.full(length, -1, dtype=np.int32)
+    rows = np.full(length, -1, dtype=np.int32)
     loss_mask = np.zeros(length, dtype=np.float32)
-    start = 0
-    for segment, example in enumerate(examples, start=1):
-        end = start + example.num_places
-        tokens[start:end] = example.tokens[:-1]
-        labels[start:end] = example.tokens[1:]
-        loss_mask[start:end] = example.loss_mask[1:]
-        positions[start:end] = np.arange(example.num_places)
-        segment_ids[start:end] = segment
-        row_ids[start:end] = example.row_id
-        start = end
+    for segment, (one, here) in enumerate(zip(sides, _places(sides), strict=True), start=1):
+        tokens[here] = one.tokens[:-1]
+        labels[here] = one.tokens[1:]
+        loss_mask[here] = one.loss_mask[1:]
+        positions[here] = np.arange(len(one.tokens) - 1)
+        segment_ids[here] = segment
+        rows[here] = row_ids[segment - 1]
     return Batch(
         tokens=tokens,
         labels=labels,
         loss_mask=loss_mask,
         positions=positions,
         segment_ids=segment_ids,
-        row_ids=row_ids,
+        row_ids=rows,
     )
+
+
+def _pairing(examples: Sequence[Example], length: int) -> Pairing:
+    counterparts = [one.counterpart for one in examples if one.counterpart is not None]
+    student_groups, teacher_groups = np.full((2, length), -1, dtype=np.int32)
+    weight = np.zeros(length, dtype=np.float32)
+    places = zip(counterparts, _places(examples), _places(counterparts), strict=True)
+    for one, here, there in places:
+        weight[here] = one.weight[1:]
+        # The group that token n ends is that of the place before it, which predicts it.
+        for groups, numbers, at in (
+            (student_groups, one.student_groups, here),
+            (teacher_groups, one.teacher_groups, there),
+        ):
+            groups[at] = np.where(numbers[1:] >= 0, here.start + numbers[1:] - 1, -1)
+    return Pairing(
+        teacher=_laid_out(counterparts, [one.row_id for one in examples], length),
+        weight=weight,
+        student_groups=student_groups,
+        teacher_groups=teacher_groups,
+    )
+
+
+def _places(sides: Sequence[Example | Counterpart]) -> list[slice]:
+    """Where each stands: a token less than it has, for the last one is only predicted."""
+    ends = np.cumsum([len(one.tokens) - 1 for one in sides], dtype=np.int64).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def rounded_length(length: int) -> int:

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from jaxdistill.data.beside import Beside
 from jaxdistill.data.config import DataConfig
 from jaxdistill.data.examples import Counts, Example
 from jaxdistill.data.pack import best_fit, sequence
 from jaxdistill.data.rollouts.writer import Writer
-from jaxdistill.data.rows import Row, parse
+from jaxdistill.data.rows import Row, Tokens, answered, parse
 from jaxdistill.data.sources import records
 from jaxdistill.data.split import is_heldout
 from jaxdistill.data.templates import Templates
@@ -123,25 +124,31 @@ def prepare(
     *,
     rows: Rows | None = None,
     writer: Writer | None = None,
+    beside: Beside | None = None,
     is_only_scored: bool = False,
 ) -> Prepared:
     """Read, split, complete and tokenise the rows.
 
     Args:
         config: Which rows, and how.
-        tokenizer: The student's, which is also the teacher's.
+        tokenizer: The student's, and the teacher's unless `beside` has another.
         rows: What `read` gave, where that was done already.
         writer: The teacher, where `config.rollout` needs one.
+        beside: The teacher's reading of the rows, where its tokenizer is another.
         is_only_scored: Whether nothing is learned; its options are then those of a command.
 
     Raises:
         UserError: with all that is wrong with the rows, or when nothing is left to learn.
     """
     templates = Templates(tokenizer)
-    return _prepared(config, rows or read(config), templates, writer, is_only_scored=is_only_scored)
+    return _prepared(
+        config, rows or read(config), templates, writer, beside, is_only_scored=is_only_scored
+    )
 
 
-def check(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+def check(
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, beside: Beside | None = None
+) -> str:
     """Find all that can be known of the data before a model is loaded.
 
     Returns:
@@ -152,9 +159,10 @@ def check(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
     """
     rows, templates = read(config), Templates(tokenizer)
     if config.rollout.needs_teacher:
-        asked = config.rollout.prompts([*rows.train, *rows.heldout], templates)
+        asking = templates if beside is None else beside.templates
+        asked = config.rollout.prompts([*rows.train, *rows.heldout], asking)
         return f"{rows}; {sum(map(len, asked)):,} tokens in their prompts"
-    return f"{rows}; {_prepared(config, rows, templates, None).counts}"
+    return f"{rows}; {_prepared(config, rows, templates, None, beside).counts}"
 
 
 def _prepared(
@@ -162,12 +170,19 @@ def _prepared(
     rows: Rows,
     templates: Templates,
     writer: Writer | None,
+    beside: Beside | None,
     *,
     is_only_scored: bool = False,
 ) -> Prepared:
+    asking = templates if beside is None else beside.templates
     complete = config.rollout.complete(
-        [*rows.train, *rows.heldout], templates=templates, length=config.length, writer=writer
+        [*rows.train, *rows.heldout], templates=asking, length=config.length, writer=writer
     )
+    if writer is not None and beside is not None:
+        complete = [
+            _as_text(row, told, writer, beside)
+            for row, told in zip([*rows.train, *rows.heldout], complete, strict=True)
+        ]
     (train, train_counts), (heldout, heldout_counts) = (
         encode(
             side,
@@ -175,6 +190,7 @@ def _prepared(
             loss_on=config.loss_on,
             length=config.length,
             truncation=config.truncation,
+            beside=beside,
         )
         for side in (complete[: len(rows.train)], complete[len(rows.train) :])
     )
@@ -186,6 +202,15 @@ def _prepared(
         raise UserError(f"{what} ({config.length}), or see that the answers are not empty.")
     train_counts += Counts(rows=rows.shared, shared_rows=rows.shared)
     return Prepared(rows, train, heldout, train_counts, heldout_counts)
+
+
+def _as_text(row: Row, told: Row, writer: Writer, beside: Beside) -> Row:
+    """A row with what the teacher wrote in its own tokens, as a student of others reads it."""
+    assert isinstance(told.content, Tokens), "a teacher writes tokens"
+    written = told.content.completion
+    answer = beside.templates.tokenizer.decode(list(written), skip_special_tokens=True)
+    is_finished = bool(written) and written[-1] in writer.eos_ids
+    return answered(row, str(answer), is_finished=is_finished)
 
 
 def batches(
@@ -237,7 +262,7 @@ def ordered_batches(
     """
     _check_share(batch_size, process_count)
     sequences = _Sequences(examples, length, pack)
-    empty = sequence([], length)
+    empty = sequence([], length, is_paired=sequences.is_paired)
     for first in range(0, len(sequences), batch_size):
         numbers = range(first + process_index, first + batch_size, process_count)
         yield _stack([sequences[n] if n < len(sequences) else empty for n in numbers])
@@ -249,6 +274,7 @@ class _Sequences:
     def __init__(self, examples: Sequence[Example], length: int, pack: bool):
         self._examples = examples
         self._length = length
+        self.is_paired = any(example.counterpart is not None for example in examples)
         sizes = [example.num_places for example in examples]
         self._bins = best_fit(sizes, length) if pack else [[n] for n in range(len(examples))]
 
@@ -256,7 +282,8 @@ class _Sequences:
         return len(self._bins)
 
     def __getitem__(self, index: int) -> Batch:
-        return sequence([self._examples[n] for n in self._bins[index]], self._length)
+        together = [self._examples[n] for n in self._bins[index]]
+        return sequence(together, self._length, is_paired=self.is_paired)
 
 
 def _stack(sequences: Sequence[Batch]) -> Batch:

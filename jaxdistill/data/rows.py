@@ -14,7 +14,7 @@ Where a row fits several, the more exact shape counts: tokens, messages, prompt,
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxdistill.errors import UserError, nearest
@@ -31,10 +31,17 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Text:
-    """Plain strings; `completion` is None where it has still to be written."""
+    """Plain strings.
+
+    Attributes:
+        prompt: What is asked.
+        completion: The answer; None where it has still to be written.
+        is_finished: Whether the answer ends there, or was broken off.
+    """
 
     prompt: str
     completion: str | None
+    is_finished: bool = field(default=True, repr=False)
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,13 @@ class Chat:
         num_prompt: How many of them, from the first, are what a teacher is asked; assistant's
             turns at the end are its answer.
         first_scored: The message from which on the assistant's turns are learned.
+        is_finished: Whether the last turn ends there, or was broken off.
     """
 
     messages: tuple[Message, ...]
     num_prompt: int
     first_scored: int = 0
+    is_finished: bool = field(default=True, repr=False)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,29 @@ class Row:
                 return len(messages) > num_prompt
             case Tokens():
                 return True
+
+
+def answered(row: Row, answer: str, *, is_finished: bool) -> Row:
+    """The row with another answer, as text.
+
+    Raises:
+        UserError: for a row whose prompt is exact tokens.
+    """
+    match row.content:
+        case Text(prompt=prompt):
+            return replace(row, content=Text(prompt, answer, is_finished))
+        case Chat(messages=messages, num_prompt=num_prompt):
+            turn = {"role": "assistant", "content": answer}
+            told = (*messages[:num_prompt], turn)
+            return replace(row, content=Chat(told, num_prompt, num_prompt, is_finished))
+        case Tokens():
+            raise UserError(f"{row.place}: {ONE_TOKENIZER}")
+
+
+ONE_TOKENIZER = (
+    "exact tokens are those of one tokenizer, and here the teacher's is another than the "
+    'student\'s. Give the row as text: {"prompt", "completion"} or {"messages"}.'
+)
 
 
 def asked(row: Row) -> str:

@@ -8,12 +8,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.rows import Chat, Message, Row, Text
 from jaxdistill.errors import UserError
+
+
+class Turn(NamedTuple):
+    """One answer in a string: half-open ranges of its characters.
+
+    Attributes:
+        learned: What is learned of it: from where the answer is asked for to the mark that ends it.
+        said: The answer itself, which is the same in every tokenizer's template.
+        is_finished: Whether it is learned that the answer ends there.
+    """
+
+    learned: tuple[int, int]
+    said: tuple[int, int]
+    is_finished: bool = True
 
 
 @dataclass(frozen=True)
@@ -22,13 +36,13 @@ class Rendered:
 
     Attributes:
         text: The whole string.
-        spans: The half-open ranges of its characters that are learned.
+        turns: Its answers.
         is_chat: Whether a chat template wrote it, with all the special tokens that it wants;
             otherwise the tokenizer adds its own, and an end where there is none.
     """
 
     text: str
-    spans: tuple[tuple[int, int], ...]
+    turns: tuple[Turn, ...]
     is_chat: bool
 
 
@@ -81,7 +95,9 @@ class Templates:
         """
         if isinstance(content, Text):
             text = content.prompt + (content.completion or "")
-            return Rendered(text, ((len(content.prompt), len(text)),), is_chat=False)
+            answer = len(content.prompt), len(text)
+            turn = Turn(answer, answer, content.is_finished)
+            return Rendered(text, (turn,), is_chat=False)
         whole = self._apply(content.messages, answer_next=False)
         return Rendered(whole, self._turns(content, whole), is_chat=True)
 
@@ -92,29 +108,31 @@ class Templates:
         asked = content.messages[: content.num_prompt]
         return Rendered(self._apply(asked, answer_next=True), (), is_chat=True)
 
-    def _turns(self, content: Chat, whole: str) -> tuple[tuple[int, int], ...]:
-        """The characters of the assistant's turns, each with the token that ends it."""
-        turns = [
+    def _turns(self, content: Chat, whole: str) -> tuple[Turn, ...]:
+        """The assistant's turns, each with the token that ends it."""
+        numbers = [
             number
             for number, message in enumerate(content.messages)
             if message["role"] == "assistant" and number >= content.first_scored
         ]
         starts = []
-        for number in turns:
+        for number in numbers:
             before = self._apply(content.messages[:number], answer_next=True)
             if not whole.startswith(before):
                 raise self._lost(number)
             starts.append(len(before))
-        spans = []
-        for number, start, limit in zip(turns, starts, [*starts[1:], len(whole)], strict=True):
-            said = re.escape(content.messages[number]["content"].strip())
+        turns = []
+        for number, start, limit in zip(numbers, starts, [*starts[1:], len(whole)], strict=True):
+            said = f"({re.escape(content.messages[number]['content'].strip())})"
             # Prefer the place where the turn ends: a short answer may occur in a tag before it.
             found = re.compile(f"{said}\\s*(?:{self._special})").search(whole, start, limit)
             found = found or re.compile(said).search(whole, start, limit)
             if found is None:
                 raise self._lost(number)
-            spans.append((start, found.end()))
-        return tuple(spans)
+            is_finished = content.is_finished or number < len(content.messages) - 1
+            end = found.end() if is_finished else found.end(1)
+            turns.append(Turn((start, end), found.span(1), is_finished))
+        return tuple(turns)
 
     def _lost(self, number: int) -> UserError:
         return UserError(

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from jaxdistill.data.beside import Beside
 from jaxdistill.data.examples import Counts, Covered, Encoded, Example, truncated
 from jaxdistill.data.rows import Row, Tokens, parse
 from jaxdistill.data.templates import Rendered, Templates
@@ -24,6 +25,7 @@ def encode(
     loss_on: Literal["completion", "all"],
     length: int,
     truncation: Literal["cut_end", "cut_start", "drop"],
+    beside: Beside | None = None,
 ) -> tuple[list[Example], Counts]:
     """Tokenise rows that have answers.
 
@@ -33,18 +35,31 @@ def encode(
         loss_on: Whether the answers are learned, or everything.
         length: How many places a row may take.
         truncation: What becomes of a longer one.
+        beside: A teacher that reads them with another tokenizer.
 
     Raises:
-        UserError: for rows that the chat template or the vocabulary does not allow.
+        UserError: for rows that a chat template or a vocabulary does not allow.
     """
-    templates.check(rows)
     examples: list[Example] = []
     counts = Counts()
-    for row, encoded in zip(rows, encode_whole(rows, templates, loss_on=loss_on), strict=True):
+    mine = encode_whole(rows, templates, loss_on=loss_on)
+    theirs = repeat(None)
+    if beside is not None:
+        theirs = encode_whole(rows, beside.templates, loss_on=loss_on)
+    findings = Findings()
+    for row, encoded, other in zip(rows, mine, theirs, strict=False):
         example, counted = truncated(row, encoded, templates.tokenizer, length, truncation)
+        if example is not None and beside is not None and other is not None:
+            with findings.collect(row.place):
+                found = beside.counterpart(encoded, other, templates, length, truncation)
+                if found is None:
+                    example, counted = None, Counts(rows=1, unpaired_rows=1)
+                else:
+                    example = replace(example, counterpart=found)
         counts += counted
         if example is not None:
             examples.append(example)
+    findings.raise_any()
     return examples, counts
 
 
@@ -97,6 +112,7 @@ def encode_whole(
 
     They are rendered before the first is given out, so that every finding is told at once.
     """
+    templates.check(rows)
     findings = Findings()
     rendered: list[Rendered] = []
     exact: dict[int, Encoded] = {}
@@ -174,27 +190,33 @@ def _scored(
         ids, offsets = [*ids, eos], [*offsets, (size, size)]
     tokens = np.array(ids, dtype=np.int32)
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-    mask = np.zeros(len(tokens), dtype=bool)
-    for start, end in rendered.spans:
-        inside = (ends > start) & (starts < end) & (ends > starts)
+    bytes_before = _bytes_before(rendered.text)
+    # Tokens that share a character (pieces of an emoji) have the same end, so it is counted once;
+    # spaces that a tokenizer leaves out of its offsets count for the token after them.
+    reached = bytes_before[np.maximum.accumulate(ends)] if len(ends) else ends
+    is_special = np.isin(tokens, special)
+    covered = Covered(rendered.text, reached, is_special, np.full(len(tokens), -1))
+    mask, before = np.zeros(len(tokens), dtype=bool), 0
+    for turn in rendered.turns:
+        inside = (ends > turn.learned[0]) & (starts < turn.learned[1]) & (ends > starts)
         if rendered.is_chat:
             # A turn is over with its first end; the template's line break after it is no answer.
             is_end = inside & (tokens == eos)
             inside &= np.cumsum(is_end) - is_end == 0
-        mask |= inside
-    if not rendered.is_chat and ids[-1:] == [eos]:
-        mask[-1] = True
-    covered = Covered(rendered.text, _byte_ends(rendered.text, ends), np.isin(tokens, special))
+            is_mark = is_special & (starts >= turn.said[1])
+        else:
+            is_mark = (tokens == eos) & (np.arange(len(tokens)) == len(tokens) - 1)
+            inside |= is_mark & turn.is_finished
+        first, last = bytes_before[list(turn.said)]
+        mark = before + last - first + 1
+        so_far = before + np.clip(reached - first, 0, last - first)
+        covered.said[inside] = np.where(is_mark, mark, so_far)[inside]
+        mask, before = mask | inside, mark
     return Encoded(tokens, mask, covered)
 
 
-def _byte_ends(text: str, ends: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
-    """The byte of UTF-8 that each token reaches, from the characters where they end.
-
-    Tokens that share a character (pieces of an emoji) have the same end, so it is counted once;
-    spaces that a tokenizer leaves out of its offsets count for the token after them.
-    """
+def _bytes_before(text: str) -> Int[np.ndarray, " N"]:
+    """How many bytes of UTF-8 stand before each character, and before the end."""
     points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
-    bytes_before = np.concatenate([[0], np.cumsum(widths)])
-    return bytes_before[np.maximum.accumulate(ends)] if len(ends) else ends
+    return np.concatenate([[0], np.cumsum(widths)])

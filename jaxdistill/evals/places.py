@@ -14,7 +14,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.objectives import RowLogits, row_statistics
 from jaxdistill.objectives.cross_entropy import CrossEntropy
 from jaxdistill.objectives.forward_kl import ForwardKL
-from jaxdistill.objectives.rows import pair
+from jaxdistill.objectives.pair import pair
 from jaxdistill.objectives.wall import CHUNK_ROWS, RowFunction
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated
 from jaxdistill.types import Batch, Head, Output, Params, Signal
@@ -108,11 +108,11 @@ class Evaluation:
 
     def _measure(self, params: Params, teacher_params: Any, batch: Batch) -> dict[str, Array]:
         signal = None if self._teacher is None else self._teacher(teacher_params, batch)
-        hidden = self._forward(params, batch).hidden
+        student = Signal(self._forward(params, batch).hidden, self._head(params))
         return row_statistics(
             _OWN if signal is None else {**_OWN, **_BESIDE_TEACHER},
-            pair(hidden, signal, batch, num_groups=self._num_groups),
-            self._head(params),
+            pair(student, signal, batch, num_groups=self._num_groups),
+            student.head,
             None if signal is None else signal.head,
             chunk_rows=self._chunk_rows,
         )
@@ -132,35 +132,26 @@ class Evaluation:
             )
 
 
-def _accuracy(
-    student: RowLogits, teacher: RowLogits | None, labels: Int[Array, " R"]
-) -> Float32[Array, " R"]:
+def _accuracy(student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
     del teacher
-    return (jnp.argmax(student.logits, axis=-1) == labels).astype(jnp.float32)
+    return (jnp.argmax(student.logits, axis=-1) == student.labels).astype(jnp.float32)
 
 
-def _confidence(
-    student: RowLogits, teacher: RowLogits | None, labels: Int[Array, " R"]
-) -> Float32[Array, " R"]:
-    del teacher, labels
+def _confidence(student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
+    del teacher
     return jnp.exp(jnp.max(student.log_probs(), axis=-1))
 
 
-def _teacher_nll(
-    student: RowLogits, teacher: RowLogits | None, labels: Int[Array, " R"]
-) -> Float32[Array, " R"]:
+def _teacher_nll(student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
     del student
     assert teacher is not None, "the wall shows the teacher to whom needs it"
-    return CrossEntropy().row_values(teacher, None, labels)
+    return -teacher.label_log_probs()
 
 
 def _agreement(most: int) -> RowFunction:
     """Whether the teacher's likeliest word is among the student's `most` likeliest."""
 
-    def agrees(
-        student: RowLogits, teacher: RowLogits | None, labels: Int[Array, " R"]
-    ) -> Float32[Array, " R"]:
-        del labels
+    def agrees(student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         assert teacher is not None, "the wall shows the teacher to whom needs it"
         chosen = jnp.argmax(teacher.logits, axis=-1)[:, None]
         score = jnp.take_along_axis(student.logits, chosen, axis=-1)

@@ -6,3 +6,6 @@ from jaxdistill.losses.divergences import reverse_kl as reverse_kl
 from jaxdistill.losses.divergences import skew_kl as skew_kl
 from jaxdistill.losses.divergences import skew_reverse_kl as skew_reverse_kl
 from jaxdistill.losses.divergences import total_variation as total_variation
+from jaxdistill.losses.likelihood import binary_cross_entropy as binary_cross_entropy
+from jaxdistill.losses.transport import sorted_difference as sorted_difference
+from jaxdistill.losses.transport import sorted_difference_of_top as sorted_difference_of_top

@@ -4,6 +4,6 @@ from jaxdistill.objectives.base import OBJECTIVES as OBJECTIVES
 from jaxdistill.objectives.base import Divergence as Divergence
 from jaxdistill.objectives.base import RowLogits as RowLogits
 from jaxdistill.objectives.base import RowObjective as RowObjective
-from jaxdistill.objectives.wall import logits as logits
+from jaxdistill.objectives.unembed import logits as logits
 from jaxdistill.objectives.wall import row_statistics as row_statistics
 from jaxdistill.objectives.wall import weighted_loss as weighted_loss

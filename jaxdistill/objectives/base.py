@@ -8,21 +8,39 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 from pydantic import Field
 
+from jaxdistill.align import Alignment
 from jaxdistill.config import Registry, configclass
 from jaxdistill.objectives.weight import Weight
+from jaxdistill.types import Words
 
 OBJECTIVES = Registry("objective", package="jaxdistill.objectives")
 """The methods by their `type`: one file of this package each."""
 
 
 class RowLogits:
-    """One model's logits for a chunk of rows, over the real words of its vocabulary.
+    """What one model says in a few rows, over the real words of its vocabulary.
 
-    Columns of padding, if there are any, are -inf. Lives inside the wall, for one chunk.
+    Lives inside the wall, for one piece of a chunk.
+
+    Args:
+        logits: Columns of padding, if there are any, are -inf.
+        labels: The word that follows.
+        log_prefix: How likely the earlier words of the label's group are, in nats; None where
+            every group is one word.
+        words: What its words are to the other model, for whom needs that.
     """
 
-    def __init__(self, logits: Float32[Array, "R V"]):
+    def __init__(
+        self,
+        logits: Float32[Array, "R V"],
+        labels: Int[Array, " R"],
+        log_prefix: Float32[Array, " R"] | None = None,
+        words: Words | None = None,
+    ):
         self.logits = logits
+        self.labels = labels
+        self.log_prefix = log_prefix
+        self.words = words
         self._log_probs: dict[float, Float32[Array, "R V"]] = {}
 
     def log_probs(self, temperature: float = 1.0) -> Float32[Array, "R V"]:
@@ -31,6 +49,32 @@ class RowLogits:
         if temperature not in self._log_probs:
             self._log_probs[temperature] = _log_softmax(self.logits / temperature)
         return self._log_probs[temperature]
+
+    def label_log_probs(self) -> Float32[Array, " R"]:
+        """How likely the label is, in nats."""
+        log_probs = self.log_probs()
+        # Compared with every word rather than looked up: it fuses with what else reads the row,
+        # its gradient scatters nothing, and a vocabulary spread over devices stays where it is.
+        words = jax.lax.broadcasted_iota(self.labels.dtype, log_probs.shape, 1)
+        return jnp.sum(jnp.where(words == self.labels[:, None], log_probs, 0), axis=-1)
+
+    def merged_log_probs(self) -> Float32[Array, "R V"]:
+        """How likely the group is if it ended in each word: together as likely as its beginning."""
+        log_probs = self.log_probs()
+        return log_probs if self.log_prefix is None else log_probs + self.log_prefix[:, None]
+
+    def group_log_probs(self) -> Float32[Array, " R"]:
+        """How likely all words of the group are, in nats."""
+        found = self.label_log_probs()
+        return found if self.log_prefix is None else found + self.log_prefix
+
+    @property
+    def twins(self) -> Int[Array, " V"]:
+        """The other model's word of the same bytes for each; -1 where it has none."""
+        assert self.words is not None, "the run looks words up for whom needs them"
+        twins = jnp.asarray(self.words.twins)
+        padding = self.logits.shape[-1] - len(twins)
+        return jnp.pad(twins, (0, padding), constant_values=-1)
 
 
 def _log_softmax(logits: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
@@ -53,12 +97,25 @@ class RowObjective(ABC):
     weight: Weight = 1.0
 
     needs: ClassVar[frozenset[str]]
-    """What must be there: "teacher_logits", "labels"."""
+    """What must be there: "labels", "teacher_logits", "words"."""
+
+    @property
+    def alignment(self) -> Alignment | None:
+        """How the places of two tokenizers meet for it; None where it needs both to be one."""
+        return None
+
+    @property
+    def watched(self) -> "tuple[RowObjective, ...]":
+        """What is recorded beside it, and not minimised."""
+        return ()
+
+    @property
+    def compares(self) -> bool:
+        """Whether it is about pairs of places, and not about the student's alone."""
+        return "teacher_logits" in self.needs
 
     @abstractmethod
-    def row_values(
-        self, student: RowLogits, teacher: RowLogits | None, labels: Int[Array, " R"]
-    ) -> Float32[Array, " R"]:
+    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """One value a row, in nats; nothing is reduced or weighted here."""
 
 
@@ -84,9 +141,7 @@ class Divergence(RowObjective):
     ) -> Float32[Array, " R"]:
         """The divergence of the student's `log_q` from the teacher's `log_p`."""
 
-    def row_values(
-        self, student: RowLogits, teacher: RowLogits | None, labels: Int[Array, " R"]
-    ) -> Float32[Array, " R"]:
+    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """The divergence at this temperature."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"
         log_p, log_q = teacher.log_probs(self.temperature), student.log_probs(self.temperature)

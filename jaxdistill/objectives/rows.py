@@ -6,56 +6,66 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 
-from jaxdistill.types import Batch, Signal
+from jaxdistill.types import pytree
 
 _Carry = TypeVar("_Carry")
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
-class Rows:
-    """Places in which two models are compared: one group's, or several groups'.
+class Side:
+    """One model's half of rows: one group's, or several groups'.
 
     Attributes:
-        student_hidden: What the student's head reads.
-        teacher_hidden: What the teacher's head reads, where there is a teacher.
+        hidden: What its head reads.
         labels: The word that follows.
-        mask: How much the row counts; one of 0 is never looked at.
+        log_prefix: How likely it finds the earlier words of the group that `labels` ends, in nats;
+            None where every group is one word.
     """
 
-    student_hidden: Float[Array, "*G R D"]
-    teacher_hidden: Float[Array, "*G R E"] | None
+    hidden: Float[Array, "*G R D"]
     labels: Int[Array, "*G R"]
-    mask: Float[Array, "*G R"]
+    log_prefix: Float32[Array, "*G R"] | None = None
 
 
-def pair(
-    student_hidden: Float[Array, "B T D"], signal: Signal | None, batch: Batch, *, num_groups: int
-) -> Rows:
-    """The places of a batch as rows: what the student makes of each beside the teacher's signal.
+@pytree
+@dataclass(frozen=True)
+class Rows:
+    """Places in which two models are compared.
 
-    Args:
-        student_hidden: For every place of the batch.
-        signal: Of the same places; None without a teacher.
-        batch: Says what follows, and which places count.
-        num_groups: How many devices hold a piece of the batch: each gets a group.
+    Attributes:
+        student: The student's half.
+        teacher: The teacher's, where there is one.
+        mask: How much what the student says alone counts; 0 is never looked at.
+        pair_mask: How much the comparison with the teacher counts; None where both read the same
+            tokens, and it is `mask`.
     """
 
-    def grouped(array: Shaped[Array | np.ndarray, "B T *D"]) -> Shaped[Array, "G R *D"]:
-        return jnp.reshape(array, (num_groups, -1, *array.shape[2:]))
+    student: Side
+    teacher: Side | None
+    mask: Float[Array, "*G R"]
+    pair_mask: Float[Array, "*G R"] | None = None
 
-    return Rows(
-        grouped(student_hidden),
-        None if signal is None else grouped(signal.hidden),
-        grouped(batch.labels),
-        grouped(batch.loss_mask),
-    )
+    def __post_init__(self):
+        """Sees that all parts are of the same rows."""
+        shape = self.student.labels.shape
+        of_teacher = None if self.teacher is None else self.teacher.labels
+        others = {"mask": self.mask, "pair_mask": self.pair_mask, "teacher": of_teacher}
+        for name, array in others.items():
+            if array is not None and array.shape != shape:
+                raise TypeError(f"parameter '{name}' has {array.shape} rows, the student {shape}")
+
+    @property
+    def is_live(self) -> Bool[Array, "*G R"]:
+        """Which rows anything is asked of."""
+        if self.pair_mask is None:
+            return self.mask != 0
+        return (self.mask != 0) | (self.pair_mask != 0)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Packed:
     """Rows of each group, moved together so that those which count come first.
@@ -75,8 +85,8 @@ class Packed:
 
 
 def pack(rows: Rows, chunk_rows: int) -> Packed:
-    """Move the rows whose mask is not 0 to the front of their group, in their order."""
-    is_live = rows.mask != 0
+    """Move the rows that are looked at to the front of their group, in their order."""
+    is_live = rows.is_live
     num_rows = is_live.shape[1]
     chunk_rows = min(chunk_rows, num_rows)
     places = jnp.argsort(~is_live, axis=1, stable=True)

@@ -13,22 +13,40 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32
 
 from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import RowLogits, RowObjective
-from jaxdistill.objectives.rows import Rows, pack, restore, walk, write
+from jaxdistill.objectives.rows import Rows, Side, pack, restore, walk, write
+from jaxdistill.objectives.unembed import finish, multiply, num_words, project
 from jaxdistill.types import Head
 
-RowFunction = Callable[[RowLogits, RowLogits | None, Int[Array, " R"]], Float32[Array, " R"]]
-"""What `RowObjective.row_values` is: `(student, teacher if there is one, labels) -> values`."""
+RowFunction = Callable[[RowLogits, RowLogits | None], Float32[Array, " R"]]
+"""What `RowObjective.row_values` is: `(student, teacher if there is one) -> values`."""
+
+
+class Measure(NamedTuple):
+    """A value for every row that counts: of pairs, or of the student's places."""
+
+    function: RowFunction
+    is_of_pairs: bool = False
+
+    def weight(self, rows: Rows) -> Float[Array, "*G R"]:
+        """How much each row counts."""
+        if self.is_of_pairs and rows.pair_mask is not None:
+            return rows.pair_mask
+        return rows.mask
+
 
 _Heads = tuple[Head, Head | None]
-_Others = tuple[Array | None, Head | None, Array, Array]
+_Learned = tuple[Array, Array | None]
+"""What of a student's rows a gradient may reach: hidden states and prefixes."""
+_Others = tuple[Side | None, Head | None, Array, Array, Array | None]
+"""The teacher's rows and head, the student's labels, and both masks."""
 
 CHUNK_ROWS = 256
 """Enough that adding up the head's gradient is small beside forming it; few enough that a chunk's
@@ -37,11 +55,6 @@ logits are small beside that gradient."""
 _CPU_PIECE_ROWS = 16
 """How many rows of a chunk a CPU compares together: few enough for its caches. Comparing a whole
 chunk at once makes a step of `tests/benchmarks/ours/kd_step.py` a tenth longer."""
-
-
-def logits(hidden: Float[Array, "*R D"], head: Head) -> Float32[Array, "*R V"]:
-    """The logits of a few rows; -inf in columns that stand for no word."""
-    return _finish(_project(hidden, head), head)
 
 
 def weighted_loss(
@@ -55,15 +68,15 @@ def weighted_loss(
 ) -> tuple[Float32[Array, ""], Float32[Array, " objectives"]]:
     """The sum of all objectives over all rows, and the sum of each.
 
-    Gradients reach the student's hidden states, its head and the coefficients; never the teacher,
-    and not through the separate sums.
+    Gradients reach the student's hidden states and prefixes, its head and the coefficients; never
+    the teacher, and not through the separate sums.
 
     Args:
         objectives: The methods of the run; one walk serves them all.
         coefficients: What the values of each objective are multiplied by in the loss.
         rows: Student's and teacher's places, in as many groups as the batch has shards (`pair`).
-        student_head: Reads `rows.student_hidden`.
-        teacher_head: Reads `rows.teacher_hidden`; unused unless an objective needs it.
+        student_head: Reads `rows.student`.
+        teacher_head: Reads `rows.teacher`; unused unless an objective needs it.
         chunk_rows: Rows of each group that are projected at a time.
 
     Returns:
@@ -72,16 +85,17 @@ def weighted_loss(
     Raises:
         UserError: If the teacher's logits are needed and missing, or of another vocabulary.
     """
-    teacher_hidden = rows.teacher_hidden
+    teacher = rows.teacher
     if not any("teacher_logits" in objective.needs for objective in objectives):
-        teacher_hidden = teacher_head = None
-    elif teacher_hidden is None or teacher_head is None:
+        teacher = teacher_head = None
+    elif teacher is None or teacher_head is None:
         raise UserError("objectives: these need the teacher's logits, but no teacher was given.")
-    _check_vocabularies(student_head, teacher_head)
-    others = jax.lax.stop_gradient((teacher_hidden, teacher_head, rows.labels, rows.mask))
-    loss, sums = _loss(
-        objectives, chunk_rows, coefficients, rows.student_hidden, student_head, others
-    )
+    _check_vocabularies(objectives, student_head, teacher_head)
+    measures = tuple(Measure(one.row_values, one.compares) for one in objectives)
+    learned = rows.student.hidden, rows.student.log_prefix
+    others = teacher, teacher_head, rows.student.labels, rows.mask, rows.pair_mask
+    others = jax.lax.stop_gradient(others)
+    loss, sums = _loss(measures, chunk_rows, coefficients, learned, student_head, others)
     return loss, jax.lax.stop_gradient(sums)
 
 
@@ -97,43 +111,43 @@ def row_statistics(
 
     Args:
         statistics: By name, functions like an objective's `row_values`: of the student's
-            `RowLogits`, the teacher's (None without a teacher) and the labels.
+            `RowLogits`, and the teacher's (None without a teacher).
         rows: As for `weighted_loss`, and so are the rest.
-        student_head: Reads `rows.student_hidden`.
-        teacher_head: Reads `rows.teacher_hidden`.
+        student_head: Reads `rows.student`.
+        teacher_head: Reads `rows.teacher`.
         chunk_rows: Rows of each group that are projected at a time.
     """
-    _check_vocabularies(student_head, teacher_head)
-    heads = student_head, teacher_head
-    columns = _walk_values(tuple(statistics.values()), heads, rows, chunk_rows)
+    measures = [Measure(function) for function in statistics.values()]
+    columns = walk_values(measures, (student_head, teacher_head), rows, chunk_rows)
     return dict(zip(statistics, columns, strict=True))
 
 
-def _walk_values(
-    functions: Sequence[RowFunction], heads: _Heads, rows: Rows, chunk_rows: int
+def walk_values(
+    measures: Sequence[Measure], heads: _Heads, rows: Rows, chunk_rows: int
 ) -> list[Float32[Array, "G R"]]:
     """What each function says of each row."""
     packed = pack(rows, chunk_rows)
 
     def measure(chunk: Rows) -> list[Float32[Array, " R"]]:
-        found = _in_pieces(partial(_values, functions, heads), chunk, *_scores(heads, chunk))
+        found = _in_pieces(partial(_values, measures, heads), chunk, *_scores(heads, chunk))
         return [column.reshape(-1) for column in found]
 
     def visit(columns: list[Array], chunk: Rows, start: Array) -> list[Array]:
         return [write(c, v, start) for c, v in zip(columns, jax.vmap(measure)(chunk), strict=True)]
 
     zeros = jnp.zeros_like(packed.rows.mask, jnp.float32)
-    return [restore(column, packed) for column in walk(packed, visit, [zeros] * len(functions))]
+    return [restore(column, packed) for column in walk(packed, visit, [zeros] * len(measures))]
 
 
 def _scores(
     heads: _Heads, chunk: Rows
 ) -> tuple[Float32[Array, "R V"], Float32[Array, "R W"] | None]:
     """What both heads make of a chunk, before bias, scale and cap: two large products."""
-    student, (student_head, teacher_head) = chunk.student_hidden, heads
-    if chunk.teacher_hidden is None or teacher_head is None:
-        return _project(student, student_head), None
-    return _project(student, student_head), _project(chunk.teacher_hidden, teacher_head)
+    student_head, teacher_head = heads
+    student = project(chunk.student.hidden, student_head)
+    if chunk.teacher is None or teacher_head is None:
+        return student, None
+    return student, project(chunk.teacher.hidden, teacher_head)
 
 
 def _in_pieces(compare: Callable[..., Any], chunk: Rows, *scores: Array | None) -> Any:
@@ -146,7 +160,7 @@ def _in_pieces(compare: Callable[..., Any], chunk: Rows, *scores: Array | None) 
 
 
 def _values(
-    functions: Sequence[RowFunction],
+    measures: Sequence[Measure],
     heads: _Heads,
     rows: Rows,
     student_scores: Float32[Array, "R V"],
@@ -154,88 +168,93 @@ def _values(
 ) -> list[Float32[Array, " R"]]:
     """What each function says of each row that counts; 0 for the others."""
     student_head, teacher_head = heads
-    student, teacher = _finish(student_scores, student_head), None
-    if teacher_scores is not None and teacher_head is not None:
-        teacher = _finish(teacher_scores, teacher_head)
-        # Of two paddings the narrower; one that is common to both heads is never cut, for a cut
-        # through a vocabulary that is sharded would move it between devices.
-        width = min(student.shape[-1], teacher.shape[-1])
-        student, teacher = student[:, :width], RowLogits(teacher[:, :width])
-    student = RowLogits(student)
-    return [jnp.where(rows.mask != 0, f(student, teacher, rows.labels), 0) for f in functions]
+    student, teacher = finish(student_scores, student_head), None
+    if rows.teacher is not None and teacher_scores is not None and teacher_head is not None:
+        beside = finish(teacher_scores, teacher_head)
+        if num_words(student_head) == num_words(teacher_head):
+            # Of two paddings the narrower; one that is common to both heads is never cut, for a
+            # cut through a vocabulary that is sharded would move it between devices.
+            width = min(student.shape[-1], beside.shape[-1])
+            student, beside = student[:, :width], beside[:, :width]
+        teacher = _said(beside, rows.teacher, teacher_head)
+    student = _said(student, rows.student, student_head)
+    return [jnp.where(m.weight(rows) != 0, m.function(student, teacher), 0) for m in measures]
+
+
+def _said(logits: Float32[Array, "R V"], side: Side, head: Head) -> RowLogits:
+    return RowLogits(logits, side.labels, side.log_prefix, head.words)
 
 
 def _forward(
-    objectives: tuple[RowObjective, ...],
+    measures: tuple[Measure, ...],
     chunk_rows: int,
     coefficients: Float32[Array, " objectives"],
-    hidden: Float[Array, "G R D"],
+    learned: _Learned,
     head: Head,
     others: _Others,
 ) -> tuple[Float32[Array, ""], Float32[Array, " objectives"]]:
     """The loss and the sums, where no gradient is asked for."""
-    teacher_hidden, teacher_head, labels, mask = others
-    rows = Rows(hidden, teacher_hidden, labels, mask)
-    functions = [objective.row_values for objective in objectives]
-    columns = _walk_values(functions, (head, teacher_head), rows, chunk_rows)
-    sums = jnp.stack([jnp.sum(mask * column) for column in columns])
+    rows = _rows(learned, others)
+    columns = walk_values(measures, (head, others[1]), rows, chunk_rows)
+    sums = _sums(measures, rows, columns)
     return _weigh(coefficients, sums), sums
 
 
-def _forward_with_gradients(
-    objectives: tuple[RowObjective, ...],
+def forward_with_gradients(
+    measures: tuple[Measure, ...],
     chunk_rows: int,
     coefficients: Float32[Array, " objectives"],
-    hidden: Float[Array, "G R D"],
+    learned: _Learned,
     head: Head,
     others: _Others,
 ) -> tuple[Any, Any]:
     """`_forward` with the gradients formed on the way; they are all that is kept of it."""
-    teacher_hidden, teacher_head, labels, mask = others
-    packed = pack(Rows(hidden, teacher_hidden, labels, mask), chunk_rows)
-    functions = [objective.row_values for objective in objectives]
-    heads = head, teacher_head
+    packed = pack(_rows(learned, others), chunk_rows)
+    heads = head, others[1]
 
     def slopes(
         rows: Rows, student_scores: Float32[Array, "R V"], teacher_scores: Array | None
-    ) -> tuple[Float32[Array, "R V"], Float32[Array, " objectives"]]:
-        def loss(scores: Float32[Array, "R V"]) -> tuple[Array, Array]:
-            values = _values(functions, heads, rows, scores, teacher_scores)
-            sums = jnp.stack([jnp.sum(rows.mask * column) for column in values])
+    ) -> tuple[tuple[Float32[Array, "R V"], Array | None], Float32[Array, " objectives"]]:
+        def loss(scores: Float32[Array, "R V"], log_prefix: Array | None) -> tuple[Array, Array]:
+            side = dataclasses.replace(rows.student, log_prefix=log_prefix)
+            paired = dataclasses.replace(rows, student=side)
+            sums = _sums(measures, rows, _values(measures, heads, paired, scores, teacher_scores))
             return _weigh(coefficients, sums), sums
 
-        return jax.grad(loss, has_aux=True)(student_scores)
+        differentiate = jax.grad(loss, argnums=(0, 1), has_aux=True)
+        return differentiate(student_scores, rows.student.log_prefix)
 
-    def differentiate(chunk: Rows) -> tuple[Any, Float32[Array, "R D"]]:
-        slope, sums = _in_pieces(slopes, chunk, *_scores(heads, chunk))
-        slope = slope.reshape(-1, slope.shape[-1])
+    def differentiate(chunk: Rows) -> tuple[Any, _Learned]:
+        found, sums = _in_pieces(slopes, chunk, *_scores(heads, chunk))
+        slope, prefix_gradient = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
         bias_gradient = None if head.bias is None else jnp.sum(slope, axis=0)
         slope = slope.astype(head.matrix.dtype)
-        matrix_gradient = _multiply("rv,rd->vd", slope, chunk.student_hidden)
-        hidden_gradient = _multiply("rv,vd->rd", slope, head.matrix)
-        return (sums.sum(axis=0), (matrix_gradient, bias_gradient)), hidden_gradient
+        matrix_gradient = multiply("rv,rd->vd", slope, chunk.student.hidden)
+        hidden_gradient = multiply("rv,vd->rd", slope, head.matrix)
+        return (sums.sum(axis=0), (matrix_gradient, bias_gradient)), (
+            hidden_gradient,
+            prefix_gradient,
+        )
 
-    def visit(carry: tuple[Any, Array], chunk: Rows, start: Array) -> tuple[Any, Array]:
-        added, hidden_gradient = jax.vmap(differentiate)(chunk)
-        return jax.tree.map(jnp.add, carry[0], added), write(carry[1], hidden_gradient, start)
+    def visit(carry: tuple[Any, _Learned], chunk: Rows, start: Array) -> tuple[Any, _Learned]:
+        added, of_rows = jax.vmap(differentiate)(chunk)
+        written = jax.tree.map(lambda column, part: write(column, part, start), carry[1], of_rows)
+        return jax.tree.map(jnp.add, carry[0], added), written
 
     # A total for each group until the end, so that devices need not talk at every chunk.
     leaves = (coefficients, (head.matrix, head.bias))
-    zeros = jax.tree.map(lambda a: jnp.zeros((hidden.shape[0], *a.shape), jnp.float32), leaves)
-    totals, hidden_gradient = walk(
-        packed, visit, (zeros, jnp.zeros_like(packed.rows.student_hidden))
-    )
+    zeros = jax.tree.map(lambda a: jnp.zeros((len(learned[0]), *a.shape), jnp.float32), leaves)
+    side = packed.rows.student
+    nothing = jax.tree.map(jnp.zeros_like, (side.hidden, side.log_prefix))
+    totals, gradients = walk(packed, visit, (zeros, nothing))
     sums, (matrix, bias) = jax.tree.map(lambda t, a: t.sum(axis=0).astype(a.dtype), totals, leaves)
-    head_gradient = dataclasses.replace(head, matrix=matrix, bias=bias)
-    return (_weigh(coefficients, sums), sums), (
-        sums,
-        restore(hidden_gradient, packed),
-        head_gradient,
-    )
+    gradients = jax.tree.map(lambda column: restore(column, packed), gradients)
+    head_gradient = dataclasses.replace(head, matrix=matrix, bias=bias, words=None)
+    return (_weigh(coefficients, sums), sums), (sums, gradients, head_gradient)
 
 
 def _scale_gradients(
-    objectives: tuple[RowObjective, ...], chunk_rows: int, gradients: Any, cotangents: Any
+    measures: tuple[Measure, ...], chunk_rows: int, gradients: Any, cotangents: Any
 ) -> tuple[Any, ...]:
     loss_cotangent, _ = cotangents
     scaled = jax.tree.map(lambda leaf: (loss_cotangent * leaf).astype(leaf.dtype), gradients)
@@ -243,7 +262,19 @@ def _scale_gradients(
 
 
 _loss = jax.custom_vjp(_forward, nondiff_argnums=(0, 1))
-_loss.defvjp(_forward_with_gradients, _scale_gradients)
+_loss.defvjp(forward_with_gradients, _scale_gradients)
+
+
+def _rows(learned: _Learned, others: _Others) -> Rows:
+    teacher, _, labels, mask, pair_mask = others
+    return Rows(Side(learned[0], labels, learned[1]), teacher, mask, pair_mask)
+
+
+def _sums(
+    measures: Sequence[Measure], rows: Rows, columns: Sequence[Float32[Array, "*G R"]]
+) -> Float32[Array, " objectives"]:
+    pairs = zip(measures, columns, strict=True)
+    return jnp.stack([jnp.sum(measure.weight(rows) * column) for measure, column in pairs])
 
 
 def _weigh(
@@ -253,35 +284,14 @@ def _weigh(
     return jnp.sum(jnp.where(coefficients == 0, 0, coefficients * sums))
 
 
-def _project(hidden: Float[Array, "*R D"], head: Head) -> Float32[Array, "*R V"]:
-    return _multiply("...d,vd->...v", hidden, head.matrix)
-
-
-def _multiply(formula: str, left: Array, right: Array) -> Float32[Array, "..."]:
-    return jnp.einsum(formula, left, right, preferred_element_type=jnp.float32)
-
-
-def _finish(scores: Float32[Array, "*R V"], head: Head) -> Float32[Array, "*R V"]:
-    """From products to logits, as `Head` describes."""
-    if head.bias is not None:
-        scores = scores + head.bias.reshape((1,) * (scores.ndim - 1) + (-1,))
-    scores = scores * head.scale
-    if head.soft_cap is not None:
-        scores = head.soft_cap * jnp.tanh(scores / head.soft_cap)
-    if _num_words(head) == scores.shape[-1]:
-        return scores
-    is_word = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1) < _num_words(head)
-    return jnp.where(is_word, scores, -jnp.inf)
-
-
-def _num_words(head: Head) -> int:
-    return head.vocab_size or head.matrix.shape[0]
-
-
-def _check_vocabularies(student_head: Head, teacher_head: Head | None) -> None:
-    if teacher_head is not None and _num_words(student_head) != _num_words(teacher_head):
+def _check_vocabularies(
+    objectives: Sequence[RowObjective], student_head: Head, teacher_head: Head | None
+) -> None:
+    if teacher_head is None or num_words(student_head) == num_words(teacher_head):
+        return
+    if any(objective.compares and objective.alignment is None for objective in objectives):
         raise UserError(
-            f"vocabulary sizes differ (student {_num_words(student_head)}, teacher "
-            f"{_num_words(teacher_head)}): rows can only be compared over one vocabulary. If the "
+            f"vocabulary sizes differ (student {num_words(student_head)}, teacher "
+            f"{num_words(teacher_head)}): rows can only be compared over one vocabulary. If the "
             "tokenizers are the same, set both heads' real vocabulary size to the tokenizer's."
         )

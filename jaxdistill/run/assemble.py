@@ -1,10 +1,11 @@
 """Models, optimizer and step of a run, placed on its mesh."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import optax
+from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import hub
 from jaxdistill.model import Model
@@ -16,7 +17,7 @@ from jaxdistill.models import (
     parameter_axes,
     select_layers,
 )
-from jaxdistill.run.check import Inspection
+from jaxdistill.run.check import Inspection, needs_words
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import shardings
@@ -29,7 +30,7 @@ from jaxdistill.train import (
     make_step,
     state_shardings,
 )
-from jaxdistill.types import Batch, Head, Output, Params, Signal
+from jaxdistill.types import Batch, Head, Output, Params, Signal, Words
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Student:
     Attributes:
         config: Its shape.
         vocab_size: How many of its head's rows stand for a token.
+        words: What its words are to the teacher, where an objective asks.
         compute_dtype: What its parameters are cast to before they are used.
         shapes: The shape of each parameter.
         optimizer: What updates them.
@@ -47,6 +49,7 @@ class Student:
 
     config: DecoderConfig
     vocab_size: int
+    words: Words | None
     compute_dtype: str
     shapes: Params
     optimizer: optax.GradientTransformation
@@ -63,7 +66,8 @@ class Student:
 
     def head(self, params: Params) -> Head:
         """Its unembedding."""
-        return head(self.config, self._cast(params), vocab_size=self.vocab_size)
+        plain = head(self.config, self._cast(params), vocab_size=self.vocab_size)
+        return replace(plain, words=self.words)
 
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), params)
@@ -79,6 +83,7 @@ def make_student(config: RunConfig, inspection: Inspection) -> Student:
     return Student(
         config=decoder,
         vocab_size=inspection.vocab_size,
+        words=inspection.words[0] if needs_words(config) else None,
         compute_dtype=config.student.compute_dtype,
         shapes=shapes,
         optimizer=optimizer,
@@ -92,7 +97,7 @@ def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
         return None
     source = inspection.teacher
     params = _load(source, config.teacher.dtype, inspection)
-    return _model(source, source.config, params, inspection)
+    return _model(source, source.config, params, inspection.teacher_tokenizer)
 
 
 def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | None) -> Model:
@@ -119,7 +124,7 @@ def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | 
 
 def student_model(inspection: Inspection, params: Params) -> Model:
     """The student with everything that is written when it leaves."""
-    return _model(inspection.student, inspection.student_config, params, inspection)
+    return _model(inspection.student, inspection.student_config, params, inspection.tokenizer)
 
 
 def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -> Any:
@@ -127,7 +132,7 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
     step = make_step(
         forward=student.forward,
         head=student.head,
-        teacher=teacher_signal(inspection),
+        teacher=teacher_signal(config, inspection),
         objectives=config.objectives,
         optimizer=student.optimizer,
         rate=config.train.optimizer.rate(config.train.steps),
@@ -142,14 +147,17 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
     return jit_step(step, student.shardings, placed, inspection.mesh)
 
 
-def teacher_signal(inspection: Inspection) -> Any:
+def teacher_signal(config: RunConfig, inspection: Inspection) -> Any:
     """`(teacher params, batch) -> Signal`, or None where there is no teacher."""
     if inspection.teacher is None:
         return None
-    config = inspection.teacher.config
+    decoder = inspection.teacher.config
+    words = inspection.words[1] if needs_words(config) else None
 
     def signal(params: Params, batch: Batch) -> Signal:
-        return online.signal(config, params, batch, vocab_size=inspection.vocab_size)
+        vocab_size = inspection.teacher_vocab_size
+        said = online.signal(decoder, params, batch, vocab_size=vocab_size)
+        return replace(said, head=replace(said.head, words=words))
 
     return signal
 
@@ -165,14 +173,14 @@ def restored_student(config: RunConfig, inspection: Inspection, folder: RunFolde
 
 
 def _model(
-    source: hub.Source, config: DecoderConfig, params: Params, inspection: Inspection
+    source: hub.Source, config: DecoderConfig, params: Params, tokenizer: PreTrainedTokenizerBase
 ) -> Model:
     return Model(
         hub.Pretrained(
             family=source.family,
             config=config,
             params=params,
-            tokenizer=inspection.tokenizer,
+            tokenizer=tokenizer,
             hf_config=source.hf_config,
             generation_config=source.generation_config,
         )

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from jaxdistill.errors import Findings, UserError
 from jaxdistill.evals import num_parameters
 from jaxdistill.files import check_name
 from jaxdistill.models import DecoderConfig, abstract_params
+from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.objectives.weight import in_words
 from jaxdistill.run.config import RunConfig, kept_layers
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import make_mesh
 from jaxdistill.train import check_batch_size
+from jaxdistill.types import Words
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class Inspection:
         layers: Which of their layers it keeps.
         student_config: Its shape.
         teacher: The teacher's files, when there is one.
-        tokenizer: The tokenizer of both.
-        vocab_size: How many tokens it has; further rows of either head are padding.
+        tokenizer: The student's tokenizer, and the teacher's unless `beside` has another.
+        vocab_size: How many tokens it has; further rows of the heads that use it are padding.
+        beside: How the teacher reads the rows, where its tokenizer is another.
         mesh: The devices.
     """
 
@@ -42,7 +46,31 @@ class Inspection:
     teacher: hub.Source | None
     tokenizer: PreTrainedTokenizerBase
     vocab_size: int
+    beside: data.Beside | None
     mesh: Mesh
+
+    @property
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
+        """What the teacher reads with."""
+        return self.tokenizer if self.beside is None else self.beside.templates.tokenizer
+
+    @property
+    def teacher_vocab_size(self) -> int:
+        """How many tokens that has."""
+        if self.beside is None or self.teacher is None:
+            return self.vocab_size
+        return hub.real_vocab_size(self.teacher_tokenizer, self.teacher.config.vocab_size)
+
+    @cached_property
+    def words(self) -> tuple[Words, Words]:
+        """What the student's words are to the teacher, and the teacher's to the student.
+
+        Raises:
+            UserError: for a tokenizer that does not tell what its words stand for.
+        """
+        tokenizers = self.tokenizer, self.teacher_tokenizer
+        student, teacher = align.twins(*(align.token_bytes(one) for one in tokenizers))
+        return Words(student), Words(teacher)
 
 
 def check(config: RunConfig) -> str:
@@ -59,7 +87,7 @@ def check(config: RunConfig) -> str:
         if inspection is None:
             data.read(config.data)
         else:
-            lines = data.check(config.data, inspection.tokenizer)
+            lines = data.check(config.data, inspection.tokenizer, inspection.beside)
     findings.raise_any()
     assert inspection is not None
     facts = {**summary(config, inspection), "data": lines}
@@ -73,7 +101,7 @@ def inspect(config: RunConfig) -> Inspection:
         UserError: with everything that is wrong, except in the data.
     """
     findings = Findings()
-    student = teacher = tokenizer = mesh = None
+    student = teacher = tokenizer = beside = mesh = None
     layers: tuple[int, ...] = ()
     with findings.collect("student.model"):
         student = hub.read(config.student.model)
@@ -87,7 +115,7 @@ def inspect(config: RunConfig) -> Inspection:
             teacher = hub.read(config.teacher.model)
             _ = teacher.config
             if tokenizer is not None and config.teacher.model != config.student.model:
-                _check_same(tokenizer, teacher.load_tokenizer())
+                beside = _beside(config, tokenizer, teacher.load_tokenizer())
     with findings.collect():
         for source in filter(None, (student, teacher)):
             check_length(config.data.length, source.config, str(source.path), "data.length")
@@ -105,16 +133,27 @@ def inspect(config: RunConfig) -> Inspection:
     assert tokenizer is not None
     assert mesh is not None
     kept = tuple(student.config.layers[layer] for layer in layers)
-    heads = [source.config.vocab_size for source in (student, teacher) if source is not None]
-    return Inspection(
+    heads = [student.config.vocab_size]
+    if teacher is not None and beside is None:
+        heads.append(teacher.config.vocab_size)
+    inspection = Inspection(
         student=student,
         layers=layers,
         student_config=replace(student.config, layers=kept),
         teacher=teacher,
         tokenizer=tokenizer,
         vocab_size=hub.real_vocab_size(tokenizer, min(heads)),
+        beside=beside,
         mesh=mesh,
     )
+    if needs_words(config):
+        _ = inspection.words  # what cannot be read is told now
+    return inspection
+
+
+def needs_words(config: RunConfig) -> bool:
+    """Whether an objective looks words up that both models know."""
+    return any("words" in objective.needs for objective in config.objectives)
 
 
 def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
@@ -126,6 +165,11 @@ def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
         heads.append(inspection.teacher.config.vocab_size)
     padded = " and ".join(f"{rows:,}" for rows in heads)
     facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the heads have {padded} rows"
+    if inspection.beside is not None:
+        facts["vocabulary"] += (
+            f"; the teacher has {inspection.teacher_vocab_size:,} tokens of its own, compared by "
+            f"{inspection.beside.alignment.by}"
+        )
     facts["objectives"] = " + ".join(
         f"{in_words(objective.weight)} · {objective.type}"  # pyright: ignore
         for objective in config.objectives
@@ -172,7 +216,7 @@ def _check_needs(config: RunConfig) -> None:
     provided = config.teacher.provides if config.teacher is not None else frozenset()
     findings = Findings()
     for number, objective in enumerate(config.objectives):
-        missing = objective.needs - provided - {"labels"}
+        missing = objective.needs - provided - {"labels", "words"}
         with findings.collect(f"objectives[{number}]"):
             if missing:
                 gives = f"teacher `{config.teacher.type}` gives" if config.teacher else "there is"
@@ -190,11 +234,36 @@ def _check_needs(config: RunConfig) -> None:
     findings.raise_any()
 
 
-def _check_same(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+def _beside(
+    config: RunConfig, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
+) -> data.Beside | None:
+    """How a teacher of another tokenizer reads the rows; None where both are one.
+
+    Raises:
+        UserError: where an objective compares word with word and the words are not the same, or
+            two want places to meet in different ways.
+    """
     found = align.difference(student, teacher)
-    if found is not None:
+    if found is None:
+        return None
+    comparing = [objective for objective in config.objectives if objective.compares]
+    if kinds := [one.type for one in comparing if one.alignment is None]:  # pyright: ignore
         raise UserError(
-            f"its tokenizer is not the student's: {found}. The objectives here compare token with "
-            "token. Take a teacher and a student of one family, or start the student from the "
-            "teacher's files."
+            f"its tokenizer is not the student's: {found}. {', '.join(kinds)} compares "
+            "token with token. Take a teacher and a student of one family, start the student from "
+            f"the teacher's files, or use one of {', '.join(_crossing())}."
         )
+    wanted = {one.alignment for one in comparing if one.alignment is not None}
+    if len(wanted) > 1:
+        ways = " and ".join(sorted(f"`{way.by}` averaged over {way.average}" for way in wanted))
+        raise UserError(
+            f"objectives: the places of two tokenizers are to meet in different ways: {ways}. "
+            "Set `align` and `average` of one as the other has them."
+        )
+    alignment = wanted.pop() if wanted else align.Alignment("spans")
+    return data.Beside(data.Templates(teacher), alignment, config.data.unpaired)
+
+
+def _crossing() -> list[str]:
+    """The objectives that compare across tokenizers."""
+    return [name for name in OBJECTIVES if OBJECTIVES[name]().alignment is not None]

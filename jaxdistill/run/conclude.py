@@ -57,21 +57,24 @@ def conclude(
         lines = (json.dumps(line) for line in row_lines(places, prepared.heldout))
         write_text(folder.heldout, "".join(f"{line}\n" for line in lines))
     before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
-    asked = questions(prepared, student, max(SPEED_PROMPTS, config.evaluation.samples))
-    prompts = [question.tokens for question in asked[:SPEED_PROMPTS]]
+    count = max(SPEED_PROMPTS, config.evaluation.samples)
+    asked = {STUDENT: questions(prepared, student, count)}
+    if teacher is not None:
+        asked[TEACHER] = questions(prepared, student, count, reader=teacher)
+    prompts = {name: [q.tokens for q in of[:SPEED_PROMPTS]] for name, of in asked.items()}
 
     comparison: dict[str, dict[str, float]] = {
         BEFORE: _chosen(before, _OF_STUDENT),
-        STUDENT: {**_chosen(after, _OF_STUDENT), **_costs(student, prompts)},
+        STUDENT: {**_chosen(after, _OF_STUDENT), **_costs(student, prompts[STUDENT])},
     }
     comparison[STUDENT]["size_on_disk"] = float(evals.size_on_disk(folder.student))
     if teacher is not None and config.teacher is not None:
         own = {name: after.get(f"teacher_{name}") for name in _OF_TEACHER}
-        comparison[TEACHER] = {**_chosen(own, _OF_TEACHER), **_costs(teacher, prompts)}
+        comparison[TEACHER] = {**_chosen(own, _OF_TEACHER), **_costs(teacher, prompts[TEACHER])}
         comparison[TEACHER]["size_on_disk"] = evals.size_on_disk(
             hub.read(config.teacher.model).path
         )
-    samples = _samples(config, asked[: config.evaluation.samples], student, teacher)
+    samples = _samples(config, asked, student, teacher)
     result = {
         "comparison": comparison,
         "samples": [asdict(sample) for sample in samples],
@@ -121,17 +124,22 @@ def _costs(model: Model, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
 
 
 def _samples(
-    config: RunConfig, asked: Sequence[Question], student: Model, teacher: Model | None
+    config: RunConfig,
+    asked: Mapping[str, Sequence[Question]],
+    student: Model,
+    teacher: Model | None,
 ) -> list[report.Sample]:
-    if not asked:
+    if not (count := config.evaluation.samples):
         return []
     sampling = Sampling(max_new_tokens=config.evaluation.max_new_tokens)
-    prompts = [question.tokens for question in asked]
     models = {STUDENT: student} if teacher is None else {STUDENT: student, TEACHER: teacher}
-    answers = {name: model.decode(model.write(prompts, sampling)) for name, model in models.items()}
+    answers = {}
+    for name, model in models.items():
+        prompts = [question.tokens for question in asked[name][:count]]
+        answers[name] = model.decode(model.write(prompts, sampling))
     return [
         report.Sample(question.text, {name: texts[number] for name, texts in answers.items()})
-        for number, question in enumerate(asked)
+        for number, question in enumerate(asked[STUDENT][:count])
     ]
 
 

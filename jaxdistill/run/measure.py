@@ -29,10 +29,12 @@ def heldout(
     """What a student says of every held-out place; None where there are none."""
     if not examples:
         return None
+    # Agreement is counted word by word, so it takes one vocabulary.
+    is_beside = inspection.beside is None
     evaluation = evals.Evaluation(
         forward=student.forward,
         head=student.head,
-        teacher=assemble.teacher_signal(inspection),
+        teacher=assemble.teacher_signal(config, inspection) if is_beside else None,
         mesh=inspection.mesh,
         chunk_rows=config.train.chunk_rows,
     )
@@ -75,21 +77,33 @@ class Question:
     tokens: list[int]
 
 
-def questions(prepared: data.Prepared, model: Model, count: int) -> list[Question]:
+def questions(
+    prepared: data.Prepared, student: Model, count: int, *, reader: Model | None = None
+) -> list[Question]:
     """The first prompts of the held-out rows, or of the others where none are held out.
 
     A row that asks nothing, or more than the model reads, gives its beginning.
+
+    Args:
+        prepared: The rows.
+        student: Whose tokens they are in.
+        count: How many prompts.
+        reader: Who is asked; None for the student.
     """
     examples = (prepared.heldout or prepared.train)[:count]
     by_id = {row.row_id: row for row in (*prepared.rows.train, *prepared.rows.heldout)}
     rows = [by_id[example.row_id] for example in examples]
-    prompts = data.prompt_tokens(rows, model.tokenizer)
+    reader = reader or student
+    prompts = data.prompt_tokens(rows, reader.tokenizer)
     found = []
     for row, example in zip(rows, examples, strict=True):
         tokens, text = prompts.get(row.row_id, []), data.asked(row)
-        if not 0 < len(tokens) <= model.config.max_positions:
-            tokens, text = example.tokens[:_BEGINNING_TOKENS].tolist(), ""
-        found.append(Question(text or model.decode([tokens])[0], tokens))
+        if not 0 < len(tokens) <= reader.config.max_positions:
+            tokens = example.tokens[:_BEGINNING_TOKENS].tolist()
+            text = student.decode([tokens])[0]
+            if reader.tokenizer is not student.tokenizer:
+                tokens = reader.tokenizer.encode(text)
+        found.append(Question(text or student.decode([tokens])[0], tokens))
     return found
 
 

@@ -173,7 +173,7 @@ def _prepare(
     """The data, with the teacher's answers where the rollout asks for them."""
     rollout = config.data.rollout
     if not (rollout.needs_teacher and teacher and inspection.teacher and config.teacher):
-        return data.prepare(config.data, inspection.tokenizer, rows=rows)
+        return data.prepare(config.data, inspection.tokenizer, rows=rows, beside=inspection.beside)
     sampling = Sampling(
         max_new_tokens=rollout.max_new_tokens,
         temperature=rollout.temperature,
@@ -192,7 +192,9 @@ def _prepare(
             directory=Path(rollout.directory or folder.path).expanduser(),
             on_batch=progress.reach,
         )
-        return data.prepare(config.data, inspection.tokenizer, rows=rows, writer=writer)
+        return data.prepare(
+            config.data, inspection.tokenizer, rows=rows, writer=writer, beside=inspection.beside
+        )
 
 
 def _measure_before(

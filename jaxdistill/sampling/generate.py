@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxdistill import objectives
 from jaxdistill.data import rounded_length
 from jaxdistill.errors import UserError
 from jaxdistill.models import (
@@ -27,7 +28,6 @@ from jaxdistill.models import (
     step,
     take_apart,
 )
-from jaxdistill.objectives import wall
 from jaxdistill.sampling.config import Sampling
 from jaxdistill.sampling.select import select
 from jaxdistill.types import Params
@@ -131,7 +131,7 @@ class _Writer:
         number: Array | int,
     ) -> Int[Array, " B"]:
         """The new token of every row that comes as this `number`, from 0."""
-        logits = wall.logits(hidden, head(self.config, params, vocab_size=self.vocab_size))
+        logits = objectives.logits(hidden, head(self.config, params, vocab_size=self.vocab_size))
         token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
         return select(logits, token_keys, self.sampling)
 

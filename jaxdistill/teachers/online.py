@@ -34,11 +34,12 @@ def signal(config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: i
     Args:
         config: The teacher's shape.
         params: Its parameters.
-        batch: What the student reads too.
-        vocab_size: How many words the tokenizer has; further rows of the head are padding.
+        batch: What the student reads, with what this teacher reads of it if that differs.
+        vocab_size: How many words its tokenizer has; further rows of the head are padding.
     """
     params = jax.lax.stop_gradient(params)
-    output = forward_batch(config, params, batch)
+    read = batch if batch.pairing is None else batch.pairing.teacher
+    output = forward_batch(config, params, read)
     return Signal(
         hidden=jax.lax.stop_gradient(output.hidden),
         head=head(config, params, vocab_size=vocab_size),

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import RowObjective
-from jaxdistill.objectives.rows import pair
+from jaxdistill.objectives.pair import pair
 from jaxdistill.objectives.wall import CHUNK_ROWS, weighted_loss
 from jaxdistill.objectives.weight import weight_at
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated
@@ -43,8 +43,8 @@ def make_step(
         head: The student's unembedding, from the same parameters.
         teacher: What the teacher says of a micro-batch, from its own parameters; it runs here,
             outside the gradient. None when no objective asks for one.
-        objectives: What is minimised: the sum of `weight` times the mean over scored places. A
-            weight that moves is recorded, too.
+        objectives: What is minimised: the sum of `weight` times the mean over scored places, or
+            over the pairs of places that are compared. A weight that moves is recorded, too.
         optimizer: What turns a gradient into an update.
         rate: The learning rate by step, for the record.
         shardings: Where the state lies; a gradient lies where its parameter does.
@@ -59,26 +59,30 @@ def make_step(
         `train/param_norm` (after the update), `train/learning_rate`, and the places that were
         scored and read.
     """
-    objectives, names = tuple(objectives), _names(objectives)
+    objectives = (*objectives, *(watched for one in objectives for watched in one.watched))
+    names = _names(objectives)
     moves = [isinstance(objective.weight, tuple) for objective in objectives]
     num_groups = num_batch_shards(mesh)
+    merge = any(one.alignment is not None and one.alignment.by == "spans" for one in objectives)
 
     def loss(
         params: Params, batch: Batch, signal: Signal | None, coefficients: Array
     ) -> tuple[Array, Array]:
+        student = Signal(forward(params, batch).hidden, head(params))
+        rows = pair(
+            student, signal, batch, num_groups=num_groups, merge=merge, chunk_rows=chunk_rows
+        )
+        teacher_head = None if signal is None else signal.head
         return weighted_loss(
-            objectives,
-            coefficients,
-            pair(forward(params, batch).hidden, signal, batch, num_groups=num_groups),
-            head(params),
-            None if signal is None else signal.head,
-            chunk_rows=chunk_rows,
+            objectives, coefficients, rows, student.head, teacher_head, chunk_rows=chunk_rows
         )
 
     def step(state: TrainState, teacher_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
         # The weight of the whole batch comes first: sums over micro-batches then simply add.
         scored = batch.loss_mask.sum()
-        per_place = 1 / jnp.maximum(scored, 1)
+        paired = scored if batch.pairing is None else batch.pairing.weight.sum()
+        counted = jnp.stack([paired if one.compares else scored for one in objectives])
+        per_place = 1 / jnp.maximum(counted, 1)
         weights = jnp.stack([weight_at(objective.weight, state.step) for objective in objectives])
 
         def differentiate(micro_batch: Batch) -> Any:

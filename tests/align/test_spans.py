@@ -1,49 +1,77 @@
-"""Groups cover every byte that both sides reach once, in order, and cannot be made smaller."""
+"""Groups cover every byte between two meetings once, in order, and cannot be made smaller."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.align.spans import spans
+from jaxdistill.align.spans import positions, spans
 
 
 @st.composite
 def tokenizations(draw):
-    """The ends of two tokenizations of one text, some tokens of no bytes, one side perhaps cut."""
+    """Where two tokenizations of one text start and end, some tokens of no bytes, sides cut."""
     size = draw(st.integers(1, 40))
-    sides = []
+    ends, starts = [], []
     for _ in range(2):
         cuts = draw(st.lists(st.integers(0, size), max_size=30))
         whole = sorted([*cuts, size])
-        sides.append(np.array(whole[: draw(st.integers(0, len(whole)))] or [size]))
-    return sides
+        first = draw(st.integers(0, len(whole)))
+        ends.append(np.array(whole[first : draw(st.integers(first, len(whole)))], dtype=int))
+        starts.append(whole[first - 1] if first else 0)
+    return ends, tuple(starts)
 
 
 @given(tokenizations())
-def test_groups_cover_the_same_bytes(sides):
-    student, teacher = sides
-    found = spans(student, teacher)
-    assert (student[found.student] == teacher[found.teacher]).all()
-    assert (np.diff(found.student) > 0).all()
-    assert (np.diff(found.teacher) > 0).all()
-    # No token that reaches a group's last byte is left to the next group.
-    for side, last in ((student, found.student), (teacher, found.teacher)):
-        following = last[last + 1 < len(side)] + 1
-        assert (side[following] > side[following - 1]).all()
-    # No smaller groups: two sides meet on no other byte.
-    inside = set(student.tolist()) & set(teacher.tolist()) - {0}
-    assert inside == set(student[found.student].tolist())
+def test_groups_cover_the_same_bytes(made):
+    (student, teacher), starts = made
+    found = spans(student, teacher, starts=starts)
+    covered = []
+    for ends, groups, start in zip((student, teacher), found, starts, strict=True):
+        before = np.concatenate([[start], ends[:-1]]).astype(int)
+        covered.append(
+            [
+                (before[groups == n].min(), ends[groups == n].max())
+                for n in range(max(groups.max(initial=-1), 0) + 1)
+                if (groups == n).any()
+            ]
+        )
+        grouped = groups[groups >= 0]
+        assert (np.diff(grouped) >= 0).all()
+    assert covered[0] == covered[1]
+    # One group begins where the one before it ends, and has at least a byte.
+    for (_, end), (start, _) in zip(covered[0], covered[0][1:], strict=False):
+        assert end == start
+    assert all(start < end for start, end in covered[0])
+    # No smaller groups: the two sides meet inside of none.
+    meetings = ({starts[0]} | set(student.tolist())) & ({starts[1]} | set(teacher.tolist()))
+    assert len(covered[0]) == max(len(meetings) - 1, 0)
 
 
 def test_pieces_of_a_character_stay_together():
     # "é🙂!" as [é, 🙂, !] beside [é, two pieces of 🙂, !].
     found = spans(np.array([2, 6, 7]), np.array([2, 6, 6, 7]))
     assert found.student.tolist() == [0, 1, 2]
-    assert found.teacher.tolist() == [0, 2, 3]
+    assert found.teacher.tolist() == [0, 1, 1, 2]
 
 
 def test_numbers_are_grouped():
     # "1234 " as [12, 34, space] beside [1, 2, 3, 4, space].
     found = spans(np.array([2, 4, 5]), np.array([1, 2, 3, 4, 5]))
     assert found.student.tolist() == [0, 1, 2]
-    assert found.teacher.tolist() == [1, 3, 4]
+    assert found.teacher.tolist() == [0, 0, 1, 1, 2]
+
+
+def test_what_was_cut_is_in_no_group():
+    # The student lost the first two of "abcdef", the teacher the first and the last two.
+    found = spans(np.array([4, 5, 6]), np.array([2, 3, 4]), starts=(2, 1))
+    assert found.student.tolist() == [0, -1, -1]
+    assert found.teacher.tolist() == [-1, 0, 0]
+
+
+def test_positions_pair_what_counts():
+    found = positions(
+        np.array([False, True, True, True, False]), np.array([True, False, True, True, True])
+    )
+    assert found.student.tolist() == [-1, 0, 1, 2, -1]
+    assert found.teacher.tolist() == [0, -1, 1, 2, -1]
+    assert positions(np.array([True]), np.array([False])).student.tolist() == [-1]

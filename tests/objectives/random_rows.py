@@ -6,12 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdistill.objectives import RowLogits, RowObjective, weighted_loss
-from jaxdistill.objectives.rows import Rows
-from jaxdistill.types import Head
+from jaxdistill.objectives.rows import Rows, Side
+from jaxdistill.types import Head, Words
 
 GROUPS, ROWS, WORDS, WIDTH, TEACHER_WIDTH = 2, 10, 33, 8, 12
+TWINS = Words(np.where(np.arange(WORDS) % 3, np.arange(WORDS), -1))
+"""Two words of three are known to both sides."""
 
 
 @jax.tree_util.register_dataclass
@@ -28,12 +31,13 @@ class Case:
 
     def arguments(self) -> tuple[Rows, Head, Head]:
         """What `weighted_loss` takes after the objectives and their coefficients."""
-        rows = Rows(self.student_hidden, self.teacher_hidden, self.labels, self.mask)
-        return rows, self.student_head, self.teacher_head
+        student = Side(self.student_hidden, self.labels)
+        teacher = Side(self.teacher_hidden, self.labels)
+        return Rows(student, teacher, self.mask), self.student_head, self.teacher_head
 
     def without_teacher(self) -> tuple[Rows, Head]:
         """The same where there is none."""
-        return Rows(self.student_hidden, None, self.labels, self.mask), self.student_head
+        return Rows(Side(self.student_hidden, self.labels), None, self.mask), self.student_head
 
     def replace(self, **changes: Any) -> "Case":
         return dataclasses.replace(self, **changes)
@@ -42,14 +46,19 @@ class Case:
 def random_case(key: jax.Array, groups: int = GROUPS, rows: int = ROWS) -> Case:
     """Rows of which about half count, one of them twice; heads without padding."""
     keys = iter(jax.random.split(key, 6))
+
+    def head(width: int) -> Head:
+        matrix = jax.random.normal(next(keys), (WORDS, width))
+        return Head(matrix, words=TWINS, vocab_size=WORDS)
+
     mask = (jax.random.uniform(next(keys), (groups, rows)) < 0.5).astype(jnp.float32)
     return Case(
         student_hidden=jax.random.normal(next(keys), (groups, rows, WIDTH)),
-        student_head=Head(jax.random.normal(next(keys), (WORDS, WIDTH)), vocab_size=WORDS),
+        student_head=head(WIDTH),
         labels=jax.random.randint(next(keys), (groups, rows), 0, WORDS),
         mask=mask.at[0, 0].set(2.0),
         teacher_hidden=jax.random.normal(next(keys), (groups, rows, TEACHER_WIDTH)),
-        teacher_head=Head(jax.random.normal(next(keys), (WORDS, TEACHER_WIDTH)), vocab_size=WORDS),
+        teacher_head=head(TEACHER_WIDTH),
     )
 
 
@@ -79,6 +88,6 @@ def dense_sums(objectives: tuple[RowObjective, ...], case: Case) -> jax.Array:
         scores = scores * head.scale
         if head.soft_cap is not None:
             scores = head.soft_cap * jnp.tanh(scores / head.soft_cap)
-        sides.append(RowLogits(scores[:, : head.vocab_size]))
-    values = [objective.row_values(*sides, case.labels.ravel()) for objective in objectives]
+        sides.append(RowLogits(scores[:, : head.vocab_size], case.labels.ravel(), words=head.words))
+    values = [objective.row_values(*sides) for objective in objectives]
     return jnp.stack([jnp.sum(case.mask.ravel() * column) for column in values])

@@ -81,7 +81,7 @@ def test_gradients_are_those_of_the_dense_loss(name: str, case: Case) -> None:
         changed = case.replace(student_hidden=hidden, student_head=head)
         return dense_sums((build(name),), changed)[0]
 
-    value, (hidden, head) = jax.value_and_grad(dense, argnums=(0, 1))(
+    value, (hidden, head) = jax.value_and_grad(dense, argnums=(0, 1), allow_int=True)(
         case.student_hidden, case.student_head
     )
     np.testing.assert_allclose(loss(name, case), value, rtol=1e-5)
@@ -161,7 +161,7 @@ def test_temperature_flattens_and_its_square_restores(name: str, case: Case) -> 
 
 @every_objective
 def test_it_says_what_it_needs(name: str, case: Case) -> None:
-    assert build(name).needs <= {"teacher_logits", "labels"}
+    assert build(name).needs <= {"teacher_logits", "labels", "words"}
     if "labels" not in build(name).needs:
         other = case.replace(labels=(case.labels + 1) % 7)
         assert loss(name, other) == loss(name, case)

@@ -20,7 +20,7 @@ def test_jensen_shannon_is_trls(case: dict) -> None:
     labels = jnp.zeros(len(student), jnp.int32)
 
     def total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        values = objective.row_values(RowLogits(logits), RowLogits(teacher), labels)
+        values = objective.row_values(RowLogits(logits, labels), RowLogits(teacher, labels))
         return jnp.sum(values), values
 
     gradient, values = jax.grad(total, has_aux=True)(student)

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from random_rows import WORDS, Case, measure, random_case
 
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
-from jaxdistill.objectives.rows import Rows
+from jaxdistill.objectives.rows import Rows, Side
 from jaxdistill.types import Head
 
 MIX = (OBJECTIVES["forward_kl"](), OBJECTIVES["cross_entropy"]())
@@ -25,7 +25,7 @@ def compile_wall(rows: int, *, differentiate: tuple[int, ...] = (0, 1)):
     mask = jax.ShapeDtypeStruct((1, rows), jnp.float32)
 
     def loss(student_hidden, matrix, labels, mask, teacher_hidden, teacher_matrix):
-        rows = Rows(student_hidden, teacher_hidden, labels, mask)
+        rows = Rows(Side(student_hidden, labels), Side(teacher_hidden, labels), mask)
         heads = Head(matrix), Head(teacher_matrix)
         return weighted_loss(MIX, jnp.ones(2), rows, *heads, chunk_rows=64)[0]
 

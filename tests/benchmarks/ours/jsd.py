@@ -8,7 +8,7 @@ import shapes
 from measure import repeat
 
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
-from jaxdistill.objectives.rows import Rows
+from jaxdistill.objectives.rows import Rows, Side
 from jaxdistill.types import Head
 
 words = int(sys.argv[1])
@@ -27,7 +27,7 @@ def loss_and_gradients(hidden, matrix, teacher, teacher_head):
     """The mean, and its gradients to the student's hidden states and head."""
 
     def loss(hidden, matrix):
-        paired = Rows(hidden, teacher, labels, mask)
+        paired = Rows(Side(hidden, labels), Side(teacher, labels), mask)
         coefficients = jnp.full(2, 0.5 / rows)
         return weighted_loss(objectives, coefficients, paired, Head(matrix), teacher_head)[0]
 

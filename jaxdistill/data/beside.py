@@ -1,0 +1,141 @@
+"""Rows beside themselves: what a teacher with a tokenizer of its own reads of them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxdistill import align
+from jaxdistill.data.examples import Counterpart, Encoded, kept
+from jaxdistill.data.rows import ONE_TOKENIZER
+from jaxdistill.data.templates import Templates
+from jaxdistill.errors import UserError
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A teacher that reads the rows of a run with another tokenizer than the student's.
+
+    Attributes:
+        templates: How its tokenizer wants rows.
+        alignment: Which tokens are compared.
+        unpaired: What becomes of a row of which nothing can be: it is dropped, or refused.
+    """
+
+    templates: Templates
+    alignment: align.Alignment
+    unpaired: Literal["drop", "refuse"] = "drop"
+
+    def counterpart(
+        self,
+        mine: Encoded,
+        theirs: Encoded,
+        templates: Templates,
+        length: int,
+        truncation: Literal["cut_end", "cut_start", "drop"],
+    ) -> Counterpart | None:
+        """A row in the teacher's tokens; None where it is dropped.
+
+        Args:
+            mine: The row as the student reads it.
+            theirs: As the teacher reads it.
+            templates: The student's.
+            length: How many places it may take on either side.
+            truncation: What becomes of a longer one.
+
+        Raises:
+            UserError: for a row that is refused, or holds exact tokens.
+        """
+        student = _Side.of(mine, kept(mine, length, truncation), templates)
+        teacher = _Side.of(theirs, kept(theirs, length, truncation), self.templates)
+        groups = self._groups(student, teacher)
+        reason = student.unknown or teacher.unknown
+        if reason is None and not (groups.student >= 0).any():
+            reason = "no part of its answer is read by both tokenizers"
+        if truncation == "drop" and len(theirs.tokens) > length + 1:
+            reason = f"the teacher's tokenizer makes {len(theirs.tokens):,} tokens of it"
+        if reason is None:
+            return _counterpart(student, teacher, groups, self.alignment)
+        if self.unpaired == "refuse":
+            raise UserError(
+                f"{reason}, so that it cannot be compared. Take it out, or set "
+                "`data.unpaired=drop`."
+            )
+        return None
+
+    def _groups(self, student: "_Side", teacher: "_Side") -> align.Groups:
+        if self.alignment.by == "positions":
+            return align.positions(*(side.counts & ~side.is_mark for side in (student, teacher)))
+        found = align.spans(
+            student.said[student.counts],
+            teacher.said[teacher.counts],
+            starts=(student.start, teacher.start),
+        )
+        return align.Groups(
+            *(_spread(n, side.counts) for n, side in zip(found, (student, teacher), strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What is left of a row on one side.
+
+    Attributes:
+        tokens: Its tokens.
+        loss_mask: Which are learned.
+        said: The byte of the answers that each reaches.
+        counts: Which are predicted parts of answers.
+        is_mark: Which are special.
+        start: The byte before the first that counts.
+        unknown: Why the tokenizer cannot read it.
+    """
+
+    tokens: Int[np.ndarray, " T"]
+    loss_mask: Bool[np.ndarray, " T"]
+    said: Int[np.ndarray, " T"]
+    counts: Bool[np.ndarray, " T"]
+    is_mark: Bool[np.ndarray, " T"]
+    start: int
+    unknown: str | None
+
+    @classmethod
+    def of(cls, encoded: Encoded, keep: slice, templates: Templates) -> "_Side":
+        if encoded.covered is None:
+            raise UserError(ONE_TOKENIZER)
+        tokens, mask = encoded.tokens[keep], encoded.loss_mask[keep].copy()
+        mask[:1] = False  # nothing predicts the first
+        said = encoded.covered.said[keep]
+        counts = mask & (said >= 0)
+        first = keep.start + (int(np.argmax(counts)) if counts.any() else len(tokens))
+        start = int(encoded.covered.said[:first].max(initial=0))
+        unknown = _unknown(tokens[counts], templates)
+        return cls(tokens, mask, said, counts, encoded.covered.is_special[keep], start, unknown)
+
+
+def _unknown(tokens: Int[np.ndarray, " T"], templates: Templates) -> str | None:
+    unknown = templates.tokenizer.unk_token_id
+    if unknown is None or unknown == templates.eos or unknown not in tokens:
+        return None
+    return f"tokenizer `{templates.name}` has no token for a part of its answer"
+
+
+def _counterpart(
+    student: _Side, teacher: _Side, groups: align.Groups, alignment: align.Alignment
+) -> Counterpart:
+    ends = np.zeros(groups.student.max() + 1, dtype=np.int64)
+    is_grouped = groups.student >= 0
+    ends[groups.student[is_grouped]] = np.flatnonzero(is_grouped)  # the last of a group stays
+    weight = np.zeros(len(student.tokens), dtype=np.float32)
+    weight[ends] = 1 if alignment.average == "groups" else 1 / len(ends)
+    student_groups, teacher_groups = (np.where(n >= 0, ends[n], -1) for n in groups)
+    return Counterpart(teacher.tokens, teacher.loss_mask, teacher_groups, student_groups, weight)
+
+
+def _spread(
+    numbers: Int[np.ndarray, " N"], counts: Bool[np.ndarray, " T"]
+) -> Int[np.ndarray, " T"]:
+    """The numbers of the tokens that count, and -1 for the others."""
+    found = np.full(len(counts), -1)
+    found[counts] = numbers
+    return found

@@ -1,0 +1,144 @@
+"""Pairs: which of the teacher's places stands beside each of the student's, on the device.
+
+With one tokenizer they are the same places. With two, groups of tokens that stand for the same text
+are compared where they end: what a model says there of the last token, times how likely it found
+the earlier ones. That is the chain rule, and a group of one token is the plain case of it.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
+
+from jaxdistill.objectives.rows import Rows, Side
+from jaxdistill.objectives.wall import CHUNK_ROWS, Measure, forward_with_gradients, walk_values
+from jaxdistill.types import Batch, Head, Signal
+
+
+def pair(
+    student: Signal,
+    teacher: Signal | None,
+    batch: Batch,
+    *,
+    num_groups: int,
+    merge: bool = False,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Rows:
+    """The places of a batch as rows: what the student makes of each beside the teacher.
+
+    Args:
+        student: What it says of every place.
+        teacher: What it says of every place that it reads; None without a teacher.
+        batch: Says what follows, which places count, and which belong together.
+        num_groups: How many devices hold a piece of the batch: the rows of each are a group.
+        merge: Whether to find out how likely the earlier tokens of a group are.
+        chunk_rows: How many rows are projected at a time for that.
+    """
+    read: Any = jax.tree.map(jnp.asarray, batch)  # of whatever kind the arrays were
+    pairing, grouped = read.pairing, partial(_grouped, num_groups=num_groups)
+    own, other, pair_mask = Side(student.hidden, read.labels), None, None
+    if teacher is not None and pairing is None:
+        other = Side(teacher.hidden, read.labels)
+    if teacher is not None and pairing is not None:
+        pair_mask = pairing.weight
+        ends = _teacher_ends(pairing.teacher_groups, read.tokens.shape[1])
+        prefixes = None, None
+        if merge:
+            places = jax.lax.broadcasted_iota(ends.dtype, ends.shape, 1)
+            prefixes = tuple(
+                _log_prefix(signal, grouped, labels, groups, last, chunk_rows)
+                for signal, labels, groups, last in (
+                    (student, read.labels, pairing.student_groups, places),
+                    (teacher, pairing.teacher.labels, pairing.teacher_groups, ends),
+                )
+            )
+        own = Side(own.hidden, own.labels, prefixes[0])
+        other = Side(_take(teacher.hidden, ends), _take(pairing.teacher.labels, ends), prefixes[1])
+    return jax.tree.map(grouped, Rows(own, other, read.loss_mask, pair_mask))
+
+
+def _grouped(array: Shaped[Array, "B T *D"], num_groups: int) -> Shaped[Array, "G R *D"]:
+    return jnp.reshape(array, (num_groups, -1, *array.shape[2:]))
+
+
+def _teacher_ends(groups: Int[Array, "B S"], size: int) -> Int[Array, "B T"]:
+    """The teacher's last place of the group that ends at each of the student's; 0 for no group."""
+    places = jax.lax.broadcasted_iota(groups.dtype, groups.shape, 1)
+    found = _by_group(jax.ops.segment_max, places, groups, size)
+    return jnp.maximum(found, 0)  # of no places the latest is less than any
+
+
+def _log_prefix(
+    signal: Signal,
+    grouped: Any,
+    labels: Int[Array, "B S"],
+    groups: Int[Array, "B S"],
+    ends: Int[Array, "B T"],
+    chunk_rows: int,
+) -> Float32[Array, "B T"]:
+    """How likely the tokens but the last are of the group that ends at each place of the student's.
+
+    Args:
+        signal: What a model says of its own places.
+        grouped: Makes groups of rows of them.
+        labels: What follows each.
+        groups: The student's place that ends the group of each; -1 for none.
+        ends: The last of the model's places of that group.
+        chunk_rows: How many rows are projected at a time.
+    """
+    places = jax.lax.broadcasted_iota(groups.dtype, groups.shape, 1)
+    is_earlier = (groups >= 0) & (_take(ends, jnp.maximum(groups, 0)) != places)
+    side = Side(grouped(signal.hidden), grouped(labels))
+    found = label_log_probs(side, grouped(is_earlier), signal.head, chunk_rows=chunk_rows)
+    return _by_group(jax.ops.segment_sum, found.reshape(groups.shape), groups, ends.shape[1])
+
+
+def _by_group(
+    reduce: Any, values: Shaped[Array, "B S"], groups: Int[Array, "B S"], size: int
+) -> Shaped[Array, "B T"]:
+    """`values` of each group reduced, at the student's place that ends it."""
+    return jax.vmap(partial(reduce, num_segments=size))(values, groups)
+
+
+def _take(array: Shaped[Array, "B S *D"], places: Int[Array, "B T"]) -> Shaped[Array, "B T *D"]:
+    return jax.vmap(lambda column, at: column[at])(array, places)
+
+
+def label_log_probs(
+    side: Side, is_asked: Bool[Array, "G R"], head: Head, *, chunk_rows: int = CHUNK_ROWS
+) -> Float32[Array, "G R"]:
+    """How likely a model finds the word that follows, in nats; 0 where it is not asked.
+
+    The gradient is formed in a second walk, when it is known how much each row counts.
+    """
+    return _label_log_probs(chunk_rows, side.hidden, head, (side.labels, is_asked))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _label_log_probs(
+    chunk_rows: int, hidden: Float[Array, "G R D"], head: Head, others: tuple[Array, Array]
+) -> Float32[Array, "G R"]:
+    labels, is_asked = others
+    rows = Rows(Side(hidden, labels), None, is_asked.astype(jnp.float32))
+    return walk_values([_LABEL], (head, None), rows, chunk_rows)[0]
+
+
+def _forward(
+    chunk_rows: int, hidden: Float[Array, "G R D"], head: Head, others: tuple[Array, Array]
+) -> tuple[Array, Any]:
+    return _label_log_probs(chunk_rows, hidden, head, others), (hidden, head, others)
+
+
+def _backward(chunk_rows: int, kept: Any, cotangent: Float32[Array, "G R"]) -> tuple[Any, ...]:
+    hidden, head, (labels, is_asked) = kept
+    others = None, None, labels, jnp.where(is_asked, cotangent, 0), None
+    _, (_, (hidden_gradient, _), head_gradient) = forward_with_gradients(
+        (_LABEL,), chunk_rows, jnp.ones(1), (hidden, None), head, others
+    )
+    return hidden_gradient, head_gradient, None
+
+
+_LABEL = Measure(lambda student, teacher: student.label_log_probs())
+_label_log_probs.defvjp(_forward, _backward)
