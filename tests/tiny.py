@@ -1,12 +1,13 @@
 """A tokenizer and models small enough to be made in every test."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
@@ -95,6 +96,43 @@ def tokenizer(
     return made
 
 
+def sentencepiece(**extra: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer in the manner of Gemma: spaces are a letter, unknown letters are bytes.
+
+    Its turns are written otherwise than `tokenizer()` writes them, and it puts a start before all.
+
+    Args:
+        **extra: For `PreTrainedTokenizerFast`.
+    """
+    draft = Tokenizer(BPE())
+    draft.normalizer = normalizers.Replace(" ", "▁")
+    trainer = BpeTrainer(vocab_size=90, show_progress=False)
+    draft.train_from_iterator(_TEXT[:3], trainer)  # no letters but ASCII: the others are bytes
+    learned = json.loads(draft.to_str())["model"]
+    special = ["<unk>", "<bos>", "<eos>", "<start>", "<end>"]
+    words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    inner = Tokenizer(BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
+    inner.normalizer = draft.normalizer
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    inner.add_special_tokens(special)
+    inner.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", inner.token_to_id("<bos>"))]
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", **extra
+    )
+    made.chat_template = (
+        "{{ bos_token }}{% for message in messages %}"
+        "{{ '<start>' + message['role'] + '\n' + message['content'] | trim + '<end>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<start>assistant\n' }}{% endif %}"
+    )
+    return made
+
+
 CONFIG = {
     "model_type": "llama",
     "vocab_size": 336,
@@ -110,12 +148,19 @@ CONFIG = {
 """A llama whose head has 16 rows more than `tokenizer()` has words."""
 
 
-def model_folder(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+def model_folder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    reads: PreTrainedTokenizerFast | None = None,
+    **changes: Any,
+) -> Path:
     """A Hugging Face folder of a random model, with `tokenizer()`.
 
     Args:
         folder: Where to.
         seed: Of the weights.
+        reads: Another tokenizer.
         **changes: To the keys of `CONFIG`.
     """
     hf_config = {**CONFIG, **changes}
@@ -129,4 +174,5 @@ def model_folder(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
 
     # Not `init_params`, which has much to compile for so few numbers.
     params = jax.tree.map_with_path(numbers, abstract_params(config))
-    return hub.save(hub.Pretrained(family, config, params, tokenizer(), hf_config, {}), folder)
+    reads = reads or tokenizer()
+    return hub.save(hub.Pretrained(family, config, params, reads, hf_config, {}), folder)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxdistill import align
-from jaxdistill.data.examples import Counterpart, Encoded, kept
+from jaxdistill.data.examples import Counterpart, Covered, Encoded, byte_ends, kept
 from jaxdistill.data.rows import ONE_TOKENIZER
 from jaxdistill.data.templates import Templates
 from jaxdistill.errors import UserError
@@ -84,10 +84,10 @@ class _Side:
     Attributes:
         tokens: Its tokens.
         loss_mask: Which are learned.
-        said: The byte of the answers that each reaches.
+        said: The byte that each reaches, of all that the answers say.
         counts: Which are predicted parts of answers.
         is_mark: Which are special.
-        start: The byte before the first that counts.
+        start: The byte where the first begins that counts.
         unknown: Why the tokenizer cannot read it.
     """
 
@@ -105,12 +105,56 @@ class _Side:
             raise UserError(ONE_TOKENIZER)
         tokens, mask = encoded.tokens[keep], encoded.loss_mask[keep].copy()
         mask[:1] = False  # nothing predicts the first
-        said = encoded.covered.said[keep]
-        counts = mask & (said >= 0)
-        first = keep.start + (int(np.argmax(counts)) if counts.any() else len(tokens))
-        start = int(encoded.covered.said[:first].max(initial=0))
+        begins, said = _said(encoded.tokens, encoded.covered, templates)
+        counts = mask & (said[keep] >= 0)
+        start = int(begins[keep][np.argmax(counts)]) if counts.any() else 0
         unknown = _unknown(tokens[counts], templates)
-        return cls(tokens, mask, said, counts, encoded.covered.is_special[keep], start, unknown)
+        is_mark = encoded.covered.is_special[keep]
+        return cls(tokens, mask, said[keep], counts, is_mark, start, unknown)
+
+
+def _said(
+    tokens: Int[np.ndarray, " T"], covered: Covered, templates: Templates
+) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " T"]]:
+    """Where each token of an answer begins and ends, in bytes of all that the answers say.
+
+    The mark that ends an answer counts as one byte more. What a template puts around an answer
+    ends at -1, and so do all tokens of no answer; a token may begin before its answer does.
+    """
+    reached = _exact_ends(tokens, covered, templates)
+    begins, said = np.concatenate([[0], reached[:-1]]), np.full(len(tokens), -1)
+    before = 0
+    for number, turn in enumerate(covered.turns):
+        first, last = byte_ends(covered.text, np.array(turn.said))
+        inside = np.flatnonzero(covered.turn_ids == number)
+        begins[inside] += before - first
+        is_said = inside[(reached[inside] > first) & (reached[inside] <= last)]
+        said[is_said] = before + reached[is_said] - first
+        before += last - first + 1
+        # Where a token goes on behind the answer, it is not known when the mark is due.
+        if last in (first, *reached[is_said]) and covered.is_special[inside[-1:]].any():
+            said[inside[-1]] = before
+            begins[inside[-1]] = before - 1
+    return begins, said
+
+
+def _exact_ends(
+    tokens: Int[np.ndarray, " T"], covered: Covered, templates: Templates
+) -> Int[np.ndarray, " T"]:
+    """The byte that each token reaches, inside of characters, too.
+
+    A tokenizer tells which characters a token has a part of, and not how much of them; its words
+    do. Where they do not make up the text, because it was normalised, a part is the whole.
+    """
+    data, words = covered.text.encode(), templates.token_bytes
+    begins = np.concatenate([[0], covered.ends[:-1]])
+    parts = [
+        word if (word := words[token]) is not None else data[begin:end]
+        for token, begin, end in zip(tokens, begins, covered.ends, strict=True)
+    ]
+    if b"".join(parts) != data:
+        return covered.ends
+    return np.cumsum([len(part) for part in parts], dtype=np.int64)
 
 
 def _unknown(tokens: Int[np.ndarray, " T"], templates: Templates) -> str | None:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.rows import Row
+from jaxdistill.data.templates import Turn
 
 
 @dataclass(frozen=True)
@@ -18,19 +19,32 @@ class Covered:
         text: All of it.
         ends: The byte of its UTF-8 that each token reaches, never less than the one before it.
         is_special: Which tokens are marks, whose own text counts for nothing.
-        said: The byte that each token of an answer reaches, of all that the answers say; the mark
-            that ends one counts as one more. -1 for tokens of no answer.
+        turns: Its answers.
+        turn_ids: The number of the answer that each token belongs to; -1 for none.
     """
 
     text: str
     ends: Int[np.ndarray, " T"]
     is_special: Bool[np.ndarray, " T"]
-    said: Int[np.ndarray, " T"]
+    turns: tuple[Turn, ...]
+    turn_ids: Int[np.ndarray, " T"]
 
     @property
     def token_bytes(self) -> Int[np.ndarray, " T"]:
         """How many bytes of text each token adds to those before it."""
         return np.where(self.is_special, 0, np.diff(self.ends, prepend=0))
+
+
+def byte_ends(text: str, ends: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
+    """The byte of UTF-8 that each token reaches, from the characters where they end.
+
+    Tokens that share a character (pieces of an emoji) have the same end, so it is counted once;
+    spaces that a tokenizer leaves out of its offsets count for the token after them.
+    """
+    points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+    bytes_before = np.concatenate([[0], np.cumsum(widths)])
+    return bytes_before[np.maximum.accumulate(ends)] if len(ends) else ends
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from jaxdistill import align
 from jaxdistill.data.rows import Chat, Message, Row, Text
 from jaxdistill.errors import UserError
 
@@ -64,6 +65,15 @@ class Templates:
                 f"tokenizer `{self.name}`: a slow tokenizer does not tell which characters a token "
                 "stands for. Use one with a `tokenizer.json`."
             )
+
+    @cached_property
+    def token_bytes(self) -> list[bytes | None]:
+        """The bytes of every token by its id; None for marks that stand for no text.
+
+        Raises:
+            UserError: for a tokenizer that does not tell.
+        """
+        return align.token_bytes(self.tokenizer)
 
     @property
     def eos(self) -> int | None:

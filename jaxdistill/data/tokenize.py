@@ -6,11 +6,10 @@ from itertools import islice, repeat
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.beside import Beside
-from jaxdistill.data.examples import Counts, Covered, Encoded, Example, truncated
+from jaxdistill.data.examples import Counts, Covered, Encoded, Example, byte_ends, truncated
 from jaxdistill.data.rows import Row, Tokens, parse
 from jaxdistill.data.templates import Rendered, Templates
 from jaxdistill.errors import Findings, UserError
@@ -190,33 +189,20 @@ def _scored(
         ids, offsets = [*ids, eos], [*offsets, (size, size)]
     tokens = np.array(ids, dtype=np.int32)
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-    bytes_before = _bytes_before(rendered.text)
-    # Tokens that share a character (pieces of an emoji) have the same end, so it is counted once;
-    # spaces that a tokenizer leaves out of its offsets count for the token after them.
-    reached = bytes_before[np.maximum.accumulate(ends)] if len(ends) else ends
-    is_special = np.isin(tokens, special)
-    covered = Covered(rendered.text, reached, is_special, np.full(len(tokens), -1))
-    mask, before = np.zeros(len(tokens), dtype=bool), 0
-    for turn in rendered.turns:
+    is_special, is_eos = np.isin(tokens, special), tokens == eos
+    # A token of spaces alone, which some tokenizers leave out of their offsets, has a place, too.
+    is_blank = (starts == ends) & ~is_special
+    starts = np.where(is_blank, np.concatenate([[0], ends[:-1]]), starts)
+    turn_ids = np.full(len(tokens), -1)
+    for number, turn in enumerate(rendered.turns):
         inside = (ends > turn.learned[0]) & (starts < turn.learned[1]) & (ends > starts)
         if rendered.is_chat:
             # A turn is over with its first end; the template's line break after it is no answer.
-            is_end = inside & (tokens == eos)
+            is_end = inside & is_eos
             inside &= np.cumsum(is_end) - is_end == 0
-            is_mark = is_special & (starts >= turn.said[1])
-        else:
-            is_mark = (tokens == eos) & (np.arange(len(tokens)) == len(tokens) - 1)
-            inside |= is_mark & turn.is_finished
-        first, last = bytes_before[list(turn.said)]
-        mark = before + last - first + 1
-        so_far = before + np.clip(reached - first, 0, last - first)
-        covered.said[inside] = np.where(is_mark, mark, so_far)[inside]
-        mask, before = mask | inside, mark
-    return Encoded(tokens, mask, covered)
-
-
-def _bytes_before(text: str) -> Int[np.ndarray, " N"]:
-    """How many bytes of UTF-8 stand before each character, and before the end."""
-    points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
-    return np.concatenate([[0], np.cumsum(widths)])
+        elif turn.is_finished:
+            inside[-1:] |= is_eos[-1:]
+        turn_ids[inside] = number
+    reached = byte_ends(rendered.text, ends)
+    covered = Covered(rendered.text, reached, is_special, rendered.turns, turn_ids)
+    return Encoded(tokens, turn_ids >= 0, covered)

@@ -1,0 +1,198 @@
+"""Rows in the tokens of two tokenizers: every group says the same on both sides, in any script."""
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdistill import align
+from jaxdistill.data.beside import Beside
+from jaxdistill.data.pack import sequence
+from jaxdistill.data.rows import parse
+from jaxdistill.data.templates import Templates
+from jaxdistill.data.tokenize import encode
+from jaxdistill.errors import UserError
+
+READERS = {
+    "byte-level": tiny.tokenizer(),
+    "others words": tiny.tokenizer(vocab_size=280, chat_template="{{ messages[0].content }}"),
+    "offsets without spaces": tiny.tokenizer(trim_offsets=True, vocab_size=300),
+    "with a start": tiny.tokenizer(bos=True, vocab_size=310),
+    "sentencepiece": tiny.sentencepiece(),
+}
+BYTES = {name: align.token_bytes(reader) for name, reader in READERS.items()}
+SPANS, POSITIONS = align.Alignment("spans"), align.Alignment("positions", "rows")
+TALK = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello there, 東京"},
+    {"role": "user", "content": "Where?"},
+    {"role": "assistant", "content": " Paris 12 "},
+]
+
+
+def paired(fields, mine, theirs, alignment=SPANS, unpaired="drop", **options):
+    row = parse(fields, place="rows:1", row_id=0, as_chat=False)
+    beside = Beside(Templates(READERS[theirs]), alignment, unpaired)
+    options = {"loss_on": "completion", "length": 500, "truncation": "cut_end"} | options
+    return encode([row], Templates(READERS[mine]), beside=beside, **options)
+
+
+def spoken(tokens, groups, words):
+    """What the tokens of each group say, by its number; marks are named."""
+    said = {}
+    for token, group in zip(tokens, groups, strict=True):
+        if group >= 0:
+            said.setdefault(int(group), []).append(words[token])
+    return {
+        group: b"".join(parts) if None not in parts else "a mark" for group, parts in said.items()
+    }
+
+
+def check_groups(example, mine, theirs):
+    """Both sides of every group say the same, in order, each ended by the student's last token."""
+    other = example.counterpart
+    left = spoken(example.tokens, other.student_groups, BYTES[mine])
+    right = spoken(other.tokens, other.teacher_groups, BYTES[theirs])
+    assert left == right
+    assert list(left) == sorted(left) == np.flatnonzero(other.weight).tolist()
+    for group in left:
+        assert np.flatnonzero(other.student_groups == group).max() == group
+    return left
+
+
+TEXTS = st.text(
+    st.one_of(
+        st.characters(codec="utf-8", exclude_categories=["Cs"]),
+        st.sampled_from("abc 12\n\t.,é東🙂👩\u200d🔬ﬁ½"),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize("mine", list(READERS))
+@pytest.mark.parametrize("theirs", ["others words", "sentencepiece"])
+@settings(deadline=None, max_examples=60)
+@given(answer=TEXTS, prompt=st.sampled_from(["", "Q: ", "東", "What is it?\n"]))
+def test_groups_cover_the_answer_once(mine, theirs, answer, prompt):
+    # The marks of the tokenizers themselves are no text, and SentencePiece's space is its letter.
+    if any(mark in answer for mark in ("<", "▁")):
+        return
+    (example,), _ = paired({"prompt": prompt, "completion": answer}, mine, theirs)
+    groups = [said for said in check_groups(example, mine, theirs).values() if said != "a mark"]
+    whole, found = (prompt + answer).encode(), b"".join(groups)
+    assert found == whole[first_meeting(example, mine, theirs, len(prompt.encode())) :]
+
+
+def first_meeting(example, mine, theirs, prompt_size):
+    """The first byte where both sides begin a token of those that are predicted."""
+    sides = []
+    for tokens, name in ((example.tokens, mine), (example.counterpart.tokens, theirs)):
+        ends = np.cumsum([len(BYTES[name][token] or b"") for token in tokens])
+        begins = np.concatenate([[0], ends[:-1]])
+        predicted = (ends > prompt_size) & (np.arange(len(tokens)) > 0)
+        sides.append({*begins[predicted].tolist(), int(ends[-1])})
+    return min(sides[0] & sides[1])
+
+
+@pytest.mark.parametrize("mine", ["byte-level", "sentencepiece"])
+def test_only_what_the_assistant_says_is_paired_whatever_the_template(mine):
+    theirs = "sentencepiece" if mine == "byte-level" else "byte-level"
+    (example,), _ = paired({"messages": TALK}, mine, theirs)
+    groups = list(check_groups(example, mine, theirs).values())
+    assert groups.count("a mark") == 2
+    assert groups[-1] == "a mark"
+    text = b"".join(said for said in groups if said != "a mark").decode()
+    assert "".join(text.split()) == "Hellothere,東京Paris12"
+
+
+def test_positions_pair_the_nth_with_the_nth_and_leave_out_the_end():
+    (example,), _ = paired(
+        {"prompt": "Q: ", "completion": "the cat sat"}, "byte-level", "sentencepiece", POSITIONS
+    )
+    other = example.counterpart
+    pairs = [
+        (np.flatnonzero(other.student_groups == g), np.flatnonzero(other.teacher_groups == g))
+        for g in np.flatnonzero(other.weight)
+    ]
+    first = [np.argmax(side.loss_mask) for side in (example, other)]
+    assert [[len(a), len(b)] for a, b in pairs] == [[1, 1]] * len(pairs)
+    assert [[a[0] - first[0], b[0] - first[1]] for a, b in pairs] == [
+        [n, n] for n in range(len(pairs))
+    ]
+    assert len(pairs) == min(example.loss_mask.sum(), other.loss_mask.sum()) - 1
+    np.testing.assert_allclose(other.weight.sum(), 1)
+
+
+@pytest.mark.parametrize("truncation", ["cut_end", "cut_start"])
+@pytest.mark.parametrize("length", [6, 12, 20])
+def test_a_row_that_is_cut_keeps_the_groups_that_are_whole(truncation, length):
+    fields = {"prompt": "What is ", "completion": "the capital of 東京 and of France? " * 2}
+    examples, counts = paired(
+        fields, "byte-level", "sentencepiece", truncation=truncation, length=length
+    )
+    assert counts.truncated_rows + counts.unpaired_rows == 1
+    for example in examples:
+        check_groups(example, "byte-level", "sentencepiece")
+        assert max(len(example.tokens), len(example.counterpart.tokens)) <= length + 1
+
+
+def test_a_sequence_says_where_groups_end():
+    made = []
+    for answer in ("the cat", "what, 東京?"):
+        (example,), _ = paired(
+            {"prompt": "Q ", "completion": answer}, "byte-level", "sentencepiece"
+        )
+        made.append(example)
+    batch = sequence(made, 64, is_paired=True)
+    pairing, ends = batch.pairing, np.flatnonzero(batch.pairing.weight)
+    for end in ends:
+        words = [
+            (side.labels[groups == end], side.segment_ids[groups == end], reader)
+            for side, groups, reader in (
+                (batch, pairing.student_groups, BYTES["byte-level"]),
+                (pairing.teacher, pairing.teacher_groups, BYTES["sentencepiece"]),
+            )
+        ]
+        said = [[reader[label] for label in labels] for labels, _, reader in words]
+        assert None in said[0] or b"".join(said[0]) == b"".join(said[1])
+        assert len({int(s) for _, segments, _ in words for s in segments}) == 1
+    assert len(ends) == sum((one.counterpart.weight > 0).sum() for one in made)
+    empty = sequence([], 64, is_paired=True)
+    assert not empty.pairing.weight.any()
+    assert (empty.pairing.teacher_groups == -1).all()
+
+
+def test_what_cannot_be_compared_is_dropped_or_refused():
+    fields = {"prompt": "Q", "completion": ""}
+    options = {"mine": "byte-level", "theirs": "sentencepiece", "alignment": POSITIONS}
+    examples, counts = paired(fields, **options)
+    assert not examples
+    assert counts.unpaired_rows == 1
+    assert "1 rows that both tokenizers cannot read" in str(counts)
+    with pytest.raises(UserError, match=r"rows:1: no part of its answer.*data.unpaired=drop"):
+        paired(fields, **options, unpaired="refuse")
+
+
+def test_a_text_that_a_tokenizer_has_no_words_for_is_named():
+    reader = tiny.tokenizer(unk_token="<|endoftext|>")
+    row = parse(
+        {"prompt": "Q", "completion": "a<|endoftext|>b"}, place="r:1", row_id=0, as_chat=False
+    )
+    beside = Beside(Templates(reader), SPANS, "refuse")
+    with pytest.raises(UserError, match="has no token for a part of its answer"):
+        encode(
+            [row],
+            Templates(READERS["sentencepiece"]),
+            beside=beside,
+            loss_on="completion",
+            length=100,
+            truncation="cut_end",
+        )
+
+
+def test_exact_tokens_belong_to_one_tokenizer():
+    fields = {"prompt_tokens": [5, 6], "completion_tokens": [7]}
+    with pytest.raises(UserError, match="exact tokens are those of one tokenizer"):
+        paired(fields, "byte-level", "sentencepiece")
