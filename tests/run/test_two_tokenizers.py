@@ -1,0 +1,103 @@
+"""A teacher whose tokenizer is another: it teaches, it answers, and is refused where it must be."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+import jaxdistill
+
+CROSSING = {
+    "uld": "{type: uld}",
+    "uld, in groups, in part": "{type: uld, align: spans, average: groups, k: 20}",
+    "gold": "{type: gold}",
+    "alm": "{type: alm}",
+}
+
+
+@pytest.fixture
+def apart(place):
+    """The folder with a second teacher, of other words and another way to write a chat."""
+    reader = tiny.sentencepiece()
+    tiny.model_folder(
+        place / "other", seed=5, reads=reader, vocab_size=len(reader) + 9, eos_token_id=4
+    )
+    return place
+
+
+def lines(place):
+    return [json.loads(line) for line in (place / "run/metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("objective", CROSSING.values(), ids=list(CROSSING))
+def test_it_teaches(apart, command, objective):
+    options = [f"teacher.model={apart / 'other'}", "train.steps=12"]
+    code, printed, complained = command(
+        "train", apart / "config.yaml", *options, f"objectives=[{objective}]"
+    )
+    assert code == 0, complained
+    assert "Bits per byte" in printed
+    losses = [line["train/loss"] for line in lines(apart) if "train/loss" in line]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    bounds = [line["train/uld_bound"] for line in lines(apart) if "train/uld_bound" in line]
+    assert bool(bounds) == ("k: 20" in objective)
+    assert all(0 < bound < 2 for bound in bounds)
+    assert jaxdistill.load(apart / "run/student").tokenizer.eos_token == "<|im_end|>"
+
+
+def test_beside_the_words_themselves(apart, command):
+    mixed = "objectives=[{type: uld, align: spans}, {type: cross_entropy, weight: 0.5}]"
+    code, _, complained = command(
+        "train", apart / "config.yaml", f"teacher.model={apart / 'other'}", mixed
+    )
+    assert code == 0, complained
+    first = next(line for line in lines(apart) if "train/loss" in line)
+    total = first["train/uld"] + 0.5 * first["train/cross_entropy"]
+    np.testing.assert_allclose(first["train/loss"], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("template", ["plain", "chat"])
+def test_it_writes_the_answers(apart, command, template):
+    options = [
+        f"teacher.model={apart / 'other'}",
+        "objectives=[{type: cross_entropy}]",
+        "data.rollout={type: teacher, max_new_tokens: 8}",
+        f"data.prompt_template={template}",
+    ]
+    code, _, complained = command("train", apart / "config.yaml", *options)
+    assert code == 0, complained
+    (file,) = (apart / "run").glob("rollout-*.jsonl")
+    assert len(file.read_text().splitlines()) == 40
+
+
+def test_what_compares_word_with_word_is_refused_and_what_fits_is_named(apart, command):
+    code, _, complained = command(
+        "check", apart / "config.yaml", f"teacher.model={apart / 'other'}"
+    )
+    assert code == 2
+    assert "its tokenizer is not the student's" in complained
+    for name in ("alm", "gold", "uld"):
+        assert name in complained
+    both = "objectives=[{type: uld}, {type: alm}]"
+    code, _, complained = command(
+        "check", apart / "config.yaml", f"teacher.model={apart / 'other'}", both
+    )
+    assert code == 2
+    assert "`positions` averaged over rows" in complained
+    assert "`spans` averaged over groups" in complained
+
+
+def test_a_row_that_only_one_side_can_read_is_counted_or_refused(apart, command):
+    rows = (apart / "rows.jsonl").read_text()
+    (apart / "rows.jsonl").write_text(
+        rows + json.dumps({"prompt": "Why?", "completion": ""}) + "\n"
+    )
+    options = [f"teacher.model={apart / 'other'}", "objectives=[{type: uld}]", "data.heldout=0"]
+    code, printed, complained = command("check", apart / "config.yaml", *options)
+    assert code == 0, complained
+    assert "1 rows that both tokenizers cannot read" in printed
+    code, _, complained = command("check", apart / "config.yaml", *options, "data.unpaired=refuse")
+    assert code == 2
+    assert "rows.jsonl:41: no part of its answer is read by both tokenizers" in complained
