@@ -13,9 +13,10 @@ import jaxdistill
 from jaxdistill import data, evals, hub, report
 from jaxdistill.config import dump
 from jaxdistill.model import Model
+from jaxdistill.run.check import Inspection
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder, write_json, write_text
-from jaxdistill.run.measure import Measure, Question, questions, row_lines, summary
+from jaxdistill.run.measure import Measure, Question, questions, row_lines, summary, teacher_heldout
 from jaxdistill.runtimes.with_jax import writer
 from jaxdistill.sampling import Sampling
 
@@ -40,6 +41,7 @@ _OF_TEACHER = ("bits_per_byte", "nll", "perplexity")
 def conclude(
     config: RunConfig,
     folder: RunFolder,
+    inspection: Inspection,
     prepared: data.Prepared,
     facts: Mapping[str, object],
     made_of: Mapping[str, str],
@@ -70,6 +72,7 @@ def conclude(
     comparison[STUDENT]["size_on_disk"] = float(evals.size_on_disk(folder.student))
     if teacher is not None and config.teacher is not None:
         own = {name: after.get(f"teacher_{name}") for name in _OF_TEACHER}
+        own |= teacher_heldout(config, inspection, teacher, prepared.heldout)
         comparison[TEACHER] = {**_chosen(own, _OF_TEACHER), **_costs(teacher, prompts[TEACHER])}
         comparison[TEACHER]["size_on_disk"] = evals.size_on_disk(
             hub.read(config.teacher.model).path

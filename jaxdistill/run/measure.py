@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jaxdistill import data, evals
 from jaxdistill.model import Model
+from jaxdistill.models import forward_batch, head
 from jaxdistill.run import assemble
 from jaxdistill.run.check import Inspection
 from jaxdistill.run.config import RunConfig
 from jaxdistill.sharding import num_batch_shards
-from jaxdistill.types import Params
+from jaxdistill.types import Batch, Head, Output, Params
 
 _BEGINNING_TOKENS = 8
 """How much of a row is given where it asks nothing."""
@@ -26,27 +28,63 @@ def heldout(
     teacher: Model | None,
     examples: Sequence[data.Example],
 ) -> Measure | None:
-    """What a student says of every held-out place; None where there are none."""
+    """What a student says of every held-out place; None where there are none.
+
+    A teacher is measured beside it where both read the same tokens.
+    """
     if not examples:
         return None
-    # Agreement is counted word by word, so it takes one vocabulary.
     is_beside = inspection.beside is None
+    signal = assemble.teacher_signal(config, inspection) if is_beside else None
+    read = _reader(config, inspection, student.forward, student.head, signal, examples)
+    return partial(read, teacher_params=None if teacher is None else teacher.params)
+
+
+def teacher_heldout(
+    config: RunConfig, inspection: Inspection, teacher: Model, examples: Sequence[data.Example]
+) -> dict[str, float]:
+    """How likely a teacher finds what is held out, in its own tokens; nothing where none is."""
+    pairs = [(one, one.counterpart) for one in examples if one.counterpart is not None]
+    if not pairs:
+        return {}
+    theirs = [
+        data.Example(other.tokens, other.loss_mask, one.row_id, one.place, one.num_bytes)
+        for one, other in pairs
+    ]
+
+    def hidden(params: Params, batch: Batch) -> Output:
+        return forward_batch(teacher.config, params, batch)
+
+    def unembedding(params: Params) -> Head:
+        return head(teacher.config, params, vocab_size=teacher.vocab_size)
+
+    read = _reader(config, inspection, hidden, unembedding, None, theirs)
+    return summary(read(teacher.params), theirs)
+
+
+def _reader(
+    config: RunConfig,
+    inspection: Inspection,
+    forward: Callable[[Params, Batch], Output],
+    unembedding: Callable[[Params], Head],
+    signal: Any,
+    examples: Sequence[data.Example],
+) -> Callable[..., evals.Places]:
     evaluation = evals.Evaluation(
-        forward=student.forward,
-        head=student.head,
-        teacher=assemble.teacher_signal(config, inspection) if is_beside else None,
+        forward=forward,
+        head=unembedding,
+        teacher=signal,
         mesh=inspection.mesh,
         chunk_rows=config.train.chunk_rows,
     )
     shards = num_batch_shards(inspection.mesh)
     batch_size = -(-min(config.evaluation.batch_size, len(examples)) // shards) * shards
 
-    def measure(params: Params) -> evals.Places:
+    def read(params: Params, *, teacher_params: Params | None = None) -> evals.Places:
         batches = data.ordered_batches(examples, length=config.data.length, batch_size=batch_size)
-        teacher_params = None if teacher is None else teacher.params
         return evaluation(params, batches, teacher_params=teacher_params)
 
-    return measure
+    return read
 
 
 def summary(places: evals.Places, examples: Sequence[data.Example]) -> dict[str, float]:

@@ -104,7 +104,7 @@ def _train(
     if int(state.step) < config.train.steps:
         return INTERRUPTED
     model = assemble.student_model(inspection, state.params)
-    conclude(config, folder, prepared, facts, made_of, measure, model, teacher)
+    conclude(config, folder, inspection, prepared, facts, made_of, measure, model, teacher)
     return 0
 
 
