@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import rich
@@ -15,7 +16,6 @@ from jaxdistill.errors import INTERRUPTED, UserError
 from jaxdistill.model import Model
 from jaxdistill.run import assemble
 from jaxdistill.run.check import Inspection, inspect, summary
-from jaxdistill.run.conclude import conclude, show
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.measure import Measure, heldout, prefixed
@@ -43,7 +43,7 @@ def train(config: RunConfig) -> int:
         rows = data.read(config.data)  # what is wrong with them is told before weights are loaded
         made_of = _made_of(inspection, rows)
         if _is_finished(config, folder, made_of):
-            show(folder)
+            _end().show(folder)
             return 0
         use_compilation_cache()
         return _train(config, folder, inspection, rows, made_of)
@@ -104,8 +104,16 @@ def _train(
     if int(state.step) < config.train.steps:
         return INTERRUPTED
     model = assemble.student_model(inspection, state.params)
-    conclude(config, folder, inspection, prepared, facts, made_of, measure, model, teacher)
+    ending = _end()
+    ending.conclude(config, folder, inspection, prepared, facts, made_of, measure, model, teacher)
     return 0
+
+
+def _end() -> ModuleType:
+    """What ends a run, imported then: it draws, and nobody waits for that before the first step."""
+    from jaxdistill.run import conclude
+
+    return conclude
 
 
 def use_compilation_cache() -> None:
