@@ -92,6 +92,8 @@ def weighted_loss(
         raise UserError("objectives: these need the teacher's logits, but no teacher was given.")
     _check_vocabularies(objectives, student_head, teacher_head)
     measures = tuple(Measure(one.row_values, one.compares) for one in objectives)
+    if rows.pair_mask is not None and all(one.compares for one in objectives):
+        rows = dataclasses.replace(rows, mask=jnp.zeros_like(rows.mask))  # nothing else is asked
     learned = rows.student.hidden, rows.student.log_prefix
     others = teacher, teacher_head, rows.student.labels, rows.mask, rows.pair_mask
     others = jax.lax.stop_gradient(others)

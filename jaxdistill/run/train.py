@@ -104,8 +104,7 @@ def _train(
     if int(state.step) < config.train.steps:
         return INTERRUPTED
     model = assemble.student_model(inspection, state.params)
-    ending = _end()
-    ending.conclude(config, folder, inspection, prepared, facts, made_of, measure, model, teacher)
+    _end().conclude(config, folder, inspection, prepared, facts, made_of, measure, model, teacher)
     return 0
 
 

@@ -1,10 +1,16 @@
 """Groups cover every byte between two meetings once, in order, and cannot be made smaller."""
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill.align.spans import positions, spans
+
+GOLDEN = json.loads((Path(__file__).parent / "golden_trl_spans.json").read_text())
 
 
 @st.composite
@@ -45,6 +51,21 @@ def test_groups_cover_the_same_bytes(made):
     # No smaller groups: the two sides meet inside of none.
     meetings = ({starts[0]} | set(student.tolist())) & ({starts[1]} | set(teacher.tolist()))
     assert len(covered[0]) == max(len(meetings) - 1, 0)
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: str(case["ends"]))
+def test_groups_are_those_of_trl_but_for_tails_that_do_not_meet(case):
+    found = spans(*map(np.array, case["ends"]))
+    theirs = list(zip(*case["groups"], strict=True))
+    student, teacher = theirs[-1]
+    # It makes one more group of what is left on both sides, whatever text that is.
+    if not student or not teacher or case["ends"][0][-1] != case["ends"][1][-1]:
+        theirs.pop()
+    ours = [
+        tuple(np.flatnonzero(side == number).tolist() for side in found)
+        for number in range(found.student.max() + 1)
+    ]
+    assert ours == [(list(student), list(teacher)) for student, teacher in theirs]
 
 
 def test_pieces_of_a_character_stay_together():

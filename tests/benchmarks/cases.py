@@ -17,6 +17,7 @@ class Case:
         argument: What both are given, with spaces between.
         speed: At least so many times the peer's.
         memory: At most this part of the peer's; None where it is not compared.
+        reads: The folder in `.benchmarks` that `prepare.py` makes for it.
     """
 
     work: str
@@ -25,6 +26,7 @@ class Case:
     argument: str = ""
     speed: float = 1.0
     memory: float | None = None
+    reads: str = ""
 
 
 _JSD = "JSD and cross-entropy through both heads, forward and backward, 2,048 rows of"
@@ -52,7 +54,25 @@ CASES = {
         ("tunix_start.py", "tunix"),
         ".benchmarks/start",
         speed=1 / 0.7,
+        reads="start",
     ),
+    **{
+        name: Case(
+            f"{what}, Gemma-3-270M to SmolLM2-135M, B=2, T=256, online teacher",
+            "pair_step.py",
+            ("trl_pair_step.py", "trl"),
+            f".benchmarks/pair {name}",
+            speed=speed,
+            memory=0.5,
+            reads="pair",
+        )
+        for name, what, speed in (
+            ("uld_top_k", "ULD with spans, of the 1,024 likeliest words", 8.0),
+            ("uld_exact", "ULD with spans, exact", 3.0),
+            ("gold_top_k", "GOLD, of the 1,024 likeliest words", 8.0),
+            ("gold_exact", "GOLD, exact", 3.0),
+        )
+    },
     **{
         f"jsd_{words}": Case(
             f"{_JSD} {words:,}",
@@ -89,8 +109,6 @@ CASES = {
 LATER = (
     ("the same KD step from a `hidden` cache", "trl, tunix", "≥ 2.2 ×"),
     ("the same KD step from a `top_k` cache", "trl, tunix", "≥ 2.5 ×"),
-    ("ULD with spans, Gemma-3-270M to SmolLM2-135M, `top_k`", "trl", "≥ 8 ×, ≤ 0.5 ×"),
-    ("ULD with spans, Gemma-3-270M to SmolLM2-135M, `exact`", "trl", "≥ 3 ×, ≤ 0.5 ×"),
     ("features, attention and logits in one step", "torch", "≥ 1.5 ×, ≤ 0.5 ×"),
 )
 """What is to be measured when it is there: the work, beside whom, and the marks."""
@@ -114,8 +132,9 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], int]:
 
 
 def needs(chosen: Sequence[str]) -> set[str]:
-    """The environments of the cases, and the files of the one that starts from files."""
-    return {"ours", *(CASES[name].peer[1] for name in chosen)} | ({"start"} & set(chosen))
+    """The environments of the cases, and the folders that they read."""
+    cases = [CASES[name] for name in chosen]
+    return {"ours", *(case.peer[1] for case in cases), *(case.reads for case in cases)} - {""}
 
 
 if __name__ == "__main__":

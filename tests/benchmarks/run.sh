@@ -33,7 +33,9 @@ peer transformers torch==2.13.0 -- "transformers>=5"
 peer tunix "google-tunix==0.1.7"
 
 export PYTHONPATH=tests/benchmarks
-if grep -qx start <<<"$needed"; then
-  .venv/bin/python tests/benchmarks/prepare.py models .benchmarks/start
-fi
+for what in start pair; do
+  if grep -qx "$what" <<<"$needed"; then
+    .venv/bin/python tests/benchmarks/prepare.py "$what" models ".benchmarks/$what"
+  fi
+done
 exec .venv/bin/python tests/benchmarks/driver.py "$@"

@@ -33,11 +33,12 @@ def lines(place):
 @pytest.mark.parametrize("objective", CROSSING.values(), ids=list(CROSSING))
 def test_it_teaches(apart, command, objective):
     options = [f"teacher.model={apart / 'other'}", "train.steps=12"]
-    code, printed, complained = command(
+    code, _, complained = command(
         "train", apart / "config.yaml", *options, f"objectives=[{objective}]"
     )
     assert code == 0, complained
-    assert "Bits per byte" in printed
+    result = json.loads((apart / "run/result.json").read_text())["comparison"]
+    assert 0 < result["teacher"]["bits_per_byte"] < 20
     losses = [line["train/loss"] for line in lines(apart) if "train/loss" in line]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < np.mean(losses[:3])

@@ -1,0 +1,91 @@
+"""One step with a teacher of another tokenizer: arguments FOLDER uld|gold_top_k|exact."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import shapes
+from measure import repeat
+
+import jaxdistill
+from jaxdistill import align, data
+from jaxdistill.data.rows import parse
+from jaxdistill.data.tokenize import encode
+from jaxdistill.models import forward_batch, head, parameter_axes
+from jaxdistill.objectives import OBJECTIVES
+from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, shardings
+from jaxdistill.teachers.online import signal
+from jaxdistill.train import AdamW, init_state, jit_step, make_step, state_shardings
+from jaxdistill.types import Words
+
+folder, (name, _, part) = Path(sys.argv[1]), sys.argv[2].partition("_")
+student, teacher = (jaxdistill.load(folder / side) for side in ("student", "teacher"))
+fields = {"align": "spans"} if name == "uld" else {}
+objective = OBJECTIVES[name](k=1024 if part == "top_k" else None, **fields)
+words = [
+    Words(twins)
+    for twins in align.twins(*(align.token_bytes(model.tokenizer) for model in (student, teacher)))
+]
+lines = (folder / "rows.jsonl").read_text().splitlines()
+rows = [
+    parse(json.loads(line), place="", row_id=number, as_chat=False)
+    for number, line in enumerate(lines)
+]
+examples, _ = encode(
+    rows,
+    data.Templates(student.tokenizer),
+    loss_on="completion",
+    length=shapes.PAIR_LENGTH,
+    truncation="cut_end",
+    beside=data.Beside(data.Templates(teacher.tokenizer), objective.alignment),
+)
+(batch,) = data.ordered_batches(
+    examples, length=shapes.PAIR_LENGTH, batch_size=shapes.PAIR_BATCH, pack=False
+)
+mesh = make_mesh(MeshConfig())
+axes = parameter_axes(student.config)
+adam = AdamW(learning_rate=1e-4)
+optimizer = adam.transform(100, axes)
+places = state_shardings(mesh, student.params, shardings(mesh, axes, student.params), optimizer)
+state = init_state(student.params, optimizer, places)
+configs, teacher_params = (student.config, teacher.config), teacher.params
+sizes = student.vocab_size, teacher.vocab_size
+del student, teacher
+
+
+def teach(params, batch):
+    """What the teacher says, and what its words are to the student."""
+    said = signal(configs[1], params, batch, vocab_size=sizes[1])
+    return replace(said, head=replace(said.head, words=words[1]))
+
+
+step = jit_step(
+    make_step(
+        forward=lambda p, batch: forward_batch(configs[0], p, batch),
+        head=lambda p: replace(head(configs[0], p, vocab_size=sizes[0]), words=words[0]),
+        teacher=teach,
+        objectives=(objective,),
+        optimizer=optimizer,
+        rate=adam.rate(100),
+        shardings=places,
+        mesh=mesh,
+    ),
+    places,
+    shardings(mesh, parameter_axes(configs[1]), teacher_params),
+    mesh,
+)
+batch = jax.device_put(batch, batch_sharding(mesh))
+
+
+def work() -> None:
+    """A step, until its numbers are there."""
+    global state
+    state, metrics = step(state, teacher_params, batch)
+    jax.block_until_ready((state, metrics))
+    assert np.isfinite(metrics["train/loss"])
+
+
+repeat(work, repeats=3, units=shapes.PAIR_BATCH * shapes.PAIR_LENGTH)
