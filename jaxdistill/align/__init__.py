@@ -2,6 +2,7 @@
 
 from jaxdistill.align.identity import difference as difference
 from jaxdistill.align.spans import Alignment as Alignment
+from jaxdistill.align.spans import Extents as Extents
 from jaxdistill.align.spans import Groups as Groups
 from jaxdistill.align.spans import positions as positions
 from jaxdistill.align.spans import spans as spans

@@ -32,31 +32,35 @@ class Groups(NamedTuple):
     teacher: Int[np.ndarray, " S"]
 
 
-def spans(
-    student_ends: Int[np.ndarray, " T"],
-    teacher_ends: Int[np.ndarray, " S"],
-    *,
-    starts: tuple[int, int] = (0, 0),
-) -> Groups:
-    """The smallest groups that begin and end on the same byte on both sides.
+class Extents(NamedTuple):
+    """The bytes of a shared text that tokens stand for, in their order.
 
-    Several tokens may reach one byte: the pieces of a character count as reaching its end, and
-    belong to one group. Tokens that bring nothing at the beginning are in none, nor are those
-    behind the last group, of a text that was cut on the other side.
-
-    Args:
-        student_ends: The byte of the shared text that each of the student's tokens reaches, never
-            less than the one before it.
-        teacher_ends: The same of the teacher's tokens.
-        starts: The byte where each side begins: behind 0 where its first tokens were cut off.
+    Several tokens may reach one byte: pieces of a character count as reaching its end where it is
+    not known how much of it each has.
     """
-    meetings = np.intersect1d([starts[0], *student_ends], [starts[1], *teacher_ends])
 
-    def numbers(ends: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
-        found = np.searchsorted(meetings, ends) - 1
-        return np.where(found < len(meetings) - 1, found, -1)
+    begins: Int[np.ndarray, " T"]
+    ends: Int[np.ndarray, " T"]
 
-    return Groups(numbers(student_ends), numbers(teacher_ends))
+
+def spans(student: Extents, teacher: Extents) -> Groups:
+    """The smallest groups that begin and end on the same byte and leave nothing out on either side.
+
+    Tokens are in no group whose text the other side has only in part: because it was cut, or
+    because a token of its goes on where the text ends.
+    """
+    sides = student, teacher
+    meetings = np.intersect1d(*(np.union1d(side.begins, side.ends) for side in sides))
+    sizes = np.diff(meetings)
+    numbers = [np.searchsorted(meetings, side.ends) - 1 for side in sides]
+    is_whole = np.ones(len(sizes), dtype=bool)
+    for side, number in zip(sides, numbers, strict=True):
+        inside = (number >= 0) & (number < len(sizes))
+        lengths = (side.ends - side.begins)[inside]
+        is_whole &= np.bincount(number[inside], lengths, minlength=len(sizes)) == sizes
+    ranks = np.append(np.where(is_whole, np.cumsum(is_whole) - 1, -1), -1)
+    # What lies behind the last meeting, or before the first, has the number that is left over.
+    return Groups(*(ranks[np.where(n < len(sizes), n, -1)] for n in numbers))
 
 
 def positions(

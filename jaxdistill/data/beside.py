@@ -34,8 +34,8 @@ class Beside:
         templates: Templates,
         length: int,
         truncation: Literal["cut_end", "cut_start", "drop"],
-    ) -> Counterpart | None:
-        """A row in the teacher's tokens; None where it is dropped.
+    ) -> Counterpart | Literal["too long", "unpaired"]:
+        """A row in the teacher's tokens, or why it is dropped.
 
         Args:
             mine: The row as the student reads it.
@@ -47,30 +47,32 @@ class Beside:
         Raises:
             UserError: for a row that is refused, or holds exact tokens.
         """
+        is_cut = len(theirs.tokens) > length + 1
+        if is_cut and truncation == "drop":
+            return "too long"
         student = _Side.of(mine, kept(mine, length, truncation), templates)
         teacher = _Side.of(theirs, kept(theirs, length, truncation), self.templates)
         groups = self._groups(student, teacher)
         reason = student.unknown or teacher.unknown
         if reason is None and not (groups.student >= 0).any():
             reason = "no part of its answer is read by both tokenizers"
-        if truncation == "drop" and len(theirs.tokens) > length + 1:
-            reason = f"the teacher's tokenizer makes {len(theirs.tokens):,} tokens of it"
         if reason is None:
-            return _counterpart(student, teacher, groups, self.alignment)
+            return _counterpart(student, teacher, groups, self.alignment, is_cut)
         if self.unpaired == "refuse":
             raise UserError(
                 f"{reason}, so that it cannot be compared. Take it out, or set "
                 "`data.unpaired=drop`."
             )
-        return None
+        return "unpaired"
 
     def _groups(self, student: "_Side", teacher: "_Side") -> align.Groups:
         if self.alignment.by == "positions":
             return align.positions(*(side.counts & ~side.is_mark for side in (student, teacher)))
         found = align.spans(
-            student.said[student.counts],
-            teacher.said[teacher.counts],
-            starts=(student.start, teacher.start),
+            *(
+                align.Extents(side.begins[side.counts], side.said[side.counts])
+                for side in (student, teacher)
+            )
         )
         return align.Groups(
             *(_spread(n, side.counts) for n, side in zip(found, (student, teacher), strict=True))
@@ -84,19 +86,19 @@ class _Side:
     Attributes:
         tokens: Its tokens.
         loss_mask: Which are learned.
-        said: The byte that each reaches, of all that the answers say.
+        begins: The byte where each begins, of all that the answers say.
+        said: The byte where it ends.
         counts: Which are predicted parts of answers.
         is_mark: Which are special.
-        start: The byte where the first begins that counts.
         unknown: Why the tokenizer cannot read it.
     """
 
     tokens: Int[np.ndarray, " T"]
     loss_mask: Bool[np.ndarray, " T"]
+    begins: Int[np.ndarray, " T"]
     said: Int[np.ndarray, " T"]
     counts: Bool[np.ndarray, " T"]
     is_mark: Bool[np.ndarray, " T"]
-    start: int
     unknown: str | None
 
     @classmethod
@@ -107,10 +109,9 @@ class _Side:
         mask[:1] = False  # nothing predicts the first
         begins, said = _said(encoded.tokens, encoded.covered, templates)
         counts = mask & (said[keep] >= 0)
-        start = int(begins[keep][np.argmax(counts)]) if counts.any() else 0
         unknown = _unknown(tokens[counts], templates)
         is_mark = encoded.covered.is_special[keep]
-        return cls(tokens, mask, said[keep], counts, is_mark, start, unknown)
+        return cls(tokens, mask, begins[keep], said[keep], counts, is_mark, unknown)
 
 
 def _said(
@@ -131,8 +132,7 @@ def _said(
         is_said = inside[(reached[inside] > first) & (reached[inside] <= last)]
         said[is_said] = before + reached[is_said] - first
         before += last - first + 1
-        # Where a token goes on behind the answer, it is not known when the mark is due.
-        if last in (first, *reached[is_said]) and covered.is_special[inside[-1:]].any():
+        if covered.is_special[inside[-1:]].any():
             said[inside[-1]] = before
             begins[inside[-1]] = before - 1
     return begins, said
@@ -165,7 +165,11 @@ def _unknown(tokens: Int[np.ndarray, " T"], templates: Templates) -> str | None:
 
 
 def _counterpart(
-    student: _Side, teacher: _Side, groups: align.Groups, alignment: align.Alignment
+    student: _Side,
+    teacher: _Side,
+    groups: align.Groups,
+    alignment: align.Alignment,
+    is_cut: bool,
 ) -> Counterpart:
     ends = np.zeros(groups.student.max() + 1, dtype=np.int64)
     is_grouped = groups.student >= 0
@@ -173,7 +177,9 @@ def _counterpart(
     weight = np.zeros(len(student.tokens), dtype=np.float32)
     weight[ends] = 1 if alignment.average == "groups" else 1 / len(ends)
     student_groups, teacher_groups = (np.where(n >= 0, ends[n], -1) for n in groups)
-    return Counterpart(teacher.tokens, teacher.loss_mask, teacher_groups, student_groups, weight)
+    return Counterpart(
+        teacher.tokens, teacher.loss_mask, teacher_groups, student_groups, weight, is_cut
+    )
 
 
 def _spread(

@@ -75,6 +75,7 @@ class Counterpart:
         teacher_groups: The group of each of them; -1 for none.
         student_groups: The group of each of the student's tokens.
         weight: How much the group counts which a token of the student's ends; 0 where it ends none.
+        is_cut: Whether the teacher's side lost a part.
     """
 
     tokens: Int[np.ndarray, " S"]
@@ -82,6 +83,7 @@ class Counterpart:
     teacher_groups: Int[np.ndarray, " S"]
     student_groups: Int[np.ndarray, " T"]
     weight: Float[np.ndarray, " T"]
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,15 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.beside import Beside
-from jaxdistill.data.examples import Counts, Covered, Encoded, Example, byte_ends, truncated
+from jaxdistill.data.examples import (
+    Counterpart,
+    Counts,
+    Covered,
+    Encoded,
+    Example,
+    byte_ends,
+    truncated,
+)
 from jaxdistill.data.rows import Row, Tokens, parse
 from jaxdistill.data.templates import Rendered, Templates
 from jaxdistill.errors import Findings, UserError
@@ -51,15 +59,25 @@ def encode(
         if example is not None and beside is not None and other is not None:
             with findings.collect(row.place):
                 found = beside.counterpart(encoded, other, templates, length, truncation)
-                if found is None:
-                    example, counted = None, Counts(rows=1, unpaired_rows=1)
-                else:
-                    example = replace(example, counterpart=found)
+                example, counted = _with_counterpart(example, counted, found)
         counts += counted
         if example is not None:
             examples.append(example)
     findings.raise_any()
     return examples, counts
+
+
+def _with_counterpart(
+    example: Example, counted: Counts, found: Counterpart | Literal["too long", "unpaired"]
+) -> tuple[Example | None, Counts]:
+    """An example with what the teacher reads of it, or the count of a row that has to go."""
+    if found == "too long":
+        return None, Counts(rows=1, dropped_rows=1)
+    if found == "unpaired":
+        return None, Counts(rows=1, unpaired_rows=1)
+    return replace(example, counterpart=found), replace(
+        counted, truncated_rows=max(counted.truncated_rows, int(found.is_cut))
+    )
 
 
 def encode_prompts(rows: Sequence[Row], templates: Templates) -> list[list[int]]:

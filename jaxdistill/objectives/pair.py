@@ -37,26 +37,33 @@ def pair(
         chunk_rows: How many rows are projected at a time for that.
     """
     read: Any = jax.tree.map(jnp.asarray, batch)  # of whatever kind the arrays were
-    pairing, grouped = read.pairing, partial(_grouped, num_groups=num_groups)
-    own, other, pair_mask = Side(student.hidden, read.labels), None, None
-    if teacher is not None and pairing is None:
-        other = Side(teacher.hidden, read.labels)
-    if teacher is not None and pairing is not None:
-        pair_mask = pairing.weight
-        ends = _teacher_ends(pairing.teacher_groups, read.tokens.shape[1])
-        prefixes = None, None
-        if merge:
-            places = jax.lax.broadcasted_iota(ends.dtype, ends.shape, 1)
-            prefixes = tuple(
-                _log_prefix(signal, grouped, labels, groups, last, chunk_rows)
-                for signal, labels, groups, last in (
-                    (student, read.labels, pairing.student_groups, places),
-                    (teacher, pairing.teacher.labels, pairing.teacher_groups, ends),
-                )
-            )
-        own = Side(own.hidden, own.labels, prefixes[0])
-        other = Side(_take(teacher.hidden, ends), _take(pairing.teacher.labels, ends), prefixes[1])
-    return jax.tree.map(grouped, Rows(own, other, read.loss_mask, pair_mask))
+    grouped = partial(_grouped, num_groups=num_groups)
+    if teacher is not None and read.pairing is not None:
+        prefix = partial(_log_prefix, grouped, chunk_rows) if merge else _no_prefix
+        return jax.tree.map(grouped, _across(student, teacher, read, prefix))
+    beside = None if teacher is None else Side(teacher.hidden, read.labels)
+    rows = Rows(Side(student.hidden, read.labels), beside, read.loss_mask)
+    return jax.tree.map(grouped, rows)
+
+
+def _across(student: Signal, teacher: Signal, read: Any, prefix: Any) -> Rows:
+    """The student's places, and beside each that ends a group the teacher's that ends it."""
+    pairing = read.pairing
+    here = jax.lax.broadcasted_iota(jnp.int32, read.tokens.shape, 1)
+    there = _teacher_ends(pairing.teacher_groups, here.shape[1])
+    labels = pairing.teacher.labels
+    own = prefix(student, read.labels, pairing.student_groups, here)
+    other = prefix(teacher, labels, pairing.teacher_groups, there)
+    return Rows(
+        Side(student.hidden, read.labels, own),
+        Side(_take(teacher.hidden, there), _take(labels, there), other),
+        read.loss_mask,
+        pairing.weight,
+    )
+
+
+def _no_prefix(*_: Any) -> None:
+    """Where tokens stand alone, nothing comes before them."""
 
 
 def _grouped(array: Shaped[Array, "B T *D"], num_groups: int) -> Shaped[Array, "G R *D"]:
@@ -71,22 +78,22 @@ def _teacher_ends(groups: Int[Array, "B S"], size: int) -> Int[Array, "B T"]:
 
 
 def _log_prefix(
-    signal: Signal,
     grouped: Any,
+    chunk_rows: int,
+    signal: Signal,
     labels: Int[Array, "B S"],
     groups: Int[Array, "B S"],
     ends: Int[Array, "B T"],
-    chunk_rows: int,
 ) -> Float32[Array, "B T"]:
     """How likely the tokens but the last are of the group that ends at each place of the student's.
 
     Args:
+        grouped: Makes groups of rows of places.
+        chunk_rows: How many rows are projected at a time.
         signal: What a model says of its own places.
-        grouped: Makes groups of rows of them.
         labels: What follows each.
         groups: The student's place that ends the group of each; -1 for none.
         ends: The last of the model's places of that group.
-        chunk_rows: How many rows are projected at a time.
     """
     places = jax.lax.broadcasted_iota(groups.dtype, groups.shape, 1)
     is_earlier = (groups >= 0) & (_take(ends, jnp.maximum(groups, 0)) != places)

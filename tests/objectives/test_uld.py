@@ -11,7 +11,7 @@ import pytest
 from jaxdistill.data.beside import Beside
 from jaxdistill.data.examples import Covered, Encoded, Example
 from jaxdistill.data.pack import sequence
-from jaxdistill.data.templates import Templates
+from jaxdistill.data.templates import Templates, Turn
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
 from jaxdistill.objectives.pair import pair
 from jaxdistill.types import Head, Signal, Words
@@ -27,14 +27,20 @@ TEMPLATES = Templates(tiny.tokenizer())
 
 
 def encoded(tokens, ends, *, has_mark=False, prompt=GOLDEN["prompt"]):
-    """A row whose answer reaches these bytes, with the mark that ends it."""
-    reached = [*ends, max(ends, default=0) + 1] if has_mark else ends
-    size = prompt + len(reached)
-    said, is_special = np.full(size, -1), np.zeros(size, bool)
-    said[prompt:] = reached
-    is_special[size - 1 :] = has_mark
-    covered = Covered("", said, is_special, said)
-    return Encoded(np.array(tokens[:size]), said >= 0, covered)
+    """A row whose answer reaches these bytes, with the mark that ends it.
+
+    Its tokens are not the tokenizer's words for it, so bytes are counted as offsets tell them.
+    """
+    size, answer = max(ends, default=0), (prompt, prompt + max(ends, default=0))
+    text = "." * answer[1]
+    reached = [*range(1, prompt + 1), *(prompt + end for end in ends)]
+    reached += [prompt + size] * has_mark
+    tokens = np.array(tokens[: len(reached)])
+    turn_ids = np.where(np.arange(len(reached)) >= prompt, 0, -1)
+    is_special = np.zeros(len(reached), bool)
+    is_special[len(reached) - has_mark :] = True
+    covered = Covered(text, np.array(reached), is_special, (Turn(answer, answer),), turn_ids)
+    return Encoded(tokens, turn_ids >= 0, covered)
 
 
 def example(row, number, alignment, tokens):
@@ -43,7 +49,9 @@ def example(row, number, alignment, tokens):
     theirs = encoded(tokens[1][number], row["teacher"])
     beside = Beside(TEMPLATES, alignment)
     found = beside.counterpart(mine, theirs, TEMPLATES, LENGTH, "cut_end")
-    return found and Example(mine.tokens, mine.loss_mask, number, f"row {number}", 1, found)
+    if found == "unpaired":
+        return None
+    return Example(mine.tokens, mine.loss_mask, number, f"row {number}", 1, found)
 
 
 def loss(objective, student_logits, teacher_logits, batch, *, num_groups=1):
