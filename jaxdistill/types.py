@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -103,13 +103,17 @@ class Pairing:
 @pytree
 @dataclass(frozen=True)
 class Words:
-    """What the words of a vocabulary are to another.
+    """What the words of a vocabulary are.
 
     Attributes:
-        twins: The other's word of the same bytes for each; -1 where it has none.
+        twins: The other model's word of the same bytes for each; -1 where it has none.
+        letters: The first bytes of each, as numbers; 0 behind its end.
+        sizes: How many of them it has.
     """
 
     twins: Int[Array | np.ndarray, " V"]
+    letters: UInt8[Array | np.ndarray, "V L"]
+    sizes: Int[Array | np.ndarray, " V"]
 
 
 @pytree

@@ -50,7 +50,8 @@ def spans(student: Extents, teacher: Extents) -> Groups:
     because a token of its goes on where the text ends.
     """
     sides = student, teacher
-    meetings = np.intersect1d(*(np.union1d(side.begins, side.ends) for side in sides))
+    mine, theirs = (np.union1d(side.begins, side.ends) for side in sides)
+    meetings = np.intersect1d(mine, theirs)
     sizes = np.diff(meetings)
     numbers = [np.searchsorted(meetings, side.ends) - 1 for side in sides]
     is_whole = np.ones(len(sizes), dtype=bool)

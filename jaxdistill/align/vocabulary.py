@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.errors import UserError
@@ -64,6 +64,18 @@ def twins(
     pairs = np.array([[side[word] for word in shared] for side in numbers], dtype=np.int32)
     found[0][pairs[0]], found[1][pairs[1]] = pairs[1], pairs[0]
     return found[0], found[1]
+
+
+def letters(
+    words: Sequence[bytes | None], length: int = 16
+) -> tuple[UInt8[np.ndarray, "V L"], Int[np.ndarray, " V"]]:
+    """The first bytes of every word, 0 behind its end, and how many there are; none for marks."""
+    joined = b"".join((word or b"")[:length].ljust(length, b"\0") for word in words)
+    sizes = [min(len(word or b""), length) for word in words]
+    return (
+        np.frombuffer(joined, dtype=np.uint8).reshape(len(words), length),
+        np.array(sizes, dtype=np.int32),
+    )
 
 
 def _decoder_steps(tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:

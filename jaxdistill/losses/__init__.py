@@ -6,6 +6,10 @@ from jaxdistill.losses.divergences import reverse_kl as reverse_kl
 from jaxdistill.losses.divergences import skew_kl as skew_kl
 from jaxdistill.losses.divergences import skew_reverse_kl as skew_reverse_kl
 from jaxdistill.losses.divergences import total_variation as total_variation
+from jaxdistill.losses.edit_distance import (
+    normalised_edit_distance as normalised_edit_distance,
+)
 from jaxdistill.losses.likelihood import binary_cross_entropy as binary_cross_entropy
+from jaxdistill.losses.sinkhorn import transport_cost as transport_cost
 from jaxdistill.losses.transport import sorted_difference as sorted_difference
 from jaxdistill.losses.transport import sorted_difference_of_top as sorted_difference_of_top

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Float32, Int, UInt8
 from pydantic import Field
 
 from jaxdistill.align import Alignment
@@ -71,10 +71,23 @@ class RowLogits:
     @property
     def twins(self) -> Int[Array, " V"]:
         """The other model's word of the same bytes for each; -1 where it has none."""
+        return self._per_word("twins", -1)
+
+    @property
+    def letters(self) -> UInt8[Array, "V L"]:
+        """The first bytes of each word."""
+        return self._per_word("letters", 0)
+
+    @property
+    def sizes(self) -> Int[Array, " V"]:
+        """How many of them it has."""
+        return self._per_word("sizes", 0)
+
+    def _per_word(self, name: str, padding: int) -> Array:
         assert self.words is not None, "the run looks words up for whom needs them"
-        twins = jnp.asarray(self.words.twins)
-        padding = self.logits.shape[-1] - len(twins)
-        return jnp.pad(twins, (0, padding), constant_values=-1)
+        column = jnp.asarray(getattr(self.words, name))
+        after = [(0, self.logits.shape[-1] - len(column)), *[(0, 0)] * (column.ndim - 1)]
+        return jnp.pad(column, after, constant_values=padding)
 
 
 def _log_softmax(logits: Float32[Array, "R V"]) -> Float32[Array, "R V"]:

@@ -69,8 +69,12 @@ class Inspection:
             UserError: for a tokenizer that does not tell what its words stand for.
         """
         tokenizers = self.tokenizer, self.teacher_tokenizer
-        student, teacher = align.twins(*(align.token_bytes(one) for one in tokenizers))
-        return Words(student), Words(teacher)
+        sides = [align.token_bytes(one) for one in tokenizers]
+        student, teacher = (
+            Words(twins, *align.letters(words))
+            for twins, words in zip(align.twins(*sides), sides, strict=True)
+        )
+        return student, teacher
 
 
 def check(config: RunConfig) -> str:

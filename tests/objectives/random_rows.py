@@ -13,8 +13,13 @@ from jaxdistill.objectives.rows import Rows, Side
 from jaxdistill.types import Head, Words
 
 GROUPS, ROWS, WORDS, WIDTH, TEACHER_WIDTH = 2, 10, 33, 8, 12
-TWINS = Words(np.where(np.arange(WORDS) % 3, np.arange(WORDS), -1))
-"""Two words of three are known to both sides."""
+_NUMBERS = np.arange(WORDS)
+TWINS = Words(
+    twins=np.where(_NUMBERS % 3, _NUMBERS, -1),
+    letters=np.stack([_NUMBERS, _NUMBERS % 5], axis=1).astype(np.uint8),
+    sizes=1 + _NUMBERS % 2,
+)
+"""Two words of three are known to both sides; all have a letter of their own, and some a second."""
 
 
 @jax.tree_util.register_dataclass

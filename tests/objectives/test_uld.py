@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill.align import letters
 from jaxdistill.data.beside import Beside
 from jaxdistill.data.examples import Covered, Encoded, Example
 from jaxdistill.data.pack import sequence
@@ -20,7 +21,7 @@ from tests import tiny
 GOLDEN = json.loads((Path(__file__).parent / "golden_trl_uld.json").read_text())
 LENGTH = 9
 WORDS = [
-    Words(np.array([other.get(word, -1) for word in own]))
+    Words(np.array([other.get(word, -1) for word in own]), *letters([b"a"] * len(own)))
     for own, other in (GOLDEN["vocabularies"], GOLDEN["vocabularies"][::-1])
 ]
 TEMPLATES = Templates(tiny.tokenizer())

@@ -25,9 +25,10 @@ folder, (name, _, part) = Path(sys.argv[1]), sys.argv[2].partition("_")
 student, teacher = (jaxdistill.load(folder / side) for side in ("student", "teacher"))
 fields = {"align": "spans"} if name == "uld" else {}
 objective = OBJECTIVES[name](k=1024 if part == "top_k" else None, **fields)
+sides = [align.token_bytes(model.tokenizer) for model in (student, teacher)]
 words = [
-    Words(twins)
-    for twins in align.twins(*(align.token_bytes(model.tokenizer) for model in (student, teacher)))
+    Words(twins, *align.letters(side))
+    for twins, side in zip(align.twins(*sides), sides, strict=True)
 ]
 lines = (folder / "rows.jsonl").read_text().splitlines()
 rows = [

@@ -1,0 +1,42 @@
+"""How many letters must be changed to make one word of another, for many pairs together."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int
+
+
+def normalised_edit_distance(
+    left: Int[Array, "*R L"],
+    left_sizes: Int[Array, "*R"],
+    right: Int[Array, "*R L"],
+    right_sizes: Int[Array, "*R"],
+) -> Float32[Array, "*R"]:
+    """The edit distance of two words, divided by the longer one's length: between 0 and 1.
+
+    Insertions, deletions and replacements cost the same (Levenshtein); two words of no letters
+    are equal.
+
+    Args:
+        left: The letters of one word, with anything behind its end.
+        left_sizes: How many letters it has, at most L.
+        right: The letters of the other.
+        right_sizes: How many it has.
+    """
+    length = left.shape[-1]
+    places = jax.lax.broadcasted_iota(jnp.int32, (*left.shape[:-1], length + 1), left.ndim - 1)
+
+    def extend(row: Int[Array, "*R N"], at: Int[Array, ""]) -> tuple[Array, Array]:
+        letter = jax.lax.dynamic_index_in_dim(left, at, axis=-1)
+        replaced = row[..., :-1] + (letter != right)
+        deleted = row[..., 1:] + 1
+        first = row[..., :1] + 1
+        best = jnp.concatenate([first, jnp.minimum(replaced, deleted)], axis=-1)
+        # Insertions lead from left to right, each at the cost of one: a running minimum.
+        best = jax.lax.cummin(best - places, axis=left.ndim - 1) + places
+        return best, best
+
+    _, rows = jax.lax.scan(extend, places, jnp.arange(length))
+    rows = jnp.moveaxis(jnp.concatenate([places[None], rows]), 0, -2)  # [*R, L + 1, L + 1]
+    found = jnp.take_along_axis(rows, left_sizes[..., None, None], axis=-2)[..., 0, :]
+    found = jnp.take_along_axis(found, right_sizes[..., None], axis=-1)[..., 0]
+    return found / jnp.maximum(jnp.maximum(left_sizes, right_sizes), 1).astype(jnp.float32)
