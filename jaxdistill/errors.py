@@ -51,7 +51,7 @@ class Findings:
         if not self._lines:
             return
         more = len(self._lines) - self._limit
-        tail = (f"... and {more} more like these in the data.",) if more > 0 else ()
+        tail = (f"... and {more} more.",) if more > 0 else ()
         raise UserError(*self._lines[: self._limit], *tail)
 
 

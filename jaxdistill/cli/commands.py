@@ -150,6 +150,7 @@ def generate(options: argparse.Namespace) -> None:
 
     model = run.open_model(options.model, dtype=options.dtype)
     prompts = options.prompt or _lines(sys.stdin)
+    run.check_length(options.max_new_tokens, model.config, options.model, "--max-new-tokens")
     answers = model.generate(
         prompts,
         max_new_tokens=options.max_new_tokens,

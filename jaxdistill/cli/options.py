@@ -159,7 +159,8 @@ def _count(text: str) -> int:
 
 
 def _count_or_0(text: str) -> int:
-    return _checked(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0")
+    most = 2**32 - 1
+    return _checked(text, int, lambda value: 0 <= value <= most, f"a whole number from 0 to {most}")
 
 
 def _at_least_0(text: str) -> float:

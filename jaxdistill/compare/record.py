@@ -147,7 +147,7 @@ def _signed_percent(value: float) -> str:
 
 
 def _signed_points(value: float) -> str:
-    return f"{100 * value:+.1f} %".replace("-", "\N{MINUS SIGN}")
+    return f"{100 * value:+.1f} points".replace("-", "\N{MINUS SIGN}")
 
 
 def _count(value: float) -> str:

@@ -1,5 +1,6 @@
 """The rows of the sheet for people's judgements, however a spreadsheet saved it."""
 
+import codecs
 import csv
 import io
 import re
@@ -22,15 +23,17 @@ def sheet(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
         UserError: where it cannot be read, or lacks a column; only `note` may be missing.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        content = Path(path).read_bytes()
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8: {error.reason}. Save it as CSV in UTF-8.") from None
     text = re.sub(r"\Asep=.\r?\n", "", text)
     head = text.partition("\n")[0]
-    # Spreadsheets of half the world write a semicolon between cells.
-    delimiter = ";" if head.count(";") > head.count(",") else ","
+    # Spreadsheets of half the world write a semicolon between cells; as "Unicode text", tabs.
+    delimiter = max(",;\t", key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = [column.strip().lower() for column in next(reader, ())]

@@ -84,6 +84,8 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[Any, Any]:
     except FileNotFoundError:
         siblings = [str(p) for p in sorted(path.parent.glob("*.y*ml"))]
         raise UserError(f"{path}: no such config file.{nearest(str(path), siblings)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; a config is a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a config: {error}") from None
     except (YAMLError, OmegaConfBaseException, ValueError) as error:

@@ -241,7 +241,9 @@ def batches(
     _check_share(batch_size, process_count)
     sequences = grain.MapDataset.source(_Sequences(examples, length, pack))
     endless = sequences.seed(seed).shuffle().repeat()
-    mine = endless[process_index::process_count].batch(batch_size // process_count, batch_fn=_stack)
+    mine, share = endless[process_index::process_count], batch_size // process_count
+    # A batch of one of an endless set is more than grain can count.
+    mine = mine.map(_alone) if share == 1 else mine.batch(share, batch_fn=_stack)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(mine.to_iter_dataset(options))
 
@@ -288,6 +290,10 @@ class _Sequences:
 
 def _stack(sequences: Sequence[Batch]) -> Batch:
     return jax.tree.map(lambda *parts: np.stack(parts), *sequences)
+
+
+def _alone(sequence: Batch) -> Batch:
+    return _stack([sequence])
 
 
 def _check_share(batch_size: int, process_count: int) -> None:

@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Float32, Int, Integer
 
 
 def normalised_edit_distance(
-    left: Int[Array, "*R L"],
+    left: Integer[Array, "*R L"],
     left_sizes: Int[Array, "*R"],
-    right: Int[Array, "*R L"],
+    right: Integer[Array, "*R L"],
     right_sizes: Int[Array, "*R"],
 ) -> Float32[Array, "*R"]:
     """The edit distance of two words, divided by the longer one's length: between 0 and 1.

@@ -1,6 +1,7 @@
 """Runs: the one place that knows all rooms. It only assembles."""
 
 from jaxdistill.run.check import check as check
+from jaxdistill.run.check import check_length as check_length
 from jaxdistill.run.config import RunConfig as RunConfig
 from jaxdistill.run.config import read as read
 from jaxdistill.run.cost import NEW_TOKENS as NEW_TOKENS

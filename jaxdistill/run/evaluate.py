@@ -192,6 +192,7 @@ def export(model: str, out: str, *, format: Any = "safetensors", dtype: str | No
             less precision than this still has its checkpoint, which is taken then.
     """
     folder = RunFolder(model)
-    is_run = dtype is not None and folder.is_one(model)
-    opened = _newest(folder) if is_run else open_model(model, dtype=dtype)
+    has_checkpoint = folder.is_one(model) and folder.checkpoints.is_dir()
+    opened = _newest(folder) if dtype is not None and has_checkpoint else None
+    opened = opened or open_model(model, dtype=dtype)
     return hub.save(opened.pretrained, out, format=format, dtype=dtype)

@@ -22,6 +22,10 @@ _BLOCK = 256
 """Words whose weights are summed together, so that no running sum is as long as a vocabulary."""
 
 
+_COLDEST = 1e-5
+"""Below it the likeliest is chosen: it would be all the same, and logits would leave float32."""
+
+
 def select(
     logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: Sampling
 ) -> Int[Array, " B"]:
@@ -33,7 +37,7 @@ def select(
         sampling: How to choose.
     """
     logits = logits.astype(jnp.float32)
-    if sampling.temperature == 0:
+    if sampling.temperature < _COLDEST:
         return _likeliest(logits)
     if 0 < sampling.top_k < logits.shape[1]:
         return _among_top_k(logits, keys, sampling)

@@ -120,6 +120,8 @@ def members(study: StudyConfig, path: str | Path) -> list[Member]:
         UserError: naming what is wrong in any of them, before the first is trained.
     """
     source = Path(path).parent / study.run
+    # What is wrong in all runs is said once, and not of each.
+    read_run(source, tuple(_overrides({**study.common, "output": study.output, "seed": 0})))
     findings = Findings()
     found = []
     for seed in study.seeds:

@@ -169,4 +169,5 @@ def _best(name: str, found: Sequence[Outcome]) -> str:
 def _cell(name: str, estimate: Estimate, *, signed: bool = False) -> str:
     write = QUANTITIES[name].write
     value, low, high = (write(x) for x in (estimate.value, estimate.low, estimate.high))
-    return f"{'+' if signed and estimate.value > 0 else ''}{value} [{low}, {high}]"
+    text = f"{'+' if signed and estimate.value > 0 else ''}{value} [{low}, {high}]"
+    return text.replace(" %", " points") if signed else text  # percentages differ by points

@@ -20,8 +20,8 @@ class TrainConfig:
     neither changes the result.
     """
 
-    steps: _Positive = 1000
-    batch_size: _Positive = 8
+    steps: Annotated[int, Field(gt=0, lt=2**31)] = 1000
+    batch_size: Annotated[int, Field(gt=0, le=1_000_000)] = 8
     accumulate: _Positive = 1
     chunk_rows: _Positive = CHUNK_ROWS
     optimizer: AdamW = AdamW()

@@ -15,8 +15,8 @@ class Case:
         ours: Our program.
         peer: The peer's program, and the environment that it runs in.
         argument: What both are given, with spaces between.
-        speed: At least so many times the peer's.
-        memory: At most this part of the peer's; None where it is not compared.
+        speed: The mark: at least so many times the peer's; None where there is none.
+        memory: At most this part of the peer's; None where there is none.
         reads: The folder in `.benchmarks` that `prepare.py` makes for it.
     """
 
@@ -24,7 +24,7 @@ class Case:
     ours: str
     peer: tuple[str, str]
     argument: str = ""
-    speed: float = 1.0
+    speed: float | None = None
     memory: float | None = None
     reads: str = ""
 
@@ -90,7 +90,6 @@ CASES = {
             "jsd.py",
             ("liger_jsd.py", "liger"),
             f"{words} compiled",
-            memory=1.0,
         )
         for words in (49_152, 151_936)
     },

@@ -26,10 +26,14 @@ class Measured:
 
     Attributes:
         speed: Units a second, by the median of all repeats.
+        slowest: By the slowest of them.
+        fastest: By the fastest.
         peak_bytes: The most memory that any round held at once.
     """
 
     speed: float
+    slowest: float
+    fastest: float
     peak_bytes: int
 
 
@@ -76,26 +80,34 @@ def _run(command: list[str]) -> tuple[list[float], int, int]:
 
 def _summed(rounds: list[tuple[list[float], int, int]]) -> Measured:
     seconds = [second for repeats, _, _ in rounds for second in repeats]
-    return Measured(rounds[0][1] / statistics.median(seconds), max(peak for *_, peak in rounds))
+    speeds = [rounds[0][1] / second for second in (statistics.median(seconds), *sorted(seconds))]
+    return Measured(speeds[0], speeds[-1], speeds[1], max(peak for *_, peak in rounds))
 
 
 def _line(case: Case, ours: Measured, theirs: Measured) -> str:
     faster, smaller = ours.speed / theirs.speed, ours.peak_bytes / theirs.peak_bytes
-    marks = [f"{'met' if faster >= case.speed else 'missed'} (≥ {case.speed:.3g} ×)"]
+    marks = []
+    if case.speed is not None:
+        marks.append(f"{'met' if faster >= case.speed else 'missed'} (≥ {case.speed:.3g} ×)")
     if case.memory is not None:
         marks.append(f"{'met' if smaller <= case.memory else 'missed'} (≤ {case.memory:g} ×)")
     cells = [
         case.work,
         case.peer[1],
-        _number(ours.speed),
-        _number(theirs.speed),
+        _spread(ours),
+        _spread(theirs),
         f"{faster:.2f} ×",
         f"{ours.peak_bytes / 2**30:.2f}",
         f"{theirs.peak_bytes / 2**30:.2f}",
         f"{smaller:.2f} ×",
-        ", ".join(marks),
+        ", ".join(marks) or "none",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _spread(found: Measured) -> str:
+    """The median, and what the repeats lay between."""
+    return f"{_number(found.speed)} ({_number(found.slowest)}–{_number(found.fastest)})"
 
 
 def _number(value: float) -> str:
@@ -115,7 +127,7 @@ def _write(found: dict[str, tuple[Measured, Measured]], rounds: int) -> None:
             "",
             f"`tests/benchmarks/run.sh --rounds {rounds}`, {date.today()}, commit {commit}, "
             f"{os.cpu_count()} CPU cores, float32. Units: tokens, rows or starts; medians of all "
-            "repeats, programs run in turn, memory is the peak of the process.",
+            "repeats (slowest–fastest), programs run in turn, memory is the peak of the process.",
             "",
             *lines,
             "",

@@ -103,6 +103,9 @@ def test_a_spreadsheet_may_change_delimiters_line_ends_and_case(tmp_path):
     path = saved(tmp_path, sheet, delimiter=";", lineterminator="\n")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert {one.better for one in read_sheet(path, found).values()} == {"tie"}
+    path = saved(tmp_path, sheet, delimiter="\t")
+    path.write_bytes(path.read_bytes().decode().encode("utf-16"))  # "Unicode text"
+    assert {one.better for one in read_sheet(path, found).values()} == {"tie"}
 
 
 @pytest.mark.parametrize(

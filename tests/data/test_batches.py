@@ -116,6 +116,14 @@ def test_every_row_once_an_epoch_in_a_new_order_each():
     assert [r for _ in range(15) for r in rows_in(next(other))] != seen
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_batch_may_be_one_sequence_a_process(processes):
+    options = {"batch_size": processes, "process_count": processes}
+    streams = [stream(examples(*[5] * 6), process_index=n, **options) for n in range(processes)]
+    seen = [row for _ in range(6 // processes) for one in streams for row in rows_in(next(one))]
+    assert sorted(seen) == list(range(6))
+
+
 def test_packed_epochs_learn_every_token_once():
     rows = examples(*[2 + n % 9 for n in range(40)])
     number = len(list(ordered_batches(rows, length=LENGTH, batch_size=1)))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import jax
@@ -174,6 +175,18 @@ def test_a_run_keeps_more_than_it_exports(place, command):
     )
     assert (whole != rounded).any()
     np.testing.assert_array_equal(whole.astype("bfloat16"), rounded)
+    # Without its checkpoints it has what it exported.
+    shutil.rmtree(place / "run" / "checkpoints")
+    again = ["--model", place / "run", "--out", place / "half", "--dtype", "float16"]
+    code, _, complained = command("export", *again)
+    assert code == 0, complained
+
+
+def test_more_new_words_than_a_model_reads(place, command):
+    asked = ["--model", place / "teacher", "--prompt", "Hi", "--max-new-tokens", "257"]
+    code, _, complained = command("generate", *asked)
+    assert code == 2
+    assert "--max-new-tokens: 257 places are more than the 256" in complained
 
 
 def test_what_is_asked_is_what_is_shown(place, command):

@@ -97,6 +97,9 @@ def test_greedy_takes_the_first_of_the_likeliest() -> None:
     logits = jnp.array([[0.0, 3.0, 3.0, -jnp.inf], [5.0, 1.0, 5.0, 5.0]])
     keys = jax.random.split(jax.random.key(0), 2)
     assert select(logits, keys, Sampling()).tolist() == [1, 0]
+    for top_k in (0, 2):  # so cold that a division would leave float32
+        sampling = Sampling(temperature=1e-40, top_k=top_k)
+        assert select(logits, keys, sampling).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (0, 0.9), (3, 0.9)])
