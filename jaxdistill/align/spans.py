@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,16 @@ def spans(student: Extents, teacher: Extents) -> Groups:
     return Groups(*(ranks[np.where(n < len(sizes), n, -1)] for n in numbers))
 
 
-def positions(
-    student_counts: Bool[np.ndarray, " T"], teacher_counts: Bool[np.ndarray, " S"]
-) -> Groups:
-    """The n-th token that counts on one side with the n-th of the other; the rest is in none."""
-    num_groups = min(student_counts.sum(), teacher_counts.sum())
+def positions(student: Int[np.ndarray, " T"], teacher: Int[np.ndarray, " S"]) -> Groups:
+    """The n-th token of one side with the n-th of the other; what has no counterpart is in none.
 
-    def numbers(counts: Bool[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
-        found = np.cumsum(counts) - 1
-        return np.where(counts & (found < num_groups), found, -1)
+    Args:
+        student: The number of each of the student's tokens, climbing; -1 for what does not count.
+        teacher: The same of the teacher's.
+    """
+    both = np.intersect1d(student[student >= 0], teacher[teacher >= 0])
 
-    return Groups(numbers(student_counts), numbers(teacher_counts))
+    def numbers(side: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
+        return np.where(np.isin(side, both), np.searchsorted(both, side), -1)
+
+    return Groups(numbers(student), numbers(teacher))

@@ -36,23 +36,32 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
             "SentencePiece tokenizer."
         )
     added = tokenizer.added_tokens_decoder
-    found: list[bytes | None] = [None] * len(tokenizer)
-    for word, number in tokenizer.get_vocab().items():
+    vocabulary = tokenizer.get_vocab()
+    found: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)  # there may be holes
+    for word, number in vocabulary.items():
         token = added.get(number)
         if token is None:
             found[number] = read(word)
         elif not token.special:
-            found[number] = word.encode()  # added tokens are written as they are
+            # Added tokens are written as they are, but for the letter of a space.
+            found[number] = word.encode() if read is _from_byte_level else read(word)
     return found
 
 
 def twins(
-    student: Sequence[bytes | None], teacher: Sequence[bytes | None]
+    student: Sequence[bytes | None],
+    teacher: Sequence[bytes | None],
+    marks: Sequence[tuple[int, int]] = (),
 ) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"]]:
     """For each word of either side the other's of the same bytes; -1 where there is none.
 
     Of several words of the same bytes only the first has a twin, so that twins are twins of each
     other.
+
+    Args:
+        student: The bytes of each of the student's words; None for marks.
+        teacher: The same of the teacher's.
+        marks: Marks that mean the same: the student's, and the teacher's.
     """
     numbers: list[dict[bytes, int]] = [{}, {}]
     for side, words in zip(numbers, (student, teacher), strict=True):
@@ -61,8 +70,9 @@ def twins(
                 side.setdefault(word, number)
     found = [np.full(len(words), -1, dtype=np.int32) for words in (student, teacher)]
     shared = numbers[0].keys() & numbers[1].keys()
-    pairs = np.array([[side[word] for word in shared] for side in numbers], dtype=np.int32)
-    found[0][pairs[0]], found[1][pairs[1]] = pairs[1], pairs[0]
+    pairs = [(numbers[0][word], numbers[1][word]) for word in shared]
+    for mine, theirs in (*pairs, *marks):
+        found[0][mine], found[1][theirs] = theirs, mine
     return found[0], found[1]
 
 

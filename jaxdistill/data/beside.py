@@ -12,6 +12,10 @@ from jaxdistill.data.rows import ONE_TOKENIZER
 from jaxdistill.data.templates import Templates
 from jaxdistill.errors import UserError
 
+_GAP = 64
+"""How many bytes lie between two answers, so that a token which begins before the second one does
+not reach into the first."""
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -19,13 +23,14 @@ class Beside:
 
     Attributes:
         templates: How its tokenizer wants rows.
-        alignment: Which tokens are compared.
-        unpaired: What becomes of a row of which nothing can be: it is dropped, or refused.
+        alignment: Which tokens are compared; None where nothing is, and it only writes answers.
+        unpaired: What becomes of a row of which nothing can be: it is dropped, refused, or kept
+            without what the teacher reads of it.
     """
 
     templates: Templates
-    alignment: align.Alignment
-    unpaired: Literal["drop", "refuse"] = "drop"
+    alignment: align.Alignment | None
+    unpaired: Literal["drop", "refuse", "keep"] = "drop"
 
     def counterpart(
         self,
@@ -47,12 +52,13 @@ class Beside:
         Raises:
             UserError: for a row that is refused, or holds exact tokens.
         """
+        assert self.alignment is not None, "nothing is compared"
         is_cut = len(theirs.tokens) > length + 1
         if is_cut and truncation == "drop":
             return "too long"
         student = _Side.of(mine, kept(mine, length, truncation), templates)
         teacher = _Side.of(theirs, kept(theirs, length, truncation), self.templates)
-        groups = self._groups(student, teacher)
+        groups = _groups(student, teacher, self.alignment)
         reason = student.unknown or teacher.unknown
         if reason is None and not (groups.student >= 0).any():
             reason = "no part of its answer is read by both tokenizers"
@@ -65,19 +71,6 @@ class Beside:
             )
         return "unpaired"
 
-    def _groups(self, student: "_Side", teacher: "_Side") -> align.Groups:
-        if self.alignment.by == "positions":
-            return align.positions(*(side.counts & ~side.is_mark for side in (student, teacher)))
-        found = align.spans(
-            *(
-                align.Extents(side.begins[side.counts], side.said[side.counts])
-                for side in (student, teacher)
-            )
-        )
-        return align.Groups(
-            *(_spread(n, side.counts) for n, side in zip(found, (student, teacher), strict=True))
-        )
-
 
 @dataclass(frozen=True)
 class _Side:
@@ -89,7 +82,9 @@ class _Side:
         begins: The byte where each begins, of all that the answers say.
         said: The byte where it ends.
         counts: Which are predicted parts of answers.
-        is_mark: Which are special.
+        ranks: The number of each in its answer, the ends of answers not counted; -1 for what does
+            not count.
+        num_bytes: How long the learned text is in UTF-8.
         unknown: Why the tokenizer cannot read it.
     """
 
@@ -98,7 +93,8 @@ class _Side:
     begins: Int[np.ndarray, " T"]
     said: Int[np.ndarray, " T"]
     counts: Bool[np.ndarray, " T"]
-    is_mark: Bool[np.ndarray, " T"]
+    ranks: Int[np.ndarray, " T"]
+    num_bytes: int
     unknown: str | None
 
     @classmethod
@@ -110,8 +106,19 @@ class _Side:
         begins, said = _said(encoded.tokens, encoded.covered, templates)
         counts = mask & (said[keep] >= 0)
         unknown = _unknown(tokens[counts], templates)
-        is_mark = encoded.covered.is_special[keep]
-        return cls(tokens, mask, begins[keep], said[keep], counts, is_mark, unknown)
+        is_word = (said >= 0) & ~encoded.covered.is_special
+        ranks = np.where(is_word, np.cumsum(is_word) - 1, -1)[keep]
+        num_bytes = int(encoded.covered.token_bytes[keep][mask].sum())
+        return cls(
+            tokens=tokens,
+            loss_mask=mask,
+            begins=begins[keep],
+            said=said[keep],
+            counts=counts,
+            ranks=np.where(counts, ranks, -1),
+            num_bytes=num_bytes,
+            unknown=unknown,
+        )
 
 
 def _said(
@@ -132,9 +139,11 @@ def _said(
         is_said = inside[(reached[inside] > first) & (reached[inside] <= last)]
         said[is_said] = before + reached[is_said] - first
         before += last - first + 1
+        mark = before
+        before += _GAP
         if covered.is_special[inside[-1:]].any():
-            said[inside[-1]] = before
-            begins[inside[-1]] = before - 1
+            said[inside[-1]] = mark
+            begins[inside[-1]] = mark - 1
     return begins, said
 
 
@@ -155,6 +164,17 @@ def _exact_ends(
     if b"".join(parts) != data:
         return covered.ends
     return np.cumsum([len(part) for part in parts], dtype=np.int64)
+
+
+def _groups(student: "_Side", teacher: "_Side", alignment: align.Alignment) -> align.Groups:
+    if alignment.by == "positions":
+        return align.positions(student.ranks, teacher.ranks)
+    found = align.spans(
+        *(align.Extents(s.begins[s.counts], s.said[s.counts]) for s in (student, teacher))
+    )
+    return align.Groups(
+        *(_spread(n, side.counts) for n, side in zip(found, (student, teacher), strict=True))
+    )
 
 
 def _unknown(tokens: Int[np.ndarray, " T"], templates: Templates) -> str | None:
@@ -178,7 +198,13 @@ def _counterpart(
     weight[ends] = 1 if alignment.average == "groups" else 1 / len(ends)
     student_groups, teacher_groups = (np.where(n >= 0, ends[n], -1) for n in groups)
     return Counterpart(
-        teacher.tokens, teacher.loss_mask, teacher_groups, student_groups, weight, is_cut
+        tokens=teacher.tokens,
+        loss_mask=teacher.loss_mask,
+        teacher_groups=teacher_groups,
+        student_groups=student_groups,
+        weight=weight,
+        num_bytes=teacher.num_bytes,
+        is_cut=is_cut,
     )
 
 

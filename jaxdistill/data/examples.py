@@ -75,7 +75,8 @@ class Counterpart:
         teacher_groups: The group of each of them; -1 for none.
         student_groups: The group of each of the student's tokens.
         weight: How much the group counts which a token of the student's ends; 0 where it ends none.
-        is_cut: Whether the teacher's side lost a part.
+        num_bytes: How long the text is in UTF-8 that is learned on the teacher's side.
+        is_cut: Whether that side lost a part.
     """
 
     tokens: Int[np.ndarray, " S"]
@@ -83,6 +84,7 @@ class Counterpart:
     teacher_groups: Int[np.ndarray, " S"]
     student_groups: Int[np.ndarray, " T"]
     weight: Float[np.ndarray, " T"]
+    num_bytes: int = 0
     is_cut: bool = False
 
 

@@ -5,7 +5,7 @@ grain orders, batches, and remembers where it is; what it remembers is one small
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grain
 import jax
@@ -17,7 +17,7 @@ from jaxdistill.data.config import DataConfig
 from jaxdistill.data.examples import Counts, Example
 from jaxdistill.data.pack import best_fit, sequence
 from jaxdistill.data.rollouts.writer import Writer
-from jaxdistill.data.rows import Row, Tokens, answered, parse
+from jaxdistill.data.rows import ONE_TOKENIZER, Row, Tokens, answered, parse
 from jaxdistill.data.sources import records
 from jaxdistill.data.split import is_heldout
 from jaxdistill.data.templates import Templates
@@ -158,6 +158,8 @@ def check(
         UserError: with all that is wrong.
     """
     rows, templates = read(config), Templates(tokenizer)
+    if beside is not None:
+        _check_text([*rows.train, *rows.heldout])
     if config.rollout.needs_teacher:
         asking = templates if beside is None else beside.templates
         asked = config.rollout.prompts([*rows.train, *rows.heldout], asking)
@@ -175,6 +177,8 @@ def _prepared(
     is_only_scored: bool = False,
 ) -> Prepared:
     asking = templates if beside is None else beside.templates
+    if beside is not None:
+        _check_text([*rows.train, *rows.heldout])
     complete = config.rollout.complete(
         [*rows.train, *rows.heldout], templates=asking, length=config.length, writer=writer
     )
@@ -190,9 +194,13 @@ def _prepared(
             loss_on=config.loss_on,
             length=config.length,
             truncation=config.truncation,
-            beside=beside,
+            beside=of_side,
         )
-        for side in (complete[: len(rows.train)], complete[len(rows.train) :])
+        for side, of_side in (
+            (complete[: len(rows.train)], beside),
+            # What is measured does not hang on what can be compared.
+            (complete[len(rows.train) :], beside and replace(beside, unpaired="keep")),
+        )
     )
     if not train:
         what = f"data.sources: nothing is left to learn: {train_counts}. Raise `data.length`"
@@ -204,13 +212,34 @@ def _prepared(
     return Prepared(rows, train, heldout, train_counts, heldout_counts)
 
 
+def _check_text(rows: Sequence[Row]) -> None:
+    """See that two tokenizers can read the rows."""
+    findings = Findings()
+    for row in rows:
+        with findings.collect(row.place):
+            if isinstance(row.content, Tokens):
+                raise UserError(ONE_TOKENIZER)
+    findings.raise_any()
+
+
 def _as_text(row: Row, told: Row, writer: Writer, beside: Beside) -> Row:
     """A row with what the teacher wrote in its own tokens, as a student of others reads it."""
     assert isinstance(told.content, Tokens), "a teacher writes tokens"
-    written = told.content.completion
-    answer = beside.templates.tokenizer.decode(list(written), skip_special_tokens=True)
+    asked, written = told.content.prompt, told.content.completion
     is_finished = bool(written) and written[-1] in writer.eos_ids
-    return answered(row, str(answer), is_finished=is_finished)
+    # Decoded with what stands before it: alone, some tokenizers take a space from its beginning.
+    before, whole = (
+        str(
+            beside.templates.tokenizer.decode(
+                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+        for tokens in (asked, asked + written)
+    )
+    answer = whole.removeprefix(before)
+    if not is_finished:
+        answer = answer.rstrip("\N{REPLACEMENT CHARACTER}")  # broken off inside of a character
+    return answered(row, answer, is_finished=is_finished)
 
 
 def batches(
@@ -276,7 +305,7 @@ class _Sequences:
     def __init__(self, examples: Sequence[Example], length: int, pack: bool):
         self._examples = examples
         self._length = length
-        self.is_paired = any(example.counterpart is not None for example in examples)
+        self.is_paired = all(example.counterpart is not None for example in examples)
         sizes = [example.num_places for example in examples]
         self._bins = best_fit(sizes, length) if pack else [[n] for n in range(len(examples))]
 

@@ -4,6 +4,7 @@ The string is rendered whole and tokenised once, so that its tokens are those th
 in use; rendering or tokenising in pieces would put other tokens at the seams.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ class Templates:
                 "stands for. Use one with a `tokenizer.json`."
             )
 
+    @property
+    def identity(self) -> str:
+        """Names what the tokenizer does, and its chat template."""
+        inner: Any = self.tokenizer.backend_tokenizer  # pyright: ignore
+        said = f"{inner.to_str()} {self.tokenizer.chat_template}"
+        return hashlib.sha256(said.encode()).hexdigest()[:12]
+
     @cached_property
     def token_bytes(self) -> list[bytes | None]:
         """The bytes of every token by its id; None for marks that stand for no text.
@@ -74,6 +82,16 @@ class Templates:
             UserError: for a tokenizer that does not tell.
         """
         return align.token_bytes(self.tokenizer)
+
+    @property
+    def end_of_turn(self) -> int | None:
+        """The mark that ends an answer: that of the chat template, if there is one, or `eos`."""
+        if not self.tokenizer.chat_template:
+            return self.eos
+        messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+        rendered = self.render(Chat(messages, num_prompt=1, first_scored=1))
+        end = rendered.text[rendered.turns[0].said[1] : rendered.turns[0].learned[1]].strip()
+        return self.tokenizer.get_vocab().get(end, self.eos)
 
     @property
     def eos(self) -> int | None:

@@ -51,7 +51,7 @@ def encode(
     counts = Counts()
     mine = encode_whole(rows, templates, loss_on=loss_on)
     theirs = repeat(None)
-    if beside is not None:
+    if beside is not None and beside.alignment is not None:
         theirs = encode_whole(rows, beside.templates, loss_on=loss_on)
     findings = Findings()
     for row, encoded, other in zip(rows, mine, theirs, strict=False):
@@ -59,7 +59,8 @@ def encode(
         if example is not None and beside is not None and other is not None:
             with findings.collect(row.place):
                 found = beside.counterpart(encoded, other, templates, length, truncation)
-                example, counted = _with_counterpart(example, counted, found)
+                if not (isinstance(found, str) and beside.unpaired == "keep"):
+                    example, counted = _with_counterpart(example, counted, found)
         counts += counted
         if example is not None:
             examples.append(example)
@@ -202,8 +203,8 @@ def _scored(
     eos: int | None,
     special: Sequence[int],
 ) -> Encoded:
-    size = len(rendered.text)
-    if not rendered.is_chat and eos is not None and ids[-1:] != [eos]:
+    size, is_finished = len(rendered.text), all(turn.is_finished for turn in rendered.turns)
+    if not rendered.is_chat and is_finished and eos is not None and ids[-1:] != [eos]:
         ids, offsets = [*ids, eos], [*offsets, (size, size)]
     tokens = np.array(ids, dtype=np.int32)
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
@@ -221,6 +222,13 @@ def _scored(
         elif turn.is_finished:
             inside[-1:] |= is_eos[-1:]
         turn_ids[inside] = number
-    reached = byte_ends(rendered.text, ends)
-    covered = Covered(rendered.text, reached, is_special, rendered.turns, turn_ids)
-    return Encoded(tokens, turn_ids >= 0, covered)
+    # What a template writes behind an answer that was broken off is not what came next.
+    kept = slice(None) if is_finished else slice(len(tokens) - int(np.argmax(turn_ids[::-1] >= 0)))
+    covered = Covered(
+        text=rendered.text,
+        ends=byte_ends(rendered.text, ends)[kept],
+        is_special=is_special[kept],
+        turns=rendered.turns,
+        turn_ids=turn_ids[kept],
+    )
+    return Encoded(tokens[kept], turn_ids[kept] >= 0, covered)

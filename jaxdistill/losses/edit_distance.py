@@ -25,7 +25,8 @@ def normalised_edit_distance(
     length = left.shape[-1]
     places = jax.lax.broadcasted_iota(jnp.int32, (*left.shape[:-1], length + 1), left.ndim - 1)
 
-    def extend(row: Int[Array, "*R N"], at: Int[Array, ""]) -> tuple[Array, Array]:
+    def extend(carry: tuple[Array, Array], at: Int[Array, ""]) -> tuple[tuple[Array, Array], None]:
+        row, found = carry
         letter = jax.lax.dynamic_index_in_dim(left, at, axis=-1)
         replaced = row[..., :-1] + (letter != right)
         deleted = row[..., 1:] + 1
@@ -33,10 +34,9 @@ def normalised_edit_distance(
         best = jnp.concatenate([first, jnp.minimum(replaced, deleted)], axis=-1)
         # Insertions lead from left to right, each at the cost of one: a running minimum.
         best = jax.lax.cummin(best - places, axis=left.ndim - 1) + places
-        return best, best
+        is_last = (left_sizes == at + 1)[..., None]
+        return (best, jnp.where(is_last, best, found)), None
 
-    _, rows = jax.lax.scan(extend, places, jnp.arange(length))
-    rows = jnp.moveaxis(jnp.concatenate([places[None], rows]), 0, -2)  # [*R, L + 1, L + 1]
-    found = jnp.take_along_axis(rows, left_sizes[..., None, None], axis=-2)[..., 0, :]
+    (_, found), _ = jax.lax.scan(extend, (places, places), jnp.arange(length))
     found = jnp.take_along_axis(found, right_sizes[..., None], axis=-1)[..., 0]
     return found / jnp.maximum(jnp.maximum(left_sizes, right_sizes), 1).astype(jnp.float32)

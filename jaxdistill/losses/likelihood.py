@@ -25,5 +25,5 @@ def binary_cross_entropy(
         Matching", 2025, https://arxiv.org/abs/2503.20083
     """
     log_p, log_q = (jnp.minimum(one / temperature, 0) - _CERTAIN for one in (log_p, log_q))
-    p = jnp.exp(log_p)
-    return -(p * log_q + (1 - p) * jnp.log(-jnp.expm1(log_q)))
+    # 1 - p as it is for q: a rounding of its own would leave a gradient where both are equal.
+    return -(jnp.exp(log_p) * log_q - jnp.expm1(log_p) * jnp.log(-jnp.expm1(log_q)))

@@ -37,6 +37,11 @@ class ALM(RowObjective):
         """Groups that stand for the same text."""
         return Alignment("spans")
 
+    @property
+    def merges(self) -> bool:
+        """Groups may be of several tokens."""
+        return True
+
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """How far the two are apart, plus the entropy of the teacher's side."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"

@@ -118,6 +118,11 @@ class RowObjective(ABC):
         return None
 
     @property
+    def merges(self) -> bool:
+        """Whether it asks how likely the earlier tokens of a group are."""
+        return False
+
+    @property
     def watched(self) -> "tuple[RowObjective, ...]":
         """What is recorded beside it, and not minimised."""
         return ()

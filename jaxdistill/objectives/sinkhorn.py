@@ -24,8 +24,9 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Sinkhorn(RowObjective):
     """The smoothed cost of moving the teacher's probabilities to the student's.
 
-    To move from a word to another costs their normalised edit distance, from 0 for the same
-    letters to 1 for none in common. Only the `k` likeliest words of both sides are looked at; all
+    To move from a word to another costs their normalised edit distance in bytes (of the first 16 of
+    each), from 0 for the same word to 1 for nothing in common; a mark is at distance 1 from all
+    but its twin. Only the `k` likeliest words of both sides are looked at; all
     others are one more place on each side, which is at distance 1 from every word.
 
     Groups of several tokens are compared by their last ones, each given those before it.
@@ -71,6 +72,9 @@ class Sinkhorn(RowObjective):
             jnp.broadcast_to(right[:, None], (*shape, right.shape[-1])),
             jnp.broadcast_to(right_sizes[:, None], shape),
         )
+        is_mark = (left_sizes == 0)[:, :, None] | (right_sizes == 0)[:, None]
+        is_twin = student.twins[mine][:, None] == theirs[:, :, None]
+        cost = jnp.where(is_twin, 0, jnp.where(is_mark, 1, cost))
         if self.relaxed is None:
             p, q = (jnp.concatenate([x, _rest(x)], axis=-1) for x in (p, q))
             cost = jnp.pad(cost, ((0, 0), (0, 1), (0, 1)), constant_values=1.0)

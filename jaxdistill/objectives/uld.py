@@ -45,6 +45,11 @@ class ULD(RowObjective):
         return Alignment(self.align, self.average)
 
     @property
+    def merges(self) -> bool:
+        """Groups may be of several tokens."""
+        return self.align == "spans"
+
+    @property
     def watched(self) -> tuple[RowObjective, ...]:
         """How far the value may be off, where only a part is looked at."""
         if self.k is None:

@@ -129,10 +129,11 @@ def student_model(inspection: Inspection, params: Params) -> Model:
 
 def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -> Any:
     """The compiled step."""
+    compares = any(objective.compares for objective in config.objectives)
     step = make_step(
         forward=student.forward,
         head=student.head,
-        teacher=teacher_signal(config, inspection),
+        teacher=teacher_signal(config, inspection) if compares else None,
         objectives=config.objectives,
         optimizer=student.optimizer,
         rate=config.train.optimizer.rate(config.train.steps),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
@@ -68,11 +69,17 @@ class Inspection:
         Raises:
             UserError: for a tokenizer that does not tell what its words stand for.
         """
-        tokenizers = self.tokenizer, self.teacher_tokenizer
-        sides = [align.token_bytes(one) for one in tokenizers]
+        sizes = self.vocab_size, self.teacher_vocab_size
+        readers = [data.Templates(one) for one in (self.tokenizer, self.teacher_tokenizer)]
+        sides = [one.token_bytes[:size] for one, size in zip(readers, sizes, strict=True)]
+        if self.beside is None:
+            twins = [np.arange(self.vocab_size)] * 2
+        else:
+            ends = tuple(reader.end_of_turn for reader in readers)
+            marks = [ends] if None not in ends else []
+            twins = align.twins(sides[0], sides[1], marks)
         student, teacher = (
-            Words(twins, *align.letters(words))
-            for twins, words in zip(align.twins(*sides), sides, strict=True)
+            Words(one, *align.letters(words)) for one, words in zip(twins, sides, strict=True)
         )
         return student, teacher
 
@@ -170,9 +177,10 @@ def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
     padded = " and ".join(f"{rows:,}" for rows in heads)
     facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the heads have {padded} rows"
     if inspection.beside is not None:
+        way = inspection.beside.alignment
         facts["vocabulary"] += (
-            f"; the teacher has {inspection.teacher_vocab_size:,} tokens of its own, compared by "
-            f"{inspection.beside.alignment.by}"
+            f"; the teacher has {inspection.teacher_vocab_size:,} tokens of its own, "
+            f"{'which are not compared' if way is None else f'compared by {way.by}'}"
         )
     facts["objectives"] = " + ".join(
         f"{in_words(objective.weight)} · {objective.type}"  # pyright: ignore
@@ -264,8 +272,10 @@ def _beside(
             f"objectives: the places of two tokenizers are to meet in different ways: {ways}. "
             "Set `align` and `average` of one as the other has them."
         )
-    alignment = wanted.pop() if wanted else align.Alignment("spans")
-    return data.Beside(data.Templates(teacher), alignment, config.data.unpaired)
+    templates = data.Templates(teacher)
+    if any(alignment.by == "spans" for alignment in wanted):
+        _ = templates.token_bytes, align.token_bytes(student)  # told once, not of every row
+    return data.Beside(templates, wanted.pop() if wanted else None, config.data.unpaired)
 
 
 def _crossing() -> list[str]:

@@ -16,7 +16,15 @@ from jaxdistill.run.config import RunConfig
 
 # What may change between the beginning of a run and its continuation: places, records, and how
 # the work is divided. All else decides the result.
-_FREE = ("output", "evaluation", "mesh", "track", "student.export_dtype", "data.rollout.directory")
+_FREE = (
+    "output",
+    "evaluation",
+    "mesh",
+    "track",
+    "student.export_dtype",
+    "data.rollout.directory",
+    "data.unpaired",
+)
 _FREE_IN_TRAIN = ("accumulate", "chunk_rows", "log_every", "save_every", "keep_checkpoints")
 
 
@@ -84,6 +92,9 @@ def fingerprint(
     digest = hashlib.sha256()
     for example in (*prepared.train, *prepared.heldout):
         digest.update(example.tokens.tobytes() + example.loss_mask.tobytes())
+        if (other := example.counterpart) is not None:
+            for column in (other.tokens, other.teacher_groups, other.student_groups, other.weight):
+                digest.update(column.tobytes())
     weights = {} if teacher is None else {"the teacher's weights": teacher.identity}
     return {**fixed, "the rows' content": digest.hexdigest()[:12], **weights}
 

@@ -43,12 +43,15 @@ def heldout(
 def teacher_heldout(
     config: RunConfig, inspection: Inspection, teacher: Model, examples: Sequence[data.Example]
 ) -> dict[str, float]:
-    """How likely a teacher finds what is held out, in its own tokens; nothing where none is."""
+    """How likely a teacher finds what is held out, by the bytes; nothing where none is held out.
+
+    Its own tokens are others than the student's, so nothing is said of a token.
+    """
     pairs = [(one, one.counterpart) for one in examples if one.counterpart is not None]
     if not pairs:
         return {}
     theirs = [
-        data.Example(other.tokens, other.loss_mask, one.row_id, one.place, one.num_bytes)
+        data.Example(other.tokens, other.loss_mask, one.row_id, one.place, other.num_bytes)
         for one, other in pairs
     ]
 
@@ -59,7 +62,7 @@ def teacher_heldout(
         return head(teacher.config, params, vocab_size=teacher.vocab_size)
 
     read = _reader(config, inspection, hidden, unembedding, None, theirs)
-    return summary(read(teacher.params), theirs)
+    return {"bits_per_byte": summary(read(teacher.params), theirs)["bits_per_byte"]}
 
 
 def _reader(

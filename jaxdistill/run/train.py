@@ -16,7 +16,7 @@ from jaxdistill.errors import INTERRUPTED, UserError
 from jaxdistill.model import Model
 from jaxdistill.run import assemble
 from jaxdistill.run.check import Inspection, inspect, summary
-from jaxdistill.run.config import RunConfig
+from jaxdistill.run.config import RunConfig, read
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.measure import Measure, heldout, prefixed
 from jaxdistill.run.measure import summary as measured
@@ -126,6 +126,8 @@ def _made_of(inspection: Inspection, rows: data.Rows) -> dict[str, str]:
     """What a run is made of besides its config, by name: other files, another run."""
     sources = {"student.model": inspection.student, "teacher.model": inspection.teacher}
     found = {name: source.identity for name, source in sources.items() if source is not None}
+    if inspection.beside is not None:
+        found["the teacher's tokenizer"] = inspection.beside.templates.identity
     return {**found, "data.sources": rows.digest}
 
 
@@ -135,7 +137,7 @@ def _is_finished(config: RunConfig, folder: RunFolder, made_of: Mapping[str, str
     Raises:
         UserError: when it was, and what it was made of is not there any more.
     """
-    is_same = folder.config.is_file() and folder.config.read_text() == dump(config)
+    is_same = folder.config.is_file() and _says(folder.config, config)
     if not (is_same and folder.result.is_file() and folder.student.is_dir()):
         return False
     before = json.loads(folder.result.read_text())["made_of"]
@@ -145,6 +147,14 @@ def _is_finished(config: RunConfig, folder: RunFolder, made_of: Mapping[str, str
             f"{' and '.join(changed)} has changed. Choose another run folder (`output=...`)."
         )
     return True
+
+
+def _says(path: Path, config: RunConfig) -> bool:
+    """Whether a file holds this config, whichever fields there were when it was written."""
+    try:
+        return read(path) == config
+    except UserError:
+        return False
 
 
 def _checkpoints(

@@ -63,7 +63,7 @@ def make_step(
     names = _names(objectives)
     moves = [isinstance(objective.weight, tuple) for objective in objectives]
     num_groups = num_batch_shards(mesh)
-    merge = any(one.alignment is not None and one.alignment.by == "spans" for one in objectives)
+    merge = any(objective.merges for objective in objectives)
 
     def loss(
         params: Params, batch: Batch, signal: Signal | None, coefficients: Array

@@ -114,10 +114,8 @@ def test_a_token_that_was_left_out_spoils_its_group_alone():
     assert found.teacher.tolist() == [0, -1, -1, 1]
 
 
-def test_positions_pair_what_counts():
-    found = positions(
-        np.array([False, True, True, True, False]), np.array([True, False, True, True, True])
-    )
-    assert found.student.tolist() == [-1, 0, 1, 2, -1]
-    assert found.teacher.tolist() == [0, -1, 1, 2, -1]
-    assert positions(np.array([True]), np.array([False])).student.tolist() == [-1]
+def test_positions_pair_what_has_the_same_number():
+    found = positions(np.array([-1, 1, 2, 3, -1]), np.array([0, -1, 2, 3, 4]))
+    assert found.student.tolist() == [-1, -1, 0, 1, -1]
+    assert found.teacher.tolist() == [-1, -1, 0, 1, -1]
+    assert positions(np.array([0]), np.array([-1])).student.tolist() == [-1]

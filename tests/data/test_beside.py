@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxdistill import align
 from jaxdistill.data.beside import Beside
 from jaxdistill.data.pack import sequence
-from jaxdistill.data.rows import parse
+from jaxdistill.data.rows import answered, parse
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode
 from jaxdistill.errors import UserError
@@ -162,6 +162,48 @@ def test_a_sequence_says_where_groups_end():
     empty = sequence([], 64, is_paired=True)
     assert not empty.pairing.weight.any()
     assert (empty.pairing.teacher_groups == -1).all()
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "all"])
+@pytest.mark.parametrize("prompt", ["Q: ", [{"role": "user", "content": "Q"}]])
+def test_an_answer_that_was_broken_off_has_no_end(loss_on, prompt):
+    row = parse({"prompt": prompt, "completion": None}, place="r:1", row_id=0, as_chat=False)
+    for is_finished in (True, False):
+        whole = answered(row, "the cat", is_finished=is_finished)
+        for mine, theirs in (("byte-level", "sentencepiece"), ("sentencepiece", "byte-level")):
+            beside = Beside(Templates(READERS[theirs]), SPANS)
+            (example,), _ = encode(
+                [whole],
+                Templates(READERS[mine]),
+                beside=beside,
+                loss_on=loss_on,
+                length=100,
+                truncation="cut_end",
+            )
+            learned = example.tokens[example.loss_mask].tolist()
+            marks = [BYTES[mine][token] is None for token in learned]
+            # A template may write a line break behind the end of a turn, which `all` learns.
+            assert any(marks[-2:]) == is_finished
+            groups = check_groups(example, mine, theirs)
+            assert ("a mark" in groups.values()) == is_finished
+
+
+def test_positions_are_those_of_the_answer_whether_or_not_the_first_is_predicted():
+    (example,), _ = paired({"text": "the cat sat"}, "byte-level", "sentencepiece", POSITIONS)
+    other = example.counterpart
+    words = [
+        [BYTES[name][token] for token, group in zip(tokens, groups, strict=True) if group >= 0]
+        for name, tokens, groups in (
+            ("byte-level", example.tokens, other.student_groups),
+            ("sentencepiece", other.tokens, other.teacher_groups),
+        )
+    ]
+    everything = [
+        [word for token in tokens if (word := BYTES[name][token]) is not None]
+        for name, tokens in (("byte-level", example.tokens), ("sentencepiece", other.tokens))
+    ]
+    size = min(map(len, everything))
+    assert words == [side[1:size] for side in everything]  # nothing predicts the student's first
 
 
 def test_what_cannot_be_compared_is_dropped_or_refused():

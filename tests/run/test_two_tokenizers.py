@@ -12,7 +12,10 @@ CROSSING = {
     "uld": "{type: uld}",
     "uld, in groups, in part": "{type: uld, align: spans, average: groups, k: 20}",
     "gold": "{type: gold}",
+    "gold, in part": "{type: gold, k: 20, average: groups}",
     "alm": "{type: alm}",
+    "sinkhorn": "{type: sinkhorn, k: 8, num_iterations: 20}",
+    "sinkhorn, relaxed": "{type: sinkhorn, k: 8, num_iterations: 20, relaxed: 1.0}",
 }
 
 
@@ -42,7 +45,8 @@ def test_it_teaches(apart, command, objective):
     losses = [line["train/loss"] for line in lines(apart) if "train/loss" in line]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
-    bounds = [line["train/uld_bound"] for line in lines(apart) if "train/uld_bound" in line]
+    said = lines(apart)
+    bounds = [line[name] for line in said for name in line if name.endswith("_bound")]
     assert bool(bounds) == ("k: 20" in objective)
     assert all(0 < bound < 2 for bound in bounds)
     assert jaxdistill.load(apart / "run/student").tokenizer.eos_token == "<|im_end|>"
@@ -102,3 +106,32 @@ def test_a_row_that_only_one_side_can_read_is_counted_or_refused(apart, command)
     code, _, complained = command("check", apart / "config.yaml", *options, "data.unpaired=refuse")
     assert code == 2
     assert "rows.jsonl:41: no part of its answer is read by both tokenizers" in complained
+
+
+def test_a_run_in_parts_is_the_whole(apart, command):
+    """Accumulation, a mesh of devices and an interruption change nothing."""
+    options = [f"teacher.model={apart / 'other'}", "objectives=[{type: uld, align: spans}]"]
+    found = {}
+    for name, more in {
+        "whole": ["mesh.data=1"],
+        "accumulated": ["mesh.data=1", "train.accumulate=2"],
+        "spread": ["mesh.data=2"],
+    }.items():
+        output = f"output={apart / name}"
+        code, _, complained = command("train", apart / "config.yaml", *options, *more, output)
+        assert code == 0, complained
+        text = (apart / name / "metrics.jsonl").read_text()
+        said = [json.loads(line) for line in text.splitlines()]
+        found[name] = [line["train/uld"] for line in said if "train/uld" in line]
+    np.testing.assert_allclose(found["accumulated"], found["whole"], rtol=1e-4)
+    np.testing.assert_allclose(found["spread"], found["whole"], rtol=1e-4)
+
+
+def test_another_tokenizer_of_the_teacher_is_another_run(apart, command):
+    options = [f"teacher.model={apart / 'other'}", "objectives=[{type: alm}]"]
+    assert command("train", apart / "config.yaml", *options)[0] == 0
+    template = apart / "other/chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    code, _, complained = command("train", apart / "config.yaml", *options)
+    assert code == 2
+    assert "the teacher's tokenizer has changed" in complained
