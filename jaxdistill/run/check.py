@@ -75,8 +75,8 @@ class Inspection:
         if self.beside is None:
             twins = [np.arange(self.vocab_size)] * 2
         else:
-            ends = tuple(reader.end_of_turn for reader in readers)
-            marks = [ends] if None not in ends else []
+            mine, theirs = (reader.end_of_turn for reader in readers)
+            marks = [] if mine is None or theirs is None else [(mine, theirs)]
             twins = align.twins(sides[0], sides[1], marks)
         student, teacher = (
             Words(one, *align.letters(words)) for one, words in zip(twins, sides, strict=True)

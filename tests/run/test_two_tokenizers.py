@@ -109,13 +109,13 @@ def test_a_row_that_only_one_side_can_read_is_counted_or_refused(apart, command)
 
 
 def test_a_run_in_parts_is_the_whole(apart, command):
-    """Accumulation, a mesh of devices and an interruption change nothing."""
+    """Neither accumulation nor the shape of the mesh changes anything."""
     options = [f"teacher.model={apart / 'other'}", "objectives=[{type: uld, align: spans}]"]
     found = {}
     for name, more in {
-        "whole": ["mesh.data=1"],
-        "accumulated": ["mesh.data=1", "train.accumulate=2"],
-        "spread": ["mesh.data=2"],
+        "whole": ["train.batch_size=8"],
+        "accumulated": ["train.batch_size=8", "train.accumulate=2"],
+        "spread": ["train.batch_size=8", "mesh.data=2", "mesh.tensor=2"],
     }.items():
         output = f"output={apart / name}"
         code, _, complained = command("train", apart / "config.yaml", *options, *more, output)
