@@ -139,9 +139,9 @@ def test_every_measure_of_quality_must_hold():
 @pytest.mark.parametrize(
     ("worse", "found", "said"),
     [
-        (Estimate(0.85, 0.8, 0.9), "keep", "[+80.0 %, +90.0 %], which is too much"),
-        (Estimate(0.03, 0.0, 0.06), "unclear", "[+0.0 %, +6.0 %], which may or may not be"),
-        (Estimate(0.0, -0.01, 0.01), "take", "[−1.0 %, +1.0 %], which is accepted"),
+        (Estimate(0.85, 0.8, 0.9), "keep", "[+80.0 points, +90.0 points], which is too much"),
+        (Estimate(0.03, 0.0, 0.06), "unclear", "[+0.0 points, +6.0 points], which may or may not be"),
+        (Estimate(0.0, -0.01, 0.01), "take", "[−1.0 points, +1.0 points], which is accepted"),
     ],
 )
 def test_a_task_counts_as_quality(worse, found, said):
@@ -155,7 +155,7 @@ def test_a_task_counts_as_quality(worse, found, said):
     reason = plain(recommendation.advice[0].reasons[1])
     assert reason.startswith("Task: exact match is ")
     assert said in reason
-    assert reason.endswith("the limit is +4.5 %, 5 % of what big has.")
+    assert reason.endswith("the limit is +4.5 points, 5 % of what big has.")
 
 
 def test_what_costs_nothing_is_a_price_like_any_other():
