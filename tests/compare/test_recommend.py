@@ -140,7 +140,11 @@ def test_every_measure_of_quality_must_hold():
     ("worse", "found", "said"),
     [
         (Estimate(0.85, 0.8, 0.9), "keep", "[+80.0 points, +90.0 points], which is too much"),
-        (Estimate(0.03, 0.0, 0.06), "unclear", "[+0.0 points, +6.0 points], which may or may not be"),
+        (
+            Estimate(0.03, 0.0, 0.06),
+            "unclear",
+            "[+0.0 points, +6.0 points], which may or may not be",
+        ),
         (Estimate(0.0, -0.01, 0.01), "take", "[−1.0 points, +1.0 points], which is accepted"),
     ],
 )
