@@ -47,13 +47,14 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("runtime", ["jax", "torch"])
 def test_the_numbers_agree_with_the_files(folder: Path, runtime):
-    found = run.cost(str(folder), runtime=runtime, prompt_tokens=8, new_tokens=16, batch_size=2)
+    found = run.cost(str(folder), runtime=runtime, prompt_tokens=8, new_tokens=64, batch_size=2)
     tensors = load_file(folder / "model.safetensors")
     assert found.num_parameters == sum(tensor.size for tensor in tensors.values())
     assert found.size_on_disk == sum(file.stat().st_size for file in folder.iterdir())
     assert found.peak_bytes > 4 * found.num_parameters
-    # The first of sixteen tokens is there before the last one is.
-    assert 0 < found.first_token_seconds < 2 * 16 / found.tokens_per_second
+    # The first of 64 tokens is there before the last one is; both are measured apart, in
+    # milliseconds here, so that fewer tokens could not be told from noise.
+    assert 0 < found.first_token_seconds < 2 * 64 / found.tokens_per_second
 
 
 def test_the_command_says_it_for_people_and_for_programs(folder: Path, command, monkeypatch):
