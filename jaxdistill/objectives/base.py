@@ -1,6 +1,7 @@
 """What a method is: a value for every row, from the logits that the wall shows it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar
 
 import jax
@@ -98,6 +99,10 @@ def _log_softmax(logits: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
     return logits - (largest + jnp.log(total))
 
 
+RowFunction = Callable[[RowLogits, RowLogits | None], Float32[Array, " R"]]
+"""What `RowObjective.row_values` is: `(student, teacher if there is one) -> values`."""
+
+
 @configclass
 class RowObjective(ABC):
     """A method that compares student and teacher row by row.
@@ -123,9 +128,9 @@ class RowObjective(ABC):
         return False
 
     @property
-    def watched(self) -> "tuple[RowObjective, ...]":
-        """What is recorded beside it, and not minimised."""
-        return ()
+    def watched(self) -> Mapping[str, RowFunction]:
+        """What is recorded of the same rows and not minimised, by name."""
+        return {}
 
     @property
     def compares(self) -> bool:

@@ -4,6 +4,7 @@ Patiño et al., "Unlocking On-Policy Distillation for Any Model Family", 2025,
 https://huggingface.co/spaces/HuggingFaceH4/general-on-policy-logit-distillation.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import jax
@@ -14,7 +15,7 @@ from pydantic import Field
 from jaxdistill import losses
 from jaxdistill.align import Alignment
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, RowLogits, RowObjective
+from jaxdistill.objectives.base import OBJECTIVES, RowFunction, RowLogits, RowObjective
 
 
 @OBJECTIVES.register
@@ -53,11 +54,9 @@ class GOLD(RowObjective):
         return True
 
     @property
-    def watched(self) -> tuple[RowObjective, ...]:
-        """How far the value may be off, where only a part is looked at."""
-        if self.k is None:
-            return ()
-        return (_Bound(shared=self.shared, average=self.average, k=self.k, weight=0.0),)
+    def watched(self) -> Mapping[str, RowFunction]:
+        """By how much the value may be too little, where only a part is looked at."""
+        return {} if self.k is None else {"gold_bound": self._bound}
 
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """The two parts, weighted."""
@@ -74,6 +73,12 @@ class GOLD(RowObjective):
             unmatched = losses.sorted_difference_of_top(*self._rest(student, teacher), k=self.k)[0]
         weight = self._weight(teacher)
         return weight * matched + (1 - weight) * unmatched
+
+    def _bound(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
+        assert teacher is not None, "the wall shows the teacher to whom needs it"
+        assert self.k is not None, "a sum over all words has no error"
+        error = losses.sorted_difference_of_top(*self._rest(student, teacher), k=self.k)[1]
+        return (1 - self._weight(teacher)) * error
 
     @staticmethod
     def _rest(student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
@@ -93,20 +98,3 @@ class GOLD(RowObjective):
             return is_known.sum() / num_words.astype(jnp.float32)
         mass = jnp.where(is_known, jnp.exp(teacher.log_probs()), 0)
         return jax.lax.stop_gradient(mass.sum(axis=-1))
-
-
-@configclass
-class _Bound(GOLD):
-    """By how much the true value may be greater; it is not minimised."""
-
-    type: Literal["gold_bound"] = "gold_bound"  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    @property
-    def watched(self) -> tuple[RowObjective, ...]:
-        return ()
-
-    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
-        assert teacher is not None, "the wall shows the teacher to whom needs it"
-        assert self.k is not None, "a sum over all words has no error"
-        error = losses.sorted_difference_of_top(*self._rest(student, teacher), k=self.k)[1]
-        return (1 - self._weight(teacher)) * error

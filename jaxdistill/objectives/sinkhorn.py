@@ -26,8 +26,8 @@ class Sinkhorn(RowObjective):
 
     To move from a word to another costs their normalised edit distance in bytes (of the first 16 of
     each), from 0 for the same word to 1 for nothing in common; a mark is at distance 1 from all
-    but its twin. Only the `k` likeliest words of both sides are looked at; all
-    others are one more place on each side, which is at distance 1 from every word.
+    but its twin. Only the `k` likeliest words of both sides are looked at; all others are one more
+    place on each side, which is at distance 1 from every word.
 
     Groups of several tokens are compared by their last ones, each given those before it.
 

@@ -4,6 +4,7 @@ Boizard et al., "Towards Cross-Tokenizer Distillation: the Universal Logit Disti
 LLMs", 2024, https://arxiv.org/abs/2402.12030.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from pydantic import Field
 from jaxdistill import losses
 from jaxdistill.align import Alignment
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, RowLogits, RowObjective
+from jaxdistill.objectives.base import OBJECTIVES, RowFunction, RowLogits, RowObjective
 
 
 @OBJECTIVES.register
@@ -50,11 +51,9 @@ class ULD(RowObjective):
         return self.align == "spans"
 
     @property
-    def watched(self) -> tuple[RowObjective, ...]:
-        """How far the value may be off, where only a part is looked at."""
-        if self.k is None:
-            return ()
-        return (_Bound(align=self.align, average=self.average, k=self.k, weight=0.0),)
+    def watched(self) -> Mapping[str, RowFunction]:
+        """By how much the value may be too little, where only a part is looked at."""
+        return {} if self.k is None else {"uld_bound": self._bound}
 
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """The difference, or the least that it can be."""
@@ -64,18 +63,7 @@ class ULD(RowObjective):
             return losses.sorted_difference(p, q)
         return losses.sorted_difference_of_top(p, q, k=self.k)[0]
 
-
-@configclass
-class _Bound(ULD):
-    """By how much the true difference may be greater; it is not minimised."""
-
-    type: Literal["uld_bound"] = "uld_bound"  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    @property
-    def watched(self) -> tuple[RowObjective, ...]:
-        return ()
-
-    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
+    def _bound(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         assert teacher is not None, "the wall shows the teacher to whom needs it"
         assert self.k is not None, "a sum over all words has no error"
         p, q = jnp.exp(teacher.merged_log_probs()), jnp.exp(student.merged_log_probs())

@@ -20,13 +20,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from jaxdistill.errors import UserError
-from jaxdistill.objectives.base import RowLogits, RowObjective
+from jaxdistill.objectives.base import RowFunction, RowLogits, RowObjective
 from jaxdistill.objectives.rows import Rows, Side, pack, restore, walk, write
 from jaxdistill.objectives.unembed import finish, multiply, num_words, project
 from jaxdistill.types import Head
-
-RowFunction = Callable[[RowLogits, RowLogits | None], Float32[Array, " R"]]
-"""What `RowObjective.row_values` is: `(student, teacher if there is one) -> values`."""
 
 
 class Measure(NamedTuple):
@@ -65,7 +62,7 @@ def weighted_loss(
     teacher_head: Head | None = None,
     *,
     chunk_rows: int = CHUNK_ROWS,
-) -> tuple[Float32[Array, ""], Float32[Array, " objectives"]]:
+) -> tuple[Float32[Array, ""], Float32[Array, " measures"]]:
     """The sum of all objectives over all rows, and the sum of each.
 
     Gradients reach the student's hidden states and prefixes, its head and the coefficients; never
@@ -80,7 +77,8 @@ def weighted_loss(
         chunk_rows: Rows of each group that are projected at a time.
 
     Returns:
-        `Σ coefficients[i] · sums[i]`, and `sums[i] = Σ mask · (values of objective i)`.
+        `Σ coefficients[i] · sums[i]`, and `sums[i] = Σ mask · (values of objective i)`, behind them
+        the sums of what is only watched, in the order of the objectives.
 
     Raises:
         UserError: If the teacher's logits are needed and missing, or of another vocabulary.
@@ -91,7 +89,10 @@ def weighted_loss(
     elif teacher is None or teacher_head is None:
         raise UserError("objectives: these need the teacher's logits, but no teacher was given.")
     _check_vocabularies(objectives, student_head, teacher_head)
-    measures = tuple(Measure(one.row_values, one.compares) for one in objectives)
+    measures = [Measure(one.row_values, one.compares) for one in objectives]
+    watched = [Measure(f, one.compares) for one in objectives for f in one.watched.values()]
+    coefficients = jnp.concatenate([coefficients, jnp.zeros(len(watched))])
+    measures = (*measures, *watched)
     if rows.pair_mask is not None and all(one.compares for one in objectives):
         rows = dataclasses.replace(rows, mask=jnp.zeros_like(rows.mask))  # nothing else is asked
     learned = rows.student.hidden, rows.student.log_prefix

@@ -193,6 +193,6 @@ def export(model: str, out: str, *, format: Any = "safetensors", dtype: str | No
     """
     folder = RunFolder(model)
     has_checkpoint = folder.is_one(model) and folder.checkpoints.is_dir()
-    opened = _newest(folder) if dtype is not None and has_checkpoint else None
-    opened = opened or open_model(model, dtype=dtype)
+    is_whole = dtype is None or not has_checkpoint
+    opened = open_model(model, dtype=dtype) if is_whole else _newest(folder)
     return hub.save(opened.pretrained, out, format=format, dtype=dtype)

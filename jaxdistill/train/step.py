@@ -59,8 +59,9 @@ def make_step(
         `train/param_norm` (after the update), `train/learning_rate`, and the places that were
         scored and read.
     """
-    objectives = (*objectives, *(watched for one in objectives for watched in one.watched))
-    names = _names(objectives)
+    objectives, names = tuple(objectives), _names(objectives)
+    watched = [(f"train/{name}", one.compares) for one in objectives for name in one.watched]
+    of_pairs = [*(one.compares for one in objectives), *(is_of_pairs for _, is_of_pairs in watched)]
     moves = [isinstance(objective.weight, tuple) for objective in objectives]
     num_groups = num_batch_shards(mesh)
     merge = any(objective.merges for objective in objectives)
@@ -81,14 +82,17 @@ def make_step(
         # The weight of the whole batch comes first: sums over micro-batches then simply add.
         scored = batch.loss_mask.sum()
         paired = scored if batch.pairing is None else batch.pairing.weight.sum()
-        counted = jnp.stack([paired if one.compares else scored for one in objectives])
+        counted = jnp.stack([paired if is_of_pairs else scored for is_of_pairs in of_pairs])
         per_place = 1 / jnp.maximum(counted, 1)
         weights = jnp.stack([weight_at(objective.weight, state.step) for objective in objectives])
 
         def differentiate(micro_batch: Batch) -> Any:
             signal = None if teacher is None else teacher(teacher_params, micro_batch)
             (value, values), gradient = jax.value_and_grad(loss, has_aux=True)(
-                state.params, micro_batch, jax.lax.stop_gradient(signal), weights * per_place
+                state.params,
+                micro_batch,
+                jax.lax.stop_gradient(signal),
+                weights * per_place[: len(names)],
             )
             gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
             return gradient, value, values
@@ -99,7 +103,7 @@ def make_step(
         params: Any = optax.apply_updates(state.params, updates)
         metrics = {
             "train/loss": value,
-            **dict(zip(names, values * per_place, strict=True)),
+            **dict(zip((*names, *(name for name, _ in watched)), values * per_place, strict=True)),
             **{f"{names[i]}_weight": weights[i] for i in range(len(names)) if moves[i]},
             "train/grad_norm": optax.tree.norm(gradient),
             "train/param_norm": optax.tree.norm(params),
