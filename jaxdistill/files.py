@@ -19,6 +19,11 @@ _LONGEST_NAME = 255
 _UNFINISHED, _REPLACED = ".unfinished", ".replaced"
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxdistill"
+
+
 def check_name(path: Path) -> None:
     """See that a path can be looked up at all.
 

@@ -109,11 +109,15 @@ class Words:
         twins: The other model's word of the same bytes for each; -1 where it has none.
         letters: The first bytes of each, as numbers; 0 behind its end.
         sizes: How many of them it has.
+        places: Where its pieces lie in a space that both vocabularies share; -1 behind the last.
+        owners: The teacher's word that each place is named for; -1 for the first, where marks lie.
     """
 
     twins: Int[Array | np.ndarray, " V"]
     letters: UInt8[Array | np.ndarray, "V L"]
     sizes: Int[Array | np.ndarray, " V"]
+    places: Int[Array | np.ndarray, "V N"] | None = None
+    owners: Int[Array | np.ndarray, " K"] | None = None
 
 
 @pytree

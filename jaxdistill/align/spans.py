@@ -16,10 +16,13 @@ class Alignment:
             whatever they stand for.
         average: What counts the same: every group of a batch (`groups`), or every row of it,
             however many groups it has (`rows`).
+        at: Where groups of several tokens meet: where they end, after all but their last tokens
+            (`ends`), or where they begin, after the same text on both sides (`begins`).
     """
 
     by: Literal["spans", "positions"]
     average: Literal["groups", "rows"] = "groups"
+    at: Literal["ends", "begins"] = "ends"
 
 
 class Groups(NamedTuple):
@@ -30,6 +33,10 @@ class Groups(NamedTuple):
 
     student: Int[np.ndarray, " T"]
     teacher: Int[np.ndarray, " S"]
+
+    def begins(self) -> "Groups":
+        """The same groups, of nothing but their first tokens."""
+        return Groups(*(np.where(np.diff(side, prepend=-1) != 0, side, -1) for side in self))
 
 
 class Extents(NamedTuple):

@@ -172,9 +172,10 @@ def _groups(student: "_Side", teacher: "_Side", alignment: align.Alignment) -> a
     found = align.spans(
         *(align.Extents(s.begins[s.counts], s.said[s.counts]) for s in (student, teacher))
     )
-    return align.Groups(
+    groups = align.Groups(
         *(_spread(n, side.counts) for n, side in zip(found, (student, teacher), strict=True))
     )
+    return groups.begins() if alignment.at == "begins" else groups
 
 
 def _unknown(tokens: Int[np.ndarray, " T"], templates: Templates) -> str | None:

@@ -18,6 +18,8 @@ def _several(value: Any) -> Any:
 
 _Sources = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_several)]
 
+_Part = Literal["text", "prompt", "completion"]
+
 
 @configclass
 class DataConfig:
@@ -31,7 +33,11 @@ class DataConfig:
         heldout_seed: Another number, another choice of held-out rows.
         heldout_sources: Rows to evaluate on; where given, `heldout` is not applied, and rows of
             `sources` that ask the same are left out.
+        fields: What a row is made of, where the sources call it otherwise: for each of its parts a
+            template, e.g. `{prompt: "Question: {question}", completion: " {answer}"}`.
         rollout: Where the answers come from: the rows themselves, or the teacher.
+        heldout_answers: Which answers are measured on: those that come from there, too, or those
+            that the rows have.
         prompt_template: How a prompt that is a string reads. `plain`: as it stands, and the
             completion right after it; `chat`: as a user's message in the tokenizer's template.
         loss_on: `completion` learns the answers (all turns of the assistant), `all` every token.
@@ -49,7 +55,9 @@ class DataConfig:
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     heldout_seed: int = 0
     heldout_sources: _Sources = ()
+    fields: dict[_Part, str] = Field(default_factory=dict)
     rollout: ROLLOUTS.union = DatasetRollout()  # pyright: ignore[reportInvalidTypeForm]
+    heldout_answers: Literal["rollout", "rows"] = "rollout"
     prompt_template: Literal["plain", "chat"] = "plain"
     loss_on: Literal["completion", "all"] = "completion"
     length: Annotated[int, Field(gt=0)] = 1024

@@ -4,8 +4,9 @@ grain orders, batches, and remembers where it is; what it remembers is one small
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import grain
 import jax
@@ -15,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill.data.beside import Beside
 from jaxdistill.data.config import DataConfig
 from jaxdistill.data.examples import Counts, Example
+from jaxdistill.data.fields import filled
 from jaxdistill.data.pack import best_fit, sequence
+from jaxdistill.data.rollouts.dataset import DatasetRollout
 from jaxdistill.data.rollouts.writer import Writer
 from jaxdistill.data.rows import ONE_TOKENIZER, Row, Tokens, answered, parse
 from jaxdistill.data.sources import records
@@ -162,6 +165,10 @@ def check(
         _check_text([*rows.train, *rows.heldout])
     if config.rollout.needs_teacher:
         asking = templates if beside is None else beside.templates
+        if config.heldout_answers == "rows":
+            DatasetRollout().complete(
+                rows.heldout, templates=asking, length=config.length, writer=None
+            )
         asked = config.rollout.prompts([*rows.train, *rows.heldout], asking)
         return f"{rows}; {sum(map(len, asked)):,} tokens in their prompts"
     return f"{rows}; {_prepared(config, rows, templates, None, beside).counts}"
@@ -179,14 +186,7 @@ def _prepared(
     asking = templates if beside is None else beside.templates
     if beside is not None:
         _check_text([*rows.train, *rows.heldout])
-    complete = config.rollout.complete(
-        [*rows.train, *rows.heldout], templates=asking, length=config.length, writer=writer
-    )
-    if writer is not None and beside is not None:
-        complete = [
-            _as_text(row, told, writer, beside)
-            for row, told in zip([*rows.train, *rows.heldout], complete, strict=True)
-        ]
+    sides = _answered(config, rows, asking, writer, beside)
     (train, train_counts), (heldout, heldout_counts) = (
         encode(
             side,
@@ -197,9 +197,9 @@ def _prepared(
             beside=of_side,
         )
         for side, of_side in (
-            (complete[: len(rows.train)], beside),
+            (sides[0], beside),
             # What is measured does not hang on what can be compared.
-            (complete[len(rows.train) :], beside and replace(beside, unpaired="keep")),
+            (sides[1], beside and replace(beside, unpaired="keep")),
         )
     )
     if not train:
@@ -210,6 +210,29 @@ def _prepared(
         raise UserError(f"{what} ({config.length}), or see that the answers are not empty.")
     train_counts += Counts(rows=rows.shared, shared_rows=rows.shared)
     return Prepared(rows, train, heldout, train_counts, heldout_counts)
+
+
+def _answered(
+    config: DataConfig,
+    rows: Rows,
+    asking: Templates,
+    writer: Writer | None,
+    beside: Beside | None,
+) -> tuple[Sequence[Row], Sequence[Row]]:
+    """The rows to train on and those held out, with their answers."""
+    is_given = config.heldout_answers == "rows"
+    asked = rows.train if is_given else [*rows.train, *rows.heldout]
+    complete = config.rollout.complete(asked, templates=asking, length=config.length, writer=writer)
+    if writer is not None and beside is not None:
+        complete = [
+            _as_text(row, told, writer, beside) for row, told in zip(asked, complete, strict=True)
+        ]
+    train, heldout = complete[: len(rows.train)], complete[len(rows.train) :]
+    if is_given:
+        heldout = DatasetRollout().complete(
+            rows.heldout, templates=asking, length=config.length, writer=None
+        )
+    return train, heldout
 
 
 def _check_text(rows: Sequence[Row]) -> None:
@@ -342,8 +365,21 @@ def _read(
         with findings.collect():
             for place, fields in records(source, findings):
                 with findings.collect():
-                    row_id = first_id + len(rows)
+                    row_id, fields = first_id + len(rows), _named(fields, config, place)
                     rows.append(parse(fields, place=place, row_id=row_id, as_chat=as_chat))
             if (len(rows), len(findings)) == before:
                 raise UserError(f"{source}: an empty data set; expected at least one row.")
     return rows
+
+
+def _named(fields: Mapping[str, Any], config: DataConfig, place: str) -> Mapping[str, Any]:
+    """The parts of a row, out of the fields that its source has."""
+    if not config.fields:
+        return fields
+    try:
+        return {
+            name: filled(template, fields, speaker="`data.fields`")
+            for name, template in config.fields.items()
+        }
+    except UserError as error:
+        raise UserError(*(f"{place}: {line}" for line in error.lines)) from None

@@ -83,6 +83,12 @@ class Templates:
         """
         return align.token_bytes(self.tokenizer)
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of texts, without marks around them."""
+        inner: Any = self.tokenizer.backend_tokenizer  # pyright: ignore
+        found = inner.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
     @property
     def end_of_turn(self) -> int | None:
         """The mark that ends an answer: that of the chat template, if there is one, or `eos`."""

@@ -8,6 +8,7 @@ from jaxdistill.evals.continuations import Likelihood as Likelihood
 from jaxdistill.evals.continuations import likelihoods as likelihoods
 from jaxdistill.evals.places import Evaluation as Evaluation
 from jaxdistill.evals.places import Places as Places
+from jaxdistill.evals.places import with_digits as with_digits
 from jaxdistill.evals.size import num_parameters as num_parameters
 from jaxdistill.evals.size import size_on_disk as size_on_disk
 from jaxdistill.evals.summary import RATIOS as RATIOS

@@ -1,14 +1,14 @@
 """One walk over held-out text: what a student, and its teacher, say at every scored place."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, Int, Shaped
+from jaxtyping import Array, Bool, Float32, Int, Shaped
 
 from jaxdistill.errors import UserError
 from jaxdistill.objectives import RowLogits, row_statistics
@@ -42,6 +42,18 @@ class Places:
 
     def __len__(self) -> int:
         return len(self.row_ids)
+
+
+def with_digits(places: Places, is_digit: Bool[np.ndarray, " V"]) -> Places:
+    """The places with whether their label is of digits alone, and is guessed then.
+
+    Args:
+        places: What was measured.
+        is_digit: Which words of the vocabulary are.
+    """
+    digits = is_digit[places.labels].astype(np.float32)
+    guessed = digits * places.values["accuracy"]
+    return replace(places, values={**places.values, "digits": digits, "digit_accuracy": guessed})
 
 
 class Evaluation:

@@ -18,6 +18,7 @@ RATIOS = {
         for name in ("nll", "accuracy", "forward_kl", "top1_agreement", "top5_agreement")
     },
     "bits_per_byte": ("nll", "num_bytes", BITS_PER_NAT),
+    "digit_accuracy": ("digit_accuracy", "digits", 1.0),
 }
 """Perplexity and calibration are none of these: they are not a sum divided by a weight."""
 
@@ -30,13 +31,17 @@ def summary(places: Places, *, num_bytes: int) -> dict[str, float]:
         num_bytes: How long the scored text is in UTF-8 (the sum of `Example.num_bytes`).
 
     Returns:
-        The mean of each value, `perplexity`, `bits_per_byte` and `calibration_error`; with a
-        teacher `teacher_perplexity` and `teacher_bits_per_byte`. Last, `scored_tokens`.
+        The mean of each value (`digit_accuracy` over the digits alone), `perplexity`,
+        `bits_per_byte` and `calibration_error`; with a teacher `teacher_perplexity` and
+        `teacher_bits_per_byte`. Last, `scored_tokens`.
     """
     means = {name: float(np.mean(v, dtype=np.float64)) for name, v in places.values.items()}
     accuracy, confidence = places.values["accuracy"], places.values["confidence"]
     result = {**means, "calibration_error": calibration_error(confidence, accuracy)}
     del result["confidence"]
+    if (digits := result.pop("digits", None)) is not None:
+        guessed = result.pop("digit_accuracy")
+        result |= {"digit_accuracy": guessed / digits} if digits else {}
     for prefix in ("", "teacher_"):
         if (nll := means.get(f"{prefix}nll")) is not None:
             result[f"{prefix}perplexity"] = _perplexity(nll)

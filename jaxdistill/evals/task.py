@@ -10,7 +10,8 @@ from jaxtyping import Float
 from pydantic import AfterValidator, Field
 
 from jaxdistill.config import configclass
-from jaxdistill.errors import Findings, UserError, nearest
+from jaxdistill.data.fields import filled, missing
+from jaxdistill.errors import Findings, UserError
 from jaxdistill.evals.bootstrap import Estimate, mean
 from jaxdistill.evals.text import METRICS
 from jaxdistill.sampling import Sampling
@@ -95,7 +96,7 @@ def questions(task: Task, records: Iterable[tuple[str, Mapping[str, Any]]]) -> l
     for place, row in records:
         fields = {name: value for name, value in row.items() if value is not None}
         with findings.collect(place):
-            prompt = _filled(task.prompt, fields)
+            prompt = filled(task.prompt, fields, speaker="the task's `prompt`")
             found.append(Question(place, prompt, _references(task, fields)))
     findings.raise_any()
     if not found:
@@ -123,18 +124,9 @@ def scores(
     return {name: value / len(task.seeds) for name, value in values.items()}
 
 
-def _filled(template: str, fields: Mapping[str, Any]) -> str:
-    try:
-        return template.format_map(fields)
-    except KeyError as error:
-        raise _missing(error.args[0], fields) from None
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"prompt: {template!r} is no template: {error}.") from None
-
-
 def _references(task: Task, fields: Mapping[str, Any]) -> tuple[str, ...]:
     if task.reference not in fields:
-        raise _missing(task.reference, fields)
+        raise missing(task.reference, fields, speaker="the task")
     value = fields[task.reference]
     values = [str(one) for one in (value if isinstance(value, list) else [value])]
     if not values:
@@ -146,13 +138,6 @@ def _references(task: Task, fields: Mapping[str, Any]) -> tuple[str, ...]:
             f"`reference_pattern` {task.reference_pattern!r} finds no right answer."
         )
     return tuple(one for one in found if one is not None)
-
-
-def _missing(name: str, fields: Mapping[str, Any]) -> UserError:
-    return UserError(
-        f"has no `{name}`, which the task speaks of; it has {', '.join(map(str, fields))}."
-        f"{nearest(str(name), [str(field) for field in fields])}"
-    )
 
 
 def _until(text: str, stop: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, UInt8
 from pydantic import Field
 
+from jaxdistill import losses
 from jaxdistill.align import Alignment
 from jaxdistill.config import Registry, configclass
 from jaxdistill.objectives.weight import Weight
@@ -84,6 +85,24 @@ class RowLogits:
         """How many of them it has."""
         return self._per_word("sizes", 0)
 
+    def place_log_probs(
+        self, temperature: float = 1.0, *, pieces: int = 1
+    ) -> Float32[Array, "R K"]:
+        """How likely each place is of the space that both vocabularies share, in nats.
+
+        Args:
+            temperature: Divides the logits first.
+            pieces: How many pieces of a word count.
+        """
+        places = self._per_word("places", 0)[:, :pieces]
+        return losses.log_sums(self.log_probs(temperature), places, num_places=len(self.owners))
+
+    @property
+    def owners(self) -> Int[Array, " K"]:
+        """The teacher's word that each place is named for; -1 for the first."""
+        assert self.words is not None, "the run looks words up for whom needs them"
+        return jnp.asarray(self.words.owners)
+
     def _per_word(self, name: str, padding: int) -> Array:
         assert self.words is not None, "the run looks words up for whom needs them"
         column = jnp.asarray(getattr(self.words, name))
@@ -115,7 +134,8 @@ class RowObjective(ABC):
     weight: Weight = 1.0
 
     needs: ClassVar[frozenset[str]]
-    """What must be there: "labels", "teacher_logits", "words"."""
+    """What must be there: "labels", "teacher_logits"; of both vocabularies "words" or, with the
+    space that they share, "places"."""
 
     @property
     def alignment(self) -> Alignment | None:
@@ -164,9 +184,13 @@ class Divergence(RowObjective):
     ) -> Float32[Array, " R"]:
         """The divergence of the student's `log_q` from the teacher's `log_p`."""
 
+    def _log_probs(self, side: RowLogits) -> Float32[Array, "R V"]:
+        """What is compared of one side."""
+        return side.log_probs(self.temperature)
+
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """The divergence at this temperature."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"
-        log_p, log_q = teacher.log_probs(self.temperature), student.log_probs(self.temperature)
+        log_p, log_q = self._log_probs(teacher), self._log_probs(student)
         scale = self.temperature**2 if self.scale_by_temperature_squared else 1.0
         return scale * self._compare(log_p, log_q)

@@ -13,8 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 
 from jaxdistill.objectives.rows import Rows, Side
-from jaxdistill.objectives.wall import CHUNK_ROWS, Measure, forward_with_gradients, walk_values
+from jaxdistill.objectives.wall import Measure, forward_with_gradients, walk_values
 from jaxdistill.types import Batch, Head, Signal
+
+_PREFIX_ROWS = 32
+"""How many earlier tokens are projected at a time. They are few: most groups are of one token."""
 
 
 def pair(
@@ -24,7 +27,6 @@ def pair(
     *,
     num_groups: int,
     merge: bool = False,
-    chunk_rows: int = CHUNK_ROWS,
 ) -> Rows:
     """The places of a batch as rows: what the student makes of each beside the teacher.
 
@@ -34,12 +36,11 @@ def pair(
         batch: Says what follows, which places count, and which belong together.
         num_groups: How many devices hold a piece of the batch: the rows of each are a group.
         merge: Whether to find out how likely the earlier tokens of a group are.
-        chunk_rows: How many rows are projected at a time for that.
     """
     read: Any = jax.tree.map(jnp.asarray, batch)  # of whatever kind the arrays were
     grouped = partial(_grouped, num_groups=num_groups)
     if teacher is not None and read.pairing is not None:
-        prefix = partial(_log_prefix, grouped, chunk_rows) if merge else _no_prefix
+        prefix = partial(_log_prefix, grouped) if merge else _no_prefix
         return jax.tree.map(grouped, _across(student, teacher, read, prefix))
     beside = None if teacher is None else Side(teacher.hidden, read.labels)
     rows = Rows(Side(student.hidden, read.labels), beside, read.loss_mask)
@@ -79,7 +80,6 @@ def _teacher_ends(groups: Int[Array, "B S"], size: int) -> Int[Array, "B T"]:
 
 def _log_prefix(
     grouped: Any,
-    chunk_rows: int,
     signal: Signal,
     labels: Int[Array, "B S"],
     groups: Int[Array, "B S"],
@@ -89,7 +89,6 @@ def _log_prefix(
 
     Args:
         grouped: Makes groups of rows of places.
-        chunk_rows: How many rows are projected at a time.
         signal: What a model says of its own places.
         labels: What follows each.
         groups: The student's place that ends the group of each; -1 for none.
@@ -98,7 +97,7 @@ def _log_prefix(
     places = jax.lax.broadcasted_iota(groups.dtype, groups.shape, 1)
     is_earlier = (groups >= 0) & (_take(ends, jnp.maximum(groups, 0)) != places)
     side = Side(grouped(signal.hidden), grouped(labels))
-    found = label_log_probs(side, grouped(is_earlier), signal.head, chunk_rows=chunk_rows)
+    found = label_log_probs(side, grouped(is_earlier), signal.head)
     return _by_group(jax.ops.segment_sum, found.reshape(groups.shape), groups, ends.shape[1])
 
 
@@ -114,7 +113,7 @@ def _take(array: Shaped[Array, "B S *D"], places: Int[Array, "B T"]) -> Shaped[A
 
 
 def label_log_probs(
-    side: Side, is_asked: Bool[Array, "G R"], head: Head, *, chunk_rows: int = CHUNK_ROWS
+    side: Side, is_asked: Bool[Array, "G R"], head: Head, *, chunk_rows: int = _PREFIX_ROWS
 ) -> Float32[Array, "G R"]:
     """How likely a model finds the word that follows, in nats; 0 where it is not asked.
 

@@ -29,7 +29,7 @@ class Sinkhorn(RowObjective):
     but its twin. Only the `k` likeliest words of both sides are looked at; all others are one more
     place on each side, which is at distance 1 from every word.
 
-    Groups of several tokens are compared by their last ones, each given those before it.
+    Groups of several tokens are compared where they begin, for there both have read the same text.
 
     Args:
         k: How many of the likeliest words.
@@ -49,8 +49,8 @@ class Sinkhorn(RowObjective):
 
     @property
     def alignment(self) -> Alignment:
-        """Groups of tokens that stand for the same text."""
-        return Alignment("spans")
+        """Groups of tokens that stand for the same text, where they begin."""
+        return Alignment("spans", at="begins")
 
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """The cost of the smoothed plan."""

@@ -81,6 +81,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "nll": Quantity("Cross-entropy, nats", fixed(4), "less"),
     "perplexity": Quantity("Perplexity", fixed(2), "less"),
     "accuracy": Quantity("Next words guessed", percent, "more"),
+    "digit_accuracy": Quantity("Digits guessed", percent, "more"),
     "top1_agreement": Quantity("Top-1 agreement", percent, "more"),
     "top5_agreement": Quantity("Teacher's word in top 5", percent, "more"),
     "calibration_error": Quantity("Calibration error", percent, "less"),

@@ -17,7 +17,7 @@ from jaxdistill.models import (
     parameter_axes,
     select_layers,
 )
-from jaxdistill.run.check import Inspection, needs_words
+from jaxdistill.run.check import Inspection
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import shardings
@@ -83,7 +83,7 @@ def make_student(config: RunConfig, inspection: Inspection) -> Student:
     return Student(
         config=decoder,
         vocab_size=inspection.vocab_size,
-        words=inspection.words[0] if needs_words(config) else None,
+        words=inspection.words[0],
         compute_dtype=config.student.compute_dtype,
         shapes=shapes,
         optimizer=optimizer,
@@ -133,7 +133,7 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
     step = make_step(
         forward=student.forward,
         head=student.head,
-        teacher=teacher_signal(config, inspection) if compares else None,
+        teacher=teacher_signal(inspection) if compares else None,
         objectives=config.objectives,
         optimizer=student.optimizer,
         rate=config.train.optimizer.rate(config.train.steps),
@@ -148,12 +148,12 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
     return jit_step(step, student.shardings, placed, inspection.mesh)
 
 
-def teacher_signal(config: RunConfig, inspection: Inspection) -> Any:
+def teacher_signal(inspection: Inspection) -> Any:
     """`(teacher params, batch) -> Signal`, or None where there is no teacher."""
     if inspection.teacher is None:
         return None
     decoder = inspection.teacher.config
-    words = inspection.words[1] if needs_words(config) else None
+    words = inspection.words[1]
 
     def signal(params: Params, batch: Batch) -> Signal:
         vocab_size = inspection.teacher_vocab_size

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +18,7 @@ from jaxdistill.files import check_name
 from jaxdistill.models import DecoderConfig, abstract_params
 from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.objectives.weight import in_words
+from jaxdistill.run import vocabularies
 from jaxdistill.run.config import RunConfig, kept_layers
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import make_mesh
@@ -39,6 +39,7 @@ class Inspection:
         vocab_size: How many tokens it has; further rows of the heads that use it are padding.
         beside: How the teacher reads the rows, where its tokenizer is another.
         mesh: The devices.
+        needs: What the objectives need.
     """
 
     student: hub.Source
@@ -49,6 +50,7 @@ class Inspection:
     vocab_size: int
     beside: data.Beside | None
     mesh: Mesh
+    needs: frozenset[str]
 
     @property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -63,25 +65,15 @@ class Inspection:
         return hub.real_vocab_size(self.teacher_tokenizer, self.teacher.config.vocab_size)
 
     @cached_property
-    def words(self) -> tuple[Words, Words]:
-        """What the student's words are to the teacher, and the teacher's to the student.
+    def words(self) -> tuple[Words | None, Words | None]:
+        """What the student's words are to the teacher, and the other way, where that is asked.
 
         Raises:
             UserError: for a tokenizer that does not tell what its words stand for.
         """
+        teacher = None if self.beside is None else self.beside.templates
         sizes = self.vocab_size, self.teacher_vocab_size
-        readers = [data.Templates(one) for one in (self.tokenizer, self.teacher_tokenizer)]
-        sides = [one.token_bytes[:size] for one, size in zip(readers, sizes, strict=True)]
-        if self.beside is None:
-            twins = [np.arange(self.vocab_size)] * 2
-        else:
-            mine, theirs = (reader.end_of_turn for reader in readers)
-            marks = [] if mine is None or theirs is None else [(mine, theirs)]
-            twins = align.twins(sides[0], sides[1], marks)
-        student, teacher = (
-            Words(one, *align.letters(words)) for one, words in zip(twins, sides, strict=True)
-        )
-        return student, teacher
+        return vocabularies.words(data.Templates(self.tokenizer), teacher, sizes, self.needs)
 
 
 def check(config: RunConfig) -> str:
@@ -156,15 +148,10 @@ def inspect(config: RunConfig) -> Inspection:
         vocab_size=hub.real_vocab_size(tokenizer, min(heads)),
         beside=beside,
         mesh=mesh,
+        needs=frozenset().union(*(objective.needs for objective in config.objectives)),
     )
-    if needs_words(config):
-        _ = inspection.words  # what cannot be read is told now
+    _ = inspection.words  # what cannot be read is told now
     return inspection
-
-
-def needs_words(config: RunConfig) -> bool:
-    """Whether an objective looks words up that both models know."""
-    return any("words" in objective.needs for objective in config.objectives)
 
 
 def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
@@ -228,7 +215,7 @@ def _check_needs(config: RunConfig) -> None:
     provided = config.teacher.provides if config.teacher is not None else frozenset()
     findings = Findings()
     for number, objective in enumerate(config.objectives):
-        missing = objective.needs - provided - {"labels", "words"}
+        missing = objective.needs - provided - {"labels", "words", "places"}
         with findings.collect(f"objectives[{number}]"):
             if missing:
                 gives = f"teacher `{config.teacher.type}` gives" if config.teacher else "there is"

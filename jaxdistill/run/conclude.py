@@ -31,6 +31,7 @@ _OF_STUDENT = (
     "nll",
     "perplexity",
     "accuracy",
+    "digit_accuracy",
     "top1_agreement",
     "top5_agreement",
     "calibration_error",
@@ -58,6 +59,7 @@ def conclude(
         after = summary(places, prepared.heldout)
         lines = (json.dumps(line) for line in row_lines(places, prepared.heldout))
         write_text(folder.heldout, "".join(f"{line}\n" for line in lines))
+    teacher = teacher if config.evaluation.teacher else None
     before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
     count = max(SPEED_PROMPTS, config.evaluation.samples)
     asked = {STUDENT: questions(prepared, student, count)}
@@ -67,13 +69,16 @@ def conclude(
 
     comparison: dict[str, dict[str, float]] = {
         BEFORE: _chosen(before, _OF_STUDENT),
-        STUDENT: {**_chosen(after, _OF_STUDENT), **_costs(student, prompts[STUDENT])},
+        STUDENT: {**_chosen(after, _OF_STUDENT), **_costs(config, student, prompts[STUDENT])},
     }
     comparison[STUDENT]["size_on_disk"] = float(evals.size_on_disk(folder.student))
     if teacher is not None and config.teacher is not None:
         own = {name: after.get(f"teacher_{name}") for name in _OF_TEACHER}
         own |= teacher_heldout(config, inspection, teacher, prepared.heldout)
-        comparison[TEACHER] = {**_chosen(own, _OF_TEACHER), **_costs(teacher, prompts[TEACHER])}
+        comparison[TEACHER] = {
+            **_chosen(own, _OF_TEACHER),
+            **_costs(config, teacher, prompts[TEACHER]),
+        }
         comparison[TEACHER]["size_on_disk"] = evals.size_on_disk(
             hub.read(config.teacher.model).path
         )
@@ -118,12 +123,12 @@ def _chosen(values: Mapping[str, float | None], names: Sequence[str]) -> dict[st
     return {name: value for name in names if (value := values.get(name)) is not None}
 
 
-def _costs(model: Model, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
-    write = writer(model.config, model.params, prompts, vocab_size=model.vocab_size)
-    return {
-        "num_parameters": float(evals.num_parameters(model.params)),
-        **asdict(evals.speed(write)),
-    }
+def _costs(config: RunConfig, model: Model, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
+    found = {"num_parameters": float(evals.num_parameters(model.params))}
+    if config.evaluation.speed:
+        write = writer(model.config, model.params, prompts, vocab_size=model.vocab_size)
+        found |= asdict(evals.speed(write))
+    return found
 
 
 def _samples(

@@ -53,12 +53,16 @@ class EvaluationConfig:
         batch_size: Sequences at a time.
         samples: How many held-out prompts both models answer for the report.
         max_new_tokens: The longest of these answers.
+        teacher: Whether the report has the teacher beside the student.
+        speed: Whether it has how fast they write.
     """
 
     every_steps: Annotated[int, Field(ge=0)] = 0
     batch_size: _Count = 8
     samples: Annotated[int, Field(ge=0)] = 3
     max_new_tokens: _Count = 64
+    teacher: bool = True
+    speed: bool = True
 
 
 @configclass

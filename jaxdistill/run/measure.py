@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import data, evals
 from jaxdistill.model import Model
@@ -35,9 +38,24 @@ def heldout(
     if not examples:
         return None
     is_beside = inspection.beside is None
-    signal = assemble.teacher_signal(config, inspection) if is_beside else None
+    signal = assemble.teacher_signal(inspection) if is_beside else None
     read = _reader(config, inspection, student.forward, student.head, signal, examples)
-    return partial(read, teacher_params=None if teacher is None else teacher.params)
+    is_digit = _digits(inspection.tokenizer, inspection.student_config.vocab_size)
+
+    def measure(params: Params) -> evals.Places:
+        places = read(params, teacher_params=None if teacher is None else teacher.params)
+        return evals.with_digits(places, is_digit)
+
+    return measure
+
+
+def _digits(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Bool[np.ndarray, " V"]:
+    """Which words are of digits alone, whatever letter stands for a space before them."""
+    is_digit = np.zeros(vocab_size, dtype=bool)
+    words = tokenizer.get_vocab().items()
+    numbers = [number for word, number in words if word.lstrip("Ġ▁ ").isdecimal()]
+    is_digit[numbers] = True
+    return is_digit
 
 
 def teacher_heldout(

@@ -1,7 +1,6 @@
 """A run from its config to its report: the one place where all rooms meet."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,6 +12,7 @@ import rich
 from jaxdistill import data
 from jaxdistill.config import dump
 from jaxdistill.errors import INTERRUPTED, UserError
+from jaxdistill.files import cache_folder
 from jaxdistill.model import Model
 from jaxdistill.run import assemble
 from jaxdistill.run.check import Inspection, inspect, summary
@@ -118,8 +118,7 @@ def _end() -> ModuleType:
 def use_compilation_cache() -> None:
     """Keep compiled programs for the next run, unless JAX was told where to or not to."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxdistill" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def _made_of(inspection: Inspection, rows: data.Rows) -> dict[str, str]:

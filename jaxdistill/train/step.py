@@ -70,9 +70,7 @@ def make_step(
         params: Params, batch: Batch, signal: Signal | None, coefficients: Array
     ) -> tuple[Array, Array]:
         student = Signal(forward(params, batch).hidden, head(params))
-        rows = pair(
-            student, signal, batch, num_groups=num_groups, merge=merge, chunk_rows=chunk_rows
-        )
+        rows = pair(student, signal, batch, num_groups=num_groups, merge=merge)
         teacher_head = None if signal is None else signal.head
         return weighted_loss(
             objectives, coefficients, rows, student.head, teacher_head, chunk_rows=chunk_rows

@@ -62,7 +62,7 @@ def loss(objective, student_logits, teacher_logits, batch, *, num_groups=1):
         for hidden, words in zip((student_logits, teacher_logits), WORDS, strict=True)
     )
     merge = objective.alignment.by == "spans"
-    rows = pair(student, teacher, batch, num_groups=num_groups, merge=merge, chunk_rows=4)
+    rows = pair(student, teacher, batch, num_groups=num_groups, merge=merge)
     total, _ = weighted_loss(
         (objective,), jnp.ones(1), rows, student.head, teacher.head, chunk_rows=4
     )
