@@ -1,5 +1,6 @@
 """How two tokenizations of one text stand beside each other (host side)."""
 
+from jaxdistill.align.edit_distance import nearest_words as nearest_words
 from jaxdistill.align.identity import difference as difference
 from jaxdistill.align.spans import Alignment as Alignment
 from jaxdistill.align.spans import Extents as Extents
