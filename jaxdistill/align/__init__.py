@@ -1,5 +1,6 @@
 """How two tokenizations of one text stand beside each other (host side)."""
 
+from jaxdistill.align.edit_distance import nearest_words as nearest_words
 from jaxdistill.align.identity import difference as difference
 from jaxdistill.align.projection import Projection as Projection
 from jaxdistill.align.projection import pieces as pieces

@@ -153,7 +153,9 @@ def _exact_ends(
     """The byte that each token reaches, inside of characters, too.
 
     A tokenizer tells which characters a token has a part of, and not how much of them; its words
-    do. Where they do not make up the text, because it was normalised, a part is the whole.
+    do. Where they do not make up the text, because it was normalised, a part is the whole, and
+    tokens with parts of one character end together. A space that SentencePiece puts before a text
+    is no part of it.
     """
     data, words = covered.text.encode(), templates.token_bytes
     begins = np.concatenate([[0], covered.ends[:-1]])
@@ -161,9 +163,19 @@ def _exact_ends(
         word if (word := words[token]) is not None else data[begin:end]
         for token, begin, end in zip(tokens, begins, covered.ends, strict=True)
     ]
-    if b"".join(parts) != data:
-        return covered.ends
-    return np.cumsum([len(part) for part in parts], dtype=np.int64)
+    whole = b"".join(parts)
+    if whole not in (data, b" " + data):
+        return _shared_ends(covered)
+    added = len(whole) - len(data)
+    return np.maximum(np.cumsum([len(part) for part in parts], dtype=np.int64) - added, 0)
+
+
+def _shared_ends(covered: Covered) -> Int[np.ndarray, " T"]:
+    """The byte that each token reaches, or those behind it that have a part of its characters."""
+    ends = covered.ends.copy()
+    for place in reversed(np.flatnonzero(covered.begins[1:] < ends[:-1])):
+        ends[place] = ends[place + 1]
+    return ends
 
 
 def _groups(student: "_Side", teacher: "_Side", alignment: align.Alignment) -> align.Groups:

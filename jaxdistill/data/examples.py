@@ -17,13 +17,15 @@ class Covered:
 
     Attributes:
         text: All of it.
-        ends: The byte of its UTF-8 that each token reaches, never less than the one before it.
+        begins: The byte of its UTF-8 where the first character of each token begins.
+        ends: The byte that each token reaches, never less than the one before it.
         is_special: Which tokens are marks, whose own text counts for nothing.
         turns: Its answers.
         turn_ids: The number of the answer that each token belongs to; -1 for none.
     """
 
     text: str
+    begins: Int[np.ndarray, " T"]
     ends: Int[np.ndarray, " T"]
     is_special: Bool[np.ndarray, " T"]
     turns: tuple[Turn, ...]

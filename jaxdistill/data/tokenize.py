@@ -6,6 +6,7 @@ from itertools import islice, repeat
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.beside import Beside
@@ -208,6 +209,7 @@ def _scored(
         ids, offsets = [*ids, eos], [*offsets, (size, size)]
     tokens = np.array(ids, dtype=np.int32)
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    ends = _with_left_out(rendered.text, starts, ends)
     is_special, is_eos = np.isin(tokens, special), tokens == eos
     # A token of spaces alone, which some tokenizers leave out of their offsets, has a place, too.
     is_blank = (starts == ends) & ~is_special
@@ -226,9 +228,26 @@ def _scored(
     kept = slice(None) if is_finished else slice(len(tokens) - int(np.argmax(turn_ids[::-1] >= 0)))
     covered = Covered(
         text=rendered.text,
+        begins=byte_ends(rendered.text, starts)[kept],
         ends=byte_ends(rendered.text, ends)[kept],
         is_special=is_special[kept],
         turns=rendered.turns,
         turn_ids=turn_ids[kept],
     )
     return Encoded(tokens[kept], turn_ids[kept] >= 0, covered)
+
+
+def _with_left_out(
+    text: str, starts: Int[np.ndarray, " T"], ends: Int[np.ndarray, " T"]
+) -> Int[np.ndarray, " T"]:
+    """Where tokens end when those before a character that is in none take it.
+
+    A tokenizer that composes an accent with its letter leaves it out of its offsets. Spaces that
+    are left out are those of the token behind them.
+    """
+    size = len(text) + 1
+    steps = np.bincount(starts, minlength=size) - np.bincount(ends, minlength=size)
+    for place in np.flatnonzero(np.cumsum(steps)[:-1] == 0):
+        if not text[place].isspace():
+            ends = np.where((ends == place) & (ends > starts), place + 1, ends)
+    return ends

@@ -83,7 +83,23 @@ def fetch(name: str, directory: str | Path) -> Path:
             f"fetch: `{name}` is not one of {known}.{nearest(name, list(MODELS))} "
             "Other models are loaded from a local folder, a .gguf file or a hub name."
         )
-    pinned = MODELS[name]
+    return fetch_pinned(name, MODELS[name], directory)
+
+
+def fetch_pinned(name: str, pinned: Pinned, directory: str | Path) -> Path:
+    """Get a file that is pinned, or find that it is there already.
+
+    Args:
+        name: Its folder's.
+        pinned: Where it lies, and what its bytes are.
+        directory: Where its folder is.
+
+    Returns:
+        The file, whose bytes are the pinned ones.
+
+    Raises:
+        UserError: It cannot be got, or is not the pinned one.
+    """
     target = Path(directory).expanduser() / name / pinned.file
     if pinned.notice:
         _say(pinned.notice)

@@ -5,6 +5,9 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from jaxdistill import align
 from jaxdistill.data.beside import Beside
@@ -94,6 +97,58 @@ def first_meeting(example, mine, theirs, prompt_size):
         predicted = (ends > prompt_size) & (np.arange(len(tokens)) > 0)
         sides.append({*begins[predicted].tolist(), int(ends[-1])})
     return min(sides[0] & sides[1])
+
+
+def said_together(answer, mine, theirs):
+    """What both sides of each group of an answer say, to a tokenizer and to another."""
+    row = parse({"prompt": "Q: ", "completion": answer}, place="r:1", row_id=0, as_chat=False)
+    (example,), _ = encode(
+        [row],
+        Templates(mine),
+        beside=Beside(Templates(theirs), SPANS),
+        loss_on="completion",
+        length=500,
+        truncation="cut_end",
+    )
+    other = example.counterpart
+    sides = (
+        spoken(example.tokens, other.student_groups, align.token_bytes(mine)),
+        spoken(other.tokens, other.teacher_groups, align.token_bytes(theirs)),
+    )
+    pairs = [(said, sides[1][group]) for group, said in sides[0].items()]
+    assert pairs.pop() == ("a mark", "a mark")
+    return pairs
+
+
+def test_an_accent_that_is_composed_stays_with_its_letter():
+    normalising = tiny.tokenizer()
+    normalising.backend_tokenizer.normalizer = normalizers.NFC()
+    pairs = said_together("#e\u0301#", READERS["byte-level"], normalising)
+    assert ("e\u0301".encode(), "é".encode()) in pairs
+    assert pairs[-1] == (b"#", b"#")
+
+
+def test_tokens_with_parts_of_one_character_stay_together():
+    # "¼" is read as "1⁄4", and "41" is one word.
+    alphabet = {letter: n for n, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+    words = {**alphabet, "41": len(alphabet), "<end>": len(alphabet) + 1}
+    inner = Tokenizer(BPE(words, [("4", "1")]))
+    inner.normalizer = normalizers.NFKC()
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<end>"])
+    normalising = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
+    pairs = said_together("#¼¼#", READERS["byte-level"], normalising)
+    assert pairs == [(b"#", b"#"), ("¼¼".encode(), "1⁄41⁄4".encode()), (b"#", b"#")]
+
+
+def test_a_space_put_before_the_text_hides_no_bytes():
+    prefixing = tiny.sentencepiece()
+    steps = [normalizers.Prepend("▁"), prefixing.backend_tokenizer.normalizer]
+    prefixing.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    pairs = said_together("東京", READERS["byte-level"], prefixing)
+    assert pairs == said_together("東京", READERS["byte-level"], READERS["sentencepiece"])
+    assert len(pairs) > 2  # they meet inside of the characters
 
 
 @pytest.mark.parametrize("mine", ["byte-level", "sentencepiece"])

@@ -40,7 +40,8 @@ def encoded(tokens, ends, *, has_mark=False, prompt=GOLDEN["prompt"]):
     turn_ids = np.where(np.arange(len(reached)) >= prompt, 0, -1)
     is_special = np.zeros(len(reached), bool)
     is_special[len(reached) - has_mark :] = True
-    covered = Covered(text, np.array(reached), is_special, (Turn(answer, answer),), turn_ids)
+    begins, ends = np.array([0, *reached[:-1]]), np.array(reached)
+    covered = Covered(text, begins, ends, is_special, (Turn(answer, answer),), turn_ids)
     return Encoded(tokens, turn_ids >= 0, covered)
 
 
