@@ -96,7 +96,7 @@ def questions(task: Task, records: Iterable[tuple[str, Mapping[str, Any]]]) -> l
     for place, row in records:
         fields = {name: value for name, value in row.items() if value is not None}
         with findings.collect(place):
-            prompt = filled(task.prompt, fields, speaker="the task's `prompt`")
+            prompt = filled(task.prompt, fields, speaker="the task")
             found.append(Question(place, prompt, _references(task, fields)))
     findings.raise_any()
     if not found:

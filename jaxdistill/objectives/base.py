@@ -85,23 +85,26 @@ class RowLogits:
         """How many of them it has."""
         return self._per_word("sizes", 0)
 
-    def place_log_probs(
-        self, temperature: float = 1.0, *, pieces: int = 1
-    ) -> Float32[Array, "R K"]:
-        """How likely each place is of the space that both vocabularies share, in nats.
-
-        Args:
-            temperature: Divides the logits first.
-            pieces: How many pieces of a word count.
-        """
-        places = self._per_word("places", 0)[:, :pieces]
-        return losses.log_sums(self.log_probs(temperature), places, num_places=len(self.owners))
+    @property
+    def places(self) -> Int[Array, "V N"]:
+        """Where the pieces of each word lie in the space that both vocabularies share."""
+        return self._per_word("places", 0)
 
     @property
     def owners(self) -> Int[Array, " K"]:
         """The teacher's word that each place is named for; -1 for the first."""
         assert self.words is not None, "the run looks words up for whom needs them"
         return jnp.asarray(self.words.owners)
+
+    def place_log_probs(self, temperature: float, *, pieces: int) -> Float32[Array, "R K"]:
+        """How likely each place is of the space that both vocabularies share, in nats.
+
+        Args:
+            temperature: Divides the logits first.
+            pieces: How many pieces of a word count.
+        """
+        places = self.places[:, :pieces]
+        return losses.log_sums(self.log_probs(temperature), places, num_places=len(self.owners))
 
     def _per_word(self, name: str, padding: int) -> Array:
         assert self.words is not None, "the run looks words up for whom needs them"

@@ -4,6 +4,7 @@ Patiño et al., "Unlocking On-Policy Distillation for Any Model Family", 2025,
 https://huggingface.co/spaces/HuggingFaceH4/general-on-policy-logit-distillation.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -18,30 +19,27 @@ from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, RowFunction, RowLogits, RowObjective
 
 
-@OBJECTIVES.register
 @configclass
-class GOLD(RowObjective):
-    """w · Jensen–Shannon of the words of the same bytes + (1 − w) · sorted difference of the rest.
+class Hybrid(RowObjective):
+    """w · Jensen–Shannon of what has a partner + (1 − w) · sorted difference of the rest.
 
     Args:
         beta: Of the Jensen–Shannon divergence, between 0 and 1. At the ends it would be a KL
             divergence, which is not least where parts of distributions are equal.
-        shared: w. `mass`: the probability that the teacher gives to words which the student knows,
+        shared: w. `mass`: the probability that the teacher gives to words which have a partner,
             row by row; `vocabulary`: the share of its words that they are, as in TRL; or a number.
         average: Whether every row counts the same, or every group of tokens.
-        k: Of the rest look only at so many of the likeliest words; null sorts all. `gold_bound`
-            says by how much the value may be too little.
-
-    Unlike TRL's it weights by mass unless told otherwise, and compares the ends of answers, too.
+        k: Of the rest look only at so many of the likeliest words; null sorts all. The bound that
+            is recorded says by how much the value may be too little.
     """
 
-    type: Literal["gold"] = "gold"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     shared: Literal["mass", "vocabulary"] | Annotated[float, Field(ge=0, le=1)] = "mass"
     average: Literal["groups", "rows"] = "rows"
     k: Annotated[int, Field(gt=0)] | None = None
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "words"})
+    bound: ClassVar[str]
+    """What the bound is called."""
 
     @property
     def alignment(self) -> Alignment:
@@ -56,45 +54,69 @@ class GOLD(RowObjective):
     @property
     def watched(self) -> Mapping[str, RowFunction]:
         """By how much the value may be too little, where only a part is looked at."""
-        return {} if self.k is None else {"gold_bound": self._bound}
+        return {} if self.k is None else {self.bound: self._bound}
+
+    @abstractmethod
+    def _partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
+        """How likely what has a partner is, in nats, the teacher's side first, over one axis."""
+
+    @abstractmethod
+    def _have_partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
+        """Which words do, the teacher's first."""
 
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """The two parts, weighted."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"
-        twins = student.twins[None]
-        log_p, log_q = teacher.merged_log_probs(), student.merged_log_probs()
-        beside = jnp.where(twins >= 0, log_p[:, jnp.maximum(twins[0], 0)], -jnp.inf)
-        matched = losses.jensen_shannon(
-            beside, jnp.where(twins >= 0, log_q, -jnp.inf), beta=self.beta
-        )
+        matched = losses.jensen_shannon(*self._partners(student, teacher), beta=self.beta)
+        rest = self._rest(student, teacher)
         if self.k is None:
-            unmatched = losses.sorted_difference(*self._rest(student, teacher))
+            unmatched = losses.sorted_difference(*rest)
         else:
-            unmatched = losses.sorted_difference_of_top(*self._rest(student, teacher), k=self.k)[0]
-        weight = self._weight(teacher)
+            unmatched = losses.sorted_difference_of_top(*rest, k=self.k)[0]
+        weight = self._weight(student, teacher)
         return weight * matched + (1 - weight) * unmatched
 
     def _bound(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         assert teacher is not None, "the wall shows the teacher to whom needs it"
         assert self.k is not None, "a sum over all words has no error"
         error = losses.sorted_difference_of_top(*self._rest(student, teacher), k=self.k)[1]
-        return (1 - self._weight(teacher)) * error
+        return (1 - self._weight(student, teacher)) * error
 
-    @staticmethod
-    def _rest(student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
-        """The probabilities of the words that only one side knows, the teacher's first."""
-        p, q = (
-            jnp.where(side.twins[None] >= 0, 0, jnp.exp(side.merged_log_probs()))
-            for side in (teacher, student)
-        )
-        return p, q
+    def _rest(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
+        """The probabilities of the words that have no partner, the teacher's first."""
+        theirs, mine = self._have_partners(student, teacher)
+        p = jnp.where(theirs, 0, jnp.exp(teacher.merged_log_probs()))
+        return p, jnp.where(mine, 0, jnp.exp(student.merged_log_probs()))
 
-    def _weight(self, teacher: RowLogits) -> Float32[Array, "..."]:
-        is_known = teacher.twins[None] >= 0
+    def _weight(self, student: RowLogits, teacher: RowLogits) -> Float32[Array, "..."]:
+        has_partner, _ = self._have_partners(student, teacher)
         if isinstance(self.shared, float):
             return jnp.float32(self.shared)
         if self.shared == "vocabulary":
             num_words = jnp.isfinite(teacher.logits).sum(axis=-1)
-            return is_known.sum() / num_words.astype(jnp.float32)
-        mass = jnp.where(is_known, jnp.exp(teacher.log_probs()), 0)
+            return has_partner.sum() / num_words.astype(jnp.float32)
+        mass = jnp.where(has_partner, jnp.exp(teacher.log_probs()), 0)
         return jax.lax.stop_gradient(mass.sum(axis=-1))
+
+
+@OBJECTIVES.register
+@configclass
+class GOLD(Hybrid):
+    """Words of the same bytes are partners.
+
+    Unlike TRL's it weights by mass unless told otherwise, and compares the ends of answers, too.
+    """
+
+    type: Literal["gold"] = "gold"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "words"})
+    bound: ClassVar[str] = "gold_bound"
+
+    def _partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
+        twins = student.twins[None]
+        log_p, log_q = teacher.merged_log_probs(), student.merged_log_probs()
+        beside = jnp.where(twins >= 0, log_p[:, jnp.maximum(twins[0], 0)], -jnp.inf)
+        return beside, jnp.where(twins >= 0, log_q, -jnp.inf)
+
+    def _have_partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
+        return teacher.twins[None] >= 0, student.twins[None] >= 0

@@ -76,7 +76,7 @@ def test_rows_that_do_not_fit_are_named() -> None:
         (
             Task(prompt="{a[text]}", reference="a", metrics=("f1",)),
             {"a": ["b"]},
-            r"r: the task's `prompt`: '\{a\[text\]\}' is no template",
+            r"r: the task: '\{a\[text\]\}' is no template",
         ),
     ],
 )

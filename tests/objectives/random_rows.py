@@ -18,8 +18,13 @@ TWINS = Words(
     twins=np.where(_NUMBERS % 3, _NUMBERS, -1),
     letters=np.stack([_NUMBERS, _NUMBERS % 5], axis=1).astype(np.uint8),
     sizes=1 + _NUMBERS % 2,
+    places=np.stack([_NUMBERS // 2, np.where(_NUMBERS % 4, -1, _NUMBERS // 3)], axis=1),
+    owners=np.append(-1, 2 * np.arange(1, (WORDS + 1) // 2)),
 )
-"""Two words of three are known to both sides; all have a letter of their own, and some a second."""
+"""Two words of three are known to both sides; all have a letter of their own, and some a second.
+
+Of their shared space two beside each other have one place, and are named for the first.
+"""
 
 
 @jax.tree_util.register_dataclass
