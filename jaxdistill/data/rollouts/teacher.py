@@ -12,7 +12,7 @@ from pydantic import Field
 from jaxdistill.config import configclass
 from jaxdistill.data.rollouts import ROLLOUTS
 from jaxdistill.data.rollouts.writer import Writer
-from jaxdistill.data.rows import Row, Tokens
+from jaxdistill.data.rows import Row, Tokens, for_teacher
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode_prompts
 from jaxdistill.errors import Findings, UserError
@@ -48,7 +48,7 @@ class TeacherRollout:
     def complete(
         self, rows: Sequence[Row], *, templates: Templates, length: int, writer: Writer | None
     ) -> list[Row]:
-        """The rows with the teacher's answers as exact tokens.
+        """The rows with what the teacher was asked and answered, as exact tokens of its own.
 
         A prompt that fills the `length` places alone is not asked; its row has no answer then,
         and is counted among the dropped.
@@ -61,7 +61,7 @@ class TeacherRollout:
         prompts = [tuple(prompt) for prompt in self.prompts(rows, templates)]
         asked = [place for place, prompt in enumerate(prompts) if len(prompt) <= length]
         answers = writer.write(
-            [rows[place] for place in asked],
+            [for_teacher(rows[place]) for place in asked],
             [prompts[place] for place in asked],
             path=writer.path(self._setting()),
             tokenizer=templates.tokenizer,
@@ -74,13 +74,14 @@ class TeacherRollout:
         ]
 
     def prompts(self, rows: Sequence[Row], templates: Templates) -> list[list[int]]:
-        """What the teacher is asked, for each row.
+        """What the teacher is asked, for each row: its `teacher_prompt`, if it has one.
 
         Raises:
             UserError: where a row has no prompt.
         """
         findings = Findings()
-        for row in rows:
+        asked = [for_teacher(row) for row in rows]
+        for row in asked:
             with findings.collect(row.place):
                 if not row.has_prompt:
                     raise UserError(
@@ -88,7 +89,7 @@ class TeacherRollout:
                         "the text itself: `data.rollout.type=dataset`."
                     )
         findings.raise_any()
-        return encode_prompts(rows, templates)
+        return encode_prompts(asked, templates)
 
     def _setting(self) -> dict[str, object]:
         """What an answer depends on."""
