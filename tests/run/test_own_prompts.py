@@ -10,6 +10,7 @@ from jaxdistill import data, run
 from jaxdistill.run.check import inspect, with_rows
 
 SHOTS = "1 and 1? It is 2.\n"
+QUICK = ["train.steps=2", "evaluation.every_steps=0", "evaluation.samples=0"]
 WAYS = {
     "forward_kl": "[{type: forward_kl}, {type: cross_entropy, weight: 0.1}]",
     "uld": "[{type: uld}, {type: forward_kl}]",
@@ -46,7 +47,7 @@ def losses(place, name):
 
 @pytest.mark.parametrize("name", list(WAYS))
 def test_one_tokenizer(taught, command, name):
-    options = [f"objectives={WAYS[name]}", "data.length=96"]
+    options = [*QUICK, f"objectives={WAYS[name]}", "data.length=96"]
     code, said, complained = command("check", taught / "config.yaml", *options)
     assert code == 0, complained
     assert "the teacher has prompts of its own, and answers" in " ".join(said.split())
@@ -56,7 +57,8 @@ def test_one_tokenizer(taught, command, name):
 
 
 def test_another_tokenizer(taught, command):
-    options = [f"teacher.model={taught / 'other'}", "objectives=[{type: uld}]", "data.length=160"]
+    teacher = f"teacher.model={taught / 'other'}"
+    options = [*QUICK, teacher, "objectives=[{type: uld}]", "data.length=160"]
     code, _, complained = command("train", taught / "config.yaml", *options)
     assert code == 0, complained
     assert np.isfinite(losses(taught, "train/uld")).all()
@@ -98,9 +100,10 @@ def test_a_student_of_its_own_teacher_learns_what_the_examples_say(place, comman
 @pytest.mark.parametrize("model", ["teacher", "other"])
 def test_it_writes_after_its_own_prompt(taught, command, model):
     options = [
+        *QUICK,
         f"teacher.model={taught / model}",
         "objectives=[{type: cross_entropy}]",
-        "data.rollout={type: teacher, max_new_tokens: 8}",
+        "data.rollout={type: teacher, max_new_tokens: 8, stop: [e]}",
         "data.length=160",
     ]
     code, _, complained = command("train", taught / "config.yaml", *options)
@@ -108,6 +111,7 @@ def test_it_writes_after_its_own_prompt(taught, command, model):
     (file,) = (taught / "run").glob("rollout-*.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert sum(SHOTS in line["prompt"] for line in lines) == 20
+    assert not any("e" in line["completion"] for line in lines)
 
 
 def test_rows_without_prompts_for_the_teacher_are_read_as_ever(place):

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from jaxdistill.config import configclass
 from jaxdistill.data.rollouts import ROLLOUTS
+from jaxdistill.data.rollouts.stop import Stop
 from jaxdistill.data.rollouts.writer import Writer
 from jaxdistill.data.rows import Row, Tokens, for_teacher
 from jaxdistill.data.templates import Templates
@@ -26,6 +27,8 @@ class TeacherRollout:
     Attributes:
         max_new_tokens: Where an answer is broken off. It then has no end, and none is learned.
         temperature: 0 takes the likeliest token, 1 samples from the teacher as it is.
+        stop: An answer ends before the first of these texts, and counts as finished there. Where
+            nothing is left of it, its row is dropped.
         top_k: Sample from so many of the likeliest tokens; 0 is all.
         top_p: Sample from the likeliest tokens that have this much probability together.
         seed: Another number, other answers (where they are sampled).
@@ -37,6 +40,7 @@ class TeacherRollout:
     type: Literal["teacher"] = "teacher"
     max_new_tokens: Annotated[int, Field(gt=0)] = 128
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int = 0
@@ -54,10 +58,15 @@ class TeacherRollout:
         and is counted among the dropped.
 
         Raises:
-            UserError: where a row has no prompt.
+            UserError: where a row has no prompt, or an answer is to stop and cannot.
         """
         if writer is None:
             raise ValueError("a teacher's rollout needs a `writer`")
+        if self.stop and not writer.eos_ids:
+            raise UserError(
+                "data.rollout.stop: this teacher has no token that ends an answer, so none can be "
+                "ended. Name it as `eos_token_id` in its `config.json`, or leave `stop` out."
+            )
         prompts = [tuple(prompt) for prompt in self.prompts(rows, templates)]
         asked = [place for place, prompt in enumerate(prompts) if len(prompt) <= length]
         answers = writer.write(
@@ -67,6 +76,7 @@ class TeacherRollout:
             tokenizer=templates.tokenizer,
             batch_size=self.batch_size,
             seed=self.seed,
+            stop=Stop(self.stop, templates, writer.eos_ids),
         )
         return [
             replace(row, content=Tokens(prompt, answers.get(prompt, ())))
@@ -93,5 +103,5 @@ class TeacherRollout:
 
     def _setting(self) -> dict[str, object]:
         """What an answer depends on."""
-        others = ("type", "batch_size", "directory")
+        others = ("type", "batch_size", "directory", *(() if self.stop else ("stop",)))
         return {k: v for k, v in asdict(self).items() if k not in others}
