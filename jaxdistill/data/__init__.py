@@ -20,6 +20,7 @@ from jaxdistill.data.rows import Chat as Chat
 from jaxdistill.data.rows import Row as Row
 from jaxdistill.data.rows import Text as Text
 from jaxdistill.data.rows import asked as asked
+from jaxdistill.data.rows import for_teacher as for_teacher
 from jaxdistill.data.rows import parse as parse
 from jaxdistill.data.sources import records as records
 from jaxdistill.data.templates import Templates as Templates

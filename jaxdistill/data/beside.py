@@ -1,6 +1,6 @@
-"""Rows beside themselves: what a teacher with a tokenizer of its own reads of them."""
+"""Rows beside themselves: what a teacher that reads otherwise than the student makes of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,10 @@ not reach into the first."""
 
 @dataclass(frozen=True)
 class Beside:
-    """A teacher that reads the rows of a run with another tokenizer than the student's.
+    """A teacher that reads the rows of a run otherwise than the student.
+
+    Its tokenizer is another, or there are rows with a `teacher_prompt`. Only answers are compared,
+    so what is asked before them may differ.
 
     Attributes:
         templates: How its tokenizer wants rows.
@@ -56,6 +59,7 @@ class Beside:
         is_cut = len(theirs.tokens) > length + 1
         if is_cut and truncation == "drop":
             return "too long"
+        mine, theirs = _alike(mine, theirs)
         student = _Side.of(mine, kept(mine, length, truncation), templates)
         teacher = _Side.of(theirs, kept(theirs, length, truncation), self.templates)
         groups = _groups(student, teacher, self.alignment)
@@ -70,6 +74,34 @@ class Beside:
                 "`data.unpaired=drop`."
             )
         return "unpaired"
+
+
+def _alike(mine: Encoded, theirs: Encoded) -> tuple[Encoded, Encoded]:
+    """Both sides with answers that say the same.
+
+    Where one side is plain and the other a chat, the spaces around an answer are on one side only.
+    """
+    if mine.covered is None or theirs.covered is None:
+        return mine, theirs
+    if _answers(mine.covered) == _answers(theirs.covered):
+        return mine, theirs
+    return (
+        replace(mine, covered=_trimmed(mine.covered)),
+        replace(theirs, covered=_trimmed(theirs.covered)),
+    )
+
+
+def _answers(covered: Covered) -> list[str]:
+    return [covered.text[slice(*turn.said)] for turn in covered.turns]
+
+
+def _trimmed(covered: Covered) -> Covered:
+    """Its answers without the spaces around them."""
+    turns = []
+    for turn, answer in zip(covered.turns, _answers(covered), strict=True):
+        start = turn.said[1] - len(answer.lstrip())
+        turns.append(turn._replace(said=(start, start + len(answer.strip()))))
+    return replace(covered, turns=tuple(turns))
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,14 @@ class Rows:
         for side in (self.train, self.heldout):
             for row in side:
                 digest.update(repr((row.row_id, row.content)).encode())
+                if row.teacher_prompt is not None:
+                    digest.update(repr(row.teacher_prompt).encode())
         return digest.hexdigest()[:12]
+
+    @property
+    def have_teacher_prompts(self) -> bool:
+        """Whether a teacher reads some of them after a prompt of its own."""
+        return any(row.teacher_prompt is not None for row in (*self.train, *self.heldout))
 
     def __str__(self) -> str:
         left_out = f" ({self.shared:,} more ask what is held out)" if self.shared else ""
@@ -137,7 +144,7 @@ def prepare(
         tokenizer: The student's, and the teacher's unless `beside` has another.
         rows: What `read` gave, where that was done already.
         writer: The teacher, where `config.rollout` needs one.
-        beside: The teacher's reading of the rows, where its tokenizer is another.
+        beside: The teacher's reading of the rows, where that is another than the student's.
         is_only_scored: Whether nothing is learned; its options are then those of a command.
 
     Raises:
@@ -150,7 +157,11 @@ def prepare(
 
 
 def check(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, beside: Beside | None = None
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    beside: Beside | None = None,
+    *,
+    rows: Rows | None = None,
 ) -> str:
     """Find all that can be known of the data before a model is loaded.
 
@@ -160,7 +171,7 @@ def check(
     Raises:
         UserError: with all that is wrong.
     """
-    rows, templates = read(config), Templates(tokenizer)
+    rows, templates = rows or read(config), Templates(tokenizer)
     if beside is not None:
         _check_text([*rows.train, *rows.heldout])
     if config.rollout.needs_teacher:
@@ -223,9 +234,12 @@ def _answered(
     is_given = config.heldout_answers == "rows"
     asked = rows.train if is_given else [*rows.train, *rows.heldout]
     complete = config.rollout.complete(asked, templates=asking, length=config.length, writer=writer)
-    if writer is not None and beside is not None:
+    if writer is not None:
         complete = [
-            _as_text(row, told, writer, beside) for row, told in zip(asked, complete, strict=True)
+            told
+            if beside is None and row.teacher_prompt is None
+            else _as_text(row, told, writer, asking)
+            for row, told in zip(asked, complete, strict=True)
         ]
     train, heldout = complete[: len(rows.train)], complete[len(rows.train) :]
     if is_given:
@@ -245,15 +259,18 @@ def _check_text(rows: Sequence[Row]) -> None:
     findings.raise_any()
 
 
-def _as_text(row: Row, told: Row, writer: Writer, beside: Beside) -> Row:
-    """A row with what the teacher wrote in its own tokens, as a student of others reads it."""
+def _as_text(row: Row, told: Row, writer: Writer, asking: Templates) -> Row:
+    """A row with what the teacher wrote in its own tokens, for a student that reads others.
+
+    Those are of another tokenizer, or follow another prompt.
+    """
     assert isinstance(told.content, Tokens), "a teacher writes tokens"
     asked, written = told.content.prompt, told.content.completion
     is_finished = bool(written) and written[-1] in writer.eos_ids
     # Decoded with what stands before it: alone, some tokenizers take a space from its beginning.
     before, whole = (
         str(
-            beside.templates.tokenizer.decode(
+            asking.tokenizer.decode(
                 list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         )

@@ -10,6 +10,9 @@
 | `{"prompt"}`, messages that end with the user  | nothing yet: a teacher is to answer          |
 
 Where a row fits several, the more exact shape counts: tokens, messages, prompt, text.
+
+Beside `prompt` may stand `teacher_prompt`, of the same kinds: what the teacher is asked, and reads,
+in place of it. It may have instructions and examples that the student is to do without.
 """
 
 import json
@@ -23,7 +26,10 @@ SHAPES = (
     '{"text"}, {"prompt", "completion"}, {"messages": [{"role", "content"}]} '
     'or {"prompt_tokens", "completion_tokens"}'
 )
-_KEYS = ("text", "prompt", "completion", "messages", "prompt_tokens", "completion_tokens")
+_KEYS = (
+    *("text", "prompt", "completion", "messages", "prompt_tokens", "completion_tokens"),
+    "teacher_prompt",
+)
 
 Message = Mapping[str, Any]
 """A turn: `role`, `content`, and whatever else the chat template knows how to use."""
@@ -79,12 +85,14 @@ class Row:
         row_id: Its number among all rows of the run.
         key: Its prompt as canonical JSON: rows of one key are never on both sides of the split.
         content: What it says.
+        teacher_prompt: What a teacher is asked in place of its prompt, where that differs.
     """
 
     place: str
     row_id: int
     key: str
     content: Text | Chat | Tokens
+    teacher_prompt: Text | Chat | None = None
 
     @property
     def has_prompt(self) -> bool:
@@ -106,26 +114,72 @@ class Row:
                 return True
 
 
+def for_teacher(row: Row) -> Row:
+    """The row as a teacher reads it: with the prompt that is its own, if any, and the same answer.
+
+    Between a chat and a plain prompt the spaces around an answer do not count: a plain prompt is
+    followed by one, as by any word.
+    """
+    asked, content = row.teacher_prompt, row.content
+    if asked is None or isinstance(content, Tokens):
+        return row
+    if isinstance(asked, Text):
+        read: Text | Chat = Text(asked.prompt, _plain_answer(content, asked), content.is_finished)
+    else:
+        turns, size = (*asked.messages, *_turns(content)), len(asked.messages)
+        read = Chat(turns, size, first_scored=size, is_finished=content.is_finished)
+    return replace(row, content=read, teacher_prompt=None)
+
+
+def _plain_answer(content: Text | Chat, asked: Text) -> str | None:
+    if isinstance(content, Text):
+        return content.completion
+    turns = _turns(content)
+    return _behind(asked.prompt, turns[0]["content"]) if turns else None
+
+
+def _turns(content: Text | Chat) -> tuple[Message, ...]:
+    """The answer as messages; none where it has still to be written."""
+    if isinstance(content, Chat):
+        return content.messages[content.num_prompt :]
+    return () if content.completion is None else (_turn(content.completion.strip()),)
+
+
+def _turn(answer: str) -> Message:
+    return {"role": "assistant", "content": answer}
+
+
+def _behind(prompt: str, answer: str) -> str:
+    """A chat's answer as it stands behind a plain prompt."""
+    said = answer.strip()
+    return said if not said or prompt[-1:].isspace() else f" {said}"
+
+
 def answered(row: Row, answer: str, *, is_finished: bool) -> Row:
     """The row with another answer, as text.
+
+    Spaces around the answer count as in `for_teacher`.
 
     Raises:
         UserError: for a row whose prompt is exact tokens.
     """
     match row.content:
         case Text(prompt=prompt):
+            if isinstance(row.teacher_prompt, Chat):
+                answer = _behind(prompt, answer)
             return replace(row, content=Text(prompt, answer, is_finished))
         case Chat(messages=messages, num_prompt=num_prompt):
-            turn = {"role": "assistant", "content": answer}
-            told = (*messages[:num_prompt], turn)
+            said = answer.strip() if isinstance(row.teacher_prompt, Text) else answer
+            told = (*messages[:num_prompt], _turn(said))
             return replace(row, content=Chat(told, num_prompt, num_prompt, is_finished))
         case Tokens():
             raise UserError(f"{row.place}: {ONE_TOKENIZER}")
 
 
 ONE_TOKENIZER = (
-    "exact tokens are those of one tokenizer, and here the teacher's is another than the "
-    'student\'s. Give the row as text: {"prompt", "completion"} or {"messages"}.'
+    "exact tokens are those of one tokenizer, and here the teacher reads others: its tokenizer is "
+    "not the student's, or rows have a `teacher_prompt`. Give the row as text: "
+    '{"prompt", "completion"} or {"messages"}.'
 )
 
 
@@ -156,7 +210,8 @@ def parse(fields: Mapping[str, Any], *, place: str, row_id: int, as_chat: bool) 
     fields = {name: value for name, value in fields.items() if value is not None}
     try:
         content = _content(fields, absent, as_chat)
-        return Row(place, row_id, _key(content, fields), content)
+        row = Row(place, row_id, _key(content, fields), content)
+        return _taught(row, fields, as_chat) if "teacher_prompt" in fields else row
     except UserError as error:
         raise UserError(*(f"{place}: {line}" for line in error.lines)) from None
 
@@ -164,11 +219,11 @@ def parse(fields: Mapping[str, Any], *, place: str, row_id: int, as_chat: bool) 
 def _content(
     fields: Mapping[str, Any], absent: Sequence[str], as_chat: bool
 ) -> Text | Chat | Tokens:
-    if "prompt_tokens" in fields and "completion_tokens" in fields:
+    if _has_tokens(fields):
         return Tokens(*(_tokens(fields, name) for name in ("prompt_tokens", "completion_tokens")))
     if "messages" in fields:
         return _chat(_messages(fields["messages"], "messages"))
-    if "prompt" in fields and ("completion" in fields or "text" not in fields):
+    if _has_prompt(fields):
         return _prompted(fields, as_chat)
     if "text" in fields:
         return Text("", _string(fields["text"], "text"))
@@ -177,6 +232,48 @@ def _content(
     misspelt = [str(name) for name in fields if name not in _KEYS]
     hints = "".join(filter(None, (nearest(name, _KEYS) for name in misspelt)))
     raise UserError(f"has {keys}, but a row is {SHAPES}.{hints}")
+
+
+def _has_tokens(fields: Mapping[str, Any]) -> bool:
+    return "prompt_tokens" in fields and "completion_tokens" in fields
+
+
+def _has_prompt(fields: Mapping[str, Any]) -> bool:
+    return "prompt" in fields and ("completion" in fields or "text" not in fields)
+
+
+def _taught(row: Row, fields: Mapping[str, Any], as_chat: bool) -> Row:
+    """The row with its `teacher_prompt`. Only what follows the prompt is learned then."""
+    if _has_tokens(fields) or "messages" in fields or not _has_prompt(fields):
+        raise UserError(
+            "has a `teacher_prompt`, which stands in place of a `prompt`, but is no row of "
+            '{"prompt"} or {"prompt", "completion"}. Give what the student is asked as `prompt`.'
+        )
+    asked = _teacher_prompt(fields["teacher_prompt"], as_chat)
+    if not isinstance(row.content, Chat):
+        return replace(row, teacher_prompt=asked)
+    answer = len(row.content.messages) - row.content.num_prompt
+    if isinstance(asked, Text) and answer > 1:
+        raise UserError(
+            f"has an answer of {answer} messages, which cannot follow a `teacher_prompt` that is "
+            "a string. Give that as a list of messages, too."
+        )
+    content = replace(row.content, first_scored=row.content.num_prompt)
+    return replace(row, content=content, teacher_prompt=asked)
+
+
+def _teacher_prompt(prompt: Any, as_chat: bool) -> Text | Chat:
+    if prompt == "":
+        raise UserError("`teacher_prompt` is empty. Leave it out where the teacher is asked alike.")
+    if isinstance(prompt, str) and not as_chat:
+        return Text(_string(prompt, "teacher_prompt"), None)
+    asked = _chat(_messages(_spoken(prompt, "user"), "teacher_prompt"))
+    if asked.num_prompt < len(asked.messages):
+        raise UserError(
+            "`teacher_prompt` ends with a message of the assistant, so that nothing is asked. "
+            "End it with what the teacher is to answer."
+        )
+    return asked
 
 
 def _prompted(fields: Mapping[str, Any], as_chat: bool) -> Text | Chat:

@@ -19,7 +19,7 @@ from jaxdistill.data.examples import (
     byte_ends,
     truncated,
 )
-from jaxdistill.data.rows import Row, Tokens, parse
+from jaxdistill.data.rows import Row, Tokens, for_teacher, parse
 from jaxdistill.data.templates import Rendered, Templates
 from jaxdistill.errors import Findings, UserError
 
@@ -43,7 +43,7 @@ def encode(
         loss_on: Whether the answers are learned, or everything.
         length: How many places a row may take.
         truncation: What becomes of a longer one.
-        beside: A teacher that reads them with another tokenizer.
+        beside: A teacher that reads them with another tokenizer, or after another prompt.
 
     Raises:
         UserError: for rows that a chat template or a vocabulary does not allow.
@@ -53,7 +53,7 @@ def encode(
     mine = encode_whole(rows, templates, loss_on=loss_on)
     theirs = repeat(None)
     if beside is not None and beside.alignment is not None:
-        theirs = encode_whole(rows, beside.templates, loss_on=loss_on)
+        theirs = encode_whole([for_teacher(row) for row in rows], beside.templates, loss_on=loss_on)
     findings = Findings()
     for row, encoded, other in zip(rows, mine, theirs, strict=False):
         example, counted = truncated(row, encoded, templates.tokenizer, length, truncation)

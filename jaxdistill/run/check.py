@@ -37,7 +37,7 @@ class Inspection:
         teacher: The teacher's files, when there is one.
         tokenizer: The student's tokenizer, and the teacher's unless `beside` has another.
         vocab_size: How many tokens it has; further rows of the heads that use it are padding.
-        beside: How the teacher reads the rows, where its tokenizer is another.
+        beside: How the teacher reads the rows, where that is another way than the student's.
         mesh: The devices.
         needs: What the objectives need.
     """
@@ -58,9 +58,14 @@ class Inspection:
         return self.tokenizer if self.beside is None else self.beside.templates.tokenizer
 
     @property
+    def has_one_tokenizer(self) -> bool:
+        """Whether the teacher reads with the student's."""
+        return self.teacher_tokenizer is self.tokenizer
+
+    @property
     def teacher_vocab_size(self) -> int:
         """How many tokens that has."""
-        if self.beside is None or self.teacher is None:
+        if self.has_one_tokenizer or self.teacher is None:
             return self.vocab_size
         return hub.real_vocab_size(self.teacher_tokenizer, self.teacher.config.vocab_size)
 
@@ -71,7 +76,9 @@ class Inspection:
         Raises:
             UserError: for a tokenizer that does not tell what its words stand for.
         """
-        teacher = None if self.beside is None else self.beside.templates
+        teacher = None
+        if self.beside is not None and not self.has_one_tokenizer:
+            teacher = self.beside.templates
         sizes = self.vocab_size, self.teacher_vocab_size
         return vocabularies.words(data.Templates(self.tokenizer), teacher, sizes, self.needs)
 
@@ -90,7 +97,9 @@ def check(config: RunConfig) -> str:
         if inspection is None:
             data.read(config.data)
         else:
-            lines = data.check(config.data, inspection.tokenizer, inspection.beside)
+            rows = data.read(config.data)
+            inspection = with_rows(config, inspection, rows)
+            lines = data.check(config.data, inspection.tokenizer, inspection.beside, rows=rows)
     findings.raise_any()
     assert inspection is not None
     facts = {**summary(config, inspection), "data": lines}
@@ -154,6 +163,27 @@ def inspect(config: RunConfig) -> Inspection:
     return inspection
 
 
+def with_rows(config: RunConfig, inspection: Inspection, rows: data.Rows) -> Inspection:
+    """The inspection of a run on these rows.
+
+    A teacher of the student's tokenizer reads the very tokens of the student, unless there are
+    rows that have a prompt for it alone. Then answers are compared as with two tokenizers: their
+    tokens are the same words, and most of them stand alone in their group.
+
+    Raises:
+        UserError: where objectives want the places of both to meet in different ways.
+    """
+    is_beside = inspection.beside is not None or inspection.teacher is None
+    if is_beside or not rows.have_teacher_prompts:
+        return inspection
+    comparing = any(objective.compares for objective in config.objectives)
+    way = _alignment(config) or (align.Alignment("spans") if comparing else None)
+    templates = data.Templates(inspection.tokenizer)
+    if way is not None and way.by == "spans":
+        _ = templates.token_bytes
+    return replace(inspection, beside=data.Beside(templates, way, config.data.unpaired))
+
+
 def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
     """The facts worth reading before a run, by name."""
     facts = {"student": describe(inspection.student_config, config.student.model)}
@@ -165,9 +195,11 @@ def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
     facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the heads have {padded} rows"
     if inspection.beside is not None:
         way = inspection.beside.alignment
+        own = f"the teacher has {inspection.teacher_vocab_size:,} tokens of its own"
+        if inspection.has_one_tokenizer:
+            own = "the teacher has prompts of its own, and answers"
         facts["vocabulary"] += (
-            f"; the teacher has {inspection.teacher_vocab_size:,} tokens of its own, "
-            f"{'which are not compared' if way is None else f'compared by {way.by}'}"
+            f"; {own}, {'which are not compared' if way is None else f'compared by {way.by}'}"
         )
     facts["objectives"] = " + ".join(
         f"{in_words(objective.weight)} · {objective.type}"  # pyright: ignore
@@ -252,17 +284,27 @@ def _beside(
             "token with token. Take a teacher and a student of one family, start the student from "
             f"the teacher's files, or use one of {', '.join(_crossing())}."
         )
+    way, templates = _alignment(config), data.Templates(teacher)
+    if way is not None and way.by == "spans":
+        _ = templates.token_bytes, align.token_bytes(student)  # told once, not of every row
+    return data.Beside(templates, way, config.data.unpaired)
+
+
+def _alignment(config: RunConfig) -> align.Alignment | None:
+    """How places meet that are not the same; None where no objective says.
+
+    Raises:
+        UserError: where two say so differently.
+    """
+    comparing = (objective for objective in config.objectives if objective.compares)
     wanted = {one.alignment for one in comparing if one.alignment is not None}
     if len(wanted) > 1:
         ways = " and ".join(sorted(f"`{way.by}` averaged over {way.average}" for way in wanted))
         raise UserError(
-            f"objectives: the places of two tokenizers are to meet in different ways: {ways}. "
-            "Set `align` and `average` of one as the other has them."
+            "objectives: the places of student and teacher are to meet in different ways: "
+            f"{ways}. Set `align` and `average` of one as the other has them."
         )
-    templates = data.Templates(teacher)
-    if any(alignment.by == "spans" for alignment in wanted):
-        _ = templates.token_bytes, align.token_bytes(student)  # told once, not of every row
-    return data.Beside(templates, wanted.pop() if wanted else None, config.data.unpaired)
+    return next(iter(wanted), None)
 
 
 def _crossing() -> list[str]:

@@ -23,6 +23,7 @@ _FREE = (
     "track",
     "student.export_dtype",
     "data.rollout.directory",
+    "data.rollout.stop",  # what it changes is in the rows
     "data.unpaired",
 )
 _FREE_IN_TRAIN = ("accumulate", "chunk_rows", "log_every", "save_every", "keep_checkpoints")

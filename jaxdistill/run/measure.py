@@ -147,13 +147,14 @@ def questions(
         prepared: The rows.
         student: Whose tokens they are in.
         count: How many prompts.
-        reader: Who is asked; None for the student.
+        reader: The teacher where that is asked; None for the student.
     """
     examples = (prepared.heldout or prepared.train)[:count]
     by_id = {row.row_id: row for row in (*prepared.rows.train, *prepared.rows.heldout)}
     rows = [by_id[example.row_id] for example in examples]
-    reader = reader or student
-    prompts = data.prompt_tokens(rows, reader.tokenizer)
+    is_student, reader = reader is None, reader or student
+    asking = rows if is_student else [data.for_teacher(row) for row in rows]
+    prompts = data.prompt_tokens(asking, reader.tokenizer)
     found = []
     for row, example in zip(rows, examples, strict=True):
         tokens, text = prompts.get(row.row_id, []), data.asked(row)

@@ -15,7 +15,7 @@ from jaxdistill.errors import INTERRUPTED, UserError
 from jaxdistill.files import cache_folder
 from jaxdistill.model import Model
 from jaxdistill.run import assemble
-from jaxdistill.run.check import Inspection, inspect, summary
+from jaxdistill.run.check import Inspection, inspect, summary, with_rows
 from jaxdistill.run.config import RunConfig, read
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.measure import Measure, heldout, prefixed
@@ -41,6 +41,7 @@ def train(config: RunConfig) -> int:
     inspection = inspect(config)
     with folder.locked():
         rows = data.read(config.data)  # what is wrong with them is told before weights are loaded
+        inspection = with_rows(config, inspection, rows)
         made_of = _made_of(inspection, rows)
         if _is_finished(config, folder, made_of):
             _end().show(folder)
@@ -125,7 +126,7 @@ def _made_of(inspection: Inspection, rows: data.Rows) -> dict[str, str]:
     """What a run is made of besides its config, by name: other files, another run."""
     sources = {"student.model": inspection.student, "teacher.model": inspection.teacher}
     found = {name: source.identity for name, source in sources.items() if source is not None}
-    if inspection.beside is not None:
+    if inspection.beside is not None and not inspection.has_one_tokenizer:
         found["the teacher's tokenizer"] = inspection.beside.templates.identity
     return {**found, "data.sources": rows.digest}
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from jaxdistill.config import configclass
 from jaxdistill.errors import UserError
-from jaxdistill.train.schedules import Cosine, Schedule
+from jaxdistill.train.schedules import Cosine, OneCycle, Schedule
 
 _Moment = Annotated[float, Field(ge=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -35,13 +35,18 @@ class AdamW:
         """The learning rate of each step, from 0, of a run of `num_steps`.
 
         Raises:
-            UserError: when warm-up and schedule do not fit into the run.
+            UserError: when warm-up and schedule do not fit into the run, or not together.
         """
         peak, warmup = self.learning_rate, self.warmup_steps
         if warmup >= num_steps:
             raise UserError(
                 f"optimizer.warmup_steps = {warmup} leaves nothing of a run of {num_steps} steps. "
                 "Lower it, or train for longer."
+            )
+        if warmup and isinstance(self.schedule, OneCycle):
+            raise UserError(
+                f"optimizer.warmup_steps = {warmup}, but schedule `one_cycle` warms up by itself. "
+                "Leave the steps out, and set `schedule.rise_fraction`."
             )
         main = self.schedule.after_warmup(peak, num_steps - warmup)
         if not warmup:

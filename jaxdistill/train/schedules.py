@@ -1,8 +1,10 @@
-"""How the learning rate goes from its peak to the end of a run; the curves are optax's."""
+"""How the learning rate goes on from its peak to the end of a run; most curves are optax's."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 from pydantic import Field
 
 from jaxdistill.config import configclass
@@ -76,4 +78,41 @@ class WarmupStableDecay:
         return optax.join_schedules([stable, decay], [num_steps - self.decay_steps])
 
 
-Schedule = Annotated[Constant | Linear | Cosine | WarmupStableDecay, Field(discriminator="type")]
+@configclass
+class OneCycle:
+    """Half a cosine up to the peak and half a cosine down, as PyTorch's `OneCycleLR` has it.
+
+    Smith and Topin, "Super-Convergence", 2017, https://arxiv.org/abs/1708.07120. It has a warm-up
+    in it, and takes no other. optax's own has its peak and its end a step later.
+
+    Attributes:
+        rise_fraction: The part of the run in which the rate climbs (PyTorch's `pct_start`).
+        start_fraction: Of the peak, where it begins (1 / `div_factor`).
+        final_fraction: Of the peak, where it ends (1 / `div_factor` / `final_div_factor`).
+    """
+
+    type: Literal["one_cycle"] = "one_cycle"
+    rise_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    start_fraction: _Fraction = 0.04
+    final_fraction: _Fraction = 0.0
+
+    def after_warmup(self, peak: float, num_steps: int) -> optax.Schedule:
+        """The rate by step."""
+        top = self.rise_fraction * num_steps - 1  # the step of the peak; it may lie between two
+
+        def rate(step: Any) -> Array:
+            up, down = step / max(top, 1e-9), (step - top) / (num_steps - 1 - top)
+            start, end = self.start_fraction * peak, self.final_fraction * peak
+            climb, descent = _half_cosine(start, peak, up), _half_cosine(peak, end, down)
+            return jnp.where(step < top, climb, descent)
+
+        return rate
+
+
+def _half_cosine(start: float, end: float, part: Array | float) -> Array:
+    return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * jnp.clip(part, 0, 1)))
+
+
+Schedule = Annotated[
+    Constant | Linear | Cosine | WarmupStableDecay | OneCycle, Field(discriminator="type")
+]

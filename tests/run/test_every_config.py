@@ -3,10 +3,12 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
 
-from jaxdistill import evals, study
+from jaxdistill import data, evals, study
 from jaxdistill.config import dump
 from jaxdistill.run import read, read_task
 from jaxdistill.study.config import members
@@ -14,6 +16,7 @@ from jaxdistill.study.config import members
 CONFIGS = Path(__file__).parents[2] / "configs"
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
 TASKS = sorted((CONFIGS / "tasks").glob("*.yaml"))
+RECIPES = sorted(p for p in (CONFIGS / "uld").glob("*.yaml") if "# Rows:" in p.read_text())
 RUNS = sorted({*CONFIGS.rglob("*.yaml")} - {*STUDIES, *TASKS})
 
 
@@ -37,6 +40,46 @@ def test_it_says_what_it_is(path: Path) -> None:
 def test_a_config(path: Path, tmp_path: Path) -> None:
     config = read(path)
     assert_survives(config, read, tmp_path)
+
+
+def example(path: Path) -> dict[str, Any]:
+    """The row that the head of a recipe shows."""
+    head = "\n".join(line.removeprefix("#") for line in path.read_text().splitlines())
+    return json.JSONDecoder().raw_decode(head.partition("Rows: ")[2])[0]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_shows_rows_that_fit_it(path: Path, tmp_path: Path, command: Any) -> None:
+    """Its commands agree with it, and it can be run with its rows, on models of any names."""
+    config, fields = read(path), example(path)
+    row = data.parse(fields, place="head", row_id=0, as_chat=False)
+    assert isinstance(row.teacher_prompt, data.Chat)
+    task = re.search(r"configs/tasks/\w+.yaml", path.read_text())
+    assert task
+    last_words = read_task(CONFIGS.parent / task[0]).prompt.rpartition("}")[2]
+    assert fields["prompt"].endswith(last_words)  # it is measured as it was trained
+    assert f"--model {config.output} " in path.read_text()
+
+    reader = tiny.sentencepiece()
+    tiny.model_folder(tmp_path / "student", max_position_embeddings=config.data.length)
+    tiny.model_folder(
+        tmp_path / "teacher",
+        reads=reader,
+        vocab_size=len(reader),
+        max_position_embeddings=config.data.length,
+    )
+    rows = [{**fields, "prompt": f"{n} {fields['prompt']}"} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    places = {
+        "output": "run",
+        "student.model": "student",
+        "teacher.model": "teacher",
+        "data.sources": "rows.jsonl",
+    }
+    options = [f"{field}={tmp_path / place}" for field, place in places.items()]
+    code, printed, complained = command("check", path, *options)
+    assert code == 0, complained
+    assert "compared by positions" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("path", TASKS, ids=name)

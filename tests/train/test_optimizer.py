@@ -8,7 +8,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.sharding import MeshConfig, make_mesh, replicated
 from jaxdistill.train import AdamW, TrainConfig, state_shardings
 from jaxdistill.train.optimizer import decays
-from jaxdistill.train.schedules import Constant, Cosine, Linear, WarmupStableDecay
+from jaxdistill.train.schedules import Constant, Cosine, Linear, OneCycle, WarmupStableDecay
 
 PEAK, STEPS, WARMUP = 2.0, 100, 10
 
@@ -54,15 +54,52 @@ def test_the_curves_are_what_they_are_called():
     np.testing.assert_allclose(stable[90], PEAK / 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize("num_steps", [5, 12, 19, 20, 1000])
+@pytest.mark.parametrize(("rise", "div", "final_div"), [(0.1, 2, 5), (0.3, 25, 1e4)])
+def test_one_cycle_is_that_of_pytorch(num_steps, rise, div, final_div):
+    torch = pytest.importorskip("torch")
+    theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        theirs,
+        max_lr=PEAK,
+        total_steps=num_steps,
+        pct_start=rise,
+        div_factor=div,
+        final_div_factor=final_div,
+        cycle_momentum=False,
+    )
+    expected = []
+    for _ in range(num_steps - 1):
+        expected.append(cycle.get_last_lr()[0])
+        theirs.step()
+        cycle.step()
+    expected.append(cycle.get_last_lr()[0])
+    schedule = OneCycle(
+        rise_fraction=rise, start_fraction=1 / div, final_fraction=1 / div / final_div
+    )
+    rate = AdamW(learning_rate=PEAK, schedule=schedule).rate(num_steps)
+    found = [rate(step) for step in range(num_steps)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_one_cycle_by_hand():
+    """Ten steps, a peak at the second: up from a half, and down by half a cosine to a tenth."""
+    schedule = OneCycle(rise_fraction=0.2, start_fraction=0.5, final_fraction=0.1)
+    rate = AdamW(learning_rate=1.0, schedule=schedule).rate(10)
+    np.testing.assert_allclose([rate(0), rate(1), rate(5), rate(9)], [0.5, 1.0, 0.55, 0.1])
+    assert OneCycle(rise_fraction=0.1).after_warmup(1.0, 10)(0) == 1
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
+        AdamW(warmup_steps=91, schedule=OneCycle()),
         AdamW(warmup_steps=STEPS),
         AdamW(warmup_steps=10, schedule=WarmupStableDecay(decay_steps=91)),
     ],
 )
 def test_what_does_not_fit_into_the_run_is_refused(optimizer):
-    with pytest.raises(UserError, match=r"_steps = (100|91) "):
+    with pytest.raises(UserError, match=r"_steps = (100|91)\b"):
         optimizer.rate(STEPS)
 
 

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from jaxdistill.config import configclass
 from jaxdistill.data.rollouts import ROLLOUTS
+from jaxdistill.data.rollouts.stop import Stop
 from jaxdistill.data.rollouts.writer import Writer
-from jaxdistill.data.rows import Row, Tokens
+from jaxdistill.data.rows import Row, Tokens, for_teacher
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode_prompts
 from jaxdistill.errors import Findings, UserError
@@ -26,6 +27,8 @@ class TeacherRollout:
     Attributes:
         max_new_tokens: Where an answer is broken off. It then has no end, and none is learned.
         temperature: 0 takes the likeliest token, 1 samples from the teacher as it is.
+        stop: An answer ends before the first of these texts, and counts as finished there. Where
+            nothing is left of it, its row is dropped.
         top_k: Sample from so many of the likeliest tokens; 0 is all.
         top_p: Sample from the likeliest tokens that have this much probability together.
         seed: Another number, other answers (where they are sampled).
@@ -37,6 +40,7 @@ class TeacherRollout:
     type: Literal["teacher"] = "teacher"
     max_new_tokens: Annotated[int, Field(gt=0)] = 128
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int = 0
@@ -48,25 +52,31 @@ class TeacherRollout:
     def complete(
         self, rows: Sequence[Row], *, templates: Templates, length: int, writer: Writer | None
     ) -> list[Row]:
-        """The rows with the teacher's answers as exact tokens.
+        """The rows with what the teacher was asked and answered, as exact tokens of its own.
 
         A prompt that fills the `length` places alone is not asked; its row has no answer then,
         and is counted among the dropped.
 
         Raises:
-            UserError: where a row has no prompt.
+            UserError: where a row has no prompt, or an answer is to stop and cannot.
         """
         if writer is None:
             raise ValueError("a teacher's rollout needs a `writer`")
+        if self.stop and not writer.eos_ids:
+            raise UserError(
+                "data.rollout.stop: this teacher has no token that ends an answer, so none can be "
+                "ended. Name it as `eos_token_id` in its `config.json`, or leave `stop` out."
+            )
         prompts = [tuple(prompt) for prompt in self.prompts(rows, templates)]
         asked = [place for place, prompt in enumerate(prompts) if len(prompt) <= length]
         answers = writer.write(
-            [rows[place] for place in asked],
+            [for_teacher(rows[place]) for place in asked],
             [prompts[place] for place in asked],
             path=writer.path(self._setting()),
             tokenizer=templates.tokenizer,
             batch_size=self.batch_size,
             seed=self.seed,
+            stop=Stop(self.stop, templates, writer.eos_ids),
         )
         return [
             replace(row, content=Tokens(prompt, answers.get(prompt, ())))
@@ -74,13 +84,14 @@ class TeacherRollout:
         ]
 
     def prompts(self, rows: Sequence[Row], templates: Templates) -> list[list[int]]:
-        """What the teacher is asked, for each row.
+        """What the teacher is asked, for each row: its `teacher_prompt`, if it has one.
 
         Raises:
             UserError: where a row has no prompt.
         """
         findings = Findings()
-        for row in rows:
+        asked = [for_teacher(row) for row in rows]
+        for row in asked:
             with findings.collect(row.place):
                 if not row.has_prompt:
                     raise UserError(
@@ -88,9 +99,9 @@ class TeacherRollout:
                         "the text itself: `data.rollout.type=dataset`."
                     )
         findings.raise_any()
-        return encode_prompts(rows, templates)
+        return encode_prompts(asked, templates)
 
     def _setting(self) -> dict[str, object]:
         """What an answer depends on."""
-        others = ("type", "batch_size", "directory")
+        others = ("type", "batch_size", "directory", *(() if self.stop else ("stop",)))
         return {k: v for k, v in asdict(self).items() if k not in others}

@@ -2,7 +2,7 @@
 
 One file holds the answers of one teacher under one setting; which ones is in its name, and every
 line carries the exact tokens of its prompt. So nothing stale is used again, and the file can be
-read as a source like any other.
+read as a source like any other: of what the teacher was asked, where rows have a `teacher_prompt`.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from jaxdistill.data.rollouts.stop import Stop
 from jaxdistill.data.rows import Chat, Row, Text, Tokens, parse
 from jaxdistill.data.sources import records
 from jaxdistill.errors import Findings, UserError
@@ -60,6 +61,7 @@ class Writer:
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
         seed: int,
+        stop: Stop,
     ) -> dict[tuple[int, ...], tuple[int, ...]]:
         """Answers to all prompts: those in the file already, and the others, which join it.
 
@@ -67,12 +69,13 @@ class Writer:
         interrupted rollout ends with the answers of an undisturbed one.
 
         Args:
-            rows: Where each prompt comes from, for the readable part of the file.
+            rows: What each prompt says, for the readable part of the file.
             prompts: Their tokens; equal prompts are asked once.
             path: The file.
             tokenizer: Turns answers into text.
             batch_size: How many prompts are asked at once.
             seed: Another number, other answers.
+            stop: Where they end.
 
         Raises:
             UserError: where the file cannot be read or written.
@@ -91,8 +94,8 @@ class Writer:
             entries = compress(zip(batch, new, strict=True), missing)
             lines = []
             for (prompt, row), answer in entries:
-                answers[prompt] = tuple(answer)
-                lines.append(self._line(row, prompt, answer, tokenizer))
+                answers[prompt] = tuple(stop.cut(row, answer))
+                lines.append(self._line(row, prompt, answers[prompt], tokenizer))
             _append(path, b"".join(lines))
             if self.on_batch:
                 self.on_batch(first + len(batch), len(asked), sum(map(len, new)))
