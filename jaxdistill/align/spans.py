@@ -24,6 +24,10 @@ class Alignment:
     average: Literal["groups", "rows"] = "groups"
     at: Literal["ends", "begins"] = "ends"
 
+    def __str__(self) -> str:
+        where = " where they begin" if self.at == "begins" else ""
+        return f"`{self.by}`{where} averaged over {self.average}"
+
 
 class Groups(NamedTuple):
     """The number of the group that each token is in, from 0 on in their order; -1 for none.

@@ -1,5 +1,7 @@
 """Data: from files of rows to batches of tokens. It sees a tokenizer, never a model."""
 
+from jaxdistill.data.batches import batches as batches
+from jaxdistill.data.batches import ordered_batches as ordered_batches
 from jaxdistill.data.beside import Beside as Beside
 from jaxdistill.data.config import DataConfig as DataConfig
 from jaxdistill.data.examples import Counts as Counts
@@ -7,9 +9,7 @@ from jaxdistill.data.examples import Example as Example
 from jaxdistill.data.pack import rounded_length as rounded_length
 from jaxdistill.data.pipeline import Prepared as Prepared
 from jaxdistill.data.pipeline import Rows as Rows
-from jaxdistill.data.pipeline import batches as batches
 from jaxdistill.data.pipeline import check as check
-from jaxdistill.data.pipeline import ordered_batches as ordered_batches
 from jaxdistill.data.pipeline import prepare as prepare
 from jaxdistill.data.pipeline import read as read
 from jaxdistill.data.rollouts import ROLLOUTS as ROLLOUTS

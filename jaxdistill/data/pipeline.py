@@ -1,23 +1,16 @@
-"""The path of the data: sources, split, rollout, tokens, sequences, batches.
-
-grain orders, batches, and remembers where it is; what it remembers is one small number.
-"""
+"""The path of the data: sources, split, rollout, tokens."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import grain
-import jax
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.beside import Beside
 from jaxdistill.data.config import DataConfig
 from jaxdistill.data.examples import Counts, Example
 from jaxdistill.data.fields import filled
-from jaxdistill.data.pack import best_fit, sequence
 from jaxdistill.data.rollouts.dataset import DatasetRollout
 from jaxdistill.data.rollouts.writer import Writer
 from jaxdistill.data.rows import ONE_TOKENIZER, Row, Tokens, answered, parse
@@ -26,7 +19,6 @@ from jaxdistill.data.split import is_heldout
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode
 from jaxdistill.errors import Findings, UserError
-from jaxdistill.types import Batch
 
 
 @dataclass(frozen=True)
@@ -280,96 +272,6 @@ def _as_text(row: Row, told: Row, writer: Writer, asking: Templates) -> Row:
     if not is_finished:
         answer = answer.rstrip("\N{REPLACEMENT CHARACTER}")  # broken off inside of a character
     return answered(row, answer, is_finished=is_finished)
-
-
-def batches(
-    examples: Sequence[Example],
-    *,
-    length: int,
-    batch_size: int,
-    pack: bool,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> grain.DatasetIterator:
-    """Full batches without end: every example once an epoch, in a new order each.
-
-    A batch may run over the end of an epoch, so none is short and nothing is left out. The
-    iterator's `get_state()` is a small dict for JSON; `set_state()` goes on from there, bit for
-    bit. With several processes, their parts of batch n together are the batch n of one process.
-
-    Args:
-        examples: At least one, none longer than `length` places.
-        length: How many places a sequence has.
-        batch_size: Sequences in a batch, over all processes.
-        pack: Whether several examples may share a sequence.
-        seed: Another number, another order.
-        process_index: Which process this is.
-        process_count: How many there are; they divide `batch_size`.
-    """
-    _check_share(batch_size, process_count)
-    sequences = grain.MapDataset.source(_Sequences(examples, length, pack))
-    endless = sequences.seed(seed).shuffle().repeat()
-    mine, share = endless[process_index::process_count], batch_size // process_count
-    # A batch of one of an endless set is more than grain can count.
-    mine = mine.map(_alone) if share == 1 else mine.batch(share, batch_fn=_stack)
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    return iter(mine.to_iter_dataset(options))
-
-
-def ordered_batches(
-    examples: Sequence[Example],
-    *,
-    length: int,
-    batch_size: int,
-    pack: bool = True,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """Every example exactly once, always in the same order; the last batch is filled up.
-
-    What it is filled with is padding only: segment 0, `loss_mask` 0. The arguments are those of
-    `batches`.
-    """
-    _check_share(batch_size, process_count)
-    sequences = _Sequences(examples, length, pack)
-    empty = sequence([], length, is_paired=sequences.is_paired)
-    for first in range(0, len(sequences), batch_size):
-        numbers = range(first + process_index, first + batch_size, process_count)
-        yield _stack([sequences[n] if n < len(sequences) else empty for n in numbers])
-
-
-class _Sequences:
-    """Random access to sequences, as grain wants its sources."""
-
-    def __init__(self, examples: Sequence[Example], length: int, pack: bool):
-        self._examples = examples
-        self._length = length
-        self.is_paired = all(example.counterpart is not None for example in examples)
-        sizes = [example.num_places for example in examples]
-        self._bins = best_fit(sizes, length) if pack else [[n] for n in range(len(examples))]
-
-    def __len__(self) -> int:
-        return len(self._bins)
-
-    def __getitem__(self, index: int) -> Batch:
-        together = [self._examples[n] for n in self._bins[index]]
-        return sequence(together, self._length, is_paired=self.is_paired)
-
-
-def _stack(sequences: Sequence[Batch]) -> Batch:
-    return jax.tree.map(lambda *parts: np.stack(parts), *sequences)
-
-
-def _alone(sequence: Batch) -> Batch:
-    return _stack([sequence])
-
-
-def _check_share(batch_size: int, process_count: int) -> None:
-    if batch_size % process_count:
-        raise UserError(
-            f"batch size {batch_size} cannot be shared evenly by {process_count} processes."
-        )
 
 
 def _read(

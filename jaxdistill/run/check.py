@@ -11,16 +11,16 @@ import jax
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
-from jaxdistill import align, data, hub
+from jaxdistill import data, hub
 from jaxdistill.errors import Findings, UserError
 from jaxdistill.evals import num_parameters
 from jaxdistill.files import check_name
 from jaxdistill.models import DecoderConfig, abstract_params
-from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.objectives.weight import in_words
 from jaxdistill.run import vocabularies
 from jaxdistill.run.config import RunConfig, kept_layers
 from jaxdistill.run.folder import RunFolder
+from jaxdistill.run.teacher import reader_beside, reader_of_own_prompts
 from jaxdistill.sharding import make_mesh
 from jaxdistill.train import check_batch_size
 from jaxdistill.types import Words
@@ -127,7 +127,7 @@ def inspect(config: RunConfig) -> Inspection:
             teacher = hub.read(config.teacher.model)
             _ = teacher.config
             if tokenizer is not None and config.teacher.model != config.student.model:
-                beside = _beside(config, tokenizer, teacher.load_tokenizer())
+                beside = reader_beside(config, tokenizer, teacher.load_tokenizer())
     with findings.collect():
         for source in filter(None, (student, teacher)):
             check_length(config.data.length, source.config, str(source.path), "data.length")
@@ -176,12 +176,7 @@ def with_rows(config: RunConfig, inspection: Inspection, rows: data.Rows) -> Ins
     is_beside = inspection.beside is not None or inspection.teacher is None
     if is_beside or not rows.have_teacher_prompts:
         return inspection
-    comparing = any(objective.compares for objective in config.objectives)
-    way = _alignment(config) or (align.Alignment("spans") if comparing else None)
-    templates = data.Templates(inspection.tokenizer)
-    if way is not None and way.by == "spans":
-        _ = templates.token_bytes
-    return replace(inspection, beside=data.Beside(templates, way, config.data.unpaired))
+    return replace(inspection, beside=reader_of_own_prompts(config, inspection.tokenizer))
 
 
 def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
@@ -263,50 +258,3 @@ def _check_needs(config: RunConfig) -> None:
                 "Set `teacher.model`, or `data.rollout.type=dataset`."
             )
     findings.raise_any()
-
-
-def _beside(
-    config: RunConfig, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
-) -> data.Beside | None:
-    """How a teacher of another tokenizer reads the rows; None where both are one.
-
-    Raises:
-        UserError: where an objective compares word with word and the words are not the same, or
-            two want places to meet in different ways.
-    """
-    found = align.difference(student, teacher)
-    if found is None:
-        return None
-    comparing = [objective for objective in config.objectives if objective.compares]
-    if kinds := [one.type for one in comparing if one.alignment is None]:  # pyright: ignore
-        raise UserError(
-            f"its tokenizer is not the student's: {found}. {', '.join(kinds)} compares "
-            "token with token. Take a teacher and a student of one family, start the student from "
-            f"the teacher's files, or use one of {', '.join(_crossing())}."
-        )
-    way, templates = _alignment(config), data.Templates(teacher)
-    if way is not None and way.by == "spans":
-        _ = templates.token_bytes, align.token_bytes(student)  # told once, not of every row
-    return data.Beside(templates, way, config.data.unpaired)
-
-
-def _alignment(config: RunConfig) -> align.Alignment | None:
-    """How places meet that are not the same; None where no objective says.
-
-    Raises:
-        UserError: where two say so differently.
-    """
-    comparing = (objective for objective in config.objectives if objective.compares)
-    wanted = {one.alignment for one in comparing if one.alignment is not None}
-    if len(wanted) > 1:
-        ways = " and ".join(sorted(f"`{way.by}` averaged over {way.average}" for way in wanted))
-        raise UserError(
-            "objectives: the places of student and teacher are to meet in different ways: "
-            f"{ways}. Set `align` and `average` of one as the other has them."
-        )
-    return next(iter(wanted), None)
-
-
-def _crossing() -> list[str]:
-    """The objectives that compare across tokenizers."""
-    return [name for name in OBJECTIVES if OBJECTIVES[name]().alignment is not None]

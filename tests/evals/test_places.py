@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill.data.batches import ordered_batches
 from jaxdistill.data.examples import Example
-from jaxdistill.data.pipeline import ordered_batches
 from jaxdistill.errors import UserError
 from jaxdistill.evals import Evaluation, Places, num_parameters, size_on_disk
 from jaxdistill.sharding import MeshConfig, make_mesh

@@ -1,0 +1,69 @@
+"""How a teacher reads the rows of a run, where that is another way than the student's."""
+
+from transformers import PreTrainedTokenizerBase
+
+from jaxdistill import align, data
+from jaxdistill.errors import UserError
+from jaxdistill.objectives import OBJECTIVES
+from jaxdistill.run.config import RunConfig
+
+
+def reader_beside(
+    config: RunConfig, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
+) -> data.Beside | None:
+    """How a teacher of another tokenizer reads the rows; None where both are one.
+
+    Raises:
+        UserError: where an objective compares word with word and the words are not the same, or
+            two want places to meet in different ways.
+    """
+    found = align.difference(student, teacher)
+    if found is None:
+        return None
+    comparing = [objective for objective in config.objectives if objective.compares]
+    if kinds := [one.type for one in comparing if one.alignment is None]:  # pyright: ignore
+        raise UserError(
+            f"its tokenizer is not the student's: {found}. {', '.join(kinds)} compares "
+            "token with token. Take a teacher and a student of one family, start the student from "
+            f"the teacher's files, or use one of {', '.join(_crossing())}."
+        )
+    way, templates = _alignment(config), data.Templates(teacher)
+    if way is not None and way.by == "spans":
+        _ = templates.token_bytes, align.token_bytes(student)  # told once, not of every row
+    return data.Beside(templates, way, config.data.unpaired)
+
+
+def reader_of_own_prompts(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> data.Beside:
+    """How a teacher of the student's tokenizer reads rows that have a prompt for it alone.
+
+    Raises:
+        UserError: where objectives want the places of both to meet in different ways.
+    """
+    comparing = any(objective.compares for objective in config.objectives)
+    way = _alignment(config) or (align.Alignment("spans") if comparing else None)
+    templates = data.Templates(tokenizer)
+    if way is not None and way.by == "spans":
+        _ = templates.token_bytes
+    return data.Beside(templates, way, config.data.unpaired)
+
+
+def _alignment(config: RunConfig) -> align.Alignment | None:
+    """How places meet that are not the same; None where no objective says.
+
+    Raises:
+        UserError: where two say so differently.
+    """
+    comparing = (objective for objective in config.objectives if objective.compares)
+    wanted = {one.alignment for one in comparing if one.alignment is not None}
+    if len(wanted) > 1:
+        ways = " and ".join(sorted(map(str, wanted)))
+        raise UserError(
+            "objectives: the places of student and teacher are to meet in different ways: "
+            f"{ways}. Set `align` and `average` of one as the other has them, or take one of them."
+        )
+    return next(iter(wanted), None)
+
+
+def _crossing() -> list[str]:
+    """The objectives that compare across tokenizers."""
+    return [name for name in OBJECTIVES if OBJECTIVES[name]().alignment is not None]
