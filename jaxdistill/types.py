@@ -111,6 +111,8 @@ class Words:
         sizes: How many of them it has.
         places: Where its pieces lie in a space that both vocabularies share; -1 behind the last.
         owners: The teacher's word that each place is named for; -1 for the first, where marks lie.
+        nearest: The student's word of the least edit distance for each of the teacher's; -1 for a
+            mark that has no twin.
     """
 
     twins: Int[Array | np.ndarray, " V"]
@@ -118,6 +120,7 @@ class Words:
     sizes: Int[Array | np.ndarray, " V"]
     places: Int[Array | np.ndarray, "V N"] | None = None
     owners: Int[Array | np.ndarray, " K"] | None = None
+    nearest: Int[Array | np.ndarray, " V"] | None = None
 
 
 @pytree

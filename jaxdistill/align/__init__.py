@@ -5,7 +5,8 @@ from jaxdistill.align.identity import difference as difference
 from jaxdistill.align.projection import Projection as Projection
 from jaxdistill.align.projection import pieces as pieces
 from jaxdistill.align.projection import projection as projection
-from jaxdistill.align.projection import saved as saved
+from jaxdistill.align.saved import Arrays as Arrays
+from jaxdistill.align.saved import saved as saved
 from jaxdistill.align.spans import Alignment as Alignment
 from jaxdistill.align.spans import Extents as Extents
 from jaxdistill.align.spans import Groups as Groups

@@ -11,16 +11,10 @@ side alone; its rules for weights are not known to us.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Int
-
-from jaxdistill.errors import UserError
-from jaxdistill.files import whole_file
 
 MAX_PIECES = 4
 """How many pieces of a word are kept."""
@@ -91,19 +85,6 @@ def pieces(
     for mine, theirs in marks:
         found[mine] = (theirs,)
     return found
-
-
-def saved(path: Path, make: Callable[[], Projection]) -> Projection:
-    """The projection in a file, which is made where there is none, or none that can be read."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Projection(*(file[name] for name in Projection._fields))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        made = make()
-    # It is made again where it cannot be kept.
-    with suppress(UserError), whole_file(path) as target, target.open("wb") as file:
-        np.savez_compressed(file, **made._asdict())
-    return made
 
 
 def _text(word: bytes | None) -> str | None:

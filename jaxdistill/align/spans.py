@@ -17,16 +17,16 @@ class Alignment:
         average: What counts the same: every group of a batch (`groups`), or every row of it,
             however many groups it has (`rows`).
         at: Where groups of several tokens meet: where they end, after all but their last tokens
-            (`ends`), or where they begin, after the same text on both sides (`begins`).
+            (`ends`); where they begin, after the same text on both sides (`begins`); or nowhere
+            (`singles`), so that only tokens meet which stand alone for the same text.
     """
 
     by: Literal["spans", "positions"]
     average: Literal["groups", "rows"] = "groups"
-    at: Literal["ends", "begins"] = "ends"
+    at: Literal["ends", "begins", "singles"] = "ends"
 
     def __str__(self) -> str:
-        where = " where they begin" if self.at == "begins" else ""
-        return f"`{self.by}`{where} averaged over {self.average}"
+        return f"`{self.by}` ({self.at}) averaged over {self.average}"
 
 
 class Groups(NamedTuple):
@@ -38,9 +38,16 @@ class Groups(NamedTuple):
     student: Int[np.ndarray, " T"]
     teacher: Int[np.ndarray, " S"]
 
-    def begins(self) -> "Groups":
-        """The same groups, of nothing but their first tokens."""
-        return Groups(*(np.where(np.diff(side, prepend=-1) != 0, side, -1) for side in self))
+    def at(self, where: Literal["ends", "begins", "singles"]) -> "Groups":
+        """The groups as an `Alignment` wants them."""
+        if where == "begins":
+            return Groups(*(np.where(np.diff(side, prepend=-1) != 0, side, -1) for side in self))
+        if where == "singles":
+            sizes = [np.bincount(side[side >= 0]) for side in self]
+            is_single = np.append((sizes[0] == 1) & (sizes[1] == 1), False)
+            ranks = np.where(is_single, np.cumsum(is_single) - 1, -1)
+            return Groups(*(ranks[side] for side in self))
+        return self
 
 
 class Extents(NamedTuple):

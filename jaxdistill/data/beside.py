@@ -219,7 +219,7 @@ def _groups(student: "_Side", teacher: "_Side", alignment: align.Alignment) -> a
     groups = align.Groups(
         *(_spread(n, side.counts) for n, side in zip(found, (student, teacher), strict=True))
     )
-    return groups.begins() if alignment.at == "begins" else groups
+    return groups.at(alignment.at)
 
 
 def _unknown(tokens: Int[np.ndarray, " T"], templates: Templates) -> str | None:

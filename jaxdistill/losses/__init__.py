@@ -10,6 +10,7 @@ from jaxdistill.losses.edit_distance import (
     normalised_edit_distance as normalised_edit_distance,
 )
 from jaxdistill.losses.likelihood import binary_cross_entropy as binary_cross_entropy
+from jaxdistill.losses.projection import largest_by_place as largest_by_place
 from jaxdistill.losses.projection import log_sums as log_sums
 from jaxdistill.losses.sinkhorn import transport_cost as transport_cost
 from jaxdistill.losses.transport import sorted_difference as sorted_difference

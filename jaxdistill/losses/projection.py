@@ -29,3 +29,17 @@ def log_sums(
         for place, share in zip(places.T, shares.T, strict=True)
     )
     return jnp.log(jnp.maximum(jnp.asarray(sums).T, _TINY))
+
+
+def largest_by_place(
+    logits: Float32[Array, "R V"], places: Int[Array, " V"], *, num_places: int
+) -> Float32[Array, "R K"]:
+    """The largest logit of the words that lie at each place; -inf where there is none.
+
+    Args:
+        logits: Of the words.
+        places: Of each word; -1 for none.
+        num_places: How many places there are.
+    """
+    outside = jnp.where(places >= 0, places, num_places)  # is dropped
+    return jax.ops.segment_max(logits.T, outside, num_segments=num_places).T

@@ -86,6 +86,11 @@ class RowLogits:
         return self._per_word("sizes", 0)
 
     @property
+    def nearest(self) -> Int[Array, " V"]:
+        """The student's word of the least edit distance for each of the teacher's; -1 for none."""
+        return self._per_word("nearest", -1)
+
+    @property
     def places(self) -> Int[Array, "V N"]:
         """Where the pieces of each word lie in the space that both vocabularies share."""
         return self._per_word("places", 0)
@@ -137,8 +142,8 @@ class RowObjective(ABC):
     weight: Weight = 1.0
 
     needs: ClassVar[frozenset[str]]
-    """What must be there: "labels", "teacher_logits"; of both vocabularies "words" or, with the
-    space that they share, "places"."""
+    """What must be there: "labels", "teacher_logits"; of both vocabularies "words", the "places" of
+    a space that they share, or the "nearest" words."""
 
     @property
     def alignment(self) -> Alignment | None:
@@ -195,5 +200,8 @@ class Divergence(RowObjective):
         """The divergence at this temperature."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"
         log_p, log_q = self._log_probs(teacher), self._log_probs(student)
-        scale = self.temperature**2 if self.scale_by_temperature_squared else 1.0
-        return scale * self._compare(log_p, log_q)
+        return self._scale * self._compare(log_p, log_q)
+
+    @property
+    def _scale(self) -> float:
+        return self.temperature**2 if self.scale_by_temperature_squared else 1.0

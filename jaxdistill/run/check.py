@@ -242,7 +242,7 @@ def _check_needs(config: RunConfig) -> None:
     provided = config.teacher.provides if config.teacher is not None else frozenset()
     findings = Findings()
     for number, objective in enumerate(config.objectives):
-        missing = objective.needs - provided - {"labels", "words", "places"}
+        missing = objective.needs - provided - {"labels"} - vocabularies.KINDS
         with findings.collect(f"objectives[{number}]"):
             if missing:
                 gives = f"teacher `{config.teacher.type}` gives" if config.teacher else "there is"

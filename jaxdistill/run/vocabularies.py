@@ -1,7 +1,8 @@
 """What the words of two models are to each other, as far as the objectives of a run ask."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +10,8 @@ from jaxdistill import align, data
 from jaxdistill.files import cache_folder
 from jaxdistill.types import Words
 
-_Vocabulary = Sequence[bytes | None]
+KINDS = frozenset({"words", "places", "nearest"})
+"""What objectives may need of vocabularies."""
 
 
 def words(
@@ -24,55 +26,88 @@ def words(
         student: How the student reads.
         teacher: How the teacher reads, if it does so in another way.
         sizes: How many words they have.
-        needs: What objectives need; without "words" and "places" there is nothing to look up.
+        needs: What objectives need; without one of `KINDS` there is nothing to look up.
 
     Raises:
         UserError: for a tokenizer that does not tell what its words stand for.
     """
-    if not needs & {"words", "places"}:
+    if not needs & KINDS:
         return None, None
-    mine = student.token_bytes[: sizes[0]]
     if teacher is None:
-        return _of_one(mine), _of_one(mine)
-    theirs = teacher.token_bytes[: sizes[1]]
-    ends = student.end_of_turn, teacher.end_of_turn
-    marks = [] if ends[0] is None or ends[1] is None else [(ends[0], ends[1])]
-    found = [
-        Words(twins, *align.letters(side))
-        for twins, side in zip(align.twins(mine, theirs, marks), (mine, theirs), strict=True)
-    ]
-    if "places" not in needs:
-        return found[0], found[1]
-    shared = _shared_space((student, mine), (teacher, theirs), marks)
-    return _placed(found[0], shared.student, shared), _placed(found[1], shared.teacher, shared)
+        own = _of_one(student.token_bytes[: sizes[0]])
+        return own, own
+    pair = _Pair.of(student, teacher, sizes)
+    twins = align.twins(pair.student, pair.teacher, pair.marks)
+    mine, theirs = (
+        Words(of_side, *align.letters(side))
+        for of_side, side in zip(twins, (pair.student, pair.teacher), strict=True)
+    )
+    if "places" in needs:
+        shared = pair.shared_space(student, teacher)
+        mine = replace(mine, places=shared.student, owners=shared.owners)
+        theirs = replace(theirs, places=shared.teacher[:, None], owners=shared.owners)
+    if "nearest" in needs:
+        theirs = replace(theirs, nearest=pair.nearest(twins[1]))
+    return mine, theirs
 
 
-def _of_one(words: _Vocabulary) -> Words:
+def _of_one(words: Sequence[bytes | None]) -> Words:
     """Of one vocabulary every word is its own twin, in a place of its own."""
     numbers = np.arange(len(words), dtype=np.int32)
     return Words(
-        numbers, *align.letters(words), places=numbers[:, None] + 1, owners=np.append(-1, numbers)
+        numbers,
+        *align.letters(words),
+        places=numbers[:, None] + 1,
+        owners=np.append(-1, numbers),
+        nearest=numbers,
     )
 
 
-def _placed(words: Words, places: np.ndarray, shared: align.Projection) -> Words:
-    return replace(words, places=places.reshape(len(places), -1), owners=shared.owners)
+@dataclass(frozen=True)
+class _Pair:
+    """Two vocabularies.
 
+    Attributes:
+        student: The bytes of the student's words.
+        teacher: Of the teacher's.
+        marks: Marks of both that mean the same.
+        folder: Where is kept what takes long to find.
+    """
 
-def _shared_space(
-    student: tuple[data.Templates, _Vocabulary],
-    teacher: tuple[data.Templates, _Vocabulary],
-    marks: Sequence[tuple[int, int]],
-) -> align.Projection:
-    """The space of both vocabularies, made once for a pair of tokenizers."""
-    (mine, my_words), (theirs, their_words) = student, teacher
+    student: Sequence[bytes | None]
+    teacher: Sequence[bytes | None]
+    marks: Sequence[tuple[int, int]]
+    folder: Path
 
-    def make() -> align.Projection:
-        swapped = [(second, first) for first, second in marks]
-        return align.projection(
-            align.pieces(my_words, their_words, theirs.encode, marks),
-            align.pieces(their_words, my_words, mine.encode, swapped),
+    @classmethod
+    def of(
+        cls, student: data.Templates, teacher: data.Templates, sizes: tuple[int, int]
+    ) -> "_Pair":
+        ends = student.end_of_turn, teacher.end_of_turn
+        marks = [] if ends[0] is None or ends[1] is None else [(ends[0], ends[1])]
+        names = (f"{one.identity}-{n}" for one, n in zip((student, teacher), sizes, strict=True))
+        return cls(
+            student.token_bytes[: sizes[0]],
+            teacher.token_bytes[: sizes[1]],
+            marks,
+            cache_folder() / "vocabularies" / "-".join(names),
         )
 
-    name = f"{mine.identity}-{theirs.identity}-{len(my_words)}-{len(their_words)}.npz"
-    return align.saved(cache_folder() / "projections" / name, make)
+    def shared_space(self, student: data.Templates, teacher: data.Templates) -> align.Projection:
+        """The space of both."""
+
+        def make() -> align.Arrays:
+            swapped = [(second, first) for first, second in self.marks]
+            mine = align.pieces(self.student, self.teacher, teacher.encode, self.marks)
+            theirs = align.pieces(self.teacher, self.student, student.encode, swapped)
+            return align.projection(mine, theirs)._asdict()
+
+        return align.Projection(**align.saved(self.folder / "places.npz", make))
+
+    def nearest(self, twins: np.ndarray) -> np.ndarray:
+        """The student's word that is nearest to each of the teacher's."""
+
+        def make() -> align.Arrays:
+            return {"nearest": align.nearest_words(self.teacher, self.student, twins)}
+
+        return align.saved(self.folder / "nearest.npz", make)["nearest"]

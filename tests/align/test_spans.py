@@ -119,3 +119,18 @@ def test_positions_pair_what_has_the_same_number():
     assert found.student.tolist() == [-1, -1, 0, 1, -1]
     assert found.teacher.tolist() == [-1, -1, 0, 1, -1]
     assert positions(np.array([0]), np.array([-1])).student.tolist() == [-1]
+
+
+def test_where_groups_meet():
+    student = extents(1, 2, 4, 6, 7)
+    teacher = extents(1, 3, 4, 5, 6, 7, 8)
+    found = spans(student, teacher)
+    assert found.student.tolist() == [0, 1, 1, 2, 3]
+    assert found.teacher.tolist() == [0, 1, 1, 2, 2, 3, -1]
+    assert found.at("ends") is found
+    begins = found.at("begins")
+    assert begins.student.tolist() == [0, 1, -1, 2, 3]
+    assert begins.teacher.tolist() == [0, 1, -1, 2, -1, 3, -1]
+    singles = found.at("singles")
+    assert singles.student.tolist() == [0, -1, -1, -1, 1]
+    assert singles.teacher.tolist() == [0, -1, -1, -1, -1, 1, -1]

@@ -20,6 +20,7 @@ TWINS = Words(
     sizes=1 + _NUMBERS % 2,
     places=np.stack([_NUMBERS // 2, np.where(_NUMBERS % 4, -1, _NUMBERS // 3)], axis=1),
     owners=np.append(-1, 2 * np.arange(1, (WORDS + 1) // 2)),
+    nearest=_NUMBERS,
 )
 """Two words of three are known to both sides; all have a letter of their own, and some a second.
 

@@ -161,7 +161,7 @@ def test_temperature_flattens_and_its_square_restores(name: str, case: Case) -> 
 
 @every_objective
 def test_it_says_what_it_needs(name: str, case: Case) -> None:
-    assert build(name).needs <= {"teacher_logits", "labels", "words", "places"}
+    assert build(name).needs <= {"teacher_logits", "labels", "words", "places", "nearest"}
     if "labels" not in build(name).needs:
         other = case.replace(labels=(case.labels + 1) % 7)
         assert loss(name, other) == loss(name, case)

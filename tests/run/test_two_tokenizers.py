@@ -14,6 +14,11 @@ CROSSING = {
     "gold": "{type: gold}",
     "gold, in part": "{type: gold, k: 20, average: groups}",
     "alm": "{type: alm}",
+    "hybrid": "{type: hybrid_kl}",
+    "hybrid, in part": "{type: hybrid_kl, k: 20}",
+    "projected": "{type: projected_kl}",
+    "projected, all pieces": "{type: projected_kl, pieces: 4, temperature: 2.0}",
+    "mined": "{type: mined}",
     "sinkhorn": "{type: sinkhorn, k: 8, num_iterations: 20}",
     "sinkhorn, relaxed": "{type: sinkhorn, k: 8, num_iterations: 20, relaxed: 1.0}",
 }
@@ -90,8 +95,8 @@ def test_what_compares_word_with_word_is_refused_and_what_fits_is_named(apart, c
         "check", apart / "config.yaml", f"teacher.model={apart / 'other'}", both
     )
     assert code == 2
-    assert "`positions` averaged over rows" in complained
-    assert "`spans` averaged over groups" in complained
+    assert "`positions` (ends) averaged over rows" in complained
+    assert "`spans` (ends) averaged over groups" in complained
 
 
 def test_a_row_that_only_one_side_can_read_is_counted_or_refused(apart, command):

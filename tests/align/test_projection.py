@@ -1,0 +1,118 @@
+"""The space that two vocabularies share: every word of text lies at what it begins with."""
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdistill.align import pieces, projection, saved
+from jaxdistill.data import Templates
+
+BYTES = [bytes([n]) for n in b"abc1"]
+
+
+def greedy(words):
+    """A tokenizer of sorts: the longest word that fits, again and again."""
+    numbers = {word: number for number, word in enumerate(words)}
+
+    def encode(texts):
+        found = []
+        for text in texts:
+            left, tokens = text.encode(), []
+            while left:
+                size = next(n for n in range(len(left), 0, -1) if left[:n] in numbers)
+                tokens.append(numbers[left[:size]])
+                left = left[size:]
+            found.append(tokens)
+        return found
+
+    return encode
+
+
+def both(student, teacher, marks=()):
+    swapped = [(theirs, mine) for mine, theirs in marks]
+    return projection(
+        pieces(student, teacher, greedy(teacher), marks),
+        pieces(teacher, student, greedy(student), swapped),
+    )
+
+
+def names(found, teacher, places):
+    return [teacher[found.owners[place]] for place in places if place > 0]
+
+
+def test_words_lie_at_what_they_begin_with():
+    student = [*BYTES, b"ab", b"12"]
+    teacher = [*BYTES, b"abc", b"bc"]
+    found = both([*student[:-1], b"111"], teacher)
+    assert names(found, teacher, found.student[4]) == [b"a", b"b"]
+    assert names(found, teacher, found.student[5]) == [b"1", b"1", b"1"]
+    # The student would begin "abc" with "ab", which the teacher begins with "a".
+    assert names(found, teacher, [found.teacher[4]]) == [b"a"]
+    assert names(found, teacher, [found.teacher[5]]) == [b"b"]
+
+
+def test_marks_share_the_first_place_unless_they_mean_the_same():
+    student, teacher = [None, None, *BYTES], [*BYTES, None, None]
+    found = both(student, teacher, marks=[(1, 5)])
+    assert found.student[0].tolist() == [0, -1, -1, -1]
+    assert found.teacher[4] == 0
+    assert found.owners[found.student[1, 0]] == 5
+    assert found.teacher[5] == found.student[1, 0]
+
+
+words = st.lists(st.text("abc1", min_size=2, max_size=5).map(str.encode), max_size=12, unique=True)
+
+
+@given(words, words)
+def test_a_place_is_the_beginning_of_every_word_in_it(mine, theirs):
+    student, teacher = [*BYTES, *mine], [*theirs, *BYTES]
+    found = both(student, teacher)
+    assert found.owners[0] == -1
+    for word, place in zip(
+        [*student, *teacher], [*found.student[:, 0], *found.teacher], strict=True
+    ):
+        assert place > 0
+        assert word.startswith(teacher[found.owners[place]])
+    assert set(found.student[:, 0]) == set(range(1, len(found.owners)))
+    # A word that both know is a place of its own.
+    for word in set(student) & set(teacher):
+        place = found.student[student.index(word), 0]
+        assert place == found.teacher[teacher.index(word)]
+        assert teacher[found.owners[place]] == word
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_of_real_kinds_of_tokenizers(swap):
+    sides = [Templates(tiny.tokenizer()), Templates(tiny.sentencepiece())]
+    student, teacher = reversed(sides) if swap else sides
+    mine, theirs = student.token_bytes, teacher.token_bytes
+    found = projection(pieces(mine, theirs, teacher.encode), pieces(theirs, mine, student.encode))
+    for words, places in ((mine, found.student[:, 0]), (theirs, found.teacher)):
+        for word, place in zip(words, places, strict=True):
+            if word is None:
+                assert place == 0
+            elif place:
+                assert word.startswith(theirs[found.owners[place]])
+    # Either alphabet has all bytes, so that nothing but marks is left out.
+    assert all(found.student[number, 0] > 0 for number, word in enumerate(mine) if word)
+
+
+def test_what_is_kept_is_made_once(tmp_path):
+    made = []
+
+    def make():
+        made.append(None)
+        return {"numbers": np.arange(3)}
+
+    path = tmp_path / "a" / "b.npz"
+    for _ in range(2):
+        np.testing.assert_array_equal(saved(path, make)["numbers"], [0, 1, 2])
+    assert len(made) == 1
+    path.write_bytes(path.read_bytes()[:50])  # torn
+    assert saved(path, make)["numbers"].tolist() == [0, 1, 2]
+    assert len(made) == 2
+    path.parent.joinpath("file").write_text("")
+    assert saved(path.parent / "file" / "c.npz", make)["numbers"].tolist() == [0, 1, 2]
+    assert [one.name for one in path.parent.iterdir()] in (["b.npz", "file"], ["file", "b.npz"])
