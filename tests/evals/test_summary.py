@@ -1,13 +1,14 @@
 """Means, calibration and sums of rows against what can be worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.evals import Places, by_row, summary
+from jaxdistill.evals import Places, by_row, summary, with_digits
 from jaxdistill.evals.summary import calibration_error
 
 
@@ -44,6 +45,17 @@ def test_means_and_what_follows_from_them() -> None:
             "scored_tokens": 5,
         }
     )
+
+
+def test_digits_are_counted_apart() -> None:
+    of_words = replace(places(**PLAIN), labels=np.array([1, 1, 0, 2, 0]))
+    found = with_digits(of_words, np.array([True, False, False]))
+    assert summary(found, num_bytes=10)["digit_accuracy"] == 0.5
+    rows = by_row(found)
+    np.testing.assert_array_equal(rows["digits"], [1, 1])
+    np.testing.assert_array_equal(rows["digit_accuracy"], [0, 1])
+    none = with_digits(of_words, np.zeros(3, bool))
+    assert summary(none, num_bytes=10).keys() == summary(of_words, num_bytes=10).keys()
 
 
 def test_a_hopeless_model_has_infinite_perplexity_and_no_bytes_no_bits() -> None:

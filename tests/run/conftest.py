@@ -31,9 +31,10 @@ evaluation: {{every_steps: 3, batch_size: 4, samples: 2, max_new_tokens: 6}}
 
 
 @pytest.fixture(autouse=True)
-def _no_compilation_cache_at_home(tmp_path_factory: pytest.TempPathFactory):
-    cache = tmp_path_factory.getbasetemp() / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+def _no_cache_at_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+    jax.config.update("jax_compilation_cache_dir", str(base / "compiled"))
     yield
     jax.config.update("jax_compilation_cache_dir", None)
 

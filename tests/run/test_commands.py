@@ -89,6 +89,16 @@ def test_an_export_in_bfloat16_is_what_is_measured(place, command):
     assert trained["eval/nll"] != pytest.approx(said["nll"], rel=1e-5)
 
 
+def test_a_report_may_be_of_the_student_alone(place, command):
+    options = ["evaluation.teacher=false", "evaluation.speed=false"]
+    code, _, complained = command("train", place / "config.yaml", *options)
+    assert code == 0, complained
+    found = json.loads((place / "run/result.json").read_text())["comparison"]
+    assert list(found) == ["student before", "student"]
+    assert 0 <= found["student"]["digit_accuracy"] <= 1
+    assert "tokens_per_second" not in found["student"]
+
+
 def test_a_batch_is_no_larger_than_the_rows_to_evaluate(place, command):
     rows = ("--model", place / "teacher", "--data", place / "rows.jsonl", "--length", 48, "--json")
     few, many = (
