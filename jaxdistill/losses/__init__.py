@@ -10,6 +10,9 @@ from jaxdistill.losses.edit_distance import (
     normalised_edit_distance as normalised_edit_distance,
 )
 from jaxdistill.losses.likelihood import binary_cross_entropy as binary_cross_entropy
+from jaxdistill.losses.multi_level import absolute_difference as absolute_difference
+from jaxdistill.losses.multi_level import logarithmic_cost as logarithmic_cost
+from jaxdistill.losses.multi_level import transport_of_places as transport_of_places
 from jaxdistill.losses.projection import largest_by_place as largest_by_place
 from jaxdistill.losses.projection import log_sums as log_sums
 from jaxdistill.losses.sinkhorn import transport_cost as transport_cost

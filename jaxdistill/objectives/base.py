@@ -49,7 +49,7 @@ class RowLogits:
         """Normalised log-probabilities of `logits / temperature`, in nats."""
         # Kept, so that objectives of one temperature share one softmax, and one gradient of it.
         if temperature not in self._log_probs:
-            self._log_probs[temperature] = _log_softmax(self.logits / temperature)
+            self._log_probs[temperature] = log_softmax(self.logits / temperature)
         return self._log_probs[temperature]
 
     def label_log_probs(self) -> Float32[Array, " R"]:
@@ -118,7 +118,8 @@ class RowLogits:
         return jnp.pad(column, after, constant_values=padding)
 
 
-def _log_softmax(logits: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
+def log_softmax(logits: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
+    """Normalised log-probabilities, in nats."""
     # `jax.nn.log_softmax` subtracts the maximum once and for all. XLA:CPU (of JAX 0.10.2) fuses
     # that with the projection before it, and projects twice: a quarter of the whole walk's time.
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))

@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
+from jaxtyping import Array, Bool, Float32, Int, Shaped
 
+from jaxdistill.objectives.ask import ask
+from jaxdistill.objectives.base import RowLogits
 from jaxdistill.objectives.rows import Rows, Side
-from jaxdistill.objectives.wall import Measure, forward_with_gradients, walk_values
 from jaxdistill.types import Batch, Head, Signal
 
 _PREFIX_ROWS = 32
@@ -38,13 +39,13 @@ def pair(
         merge: Whether to find out how likely the earlier tokens of a group are.
     """
     read: Any = jax.tree.map(jnp.asarray, batch)  # of whatever kind the arrays were
-    grouped = partial(_grouped, num_groups=num_groups)
+    in_groups = partial(grouped, num_groups=num_groups)
     if teacher is not None and read.pairing is not None:
-        prefix = partial(_log_prefix, grouped) if merge else _no_prefix
-        return jax.tree.map(grouped, _across(student, teacher, read, prefix))
+        prefix = partial(_log_prefix, in_groups) if merge else _no_prefix
+        return jax.tree.map(in_groups, _across(student, teacher, read, prefix))
     beside = None if teacher is None else Side(teacher.hidden, read.labels)
     rows = Rows(Side(student.hidden, read.labels), beside, read.loss_mask)
-    return jax.tree.map(grouped, rows)
+    return jax.tree.map(in_groups, rows)
 
 
 def _across(student: Signal, teacher: Signal, read: Any, prefix: Any) -> Rows:
@@ -67,7 +68,18 @@ def _no_prefix(*_: Any) -> None:
     """Where tokens stand alone, nothing comes before them."""
 
 
-def _grouped(array: Shaped[Array, "B T *D"], num_groups: int) -> Shaped[Array, "G R *D"]:
+def beside(array: Shaped[Array, "B S *D"], pairing: Any) -> Shaped[Array, "B T *D"]:
+    """What stands at the teacher's place that ends each of the student's groups; any for no group.
+
+    Args:
+        array: What there is of the teacher's places.
+        pairing: The `Pairing` of a batch.
+    """
+    return _take(array, _teacher_ends(pairing.teacher_groups, pairing.student_groups.shape[1]))
+
+
+def grouped(array: Shaped[Array, "B T *D"], num_groups: int) -> Shaped[Array, "G R *D"]:
+    """Places as rows, in as many groups as there are devices with a piece of the batch."""
     return jnp.reshape(array, (num_groups, -1, *array.shape[2:]))
 
 
@@ -79,7 +91,7 @@ def _teacher_ends(groups: Int[Array, "B S"], size: int) -> Int[Array, "B T"]:
 
 
 def _log_prefix(
-    grouped: Any,
+    in_groups: Any,
     signal: Signal,
     labels: Int[Array, "B S"],
     groups: Int[Array, "B S"],
@@ -88,7 +100,7 @@ def _log_prefix(
     """How likely the tokens but the last are of the group that ends at each place of the student's.
 
     Args:
-        grouped: Makes groups of rows of places.
+        in_groups: Makes groups of rows of places.
         signal: What a model says of its own places.
         labels: What follows each.
         groups: The student's place that ends the group of each; -1 for none.
@@ -96,8 +108,8 @@ def _log_prefix(
     """
     places = jax.lax.broadcasted_iota(groups.dtype, groups.shape, 1)
     is_earlier = (groups >= 0) & (_take(ends, jnp.maximum(groups, 0)) != places)
-    side = Side(grouped(signal.hidden), grouped(labels))
-    found = label_log_probs(side, grouped(is_earlier), signal.head)
+    side = Side(in_groups(signal.hidden), in_groups(labels))
+    found = label_log_probs(side, in_groups(is_earlier), signal.head)
     return _by_group(jax.ops.segment_sum, found.reshape(groups.shape), groups, ends.shape[1])
 
 
@@ -115,36 +127,9 @@ def _take(array: Shaped[Array, "B S *D"], places: Int[Array, "B T"]) -> Shaped[A
 def label_log_probs(
     side: Side, is_asked: Bool[Array, "G R"], head: Head, *, chunk_rows: int = _PREFIX_ROWS
 ) -> Float32[Array, "G R"]:
-    """How likely a model finds the word that follows, in nats; 0 where it is not asked.
-
-    The gradient is formed in a second walk, when it is known how much each row counts.
-    """
-    return _label_log_probs(chunk_rows, side.hidden, head, (side.labels, is_asked))
+    """How likely a model finds the word that follows, in nats; 0 where it is not asked."""
+    return ask(_of_label, side.hidden, side.labels, is_asked, head, chunk_rows=chunk_rows)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _label_log_probs(
-    chunk_rows: int, hidden: Float[Array, "G R D"], head: Head, others: tuple[Array, Array]
-) -> Float32[Array, "G R"]:
-    labels, is_asked = others
-    rows = Rows(Side(hidden, labels), None, is_asked.astype(jnp.float32))
-    return walk_values([_LABEL], (head, None), rows, chunk_rows)[0]
-
-
-def _forward(
-    chunk_rows: int, hidden: Float[Array, "G R D"], head: Head, others: tuple[Array, Array]
-) -> tuple[Array, Any]:
-    return _label_log_probs(chunk_rows, hidden, head, others), (hidden, head, others)
-
-
-def _backward(chunk_rows: int, kept: Any, cotangent: Float32[Array, "G R"]) -> tuple[Any, ...]:
-    hidden, head, (labels, is_asked) = kept
-    others = None, None, labels, jnp.where(is_asked, cotangent, 0), None
-    _, (_, (hidden_gradient, _), head_gradient) = forward_with_gradients(
-        (_LABEL,), chunk_rows, jnp.ones(1), (hidden, None), head, others
-    )
-    return hidden_gradient, head_gradient, None
-
-
-_LABEL = Measure(lambda student, teacher: student.label_log_probs())
-_label_log_probs.defvjp(_forward, _backward)
+def _of_label(logits: Float32[Array, "R V"], labels: Int[Array, " R"]) -> Float32[Array, " R"]:
+    return RowLogits(logits, labels).label_log_probs()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 from jaxdistill.types import pytree
 
 _Carry = TypeVar("_Carry")
+_Rows = TypeVar("_Rows")
 
 
 @pytree
@@ -67,7 +68,7 @@ class Rows:
 
 @pytree
 @dataclass(frozen=True)
-class Packed:
+class Packed(Generic[_Rows]):
     """Rows of each group, moved together so that those which count come first.
 
     Attributes:
@@ -78,15 +79,19 @@ class Packed:
         chunk_rows: Rows in a chunk.
     """
 
-    rows: Rows
+    rows: _Rows
     ranks: Int[Array, "G R"]
     num_chunks: Int[Array, ""]
     chunk_rows: int = field(metadata={"static": True})
 
 
-def pack(rows: Rows, chunk_rows: int) -> Packed:
+def pack(rows: Rows, chunk_rows: int) -> Packed[Rows]:
     """Move the rows that are looked at to the front of their group, in their order."""
-    is_live = rows.is_live
+    return pack_where(rows.is_live, rows, chunk_rows)
+
+
+def pack_where(is_live: Bool[Array, "G R"], rows: _Rows, chunk_rows: int) -> Packed[_Rows]:
+    """As `pack`, for columns of any kind."""
     num_rows = is_live.shape[1]
     chunk_rows = min(chunk_rows, num_rows)
     places = jnp.argsort(~is_live, axis=1, stable=True)
@@ -104,7 +109,7 @@ def pack(rows: Rows, chunk_rows: int) -> Packed:
 
 
 def walk(
-    packed: Packed, visit: Callable[[_Carry, Rows, Int[Array, ""]], _Carry], carry: _Carry
+    packed: Packed[_Rows], visit: Callable[[_Carry, _Rows, Int[Array, ""]], _Carry], carry: _Carry
 ) -> _Carry:
     """`carry = visit(carry, chunk, start)` for every chunk; how many is known only at run time."""
 
@@ -127,7 +132,7 @@ def write(
     return jax.lax.dynamic_update_slice_in_dim(column, values, start, axis=1)
 
 
-def restore(column: Shaped[Array, "G P ..."], packed: Packed) -> Shaped[Array, "G R ..."]:
+def restore(column: Shaped[Array, "G P ..."], packed: Packed[Any]) -> Shaped[Array, "G R ..."]:
     """Put rows back in the order of the batch."""
     return _take(column, packed.ranks)
 

@@ -17,6 +17,16 @@ def project(hidden: Float[Array, "*R D"], head: Head) -> Float32[Array, "*R V"]:
     return multiply("...d,vd->...v", hidden, head.matrix)
 
 
+def project_gradients(
+    slope: Float32[Array, "R V"], hidden: Float[Array, "R D"], head: Head
+) -> tuple[Float32[Array, "R D"], tuple[Float32[Array, "V D"], Float32[Array, " V"] | None]]:
+    """What a gradient to a head's products is to hidden states, and to its matrix and bias."""
+    bias = None if head.bias is None else jnp.sum(slope, axis=0)
+    slope = slope.astype(head.matrix.dtype)
+    matrix = multiply("rv,rd->vd", slope, hidden)
+    return multiply("rv,vd->rd", slope, head.matrix), (matrix, bias)
+
+
 def finish(scores: Float32[Array, "*R V"], head: Head) -> Float32[Array, "*R V"]:
     """From products to logits, as `Head` describes."""
     if head.bias is not None:

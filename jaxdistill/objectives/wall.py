@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Float32
 from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import RowFunction, RowLogits, RowObjective
 from jaxdistill.objectives.rows import Rows, Side, pack, restore, walk, write
-from jaxdistill.objectives.unembed import finish, multiply, num_words, project
+from jaxdistill.objectives.unembed import finish, num_words, project, project_gradients
 from jaxdistill.types import Head
 
 
@@ -132,7 +132,7 @@ def walk_values(
     packed = pack(rows, chunk_rows)
 
     def measure(chunk: Rows) -> list[Float32[Array, " R"]]:
-        found = _in_pieces(partial(_values, measures, heads), chunk, *_scores(heads, chunk))
+        found = in_pieces(partial(_values, measures, heads), chunk, *_scores(heads, chunk))
         return [column.reshape(-1) for column in found]
 
     def visit(columns: list[Array], chunk: Rows, start: Array) -> list[Array]:
@@ -153,9 +153,9 @@ def _scores(
     return student, project(chunk.teacher.hidden, teacher_head)
 
 
-def _in_pieces(compare: Callable[..., Any], chunk: Rows, *scores: Array | None) -> Any:
+def in_pieces(compare: Callable[..., Any], chunk: Any, *scores: Array | None) -> Any:
     """`compare(rows, *scores)` for a few rows after the other; results get an axis for that."""
-    num_rows = len(chunk.mask)
+    num_rows = len(jax.tree.leaves(chunk)[0])
     on_cpu = jax.default_backend() == "cpu"
     size = math.gcd(num_rows, _CPU_PIECE_ROWS) if on_cpu else num_rows
     pieces = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (chunk, *scores))
@@ -228,16 +228,10 @@ def forward_with_gradients(
         return differentiate(student_scores, rows.student.log_prefix)
 
     def differentiate(chunk: Rows) -> tuple[Any, _Learned]:
-        found, sums = _in_pieces(slopes, chunk, *_scores(heads, chunk))
+        found, sums = in_pieces(slopes, chunk, *_scores(heads, chunk))
         slope, prefix_gradient = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
-        bias_gradient = None if head.bias is None else jnp.sum(slope, axis=0)
-        slope = slope.astype(head.matrix.dtype)
-        matrix_gradient = multiply("rv,rd->vd", slope, chunk.student.hidden)
-        hidden_gradient = multiply("rv,vd->rd", slope, head.matrix)
-        return (sums.sum(axis=0), (matrix_gradient, bias_gradient)), (
-            hidden_gradient,
-            prefix_gradient,
-        )
+        hidden_gradient, of_head = project_gradients(slope, chunk.student.hidden, head)
+        return (sums.sum(axis=0), of_head), (hidden_gradient, prefix_gradient)
 
     def visit(carry: tuple[Any, _Learned], chunk: Rows, start: Array) -> tuple[Any, _Learned]:
         added, of_rows = jax.vmap(differentiate)(chunk)
