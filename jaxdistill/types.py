@@ -143,6 +143,22 @@ class Head:
 
 @pytree
 @dataclass(frozen=True)
+class Embedding:
+    """What a model reads of each word, before it knows where the word stands.
+
+    `vector = scale * matrix[token]`. A tied head has the same matrix.
+    """
+
+    matrix: Float[Array, "V D"]
+    scale: float = field(default=1.0, metadata={"static": True})
+
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The vectors of tokens."""
+        return (self.matrix[tokens] * self.scale).astype(self.matrix.dtype)
+
+
+@pytree
+@dataclass(frozen=True)
 class Output:
     """What a model returns: the hidden states that its `Head` reads, after the final norm."""
 
@@ -153,7 +169,11 @@ class Output:
 @pytree
 @dataclass(frozen=True)
 class Signal:
-    """What a model says of a batch: its hidden states, and the head that reads them."""
+    """What a model says of a batch: its hidden states, and the head that reads them.
+
+    Whoever looks at the words themselves finds them in `embedding`.
+    """
 
     hidden: Float[Array, "B T D"]
     head: Head
+    embedding: Embedding | None = None

@@ -14,6 +14,7 @@ from jaxdistill.models.decode import step as step
 from jaxdistill.models.decode import take_apart as take_apart
 from jaxdistill.models.decoder import Decoder as Decoder
 from jaxdistill.models.decoder import abstract_params as abstract_params
+from jaxdistill.models.decoder import embedding as embedding
 from jaxdistill.models.decoder import forward as forward
 from jaxdistill.models.decoder import forward_batch as forward_batch
 from jaxdistill.models.decoder import head as head

@@ -23,7 +23,7 @@ from jaxdistill.models.attention import (
 )
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import FeedForward, Normalize, weight
-from jaxdistill.types import Batch, Head, Output, Params
+from jaxdistill.types import Batch, Embedding, Head, Output, Params
 
 
 class Layer(nnx.Module):
@@ -224,6 +224,11 @@ def head(config: DecoderConfig, params: Params, *, vocab_size: int | None = None
     """The unembedding. `vocab_size` is the real one, where the last rows stand for no word."""
     matrix = params["embedding" if config.has_tied_head else "unembedding"]
     return Head(matrix, soft_cap=config.logit_soft_cap, vocab_size=vocab_size or config.vocab_size)
+
+
+def embedding(config: DecoderConfig, params: Params) -> Embedding:
+    """What it reads of each word, before its place is added."""
+    return Embedding(params["embedding"], scale=config.embed_scale)
 
 
 def init_cache(

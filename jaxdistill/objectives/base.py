@@ -1,7 +1,7 @@
-"""What a method is: a value for every row, from the logits that the wall shows it."""
+"""What a method is, and the common kind: a value for every row, from logits that the wall shows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import jax
@@ -132,8 +132,8 @@ RowFunction = Callable[[RowLogits, RowLogits | None], Float32[Array, " R"]]
 
 
 @configclass
-class RowObjective(ABC):
-    """A method that compares student and teacher row by row.
+class Objective(ABC):
+    """A method: what is minimised, or a part of it.
 
     Args:
         weight: What its values are multiplied by in the loss: a number, or points
@@ -143,13 +143,37 @@ class RowObjective(ABC):
     weight: Weight = 1.0
 
     needs: ClassVar[frozenset[str]]
-    """What must be there: "labels", "teacher_logits"; of both vocabularies "words", the "places" of
-    a space that they share, or the "nearest" words."""
+    """What must be there: "labels", "teacher_logits", "teacher_hidden"; of both vocabularies
+    "words", the "places" of a space that they share, or the "nearest" words."""
 
     @property
     def alignment(self) -> Alignment | None:
-        """How the places of two tokenizers meet for it; None where it needs both to be one."""
+        """How the places of two tokenizers meet for it; None where it does not say."""
         return None
+
+    @property
+    def crosses(self) -> bool:
+        """Whether it compares models whose tokenizers are two."""
+        return self.alignment is not None
+
+    @property
+    def compares(self) -> bool:
+        """Whether it is about a pair of models, and not about the student alone."""
+        return "teacher_logits" in self.needs
+
+
+def names(objectives: Sequence[Objective]) -> list[str]:
+    """What each is called in the record; a second objective of one type is numbered."""
+    types = [objective.type for objective in objectives]  # pyright: ignore
+    seen = [types[:place].count(kind) for place, kind in enumerate(types)]
+    return [
+        f"{kind}_{before + 1}" if before else kind for kind, before in zip(types, seen, strict=True)
+    ]
+
+
+@configclass
+class RowObjective(Objective):
+    """A method that compares student and teacher row by row."""
 
     @property
     def merges(self) -> bool:
@@ -160,11 +184,6 @@ class RowObjective(ABC):
     def watched(self) -> Mapping[str, RowFunction]:
         """What is recorded of the same rows and not minimised, by name."""
         return {}
-
-    @property
-    def compares(self) -> bool:
-        """Whether it is about pairs of places, and not about the student's alone."""
-        return "teacher_logits" in self.needs
 
     @abstractmethod
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:

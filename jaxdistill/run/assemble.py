@@ -12,11 +12,13 @@ from jaxdistill.model import Model
 from jaxdistill.models import (
     DecoderConfig,
     abstract_params,
+    embedding,
     forward_batch,
     head,
     parameter_axes,
     select_layers,
 )
+from jaxdistill.objectives import init_modules, learning_rate_scales
 from jaxdistill.run.check import Inspection
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder
@@ -43,6 +45,7 @@ class Student:
         words: What its words are to the teacher, where an objective asks.
         compute_dtype: What its parameters are cast to before they are used.
         shapes: The shape of each parameter.
+        modules: The shapes of what objectives learn beside it.
         optimizer: What updates them.
         shardings: Where the state lies.
     """
@@ -52,13 +55,14 @@ class Student:
     words: Words | None
     compute_dtype: str
     shapes: Params
+    modules: Params
     optimizer: optax.GradientTransformation
     shardings: TrainState
 
     @property
     def abstract_state(self) -> TrainState:
         """What a restore asks for."""
-        return abstract_state(self.shapes, self.optimizer, self.shardings)
+        return abstract_state(self.shapes, self.optimizer, self.shardings, self.modules)
 
     def forward(self, params: Params, batch: Batch) -> Output:
         """Its hidden states for a batch."""
@@ -69,6 +73,11 @@ class Student:
         plain = head(self.config, self._cast(params), vocab_size=self.vocab_size)
         return replace(plain, words=self.words)
 
+    def signal(self, params: Params, batch: Batch) -> Signal:
+        """What it says of a batch."""
+        read = embedding(self.config, self._cast(params))
+        return Signal(self.forward(params, batch).hidden, self.head(params), read)
+
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), params)
 
@@ -78,17 +87,31 @@ def make_student(config: RunConfig, inspection: Inspection) -> Student:
     decoder = inspection.student_config
     shapes = abstract_params(decoder)
     axes = parameter_axes(decoder)
-    optimizer = config.train.optimizer.transform(config.train.steps, axes)
     placed = shardings(inspection.mesh, axes, shapes)
+    modules = jax.eval_shape(lambda: initial_modules(config, inspection))
+    optimizer = config.train.optimizer.transform(
+        config.train.steps,
+        {**axes, **jax.tree.map(lambda leaf: (None,) * leaf.ndim, modules)},
+        scales=learning_rate_scales(config.objectives),
+    )
     return Student(
         config=decoder,
         vocab_size=inspection.vocab_size,
         words=inspection.words[0],
         compute_dtype=config.student.compute_dtype,
         shapes=shapes,
+        modules=modules,
         optimizer=optimizer,
-        shardings=state_shardings(inspection.mesh, shapes, placed, optimizer),
+        shardings=state_shardings(inspection.mesh, shapes, placed, optimizer, modules),
     )
+
+
+def initial_modules(config: RunConfig, inspection: Inspection) -> Params:
+    """What objectives learn beside the student, before the first step; mostly nothing."""
+    if inspection.teacher is None:
+        return {}
+    widths = inspection.student_config.embed_dim, inspection.teacher.config.embed_dim
+    return init_modules(config.objectives, config.seed, *widths)
 
 
 def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
@@ -131,8 +154,7 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
     """The compiled step."""
     compares = any(objective.compares for objective in config.objectives)
     step = make_step(
-        forward=student.forward,
-        head=student.head,
+        student=student.signal,
         teacher=teacher_signal(inspection) if compares else None,
         objectives=config.objectives,
         optimizer=student.optimizer,

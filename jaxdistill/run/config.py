@@ -8,14 +8,15 @@ from pydantic import Field
 
 from jaxdistill.config import configclass, load
 from jaxdistill.data import DataConfig
-from jaxdistill.objectives import OBJECTIVES, RowObjective
+from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.sharding import MeshConfig
 from jaxdistill.teachers import TEACHERS, OnlineTeacher
 from jaxdistill.track import TrackConfig
 from jaxdistill.train import TrainConfig
 
 if TYPE_CHECKING:
-    Objective = RowObjective
+    from jaxdistill.objectives import Objective
+
     Teacher = OnlineTeacher
 else:
     Objective = OBJECTIVES.union
@@ -71,7 +72,7 @@ class RunConfig:
 
     Attributes:
         output: The run folder: checkpoints, records, the report and the exported student.
-        seed: Decides the order of the rows.
+        seed: Decides the order of the rows, and what objectives that learn begin with.
         objectives: What is compared, each with its weight; their sum is minimised.
         teacher: Where the signal comes from; null when no objective needs one.
     """

@@ -4,7 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import align, data
 from jaxdistill.errors import UserError
-from jaxdistill.objectives import OBJECTIVES
+from jaxdistill.objectives import OBJECTIVES, LearnedObjective
 from jaxdistill.run.config import RunConfig
 
 
@@ -21,7 +21,7 @@ def reader_beside(
     if found is None:
         return None
     comparing = [objective for objective in config.objectives if objective.compares]
-    if kinds := [one.type for one in comparing if one.alignment is None]:  # pyright: ignore
+    if kinds := [one.type for one in comparing if not one.crosses]:  # pyright: ignore
         raise UserError(
             f"its tokenizer is not the student's: {found}. {', '.join(kinds)} compares "
             "token with token. Take a teacher and a student of one family, start the student from "
@@ -37,23 +37,30 @@ def reader_of_own_prompts(config: RunConfig, tokenizer: PreTrainedTokenizerBase)
     """How a teacher of the student's tokenizer reads rows that have a prompt for it alone.
 
     Raises:
-        UserError: where objectives want the places of both to meet in different ways.
+        UserError: where objectives want the places of both to meet in different ways, or to be
+            the same.
     """
-    comparing = any(objective.compares for objective in config.objectives)
-    way = _alignment(config) or (align.Alignment("spans") if comparing else None)
-    templates = data.Templates(tokenizer)
+    learned = [one for one in config.objectives if isinstance(one, LearnedObjective)]
+    if kinds := [one.type for one in learned if not one.crosses]:  # pyright: ignore
+        raise UserError(
+            f"objectives: {', '.join(kinds)} wants both models to read the same tokens, but rows "
+            f"have a `teacher_prompt`. Use one of {', '.join(_crossing())}."
+        )
+    way, templates = _alignment(config), data.Templates(tokenizer)
     if way is not None and way.by == "spans":
         _ = templates.token_bytes
     return data.Beside(templates, way, config.data.unpaired)
 
 
 def _alignment(config: RunConfig) -> align.Alignment | None:
-    """How places meet that are not the same; None where no objective says.
+    """How places meet that are not the same: in groups, unless an objective says otherwise.
+
+    None where nothing is compared.
 
     Raises:
         UserError: where two say so differently.
     """
-    comparing = (objective for objective in config.objectives if objective.compares)
+    comparing = [objective for objective in config.objectives if objective.compares]
     wanted = {one.alignment for one in comparing if one.alignment is not None}
     if len(wanted) > 1:
         ways = " and ".join(sorted(map(str, wanted)))
@@ -61,9 +68,9 @@ def _alignment(config: RunConfig) -> align.Alignment | None:
             "objectives: the places of student and teacher are to meet in different ways: "
             f"{ways}. Set `align` and `average` of one as the other has them, or take one of them."
         )
-    return next(iter(wanted), None)
+    return next(iter(wanted), align.Alignment("spans") if comparing else None)
 
 
 def _crossing() -> list[str]:
     """The objectives that compare across tokenizers."""
-    return [name for name in OBJECTIVES if OBJECTIVES[name]().alignment is not None]
+    return [name for name in OBJECTIVES if OBJECTIVES[name]().crosses]

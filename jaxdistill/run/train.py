@@ -80,7 +80,8 @@ def _train(
         if restored is None:
             initial = assemble.initial_student(config, inspection, teacher).params
             _measure_before(folder, measure, initial, prepared, trackers)
-            state = init_state(initial, student.optimizer, student.shardings)
+            modules = assemble.initial_modules(config, inspection)
+            state = init_state(initial, student.optimizer, student.shardings, modules)
             del initial  # the state has its own copy
         else:
             for line in restored.skipped:

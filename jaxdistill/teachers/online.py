@@ -6,7 +6,7 @@ import jax
 from pydantic import Field
 
 from jaxdistill.config import configclass
-from jaxdistill.models import DecoderConfig, forward_batch, head
+from jaxdistill.models import DecoderConfig, embedding, forward_batch, head
 from jaxdistill.teachers import TEACHERS
 from jaxdistill.types import Batch, Params, Signal
 
@@ -25,7 +25,7 @@ class OnlineTeacher:
     model: Annotated[str, Field(min_length=1)]
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
-    provides: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+    provides: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "teacher_hidden"})
 
 
 def signal(config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: int) -> Signal:
@@ -43,4 +43,5 @@ def signal(config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: i
     return Signal(
         hidden=jax.lax.stop_gradient(output.hidden),
         head=head(config, params, vocab_size=vocab_size),
+        embedding=embedding(config, params),
     )

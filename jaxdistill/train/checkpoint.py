@@ -107,7 +107,7 @@ class Checkpoints:
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(state),
+                        state=ocp.args.StandardSave(_parts(state)),
                         run=ocp.args.JsonSave(run),
                     ),
                     force=True,
@@ -134,8 +134,8 @@ class Checkpoints:
                 with _quiet():
                     run, shapes = self._describe(step)
                     self._compare(place, run["fingerprint"], shapes, like)
-                    state = self._manager.restore(
-                        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+                    parts = self._manager.restore(
+                        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_parts(like)))
                     )["state"]
             except UserError:
                 raise
@@ -147,7 +147,7 @@ class Checkpoints:
                 continue
             if self._fingerprint is not None:
                 self._set_aside(step)
-            return Restored(state, run["data"], run.get("effort", {}), tuple(skipped))
+            return Restored(TrainState(**parts), run["data"], run.get("effort", {}), tuple(skipped))
         if skipped:
             raise UserError(*skipped, "No checkpoint is left: start in another run folder.")
         return None
@@ -198,6 +198,15 @@ class Checkpoints:
     def _drop_unfinished(self) -> None:
         for place in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """What is written of a state, by name: no modules where no objective has any.
+
+    Orbax would write that there are none, and not read what was written when nobody had them.
+    """
+    parts = dict(vars(state))
+    return parts if state.modules else {k: part for k, part in parts.items() if k != "modules"}
 
 
 def _named(tree: Any) -> dict[str, str]:

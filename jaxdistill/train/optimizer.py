@@ -1,5 +1,6 @@
 """AdamW with warm-up, a schedule, clipping, and weight decay where it belongs; all of it optax."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import jax
@@ -55,8 +56,16 @@ class AdamW:
         climb = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
         return optax.join_schedules([climb, main], [warmup])
 
-    def transform(self, num_steps: int, axes: Any) -> optax.GradientTransformation:
-        """The optimizer for parameters whose logical axes are `axes`."""
+    def transform(
+        self, num_steps: int, axes: Any, scales: Mapping[str, float] | None = None
+    ) -> optax.GradientTransformation:
+        """The optimizer for parameters whose logical axes are `axes`.
+
+        Args:
+            num_steps: How long the run is.
+            axes: A tree like that of the parameters.
+            scales: What the learning rate of some of its branches is multiplied by.
+        """
         adamw = optax.adamw(
             self.rate(num_steps),
             b1=self.b1,
@@ -65,9 +74,22 @@ class AdamW:
             weight_decay=self.weight_decay,
             mask=decays(axes),
         )
-        if self.clip_norm is None:
-            return adamw
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
+        clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        scale = [_scale(scales)] if scales else []
+        # One transformation is left alone, as checkpoints have it.
+        return optax.chain(*clip, adamw, *scale) if clip or scale else adamw
+
+
+def _scale(scales: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies the updates of some branches."""
+
+    def scaled(updates: Any, _: Any) -> Any:
+        return {
+            name: optax.tree.scale(scales.get(name, 1.0), branch)
+            for name, branch in updates.items()
+        }
+
+    return optax.stateless(scaled)
 
 
 def decays(axes: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a run changes, and a checkpoint holds: a plain pytree."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -17,17 +17,34 @@ from jaxdistill.types import Params
 class TrainState:
     """The steps taken (an int32 scalar), the student's parameters, the optimizer's state.
 
-    The teacher is no part of it, and neither is a random key: nothing in the step draws. The same
+    What objectives learn beside the student is in `modules`, by the names of the objectives. The
+    teacher is no part of it, and neither is a random key: nothing in the step draws. The same
     tree holds shapes (`abstract_state`) and shardings (`state_shardings`).
     """
 
     step: Any
     params: Params
     opt_state: Any
+    modules: Params = field(default_factory=dict)
+
+    @property
+    def trained(self) -> Params:
+        """All that the optimizer updates: one tree, so that its gradient has one norm."""
+        return {**self.params, **self.modules}
+
+    def updated(self, step: Any, trained: Params, opt_state: Any) -> "TrainState":
+        """The state with other values of everything."""
+        params, modules = (
+            {name: trained[name] for name in part} for part in (self.params, self.modules)
+        )
+        return TrainState(step, params, opt_state, modules)
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, shardings: TrainState
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+    modules: Params | None = None,
 ) -> TrainState:
     """The state before the first step, placed as `shardings` say (see `state_shardings`).
 
@@ -35,18 +52,20 @@ def init_state(
     teacher's layers may share arrays with it.
     """
 
-    def fresh(params: Params) -> TrainState:
-        copied = jax.tree.map(jnp.copy, params)
-        return TrainState(jnp.zeros((), jnp.int32), copied, _moments(optimizer, params))
+    def fresh(params: Params, modules: Params) -> TrainState:
+        return _state(jax.tree.map(jnp.copy, params), modules, optimizer)
 
-    return jax.jit(fresh, out_shardings=shardings)(params)
+    return jax.jit(fresh, out_shardings=shardings)(params, modules or {})
 
 
 def abstract_state(
-    shapes: Params, optimizer: optax.GradientTransformation, shardings: TrainState
+    shapes: Params,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+    module_shapes: Params | None = None,
 ) -> TrainState:
     """The shapes, dtypes and shardings of a state, which is what a restore asks for."""
-    state = jax.eval_shape(lambda p: TrainState(jnp.int32(0), p, _moments(optimizer, p)), shapes)
+    state = jax.eval_shape(lambda p, m: _state(p, m, optimizer), shapes, module_shapes or {})
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
@@ -55,18 +74,29 @@ def abstract_state(
 
 
 def state_shardings(
-    mesh: Mesh, shapes: Params, param_shardings: Any, optimizer: optax.GradientTransformation
+    mesh: Mesh,
+    shapes: Params,
+    param_shardings: Any,
+    optimizer: optax.GradientTransformation,
+    module_shapes: Params | None = None,
 ) -> TrainState:
-    """Moments lie where their parameters lie; counters are everywhere."""
+    """Moments lie where their parameters lie; counters and modules are everywhere."""
     everywhere = replicated(mesh)
+    modules = jax.tree.map(lambda _: everywhere, module_shapes or {})
+    state = jax.eval_shape(lambda p, m: _state(p, m, optimizer), shapes, module_shapes or {})
     opt_shardings = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,
-        jax.eval_shape(lambda p: _moments(optimizer, p), shapes),
-        param_shardings,
+        state.opt_state,
+        {**param_shardings, **modules},
         transform_non_params=lambda _: everywhere,
     )
-    return TrainState(everywhere, param_shardings, opt_shardings)
+    return TrainState(everywhere, param_shardings, opt_shardings, modules)
+
+
+def _state(params: Params, modules: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    moments = _moments(optimizer, {**params, **modules})
+    return TrainState(jnp.zeros((), jnp.int32), params, moments, modules)
 
 
 def _moments(optimizer: optax.GradientTransformation, params: Params) -> Any:

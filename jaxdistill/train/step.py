@@ -10,14 +10,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxdistill.errors import UserError
-from jaxdistill.objectives.base import RowObjective
-from jaxdistill.objectives.pair import pair
-from jaxdistill.objectives.wall import CHUNK_ROWS, weighted_loss
+from jaxdistill.objectives.base import Objective, names
+from jaxdistill.objectives.combined import Combined
+from jaxdistill.objectives.wall import CHUNK_ROWS
 from jaxdistill.objectives.weight import weight_at
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated
 from jaxdistill.sharding.rules import BATCH_AXES
 from jaxdistill.train.state import TrainState
-from jaxdistill.types import Batch, Head, Output, Params, Signal
+from jaxdistill.types import Batch, Params, Signal
 
 Metrics = dict[str, Array]
 StepFunction = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
@@ -25,10 +25,9 @@ StepFunction = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 
 def make_step(
     *,
-    forward: Callable[[Params, Batch], Output],
-    head: Callable[[Params], Head],
+    student: Callable[[Params, Batch], Signal],
     teacher: Callable[[Any, Batch], Signal] | None,
-    objectives: Sequence[RowObjective],
+    objectives: Sequence[Objective],
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
     shardings: TrainState,
@@ -39,8 +38,7 @@ def make_step(
     """The step of a run, to be compiled once by `jit_step`.
 
     Args:
-        forward: The student's hidden states for a micro-batch.
-        head: The student's unembedding, from the same parameters.
+        student: What the student says of a micro-batch, from its parameters.
         teacher: What the teacher says of a micro-batch, from its own parameters; it runs here,
             outside the gradient. None when no objective asks for one.
         objectives: What is minimised: the sum of `weight` times the mean over scored places, or
@@ -55,61 +53,50 @@ def make_step(
 
     Returns:
         `(state, teacher_params, batch) -> (state, metrics)`. Metrics are scalars: `train/loss`,
-        the mean of each objective in nats, `train/grad_norm` (before clipping),
-        `train/param_norm` (after the update), `train/learning_rate`, and the places that were
-        scored and read.
+        the mean of each objective in nats and of its parts, `train/grad_norm` (before clipping),
+        `train/param_norm` (of the student, after the update), `train/learning_rate`, and the
+        places that were scored and read.
     """
-    objectives, names = tuple(objectives), _names(objectives)
-    watched = [(f"train/{name}", one.compares) for one in objectives for name in one.watched]
-    of_pairs = [*(one.compares for one in objectives), *(is_of_pairs for _, is_of_pairs in watched)]
-    moves = [isinstance(objective.weight, tuple) for objective in objectives]
-    num_groups = num_batch_shards(mesh)
-    merge = any(objective.merges for objective in objectives)
-
-    def loss(
-        params: Params, batch: Batch, signal: Signal | None, coefficients: Array
-    ) -> tuple[Array, Array]:
-        student = Signal(forward(params, batch).hidden, head(params))
-        rows = pair(student, signal, batch, num_groups=num_groups, merge=merge)
-        teacher_head = None if signal is None else signal.head
-        return weighted_loss(
-            objectives, coefficients, rows, student.head, teacher_head, chunk_rows=chunk_rows
-        )
+    combined = Combined(objectives, num_groups=num_batch_shards(mesh), chunk_rows=chunk_rows)
+    named = dict(zip(names(objectives), objectives, strict=True))
 
     def step(state: TrainState, teacher_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
         # The weight of the whole batch comes first: sums over micro-batches then simply add.
-        scored = batch.loss_mask.sum()
-        paired = scored if batch.pairing is None else batch.pairing.weight.sum()
-        counted = jnp.stack([paired if is_of_pairs else scored for is_of_pairs in of_pairs])
-        per_place = 1 / jnp.maximum(counted, 1)
-        weights = jnp.stack([weight_at(objective.weight, state.step) for objective in objectives])
+        counts = combined.counts(batch)
+        weights = {name: weight_at(one.weight, state.step) for name, one in named.items()}
 
         def differentiate(micro_batch: Batch) -> Any:
             signal = None if teacher is None else teacher(teacher_params, micro_batch)
-            (value, values), gradient = jax.value_and_grad(loss, has_aux=True)(
-                state.params,
-                micro_batch,
-                jax.lax.stop_gradient(signal),
-                weights * per_place[: len(names)],
-            )
-            gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
-            return gradient, value, values
+
+            def loss(params: Params, modules: Params) -> tuple[Array, Metrics]:
+                said = student(params, micro_batch)
+                return combined(modules, said, signal, micro_batch, weights=weights, counts=counts)
+
+            grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+            (value, sums), (of_params, of_modules) = grad(state.params, state.modules)
+            gradient = {**of_params, **of_modules}
+            gradient = jax.lax.with_sharding_constraint(gradient, shardings.trained)
+            return gradient, value, sums
 
         micro_batches = _micro_batches(batch, accumulate, mesh)
-        gradient, value, values = _summed(differentiate, micro_batches)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
+        gradient, value, sums = _summed(differentiate, micro_batches)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.trained)
+        trained: Any = optax.apply_updates(state.trained, updates)
+        after = state.updated(state.step + 1, trained, opt_state)
+        recorded = {
+            **combined.means(sums, counts),
+            **{f"{n}_weight": weights[n] for n, one in named.items() if _moves(one)},
+        }
         metrics = {
             "train/loss": value,
-            **dict(zip((*names, *(name for name, _ in watched)), values * per_place, strict=True)),
-            **{f"{names[i]}_weight": weights[i] for i in range(len(names)) if moves[i]},
+            **{f"train/{name}": number for name, number in recorded.items()},
             "train/grad_norm": optax.tree.norm(gradient),
-            "train/param_norm": optax.tree.norm(params),
+            "train/param_norm": optax.tree.norm(after.params),
             "train/learning_rate": jnp.asarray(rate(state.step), jnp.float32),
-            "train/scored_tokens": scored.astype(jnp.int32),
+            "train/scored_tokens": batch.loss_mask.sum().astype(jnp.int32),
             "train/tokens": (batch.segment_ids > 0).sum(),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return after, metrics
 
     return step
 
@@ -174,11 +161,5 @@ def _summed(function: Callable[[Batch], Any], micro_batches: Batch) -> Any:
     return jax.lax.scan(add, zeros, micro_batches)[0]
 
 
-def _names(objectives: Sequence[RowObjective]) -> list[str]:
-    """A metric's name for each; a second objective of one type is numbered."""
-    types = [objective.type for objective in objectives]  # pyright: ignore
-    seen = [types[:place].count(kind) for place, kind in enumerate(types)]
-    return [
-        f"train/{kind}_{before + 1}" if before else f"train/{kind}"
-        for kind, before in zip(types, seen, strict=True)
-    ]
+def _moves(objective: Objective) -> bool:
+    return isinstance(objective.weight, tuple)

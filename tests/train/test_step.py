@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec
 from tiny_run import BATCH_SIZE, STUDENT, assemble, data, fresh_params
@@ -31,7 +32,7 @@ def one_step(batch, **kwargs):
     tiny = assemble(optimizer=PLAIN, **kwargs)
     before = jax.device_get(tiny.state.params)
     state, metrics = tiny.step(copied(tiny.state), tiny.teacher_params, placed(batch, tiny))
-    moments = jax.device_get(state.opt_state)[0].mu  # (1 - b1) times the gradient
+    moments = optax.tree.get(jax.device_get(state.opt_state), "mu")  # (1 - b1) times the gradient
     return jax.device_get(metrics), moments, before, jax.device_get(state.params)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxdistill import models
 from jaxdistill.data import batches
 from jaxdistill.data.examples import Example
-from jaxdistill.objectives import OBJECTIVES
+from jaxdistill.objectives import OBJECTIVES, init_modules, learning_rate_scales
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, shardings
 from jaxdistill.track import JsonlTracker
 from jaxdistill.train import (
@@ -32,7 +32,7 @@ from jaxdistill.train import (
     train,
 )
 from jaxdistill.train.step import StepFunction
-from jaxdistill.types import Batch, Output, Signal
+from jaxdistill.types import Batch, Signal
 
 VOCAB_SIZE = 37  # the heads have 40 rows: three of them are padding
 LENGTH, BATCH_SIZE, STEPS = 24, 8, 12
@@ -106,40 +106,30 @@ def assemble(
     dtype: str = "float32",
 ) -> Tiny:
     mesh = make_mesh(mesh_config or MeshConfig(), jax.devices()[:devices])
+    chosen = [
+        OBJECTIVES[name](weight=weight) for name, weight in zip(objectives, weights, strict=False)
+    ]
     axes = models.parameter_axes(student)
     shapes = models.abstract_params(student, dtype)
-    transform = optimizer.transform(num_steps, axes)
-    places = state_shardings(mesh, shapes, shardings(mesh, axes, shapes), transform)
+    modules = init_modules(chosen, 7, student.embed_dim, TEACHER.embed_dim)
+    transform = optimizer.transform(
+        num_steps,
+        {**axes, **jax.tree.map(lambda leaf: (None,) * leaf.ndim, modules)},
+        learning_rate_scales(chosen),
+    )
+    places = state_shardings(mesh, shapes, shardings(mesh, axes, shapes), transform, modules)
     teacher_axes = models.parameter_axes(TEACHER)
     teacher_params = fresh_params(TEACHER, 1)
     teacher_shardings = shardings(mesh, teacher_axes, teacher_params)
 
-    def forward(params: Any, batch: Batch) -> Output:
-        return models.forward(
-            student,
-            params,
-            batch.tokens,
-            positions=batch.positions,
-            segment_ids=batch.segment_ids,
-        )
+    def says(config: models.DecoderConfig, params: Any, batch: Batch) -> Signal:
+        hidden = models.forward_batch(config, params, batch).hidden
+        head = models.head(config, params, vocab_size=VOCAB_SIZE)
+        return Signal(hidden, head, models.embedding(config, params))
 
-    def teacher(params: Any, batch: Batch) -> Signal:
-        output = models.forward(
-            TEACHER,
-            params,
-            batch.tokens,
-            positions=batch.positions,
-            segment_ids=batch.segment_ids,
-        )
-        return Signal(output.hidden, models.head(TEACHER, params, vocab_size=VOCAB_SIZE))
-
-    chosen = [
-        OBJECTIVES[name](weight=weight) for name, weight in zip(objectives, weights, strict=False)
-    ]
     step = make_step(
-        forward=forward,
-        head=lambda params: models.head(student, params, vocab_size=VOCAB_SIZE),
-        teacher=teacher if any("teacher_logits" in one.needs for one in chosen) else None,
+        student=functools.partial(says, student),
+        teacher=functools.partial(says, TEACHER) if any(o.compares for o in chosen) else None,
         objectives=chosen,
         optimizer=transform,
         rate=optimizer.rate(num_steps),
@@ -151,8 +141,8 @@ def assemble(
     return Tiny(
         mesh,
         jit_step(step, places, teacher_shardings, mesh),
-        init_state(fresh_params(student, 0, dtype), transform, places),
-        abstract_state(shapes, transform, places),
+        init_state(fresh_params(student, 0, dtype), transform, places, modules),
+        abstract_state(shapes, transform, places, modules),
         jax.device_put(teacher_params, teacher_shardings),
     )
 

@@ -12,7 +12,7 @@ from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, shardings
 from jaxdistill.teachers.online import signal
 from jaxdistill.train import AdamW, init_state, jit_step, make_step, state_shardings
-from jaxdistill.types import Batch
+from jaxdistill.types import Batch, Signal
 
 family = FAMILIES["llama"]
 teacher, student = (
@@ -35,8 +35,7 @@ state = init_state(params, optimizer, places)
 del params
 step = jit_step(
     make_step(
-        forward=lambda p, batch: forward_batch(student, p, batch),
-        head=lambda p: head(student, p),
+        student=lambda p, batch: Signal(forward_batch(student, p, batch).hidden, head(student, p)),
         teacher=lambda p, batch: signal(teacher, p, batch, vocab_size=teacher.vocab_size),
         objectives=objectives,
         optimizer=optimizer,

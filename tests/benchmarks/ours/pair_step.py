@@ -19,7 +19,7 @@ from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, shardings
 from jaxdistill.teachers.online import signal
 from jaxdistill.train import AdamW, init_state, jit_step, make_step, state_shardings
-from jaxdistill.types import Words
+from jaxdistill.types import Signal, Words
 
 folder, (name, _, part) = Path(sys.argv[1]), sys.argv[2].partition("_")
 student, teacher = (jaxdistill.load(folder / side) for side in ("student", "teacher"))
@@ -63,10 +63,15 @@ def teach(params, batch):
     return replace(said, head=replace(said.head, words=words[1]))
 
 
+def learn(params, batch):
+    """What the student says, and what its words are to the teacher."""
+    unembedding = replace(head(configs[0], params, vocab_size=sizes[0]), words=words[0])
+    return Signal(forward_batch(configs[0], params, batch).hidden, unembedding)
+
+
 step = jit_step(
     make_step(
-        forward=lambda p, batch: forward_batch(configs[0], p, batch),
-        head=lambda p: replace(head(configs[0], p, vocab_size=sizes[0]), words=words[0]),
+        student=learn,
         teacher=teach,
         objectives=(objective,),
         optimizer=optimizer,

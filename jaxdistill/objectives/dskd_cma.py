@@ -1,0 +1,119 @@
+"""Dual-space distillation of two tokenizers: attention finds which places of an answer correspond.
+
+Cross-model attention (CMA) of Zhang et al., "Dual-Space Knowledge Distillation for Large Language
+Models", EMNLP 2024, https://arxiv.org/abs/2406.17328.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32
+
+from jaxdistill.config import configclass
+from jaxdistill.objectives.base import OBJECTIVES, RowLogits, RowObjective
+from jaxdistill.objectives.dskd import Carried, DualSpace
+from jaxdistill.objectives.forward_kl import ForwardKL
+from jaxdistill.objectives.learned import init_linear, linear, silent
+from jaxdistill.objectives.unembed import multiply
+from jaxdistill.types import Batch, Params, Signal
+
+_EPSILON = 1e-6
+
+
+@OBJECTIVES.register
+@configclass
+class CrossModelAttention(DualSpace):
+    """Every place of an answer looks for its counterparts by what is read there and what follows.
+
+    query = linear[emb(x); emb(y)] of the student, key = n[emb(x); emb(y)] of the teacher, and
+    values are linear(n(h) + n(emb(y))) of the teacher, linear(h) of the student. The same scores
+    are normalised over the teacher's places on the way to the student, and the other way over the
+    student's. The student learns only where what comes to it says the word that follows.
+    As in the paper the teacher's values know that word, and no place is hidden from earlier ones.
+
+    Here `n` divides by the standard deviation at each place. The authors take that of the whole
+    batch, by which rows would depend on who shares it with them.
+    """
+
+    type: Literal["dskd_cma"] = "dskd_cma"
+
+    @property
+    def crosses(self) -> bool:
+        """By attention, whatever groups other objectives want."""
+        return True
+
+    def init(self, key: Array, student_dim: int, teacher_dim: int) -> Params:
+        """The two projections, and what makes queries."""
+        projections, query = jax.random.split(key)
+        return {
+            **super().init(projections, student_dim, teacher_dim),
+            "query": init_linear(query, 2 * student_dim, 2 * teacher_dim),
+        }
+
+    @property
+    def _student_space_kl(self) -> RowObjective:
+        return _WhereRight(temperature=self.temperature)
+
+    def _places(self, batch: Batch) -> tuple[Batch, Batch]:
+        there = _read_by_teacher(batch)
+        meet = _meet(batch, there)
+        return _only(batch, meet.any(axis=2)), _only(there, meet.any(axis=1))
+
+    def _carry(self, modules: Params, student: Signal, teacher: Signal, batch: Batch) -> Carried:
+        there = _read_by_teacher(batch)
+        meet = _meet(batch, there)
+        read, follows = _words(student, batch)
+        queries = linear(modules["query"], jnp.concatenate([read, follows], axis=-1))
+        read, follows = _words(teacher, there)
+        keys = _normalised(jnp.concatenate([read, follows], axis=-1))
+        scores = multiply("btd,bsd->bts", queries, keys) * keys.shape[-1] ** -0.5
+        scores = jnp.where(meet, scores, -1e9)
+        known = _normalised(silent(teacher.hidden, there)) + _normalised(follows)
+        to_student = linear(modules["to_student"], known)
+        to_teacher = linear(modules["to_teacher"], silent(student.hidden, batch))
+        return Carried(
+            multiply("bts,bsd->btd", jax.nn.softmax(scores, axis=2), to_student),
+            multiply("bts,btd->bsd", jax.nn.softmax(scores, axis=1), to_teacher),
+        )
+
+
+@configclass
+class _WhereRight(ForwardKL):
+    """KL(p‖q) where the word that `p` finds likeliest is the one that follows."""
+
+    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
+        assert teacher is not None, "the wall shows the teacher to whom needs it"
+        is_right = jnp.argmax(teacher.logits, axis=-1) == teacher.labels
+        return jnp.where(is_right, super().row_values(student, teacher), 0)
+
+
+def _read_by_teacher(batch: Batch) -> Batch:
+    return batch if batch.pairing is None else batch.pairing.teacher
+
+
+def _meet(here: Batch, there: Batch) -> Bool[Array, "B T S"]:
+    """Which places may look at each other: those that count, of one row."""
+    counts = [jnp.asarray(side.loss_mask) != 0 for side in (here, there)]
+    segments = [jnp.asarray(side.segment_ids) for side in (here, there)]
+    is_same_row = segments[0][:, :, None] == segments[1][:, None, :]
+    return is_same_row & counts[0][:, :, None] & counts[1][:, None, :]
+
+
+def _only(batch: Batch, is_met: Bool[Array, "B T"]) -> Batch:
+    """Without the places that have nothing to look at."""
+    return replace(batch, loss_mask=batch.loss_mask * is_met, pairing=None)
+
+
+def _words(signal: Signal, batch: Batch) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"]]:
+    """What stands for the token that is read at each place, and for the one that follows."""
+    assert signal.embedding is not None, "whoever runs a model tells what it reads"
+    embed = jax.lax.stop_gradient(signal.embedding)
+    read, follows = (silent(embed(jnp.asarray(t)), batch) for t in (batch.tokens, batch.labels))
+    return read, follows
+
+
+def _normalised(vectors: Float[Array, "B T D"]) -> Float32[Array, "B T D"]:
+    values = vectors.astype(jnp.float32)
+    return values / (jnp.std(values, axis=-1, keepdims=True) + _EPSILON)

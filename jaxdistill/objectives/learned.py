@@ -1,0 +1,98 @@
+"""Methods with modules of their own, which learn beside the student and never leave the run."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Annotated, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+from pydantic import Field
+
+from jaxdistill.config import configclass
+from jaxdistill.objectives.base import Objective, RowObjective, names
+from jaxdistill.objectives.unembed import multiply
+from jaxdistill.types import Batch, Params, Signal
+
+Compare = Callable[[RowObjective, Signal, Signal | None, Batch], Float32[Array, ""]]
+"""The sum of a row objective's values over the scored places of a batch: `(objective, student,
+teacher if it needs one, batch)`. It is the wall's: gradients reach what stands as the student."""
+
+
+@configclass
+class LearnedObjective(Objective):
+    """A method that learns something itself: a projection, or attention between two models.
+
+    It sees all places of a batch together. What has a vocabulary axis it leaves to the wall.
+
+    Args:
+        learning_rate_scale: What the optimizer's learning rate is multiplied by for its modules.
+    """
+
+    learning_rate_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+    parts: ClassVar[tuple[str, ...]]
+    """What its loss is the sum of, by the names under which that is recorded."""
+
+    @abstractmethod
+    def init(self, key: Array, student_dim: int, teacher_dim: int) -> Params:
+        """Fresh modules for models whose hidden states are so wide."""
+
+    @abstractmethod
+    def counts(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
+        """How much of a batch each part is about: what its sum is divided by."""
+
+    @abstractmethod
+    def sums(
+        self, modules: Params, student: Signal, teacher: Signal, batch: Batch, compare: Compare
+    ) -> dict[str, Float32[Array, ""]]:
+        """The sum of each part over a batch.
+
+        Args:
+            modules: What it learns.
+            student: What the student says of its places.
+            teacher: What the teacher says of what it reads: the batch, or its `pairing.teacher`.
+            batch: What they read. Only what counts there may count.
+            compare: The way to the wall.
+        """
+
+
+def init_modules(
+    objectives: Sequence[Objective], seed: int, student_dim: int, teacher_dim: int
+) -> dict[str, Params]:
+    """The fresh modules of each objective that has some, by its name."""
+    named = enumerate(zip(names(objectives), objectives, strict=True))
+    return {
+        name: one.init(jax.random.fold_in(jax.random.key(seed), number), student_dim, teacher_dim)
+        for number, (name, one) in named
+        if isinstance(one, LearnedObjective)
+    }
+
+
+def learning_rate_scales(objectives: Sequence[Objective]) -> dict[str, float]:
+    """What the learning rate of each of these is multiplied by, by the objective's name."""
+    named = zip(names(objectives), objectives, strict=True)
+    return {
+        name: one.learning_rate_scale for name, one in named if isinstance(one, LearnedObjective)
+    }
+
+
+def init_linear(key: Array, inputs: int, outputs: int) -> Params:
+    """A matrix and a bias, uniform within ±1/√inputs as PyTorch draws them."""
+    bound = inputs**-0.5
+    kernel_key, bias_key = jax.random.split(key)
+    return {
+        "kernel": jax.random.uniform(kernel_key, (inputs, outputs), minval=-bound, maxval=bound),
+        "bias": jax.random.uniform(bias_key, (outputs,), minval=-bound, maxval=bound),
+    }
+
+
+def linear(module: Params, x: Float[Array, "B T X"]) -> Float32[Array, "B T Y"]:
+    """`x @ kernel + bias`."""
+    product = multiply("btx,xy->bty", x, module["kernel"].astype(x.dtype))
+    return product + jnp.asarray(module["bias"], jnp.float32)[None, None]
+
+
+def silent(vectors: Float[Array, "B T D"], batch: Batch) -> Float[Array, "B T D"]:
+    """Zeros in the places that do not count, whatever stood there."""
+    return jnp.where(jnp.asarray(batch.loss_mask)[..., None] != 0, vectors, 0)
