@@ -29,7 +29,9 @@ class RowLogits:
         labels: The word that follows.
         log_prefix: How likely the earlier words of the label's group are, in nats; None where
             every group is one word.
-        words: What its words are to the other model, for whom needs that.
+        words: What its words are to the other model, for whom asks for that.
+        log_boundary: How likely the text that the label ends is followed by white space or a mark,
+            in nats; None where nobody asks.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class RowLogits:
         labels: Int[Array, " R"],
         log_prefix: Float32[Array, " R"] | None = None,
         words: Words | None = None,
+        log_boundary: Float32[Array, " R"] | None = None,
     ):
         self.logits = logits
         self.labels = labels
         self.log_prefix = log_prefix
         self.words = words
+        self.log_boundary = log_boundary
         self._log_probs: dict[float, Float32[Array, "R V"]] = {}
 
     def log_probs(self, temperature: float = 1.0) -> Float32[Array, "R V"]:
@@ -69,6 +73,12 @@ class RowLogits:
         """How likely all words of the group are, in nats."""
         found = self.label_log_probs()
         return found if self.log_prefix is None else found + self.log_prefix
+
+    def boundary_log_probs(self) -> Float32[Array, " R"]:
+        """How likely the next word begins with white space, or is a mark, in nats."""
+        is_boundary = self._per_word("is_boundary", False)
+        log_probs = jnp.where(is_boundary[None], self.log_probs(), -jnp.inf)
+        return jax.nn.logsumexp(log_probs, axis=-1)
 
     @property
     def twins(self) -> Int[Array, " V"]:
@@ -106,7 +116,7 @@ class RowLogits:
         places = self.places[:, :pieces]
         return losses.log_sums(self.log_probs(temperature), places, num_places=len(self.owners))
 
-    def _per_word(self, name: str, padding: int) -> Array:
+    def _per_word(self, name: str, padding: int | bool) -> Array:
         assert self.words is not None, "the run looks words up for whom needs them"
         column = jnp.asarray(getattr(self.words, name))
         after = [(0, self.logits.shape[-1] - len(column)), *[(0, 0)] * (column.ndim - 1)]
@@ -144,6 +154,14 @@ class RowObjective(ABC):
     def alignment(self) -> Alignment | None:
         """How the places of two tokenizers meet for it; None where it needs both to be one."""
         return None
+
+    @property
+    def lookups(self) -> frozenset[str]:
+        """What of the words of both vocabularies it asks for.
+
+        Besides what `needs` has of them, "boundaries": how likely one follows on each group.
+        """
+        return self.needs & {"words", "places"}
 
     @property
     def merges(self) -> bool:

@@ -39,7 +39,7 @@ class Inspection:
         vocab_size: How many tokens it has; further rows of the heads that use it are padding.
         beside: How the teacher reads the rows, where that is another way than the student's.
         mesh: The devices.
-        needs: What the objectives need.
+        lookups: What the objectives ask of the words of both vocabularies.
     """
 
     student: hub.Source
@@ -50,7 +50,7 @@ class Inspection:
     vocab_size: int
     beside: data.Beside | None
     mesh: Mesh
-    needs: frozenset[str]
+    lookups: frozenset[str]
 
     @property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -80,7 +80,7 @@ class Inspection:
         if self.beside is not None and not self.has_one_tokenizer:
             teacher = self.beside.templates
         sizes = self.vocab_size, self.teacher_vocab_size
-        return vocabularies.words(data.Templates(self.tokenizer), teacher, sizes, self.needs)
+        return vocabularies.words(data.Templates(self.tokenizer), teacher, sizes, self.lookups)
 
 
 def check(config: RunConfig) -> str:
@@ -157,7 +157,7 @@ def inspect(config: RunConfig) -> Inspection:
         vocab_size=hub.real_vocab_size(tokenizer, min(heads)),
         beside=beside,
         mesh=mesh,
-        needs=frozenset().union(*(objective.needs for objective in config.objectives)),
+        lookups=frozenset().union(*(objective.lookups for objective in config.objectives)),
     )
     _ = inspection.words  # what cannot be read is told now
     return inspection

@@ -16,7 +16,7 @@ def words(
     student: data.Templates,
     teacher: data.Templates | None,
     sizes: tuple[int, int],
-    needs: frozenset[str],
+    lookups: frozenset[str],
 ) -> tuple[Words | None, Words | None]:
     """What the student's words are to the teacher, and the teacher's to the student.
 
@@ -24,12 +24,12 @@ def words(
         student: How the student reads.
         teacher: How the teacher reads, if it does so in another way.
         sizes: How many words they have.
-        needs: What objectives need; without "words" and "places" there is nothing to look up.
+        lookups: What objectives ask for.
 
     Raises:
         UserError: for a tokenizer that does not tell what its words stand for.
     """
-    if not needs & {"words", "places"}:
+    if not lookups:
         return None, None
     mine = student.token_bytes[: sizes[0]]
     if teacher is None:
@@ -38,10 +38,10 @@ def words(
     ends = student.end_of_turn, teacher.end_of_turn
     marks = [] if ends[0] is None or ends[1] is None else [(ends[0], ends[1])]
     found = [
-        Words(twins, *align.letters(side))
+        Words(twins, *align.letters(side), align.boundaries(side))
         for twins, side in zip(align.twins(mine, theirs, marks), (mine, theirs), strict=True)
     ]
-    if "places" not in needs:
+    if "places" not in lookups:
         return found[0], found[1]
     shared = _shared_space((student, mine), (teacher, theirs), marks)
     return _placed(found[0], shared.student, shared), _placed(found[1], shared.teacher, shared)
@@ -51,7 +51,11 @@ def _of_one(words: _Vocabulary) -> Words:
     """Of one vocabulary every word is its own twin, in a place of its own."""
     numbers = np.arange(len(words), dtype=np.int32)
     return Words(
-        numbers, *align.letters(words), places=numbers[:, None] + 1, owners=np.append(-1, numbers)
+        numbers,
+        *align.letters(words),
+        align.boundaries(words),
+        places=numbers[:, None] + 1,
+        owners=np.append(-1, numbers),
     )
 
 

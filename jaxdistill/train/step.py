@@ -65,12 +65,13 @@ def make_step(
     moves = [isinstance(objective.weight, tuple) for objective in objectives]
     num_groups = num_batch_shards(mesh)
     merge = any(objective.merges for objective in objectives)
+    debias = any("boundaries" in objective.lookups for objective in objectives)
 
     def loss(
         params: Params, batch: Batch, signal: Signal | None, coefficients: Array
     ) -> tuple[Array, Array]:
         student = Signal(forward(params, batch).hidden, head(params))
-        rows = pair(student, signal, batch, num_groups=num_groups, merge=merge)
+        rows = pair(student, signal, batch, num_groups=num_groups, merge=merge, debias=debias)
         teacher_head = None if signal is None else signal.head
         return weighted_loss(
             objectives, coefficients, rows, student.head, teacher_head, chunk_rows=chunk_rows

@@ -14,6 +14,7 @@ CROSSING = {
     "gold": "{type: gold}",
     "gold, in part": "{type: gold, k: 20, average: groups}",
     "alm": "{type: alm}",
+    "alm, debiased": "{type: alm, debias: 1e-4}",
     "sinkhorn": "{type: sinkhorn, k: 8, num_iterations: 20}",
     "sinkhorn, relaxed": "{type: sinkhorn, k: 8, num_iterations: 20, relaxed: 1.0}",
 }
