@@ -110,7 +110,8 @@ class Words:
         letters: The first bytes of each, as numbers; 0 behind its end.
         sizes: How many of them it has.
         is_boundary: Whether each begins with white space, or is a mark: no word reaches across it.
-        places: Where its pieces lie in a space that both vocabularies share; -1 behind the last.
+        pieces: The teacher's words that each is written in; -1 behind the last.
+        places: Where they lie in a space that both vocabularies share; -1 behind the last.
         owners: The teacher's word that each place is named for; -1 for the first, where marks lie.
     """
 
@@ -118,6 +119,7 @@ class Words:
     letters: UInt8[Array | np.ndarray, "V L"]
     sizes: Int[Array | np.ndarray, " V"]
     is_boundary: Bool[Array | np.ndarray, " V"]
+    pieces: Int[Array | np.ndarray, "V N"] | None = None
     places: Int[Array | np.ndarray, "V N"] | None = None
     owners: Int[Array | np.ndarray, " K"] | None = None
 

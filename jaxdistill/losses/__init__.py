@@ -1,5 +1,6 @@
 """Pure functions on arrays: one value per row, in float32 and nats, never reduced further."""
 
+from jaxdistill.losses.cosine import cosine_distance as cosine_distance
 from jaxdistill.losses.divergences import forward_kl as forward_kl
 from jaxdistill.losses.divergences import jensen_shannon as jensen_shannon
 from jaxdistill.losses.divergences import reverse_kl as reverse_kl

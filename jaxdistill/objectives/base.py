@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, UInt8
 from pydantic import Field
 
 from jaxdistill import losses
@@ -32,6 +32,7 @@ class RowLogits:
         words: What its words are to the other model, for whom asks for that.
         log_boundary: How likely the text that the label ends is followed by white space or a mark,
             in nats; None where nobody asks.
+        embeddings: What the head has of each word, and of padding.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class RowLogits:
         log_prefix: Float32[Array, " R"] | None = None,
         words: Words | None = None,
         log_boundary: Float32[Array, " R"] | None = None,
+        embeddings: Float[Array, "W D"] | None = None,
     ):
         self.logits = logits
         self.labels = labels
         self.log_prefix = log_prefix
         self.words = words
         self.log_boundary = log_boundary
+        self.embeddings = embeddings
         self._log_probs: dict[float, Float32[Array, "R V"]] = {}
 
     def log_probs(self, temperature: float = 1.0) -> Float32[Array, "R V"]:
@@ -94,6 +97,11 @@ class RowLogits:
     def sizes(self) -> Int[Array, " V"]:
         """How many of them it has."""
         return self._per_word("sizes", 0)
+
+    @property
+    def pieces(self) -> Int[Array, "V N"]:
+        """The teacher's words that each word is written in; -1 behind the last."""
+        return self._per_word("pieces", -1)
 
     @property
     def places(self) -> Int[Array, "V N"]:

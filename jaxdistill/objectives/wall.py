@@ -184,7 +184,9 @@ def _values(
 
 
 def _said(logits: Float32[Array, "R V"], side: Side, head: Head) -> RowLogits:
-    return RowLogits(logits, side.labels, side.log_prefix, head.words, side.log_boundary)
+    return RowLogits(
+        logits, side.labels, side.log_prefix, head.words, side.log_boundary, head.matrix
+    )
 
 
 def _forward(

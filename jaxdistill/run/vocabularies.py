@@ -44,7 +44,11 @@ def words(
     if "places" not in lookups:
         return found[0], found[1]
     shared = _shared_space((student, mine), (teacher, theirs), marks)
-    return _placed(found[0], shared.student, shared), _placed(found[1], shared.teacher, shared)
+    numbers = np.arange(len(theirs), dtype=np.int32)[:, None]
+    return (
+        replace(found[0], pieces=shared.pieces, places=shared.student, owners=shared.owners),
+        replace(found[1], pieces=numbers, places=shared.teacher[:, None], owners=shared.owners),
+    )
 
 
 def _of_one(words: _Vocabulary) -> Words:
@@ -54,13 +58,10 @@ def _of_one(words: _Vocabulary) -> Words:
         numbers,
         *align.letters(words),
         align.boundaries(words),
+        pieces=numbers[:, None],
         places=numbers[:, None] + 1,
         owners=np.append(-1, numbers),
     )
-
-
-def _placed(words: Words, places: np.ndarray, shared: align.Projection) -> Words:
-    return replace(words, places=places.reshape(len(places), -1), owners=shared.owners)
 
 
 def _shared_space(

@@ -19,6 +19,9 @@ TWINS = Words(
     letters=np.stack([_NUMBERS, _NUMBERS % 5], axis=1).astype(np.uint8),
     sizes=1 + _NUMBERS % 2,
     is_boundary=_NUMBERS % 3 == 0,
+    pieces=np.stack(
+        [np.where(_NUMBERS % 3, _NUMBERS, _NUMBERS // 2), np.where(_NUMBERS % 3, -1, 1)], axis=1
+    ),
     places=np.stack([_NUMBERS // 2, np.where(_NUMBERS % 4, -1, _NUMBERS // 3)], axis=1),
     owners=np.append(-1, 2 * np.arange(1, (WORDS + 1) // 2)),
 )

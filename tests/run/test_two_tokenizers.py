@@ -16,6 +16,7 @@ CROSSING = {
     "alm": "{type: alm}",
     "alm, debiased": "{type: alm, debias: 1e-4}",
     "sinkhorn": "{type: sinkhorn, k: 8, num_iterations: 20}",
+    "sinkhorn, by embeddings": "{type: sinkhorn, k: 8, num_iterations: 20, cost: embeddings}",
     "sinkhorn, relaxed": "{type: sinkhorn, k: 8, num_iterations: 20, relaxed: 1.0}",
 }
 
