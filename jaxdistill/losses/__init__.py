@@ -15,3 +15,4 @@ from jaxdistill.losses.projection import log_sums as log_sums
 from jaxdistill.losses.sinkhorn import transport_cost as transport_cost
 from jaxdistill.losses.transport import sorted_difference as sorted_difference
 from jaxdistill.losses.transport import sorted_difference_of_top as sorted_difference_of_top
+from jaxdistill.losses.transport import sorted_difference_within as sorted_difference_within

@@ -1,12 +1,12 @@
 """What a method is: a value for every row, from the logits that the wall shows it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar
+from collections.abc import Callable, Hashable, Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 from pydantic import Field
 
 from jaxdistill import losses
@@ -17,6 +17,8 @@ from jaxdistill.types import Words
 
 OBJECTIVES = Registry("objective", package="jaxdistill.objectives")
 """The methods by their `type`: one file of this package each."""
+
+_Found = TypeVar("_Found")
 
 
 class RowLogits:
@@ -33,16 +35,20 @@ class RowLogits:
         log_boundary: How likely the text that the label ends is followed by white space or a mark,
             in nats; None where nobody asks.
         embeddings: What the head has of each word, and of padding.
+        counts: Which rows are asked for: of the student's places, or for a teacher of pairs; None
+            where all are.
     """
 
     def __init__(
         self,
         logits: Float32[Array, "R V"],
         labels: Int[Array, " R"],
+        *,
         log_prefix: Float32[Array, " R"] | None = None,
         words: Words | None = None,
         log_boundary: Float32[Array, " R"] | None = None,
         embeddings: Float[Array, "W D"] | None = None,
+        counts: Bool[Array, " R"] | None = None,
     ):
         self.logits = logits
         self.labels = labels
@@ -50,14 +56,19 @@ class RowLogits:
         self.words = words
         self.log_boundary = log_boundary
         self.embeddings = embeddings
-        self._log_probs: dict[float, Float32[Array, "R V"]] = {}
+        self.counts = counts
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], _Found]) -> _Found:
+        """What `compute` finds, and found if it was asked for by this key before."""
+        if key not in self._found:
+            self._found[key] = compute()
+        return self._found[key]
 
     def log_probs(self, temperature: float = 1.0) -> Float32[Array, "R V"]:
         """Normalised log-probabilities of `logits / temperature`, in nats."""
         # Kept, so that objectives of one temperature share one softmax, and one gradient of it.
-        if temperature not in self._log_probs:
-            self._log_probs[temperature] = _log_softmax(self.logits / temperature)
-        return self._log_probs[temperature]
+        return self.once(temperature, lambda: _log_softmax(self.logits / temperature))
 
     def label_log_probs(self) -> Float32[Array, " R"]:
         """How likely the label is, in nats."""

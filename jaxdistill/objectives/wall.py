@@ -135,7 +135,8 @@ def walk_values(
         return [column.reshape(-1) for column in found]
 
     def visit(columns: list[Array], chunk: Rows, start: Array) -> list[Array]:
-        return [write(c, v, start) for c, v in zip(columns, jax.vmap(measure)(chunk), strict=True)]
+        values = _by_group(measure, chunk)
+        return [write(c, v, start) for c, v in zip(columns, values, strict=True)]
 
     zeros = jnp.zeros_like(packed.rows.mask, jnp.float32)
     return [restore(column, packed) for column in walk(packed, visit, [zeros] * len(measures))]
@@ -150,6 +151,16 @@ def _scores(
     if chunk.teacher is None or teacher_head is None:
         return student, None
     return student, project(chunk.teacher.hidden, teacher_head)
+
+
+def _by_group(function: Callable[[Rows], Any], chunk: Rows) -> Any:
+    """What `function` says of the rows of each group."""
+    # `vmap` makes of a `lax.cond` a choice between two results that are both computed. So where
+    # there is one group, on one device or with a mesh for tensors alone, it goes without.
+    if len(chunk.mask) > 1:
+        return jax.vmap(function)(chunk)
+    found = function(jax.tree.map(lambda column: column[0], chunk))
+    return jax.tree.map(lambda column: column[None], found)
 
 
 def _in_pieces(compare: Callable[..., Any], chunk: Rows, *scores: Array | None) -> Any:
@@ -178,14 +189,23 @@ def _values(
             # cut through a vocabulary that is sharded would move it between devices.
             width = min(student.shape[-1], beside.shape[-1])
             student, beside = student[:, :width], beside[:, :width]
-        teacher = _said(beside, rows.teacher, teacher_head)
-    student = _said(student, rows.student, student_head)
+        of_pairs = rows.mask if rows.pair_mask is None else rows.pair_mask
+        teacher = _said(beside, rows.teacher, teacher_head, of_pairs)
+    student = _said(student, rows.student, student_head, rows.mask)
     return [jnp.where(m.weight(rows) != 0, m.function(student, teacher), 0) for m in measures]
 
 
-def _said(logits: Float32[Array, "R V"], side: Side, head: Head) -> RowLogits:
+def _said(
+    logits: Float32[Array, "R V"], side: Side, head: Head, mask: Float[Array, " R"]
+) -> RowLogits:
     return RowLogits(
-        logits, side.labels, side.log_prefix, head.words, side.log_boundary, head.matrix
+        logits,
+        side.labels,
+        log_prefix=side.log_prefix,
+        words=head.words,
+        log_boundary=side.log_boundary,
+        embeddings=head.matrix,
+        counts=mask != 0,
     )
 
 
@@ -243,7 +263,7 @@ def forward_with_gradients(
         )
 
     def visit(carry: tuple[Any, Learned], chunk: Rows, start: Array) -> tuple[Any, Learned]:
-        added, of_rows = jax.vmap(differentiate)(chunk)
+        added, of_rows = _by_group(differentiate, chunk)
         written = jax.tree.map(lambda column, part: write(column, part, start), carry[1], of_rows)
         return jax.tree.map(jnp.add, carry[0], added), written
 

@@ -102,6 +102,13 @@ def dense_sums(objectives: tuple[RowObjective, ...], case: Case) -> jax.Array:
         scores = scores * head.scale
         if head.soft_cap is not None:
             scores = head.soft_cap * jnp.tanh(scores / head.soft_cap)
-        sides.append(RowLogits(scores[:, : head.vocab_size], case.labels.ravel(), words=head.words))
+        sides.append(
+            RowLogits(
+                scores[:, : head.vocab_size],
+                case.labels.ravel(),
+                words=head.words,
+                embeddings=head.matrix,
+            )
+        )
     values = [objective.row_values(*sides) for objective in objectives]
     return jnp.stack([jnp.sum(case.mask.ravel() * column) for column in values])

@@ -13,6 +13,7 @@ CROSSING = {
     "uld, in groups, in part": "{type: uld, align: spans, average: groups, k: 20}",
     "gold": "{type: gold}",
     "gold, in part": "{type: gold, k: 20, average: groups}",
+    "gold, within a bound": "{type: gold, k: 20, max_bound: 0.2}",
     "alm": "{type: alm}",
     "alm, debiased": "{type: alm, debias: 1e-4}",
     "sinkhorn": "{type: sinkhorn, k: 8, num_iterations: 20}",
