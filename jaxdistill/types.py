@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -109,7 +109,9 @@ class Words:
         twins: The other model's word of the same bytes for each; -1 where it has none.
         letters: The first bytes of each, as numbers; 0 behind its end.
         sizes: How many of them it has.
-        places: Where its pieces lie in a space that both vocabularies share; -1 behind the last.
+        is_boundary: Whether each begins with white space, or is a mark: no word reaches across it.
+        pieces: The teacher's words that each is written in; -1 behind the last.
+        places: Where they lie in a space that both vocabularies share; -1 behind the last.
         owners: The teacher's word that each place is named for; -1 for the first, where marks lie.
         nearest: The student's word of the least edit distance for each of the teacher's; -1 for a
             mark that has no twin.
@@ -118,6 +120,8 @@ class Words:
     twins: Int[Array | np.ndarray, " V"]
     letters: UInt8[Array | np.ndarray, "V L"]
     sizes: Int[Array | np.ndarray, " V"]
+    is_boundary: Bool[Array | np.ndarray, " V"]
+    pieces: Int[Array | np.ndarray, "V N"] | None = None
     places: Int[Array | np.ndarray, "V N"] | None = None
     owners: Int[Array | np.ndarray, " K"] | None = None
     nearest: Int[Array | np.ndarray, " V"] | None = None

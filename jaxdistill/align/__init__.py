@@ -12,6 +12,7 @@ from jaxdistill.align.spans import Extents as Extents
 from jaxdistill.align.spans import Groups as Groups
 from jaxdistill.align.spans import positions as positions
 from jaxdistill.align.spans import spans as spans
+from jaxdistill.align.vocabulary import boundaries as boundaries
 from jaxdistill.align.vocabulary import letters as letters
 from jaxdistill.align.vocabulary import token_bytes as token_bytes
 from jaxdistill.align.vocabulary import twins as twins

@@ -31,11 +31,14 @@ class Projection(NamedTuple):
             behind the last, and the first place for what stands for no text.
         teacher: The place of each of the teacher's words.
         owners: The teacher's word that each place is named for; -1 for the first place.
+        pieces: The first of the teacher's words that each of the student's is written in; -1
+            behind the last.
     """
 
     student: Int[np.ndarray, "V N"]
     teacher: Int[np.ndarray, " W"]
     owners: Int[np.ndarray, " K"]
+    pieces: Int[np.ndarray, "V N"]
 
 
 def projection(student: Pieces, teacher: Pieces) -> Projection:
@@ -46,12 +49,12 @@ def projection(student: Pieces, teacher: Pieces) -> Projection:
     for word, pieces in enumerate(teacher):
         if places[word] == 0 and pieces and student[pieces[0]]:
             places[word] = places[student[pieces[0]][0]]
-    mine = np.full((len(student), MAX_PIECES), -1, dtype=np.int32)
-    mine[:, 0] = 0
+    written = np.full((len(student), MAX_PIECES), -1, dtype=np.int32)
     for word, pieces in enumerate(student):
-        found = places[list(pieces[:MAX_PIECES])]
-        mine[word, : len(found)] = found
-    return Projection(mine, places, owners.astype(np.int32))
+        written[word, : len(pieces)] = pieces[:MAX_PIECES]
+    mine = np.where(written >= 0, places[written], -1)
+    mine[:, 0] = np.maximum(mine[:, 0], 0)
+    return Projection(mine, places, owners.astype(np.int32), written)
 
 
 def pieces(

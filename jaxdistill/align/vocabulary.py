@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.errors import UserError
@@ -86,6 +86,11 @@ def letters(
         np.frombuffer(joined, dtype=np.uint8).reshape(len(words), length),
         np.array(sizes, dtype=np.int32),
     )
+
+
+def boundaries(words: Sequence[bytes | None]) -> Bool[np.ndarray, " V"]:
+    """Which words begin with white space, or are marks: a text may end before them."""
+    return np.array([word is None or word[:1].isspace() for word in words])
 
 
 def _decoder_steps(tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:

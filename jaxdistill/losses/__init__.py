@@ -1,5 +1,6 @@
 """Pure functions on arrays: one value per row, in float32 and nats, never reduced further."""
 
+from jaxdistill.losses.cosine import cosine_distance as cosine_distance
 from jaxdistill.losses.divergences import forward_kl as forward_kl
 from jaxdistill.losses.divergences import jensen_shannon as jensen_shannon
 from jaxdistill.losses.divergences import reverse_kl as reverse_kl
@@ -18,3 +19,4 @@ from jaxdistill.losses.projection import log_sums as log_sums
 from jaxdistill.losses.sinkhorn import transport_cost as transport_cost
 from jaxdistill.losses.transport import sorted_difference as sorted_difference
 from jaxdistill.losses.transport import sorted_difference_of_top as sorted_difference_of_top
+from jaxdistill.losses.transport import sorted_difference_within as sorted_difference_within

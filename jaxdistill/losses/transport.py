@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int
 
+_LADDER = 4
+"""How many times more words are looked at where some were too few."""
+
 
 def sorted_difference(p: Float32[Array, "R V"], q: Float32[Array, "R W"]) -> Float32[Array, " R"]:
     """Σ |p₍ᵢ₎ − q₍ᵢ₎| with the i-th largest of either side beside each other; between 0 and 2.
@@ -48,6 +51,25 @@ def sorted_difference_of_top(
     alone = p_top[:, shared:].sum(axis=-1) + q_top[:, shared:].sum(axis=-1)
     seen = jnp.abs(p_top[:, :shared] - q_top[:, :shared]).sum(axis=-1) + alone
     return seen + jnp.abs(p_rest - q_rest), 2 * jax.lax.stop_gradient(jnp.minimum(p_rest, q_rest))
+
+
+def sorted_difference_within(
+    p: Float32[Array, "R V"], q: Float32[Array, "R W"], *, k: int, max_error: Float32[Array, " R"]
+) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
+    """`sorted_difference_of_top` of as many words as it takes, for all rows together.
+
+    Of the `k` largest, of four times as many, and so on, until no row's error is above its
+    `max_error`; and at last of all, where there is none.
+    """
+    value, error = sorted_difference_of_top(p, q, k=k)
+
+    def of_more() -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
+        # To find the largest sixteenth takes about as long as to sort all.
+        if 16 * _LADDER * k >= max(p.shape[-1], q.shape[-1]):
+            return sorted_difference(p, q), jnp.zeros_like(error)
+        return sorted_difference_within(p, q, k=_LADDER * k, max_error=max_error)
+
+    return jax.lax.cond(jnp.all(error <= max_error), lambda: (value, error), of_more)
 
 
 def _descending(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:

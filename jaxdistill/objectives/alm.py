@@ -4,8 +4,10 @@ Minixhofer et al., "Universal Cross-Tokenizer Distillation via Approximate Likel
 2025, https://arxiv.org/abs/2503.20083.
 """
 
+import math
 from typing import Annotated, ClassVar, Literal
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float32
 from pydantic import Field
 
@@ -25,10 +27,15 @@ class ALM(RowObjective):
     Args:
         temperature: Likelihoods are taken to the power of its inverse, which keeps apart what
             would all be nearly 0.
+        debias: Compare how likely the text is with white space or a mark behind it: behind its last
+            token one side may go on within the word where the other cannot. Groups behind which
+            the teacher finds that less likely than this count 0 (1e-4 is usual); the last of a row
+            is compared as it is. Null compares the text alone.
     """
 
     type: Literal["alm"] = "alm"
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 100.0
+    debias: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "labels"})
 
@@ -38,6 +45,11 @@ class ALM(RowObjective):
         return Alignment("spans")
 
     @property
+    def lookups(self) -> frozenset[str]:
+        """Where words may begin, to be asked behind each group."""
+        return frozenset() if self.debias is None else frozenset({"boundaries"})
+
+    @property
     def merges(self) -> bool:
         """Groups may be of several tokens."""
         return True
@@ -45,6 +57,11 @@ class ALM(RowObjective):
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """How far the two are apart, plus the entropy of the teacher's side."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"
-        return losses.binary_cross_entropy(
-            teacher.group_log_probs(), student.group_log_probs(), temperature=self.temperature
-        )
+        log_p, log_q = teacher.group_log_probs(), student.group_log_probs()
+        if self.debias is None:
+            return losses.binary_cross_entropy(log_p, log_q, temperature=self.temperature)
+        assert teacher.log_boundary is not None, "the run asks for whom looks boundaries up"
+        assert student.log_boundary is not None, "the run asks for whom looks boundaries up"
+        log_p, log_q = log_p + teacher.log_boundary, log_q + student.log_boundary
+        values = losses.binary_cross_entropy(log_p, log_q, temperature=self.temperature)
+        return jnp.where(teacher.log_boundary >= math.log(self.debias), values, 0)

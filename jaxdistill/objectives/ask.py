@@ -12,11 +12,11 @@ from jaxtyping import Array, Bool, Float, Float32
 from jaxdistill.objectives.rows import pack_where, restore, walk, write
 from jaxdistill.objectives.unembed import finish, project, project_gradients
 from jaxdistill.objectives.wall import CHUNK_ROWS, in_pieces
-from jaxdistill.types import Head
+from jaxdistill.types import Head, Words
 
-Question = Callable[[Float32[Array, "R V"], Any], Float32[Array, "R *N"]]
-"""`(logits, what is asked about) -> answers` of a few rows; finite, with finite gradients, for
-logits that are all equal."""
+Question = Callable[[Float32[Array, "R V"], Any, Words | None], Float32[Array, "R *N"]]
+"""`(logits, what is asked about, what the words are) -> answers` of a few rows; finite, with finite
+gradients, for logits that are all equal."""
 
 
 def ask(
@@ -57,7 +57,7 @@ def _ask(
 
     def answer(hidden: Array, about: Any) -> Float32[Array, "R *N"]:
         def of_piece(about: Any, scores: Array) -> Array:
-            return question(finish(scores, head), about)
+            return question(finish(scores, head), about, head.words)
 
         found = in_pieces(of_piece, about, project(hidden, head))
         return found.reshape(-1, *found.shape[2:])
@@ -84,7 +84,7 @@ def _backward(
 
     def slopes(asked: Any, scores: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
         about, cotangent = asked
-        _, pull = jax.vjp(lambda scores: question(finish(scores, head), about), scores)
+        _, pull = jax.vjp(lambda scores: question(finish(scores, head), about, head.words), scores)
         return pull(cotangent)[0]
 
     def differentiate(hidden: Array, asked: Any) -> Any:

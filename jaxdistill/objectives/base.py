@@ -1,12 +1,12 @@
 """What a method is, and the common kind: a value for every row, from logits that the wall shows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 from pydantic import Field
 
 from jaxdistill import losses
@@ -17,6 +17,11 @@ from jaxdistill.types import Words
 
 OBJECTIVES = Registry("objective", package="jaxdistill.objectives")
 """The methods by their `type`: one file of this package each."""
+
+VOCABULARY = frozenset({"words", "places", "nearest"})
+"""What of two vocabularies a method may need."""
+
+_Found = TypeVar("_Found")
 
 
 class RowLogits:
@@ -29,28 +34,44 @@ class RowLogits:
         labels: The word that follows.
         log_prefix: How likely the earlier words of the label's group are, in nats; None where
             every group is one word.
-        words: What its words are to the other model, for whom needs that.
+        words: What its words are to the other model, for whom asks for that.
+        log_boundary: How likely the text that the label ends is followed by white space or a mark,
+            in nats; None where nobody asks.
+        embeddings: What the head has of each word, and of padding.
+        counts: Which rows are asked for: of the student's places, or for a teacher of pairs; None
+            where all are.
     """
 
     def __init__(
         self,
         logits: Float32[Array, "R V"],
         labels: Int[Array, " R"],
+        *,
         log_prefix: Float32[Array, " R"] | None = None,
         words: Words | None = None,
+        log_boundary: Float32[Array, " R"] | None = None,
+        embeddings: Float[Array, "W D"] | None = None,
+        counts: Bool[Array, " R"] | None = None,
     ):
         self.logits = logits
         self.labels = labels
         self.log_prefix = log_prefix
         self.words = words
-        self._log_probs: dict[float, Float32[Array, "R V"]] = {}
+        self.log_boundary = log_boundary
+        self.embeddings = embeddings
+        self.counts = counts
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], _Found]) -> _Found:
+        """What `compute` finds, and found if it was asked for by this key before."""
+        if key not in self._found:
+            self._found[key] = compute()
+        return self._found[key]
 
     def log_probs(self, temperature: float = 1.0) -> Float32[Array, "R V"]:
         """Normalised log-probabilities of `logits / temperature`, in nats."""
         # Kept, so that objectives of one temperature share one softmax, and one gradient of it.
-        if temperature not in self._log_probs:
-            self._log_probs[temperature] = log_softmax(self.logits / temperature)
-        return self._log_probs[temperature]
+        return self.once(temperature, lambda: log_softmax(self.logits / temperature))
 
     def label_log_probs(self) -> Float32[Array, " R"]:
         """How likely the label is, in nats."""
@@ -69,6 +90,12 @@ class RowLogits:
         """How likely all words of the group are, in nats."""
         found = self.label_log_probs()
         return found if self.log_prefix is None else found + self.log_prefix
+
+    def boundary_log_probs(self) -> Float32[Array, " R"]:
+        """How likely the next word begins with white space, or is a mark, in nats."""
+        is_boundary = self._per_word("is_boundary", False)
+        log_probs = jnp.where(is_boundary[None], self.log_probs(), -jnp.inf)
+        return jax.nn.logsumexp(log_probs, axis=-1)
 
     @property
     def twins(self) -> Int[Array, " V"]:
@@ -91,6 +118,11 @@ class RowLogits:
         return self._per_word("nearest", -1)
 
     @property
+    def pieces(self) -> Int[Array, "V N"]:
+        """The teacher's words that each word is written in; -1 behind the last."""
+        return self._per_word("pieces", -1)
+
+    @property
     def places(self) -> Int[Array, "V N"]:
         """Where the pieces of each word lie in the space that both vocabularies share."""
         return self._per_word("places", 0)
@@ -111,7 +143,7 @@ class RowLogits:
         places = self.places[:, :pieces]
         return losses.log_sums(self.log_probs(temperature), places, num_places=len(self.owners))
 
-    def _per_word(self, name: str, padding: int) -> Array:
+    def _per_word(self, name: str, padding: int | bool) -> Array:
         assert self.words is not None, "the run looks words up for whom needs them"
         column = jnp.asarray(getattr(self.words, name))
         after = [(0, self.logits.shape[-1] - len(column)), *[(0, 0)] * (column.ndim - 1)]
@@ -160,6 +192,14 @@ class Objective(ABC):
     def compares(self) -> bool:
         """Whether it is about a pair of models, and not about the student alone."""
         return "teacher_logits" in self.needs
+
+    @property
+    def lookups(self) -> frozenset[str]:
+        """What of the words of both vocabularies it asks for.
+
+        Besides what `needs` has of them, "boundaries": how likely one follows on each group.
+        """
+        return self.needs & VOCABULARY
 
 
 def names(objectives: Sequence[Objective]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The loss of a run: objectives that share one walk, and those that have modules of their own."""
+"""The loss of a run: objectives that share one walk, and those that see all places together."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 from jaxdistill.objectives.base import Objective, RowObjective, names
-from jaxdistill.objectives.learned import LearnedObjective
 from jaxdistill.objectives.pair import pair
 from jaxdistill.objectives.wall import CHUNK_ROWS, weighted_loss
+from jaxdistill.objectives.whole import Walk, WholeObjective
 from jaxdistill.types import Batch, Params, Signal
 
 Numbers = dict[str, Float32[Array, ""]]
@@ -36,7 +36,7 @@ class Combined:
     ):
         named = dict(zip(names(objectives), objectives, strict=True))
         self._of_rows = {k: one for k, one in named.items() if isinstance(one, RowObjective)}
-        self._learned = {k: one for k, one in named.items() if isinstance(one, LearnedObjective)}
+        self._whole = {k: one for k, one in named.items() if isinstance(one, WholeObjective)}
         self._watched = [(k, one) for one in self._of_rows.values() for k in one.watched]
         self._num_groups, self._chunk_rows = num_groups, chunk_rows
 
@@ -46,7 +46,7 @@ class Combined:
         paired = scored if batch.pairing is None else jnp.sum(batch.pairing.weight)
         of_rows = [*self._of_rows.items(), *self._watched]
         found = {name: paired if one.compares else scored for name, one in of_rows}
-        for name, one in self._learned.items():
+        for name, one in self._whole.items():
             found |= {_term(name, part): count for part, count in one.counts(batch).items()}
         return {term: jnp.maximum(count, 1) for term, count in found.items()}
 
@@ -74,9 +74,10 @@ class Combined:
         """
         teacher = jax.lax.stop_gradient(teacher)
         loss, sums = self._walk(student, teacher, batch, weights, counts)
-        for name, one in self._learned.items():
+        walk = Walk(self._compare, self._num_groups, self._chunk_rows)
+        for name, one in self._whole.items():
             assert teacher is not None, "a run without a teacher has no such objective"
-            parts = one.sums(modules[name], student, teacher, batch, self._compare)
+            parts = one.sums(modules.get(name, {}), student, teacher, batch, walk)
             for part, value in parts.items():
                 term = _term(name, part)
                 loss += weights[name] * value / counts[term]
@@ -86,7 +87,7 @@ class Combined:
     def means(self, sums: Numbers, counts: Numbers) -> Numbers:
         """The mean of each term, and for objectives with parts that of all of them."""
         found = {term: value / counts[term] for term, value in sums.items()}
-        for name, one in self._learned.items():
+        for name, one in self._whole.items():
             found[name] = jnp.stack([found[_term(name, part)] for part in one.parts]).sum()
         return found
 
@@ -110,7 +111,7 @@ class Combined:
     def _compare(
         self, objective: RowObjective, student: Signal, teacher: Signal | None, batch: Batch
     ) -> Float32[Array, ""]:
-        """What learned objectives are given as their way to the wall."""
+        """What objectives that see all places together have for their way to the wall."""
         return self._weighted((objective,), jnp.ones(1), student, teacher, batch)[0]
 
     def _weighted(
@@ -122,7 +123,10 @@ class Combined:
         batch: Batch,
     ) -> tuple[Float32[Array, ""], Float32[Array, " measures"]]:
         merge = any(objective.merges for objective in objectives)
-        rows = pair(student, teacher, batch, num_groups=self._num_groups, merge=merge)
+        debias = any("boundaries" in objective.lookups for objective in objectives)
+        rows = pair(
+            student, teacher, batch, num_groups=self._num_groups, merge=merge, debias=debias
+        )
         head = None if teacher is None else teacher.head
         return weighted_loss(
             objectives, coefficients, rows, student.head, head, chunk_rows=self._chunk_rows

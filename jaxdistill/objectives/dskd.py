@@ -15,7 +15,7 @@ from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, RowObjective
 from jaxdistill.objectives.cross_entropy import CrossEntropy
 from jaxdistill.objectives.forward_kl import ForwardKL
-from jaxdistill.objectives.learned import Compare, LearnedObjective, init_linear, linear, silent
+from jaxdistill.objectives.whole import LearnedObjective, Walk, init_linear, linear, silent
 from jaxdistill.types import Batch, Params, Signal
 
 
@@ -65,7 +65,7 @@ class DualSpace(LearnedObjective):
         }
 
     def sums(
-        self, modules: Params, student: Signal, teacher: Signal, batch: Batch, compare: Compare
+        self, modules: Params, student: Signal, teacher: Signal, batch: Batch, walk: Walk
     ) -> dict[str, Float32[Array, ""]]:
         """The three sums, each a walk of its own."""
         carried = self._carry(modules, student, teacher, batch)
@@ -75,9 +75,9 @@ class DualSpace(LearnedObjective):
         as_teacher = Signal(carried.to_teacher.astype(teacher.hidden.dtype), teacher.head)
         target = jax.lax.stop_gradient(as_student)
         found = (
-            compare(CrossEntropy(), as_student, None, here),
-            compare(self._student_space_kl, student, target, here),
-            compare(ForwardKL(temperature=self.temperature), as_teacher, teacher, there),
+            walk.compare(CrossEntropy(), as_student, None, here),
+            walk.compare(self._student_space_kl, student, target, here),
+            walk.compare(ForwardKL(temperature=self.temperature), as_teacher, teacher, there),
         )
         return dict(zip(self.parts, found, strict=True))
 

@@ -15,8 +15,8 @@ from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, RowLogits, RowObjective
 from jaxdistill.objectives.dskd import Carried, DualSpace
 from jaxdistill.objectives.forward_kl import ForwardKL
-from jaxdistill.objectives.learned import init_linear, linear, silent
 from jaxdistill.objectives.unembed import multiply
+from jaxdistill.objectives.whole import init_linear, linear, silent
 from jaxdistill.types import Batch, Params, Signal
 
 _EPSILON = 1e-6

@@ -5,7 +5,6 @@ https://huggingface.co/spaces/HuggingFaceH4/general-on-policy-logit-distillation
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import jax
@@ -16,11 +15,15 @@ from pydantic import Field
 from jaxdistill import losses
 from jaxdistill.align import Alignment
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, RowFunction, RowLogits, RowObjective
+from jaxdistill.objectives.base import OBJECTIVES, RowLogits
+from jaxdistill.objectives.uld import ByRank
+
+_LEAST = 1e-6
+"""What the second part weighs at least when its error is weighed."""
 
 
 @configclass
-class Hybrid(RowObjective):
+class Hybrid(ByRank):
     """w · Jensen–Shannon of what has a partner + (1 − w) · sorted difference of the rest.
 
     Args:
@@ -29,17 +32,11 @@ class Hybrid(RowObjective):
         shared: w. `mass`: the probability that the teacher gives to words which have a partner,
             row by row; `vocabulary`: the share of its words that they are, as in TRL; or a number.
         average: Whether every row counts the same, or every group of tokens.
-        k: Of the rest look only at so many of the likeliest words; null sorts all. The bound that
-            is recorded says by how much the value may be too little.
     """
 
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     shared: Literal["mass", "vocabulary"] | Annotated[float, Field(ge=0, le=1)] = "mass"
     average: Literal["groups", "rows"] = "rows"
-    k: Annotated[int, Field(gt=0)] | None = None
-
-    bound: ClassVar[str]
-    """What the bound is called."""
 
     @property
     def alignment(self) -> Alignment:
@@ -51,11 +48,6 @@ class Hybrid(RowObjective):
         """Groups may be of several tokens."""
         return True
 
-    @property
-    def watched(self) -> Mapping[str, RowFunction]:
-        """By how much the value may be too little, where only a part is looked at."""
-        return {} if self.k is None else {self.bound: self._bound}
-
     @abstractmethod
     def _partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
         """How likely what has a partner is, in nats, the teacher's side first, over one axis."""
@@ -64,23 +56,15 @@ class Hybrid(RowObjective):
     def _have_partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
         """Which words do, the teacher's first."""
 
-    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
-        """The two parts, weighted."""
-        assert teacher is not None, "the wall shows the teacher to whom needs it"
+    def _compare(
+        self, student: RowLogits, teacher: RowLogits
+    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
+        """The two parts, weighted, and the bound of the second."""
         matched = losses.jensen_shannon(*self._partners(student, teacher), beta=self.beta)
-        rest = self._rest(student, teacher)
-        if self.k is None:
-            unmatched = losses.sorted_difference(*rest)
-        else:
-            unmatched = losses.sorted_difference_of_top(*rest, k=self.k)[0]
         weight = self._weight(student, teacher)
-        return weight * matched + (1 - weight) * unmatched
-
-    def _bound(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
-        assert teacher is not None, "the wall shows the teacher to whom needs it"
-        assert self.k is not None, "a sum over all words has no error"
-        error = losses.sorted_difference_of_top(*self._rest(student, teacher), k=self.k)[1]
-        return (1 - self._weight(student, teacher)) * error
+        max_error = self._max_error(teacher) / jnp.maximum(1 - weight, _LEAST)
+        unmatched, error = self._sorted_difference(*self._rest(student, teacher), max_error)
+        return weight * matched + (1 - weight) * unmatched, (1 - weight) * error
 
     def _rest(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
         """The probabilities of the words that have no partner, the teacher's first."""

@@ -15,18 +15,19 @@ from pydantic import Field
 from jaxdistill import losses
 from jaxdistill.align import Alignment
 from jaxdistill.config import configclass
+from jaxdistill.objectives.base import OBJECTIVES
 from jaxdistill.objectives.likely import likely_probs
 from jaxdistill.objectives.pair import beside, grouped
-from jaxdistill.objectives.wall import CHUNK_ROWS
-from jaxdistill.objectives.weight import Weight
-from jaxdistill.types import Batch, Signal
+from jaxdistill.objectives.whole import Walk, WholeObjective
+from jaxdistill.types import Batch, Params, Signal
 
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+@OBJECTIVES.register
 @configclass
-class MultiLevelOT:
+class MultiLevelOT(WholeObjective):
     """L_HAD + β L_SL + γ L_SD of each answer, whatever words its columns stand for.
 
     L_HAD and L_SL are means over the answer's places, the n-th beside the n-th up to the shorter
@@ -40,8 +41,6 @@ class MultiLevelOT:
     multiplies all by, the paper's α of 1.5, is `weight`.
 
     Args:
-        weight: What the sum is multiplied by in the loss: a number, or points `[[step, weight],
-            ...]` with straight lines between them.
         k: How many columns, the likeliest first.
         beta: The weight of the logarithmic cost.
         gamma: The weight of the Sinkhorn distance, which grows with an answer's length.
@@ -50,7 +49,6 @@ class MultiLevelOT:
     """
 
     type: Literal["multi_level_ot"] = "multi_level_ot"
-    weight: Weight = 1.0
     k: Annotated[int, Field(gt=0)] = 50
     beta: _Amount = 0.1
     gamma: _Amount = 1e-4
@@ -58,51 +56,43 @@ class MultiLevelOT:
     num_iterations: Annotated[int, Field(gt=0)] = 10
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+    parts: ClassVar[tuple[str, ...]] = ("absolute", "logarithmic", "transport")
 
     @property
     def alignment(self) -> Alignment:
         """The n-th token of one answer with the n-th of the other."""
         return Alignment("positions")
 
-    def count(self, batch: Batch) -> Float32[Array, ""]:
-        """How many answers `sums` is a sum over: those of which any places are compared."""
-        return jnp.sum(_shares(_read(batch)))
+    def counts(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
+        """How many answers the sums are of: those of which any places are compared."""
+        return dict.fromkeys(self.parts, jnp.sum(_shares(_read(batch))))
 
     def sums(
-        self,
-        own_params: Any,
-        student: Signal,
-        teacher: Signal,
-        batch: Batch,
-        *,
-        num_groups: int,
-        chunk_rows: int = CHUNK_ROWS,
-    ) -> Float32[Array, ""]:
-        """The loss of all answers, added up. Gradients reach the student's hidden states and head.
+        self, modules: Params, student: Signal, teacher: Signal, batch: Batch, walk: Walk
+    ) -> dict[str, Float32[Array, ""]]:
+        """The three costs of all answers, each added up and weighted.
 
-        Args:
-            own_params: What it learns itself: nothing.
-            student: What it says of every place.
-            teacher: What it says of every place that it reads.
-            batch: Says which places are learned, in which answers, and which are compared.
-            num_groups: How many devices hold a piece of the batch.
-            chunk_rows: Places of each piece that are projected at a time.
+        Gradients reach the student's hidden states and head.
         """
-        del own_params
+        del modules
         read = _read(batch)
         other = read if read.pairing is None else read.pairing.teacher
         shares = _shares(read)
         in_answers = (read.loss_mask > 0) & (_of_segments(shares, read) > 0)
-        of = partial(self._probs, num_groups=num_groups, chunk_rows=chunk_rows)
+        of = partial(self._probs, num_groups=walk.num_groups, chunk_rows=walk.chunk_rows)
         q = of(student, read, in_answers)
         p = of(jax.lax.stop_gradient(teacher), other, other.loss_mask > 0)
         width = max(p.shape[-1], q.shape[-1])
         p, q = (jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[-1]))) for x in (p, q))
 
         met = p if read.pairing is None else beside(p, read.pairing)
-        of_places = losses.absolute_difference(met, q) + self.beta * losses.logarithmic_cost(met, q)
         sides = p, q, _answers(other, other.loss_mask > 0), _answers(read, in_answers)
-        return jnp.sum(shares * of_places) + self.gamma * self._moved(sides, num_groups)
+        found = (
+            jnp.sum(shares * losses.absolute_difference(met, q)),
+            self.beta * jnp.sum(shares * losses.logarithmic_cost(met, q)),
+            self.gamma * self._moved(sides, walk.num_groups),
+        )
+        return dict(zip(self.parts, found, strict=True))
 
     def _moved(self, sides: Any, num_groups: int) -> Float32[Array, ""]:
         """What it costs to move the teacher's places to the student's, in all sequences."""

@@ -2,7 +2,8 @@
 
 With one tokenizer they are the same places. With two, groups of tokens that stand for the same text
 are compared where they end: what a model says there of the last token, times how likely it found
-the earlier ones. That is the chain rule, and a group of one token is the plain case of it.
+the earlier ones. That is the chain rule, and a group of one token is the plain case of it. How
+likely a boundary between words follows on a group is said one place further on.
 """
 
 from functools import partial
@@ -15,7 +16,8 @@ from jaxtyping import Array, Bool, Float32, Int, Shaped
 from jaxdistill.objectives.ask import ask
 from jaxdistill.objectives.base import RowLogits
 from jaxdistill.objectives.rows import Rows, Side
-from jaxdistill.types import Batch, Head, Signal
+from jaxdistill.objectives.wall import CHUNK_ROWS
+from jaxdistill.types import Batch, Signal, Words
 
 _PREFIX_ROWS = 32
 """How many earlier tokens are projected at a time. They are few: most groups are of one token."""
@@ -28,6 +30,7 @@ def pair(
     *,
     num_groups: int,
     merge: bool = False,
+    debias: bool = False,
 ) -> Rows:
     """The places of a batch as rows: what the student makes of each beside the teacher.
 
@@ -37,35 +40,69 @@ def pair(
         batch: Says what follows, which places count, and which belong together.
         num_groups: How many devices hold a piece of the batch: the rows of each are a group.
         merge: Whether to find out how likely the earlier tokens of a group are.
+        debias: Whether to find out how likely a boundary follows on a group.
     """
     read: Any = jax.tree.map(jnp.asarray, batch)  # of whatever kind the arrays were
     in_groups = partial(grouped, num_groups=num_groups)
-    if teacher is not None and read.pairing is not None:
-        prefix = partial(_log_prefix, in_groups) if merge else _no_prefix
-        return jax.tree.map(in_groups, _across(student, teacher, read, prefix))
-    beside = None if teacher is None else Side(teacher.hidden, read.labels)
-    rows = Rows(Side(student.hidden, read.labels), beside, read.loss_mask)
+    prefix = partial(_log_prefix, in_groups) if merge else _unasked
+    boundary = partial(_log_boundary, in_groups) if debias else _unasked
+    if teacher is None:
+        rows = Rows(Side(student.hidden, read.labels), None, read.loss_mask)
+    elif read.pairing is None:
+        rows = _beside(student, teacher, read, boundary)
+    else:
+        rows = _across(student, teacher, read, prefix, boundary)
     return jax.tree.map(in_groups, rows)
 
 
-def _across(student: Signal, teacher: Signal, read: Any, prefix: Any) -> Rows:
+def _beside(student: Signal, teacher: Signal, read: Any, boundary: Any) -> Rows:
+    """The places of both, which are the same."""
+    is_asked = (read.loss_mask != 0) & _is_followed(read)
+    own, other = (
+        Side(
+            signal.hidden,
+            read.labels,
+            log_boundary=boundary(signal, read.labels, _places(read.tokens), is_asked),
+        )
+        for signal in (student, teacher)
+    )
+    return Rows(own, other, read.loss_mask)
+
+
+def _across(student: Signal, teacher: Signal, read: Any, prefix: Any, boundary: Any) -> Rows:
     """The student's places, and beside each that ends a group the teacher's that ends it."""
     pairing = read.pairing
-    here = jax.lax.broadcasted_iota(jnp.int32, read.tokens.shape, 1)
+    here = _places(read.tokens)
     there = _teacher_ends(pairing.teacher_groups, here.shape[1])
     labels = pairing.teacher.labels
-    own = prefix(student, read.labels, pairing.student_groups, here)
-    other = prefix(teacher, labels, pairing.teacher_groups, there)
-    return Rows(
-        Side(student.hidden, read.labels, own),
-        Side(_take(teacher.hidden, there), _take(labels, there), other),
-        read.loss_mask,
-        pairing.weight,
+    is_followed = _is_followed(read) & _take(_is_followed(pairing.teacher), there)
+    is_asked = (pairing.weight != 0) & is_followed
+    own = Side(
+        student.hidden,
+        read.labels,
+        prefix(student, read.labels, pairing.student_groups, here),
+        boundary(student, read.labels, here, is_asked),
     )
+    other = Side(
+        _take(teacher.hidden, there),
+        _take(labels, there),
+        prefix(teacher, labels, pairing.teacher_groups, there),
+        boundary(teacher, labels, there, is_asked),
+    )
+    return Rows(own, other, read.loss_mask, pairing.weight)
 
 
-def _no_prefix(*_: Any) -> None:
-    """Where tokens stand alone, nothing comes before them."""
+def _unasked(*_: Any) -> None:
+    """In place of what no objective asks for."""
+
+
+def _places(tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    return jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
+
+
+def _is_followed(read: Any) -> Bool[Array, "B T"]:
+    """Whether the place behind reads on in the same row: that of its last token is not there."""
+    return read.segment_ids == jnp.pad(read.segment_ids[:, 1:], ((0, 0), (0, 1)))
 
 
 def beside(array: Shaped[Array, "B S *D"], pairing: Any) -> Shaped[Array, "B T *D"]:
@@ -85,8 +122,7 @@ def grouped(array: Shaped[Array, "B T *D"], num_groups: int) -> Shaped[Array, "G
 
 def _teacher_ends(groups: Int[Array, "B S"], size: int) -> Int[Array, "B T"]:
     """The teacher's last place of the group that ends at each of the student's; 0 for no group."""
-    places = jax.lax.broadcasted_iota(groups.dtype, groups.shape, 1)
-    found = _by_group(jax.ops.segment_max, places, groups, size)
+    found = _by_group(jax.ops.segment_max, _places(groups), groups, size)
     return jnp.maximum(found, 0)  # of no places the latest is less than any
 
 
@@ -106,11 +142,49 @@ def _log_prefix(
         groups: The student's place that ends the group of each; -1 for none.
         ends: The last of the model's places of that group.
     """
-    places = jax.lax.broadcasted_iota(groups.dtype, groups.shape, 1)
-    is_earlier = (groups >= 0) & (_take(ends, jnp.maximum(groups, 0)) != places)
-    side = Side(in_groups(signal.hidden), in_groups(labels))
-    found = label_log_probs(side, in_groups(is_earlier), signal.head)
+    is_earlier = (groups >= 0) & (_take(ends, jnp.maximum(groups, 0)) != _places(groups))
+    found = ask(
+        _of_label,
+        in_groups(signal.hidden),
+        in_groups(labels),
+        in_groups(is_earlier),
+        signal.head,
+        chunk_rows=_PREFIX_ROWS,
+    )
     return _by_group(jax.ops.segment_sum, found.reshape(groups.shape), groups, ends.shape[1])
+
+
+def _log_boundary(
+    in_groups: Any,
+    signal: Signal,
+    labels: Int[Array, "B S"],
+    ends: Int[Array, "B T"],
+    is_asked: Bool[Array, "B T"],
+) -> Float32[Array, "B T"]:
+    """How likely a boundary follows on the group that ends at each place of the student's.
+
+    It is said by the place behind the group's last, and 0 where it is not asked.
+
+    Args:
+        in_groups: Makes groups of rows of places.
+        signal: What a model says of its own places.
+        labels: What follows each.
+        ends: The last of the model's places of each group.
+        is_asked: Whether the group counts, and the place behind it is there.
+    """
+    nowhere = labels.shape[1]
+    behind = jnp.where(is_asked, ends + 1, nowhere)
+    asked = jax.vmap(lambda at: jnp.zeros(nowhere, bool).at[at].set(True, mode="drop"))(behind)
+    found = ask(
+        _of_boundary,
+        in_groups(signal.hidden),
+        in_groups(labels),
+        in_groups(asked),
+        signal.head,
+        chunk_rows=CHUNK_ROWS,
+    )
+    found = _take(found.reshape(labels.shape), jnp.minimum(behind, nowhere - 1))
+    return jnp.where(is_asked, found, 0)
 
 
 def _by_group(
@@ -124,12 +198,13 @@ def _take(array: Shaped[Array, "B S *D"], places: Int[Array, "B T"]) -> Shaped[A
     return jax.vmap(lambda column, at: column[at])(array, places)
 
 
-def label_log_probs(
-    side: Side, is_asked: Bool[Array, "G R"], head: Head, *, chunk_rows: int = _PREFIX_ROWS
-) -> Float32[Array, "G R"]:
-    """How likely a model finds the word that follows, in nats; 0 where it is not asked."""
-    return ask(_of_label, side.hidden, side.labels, is_asked, head, chunk_rows=chunk_rows)
+def _of_label(
+    logits: Float32[Array, "R V"], labels: Int[Array, " R"], words: Words | None
+) -> Float32[Array, " R"]:
+    return RowLogits(logits, labels, words=words).label_log_probs()
 
 
-def _of_label(logits: Float32[Array, "R V"], labels: Int[Array, " R"]) -> Float32[Array, " R"]:
-    return RowLogits(logits, labels).label_log_probs()
+def _of_boundary(
+    logits: Float32[Array, "R V"], labels: Int[Array, " R"], words: Words | None
+) -> Float32[Array, " R"]:
+    return RowLogits(logits, labels, words=words).boundary_log_probs()

@@ -13,6 +13,9 @@ from jaxdistill.types import pytree
 _Carry = TypeVar("_Carry")
 _Rows = TypeVar("_Rows")
 
+Learned = tuple[Float[Array, "*G R D"], tuple[Array | None, Array | None]]
+"""What of rows a gradient may reach: hidden states, and what is known of the rest of each group."""
+
 
 @pytree
 @dataclass(frozen=True)
@@ -24,11 +27,19 @@ class Side:
         labels: The word that follows.
         log_prefix: How likely it finds the earlier words of the group that `labels` ends, in nats;
             None where every group is one word.
+        log_boundary: How likely it finds white space or a mark behind the group; None where nobody
+            asks.
     """
 
     hidden: Float[Array, "*G R D"]
     labels: Int[Array, "*G R"]
     log_prefix: Float32[Array, "*G R"] | None = None
+    log_boundary: Float32[Array, "*G R"] | None = None
+
+    @property
+    def learned(self) -> Learned:
+        """Hidden states, prefixes and boundaries."""
+        return self.hidden, (self.log_prefix, self.log_boundary)
 
 
 @pytree

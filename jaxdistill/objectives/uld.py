@@ -4,6 +4,7 @@ Boizard et al., "Towards Cross-Tokenizer Distillation: the Universal Logit Disti
 LLMs", 2024, https://arxiv.org/abs/2402.12030.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -17,9 +18,72 @@ from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, RowFunction, RowLogits, RowObjective
 
 
+@configclass
+class ByRank(RowObjective):
+    """A method that compares words by how likely they are, and may look at the likeliest alone.
+
+    Args:
+        k: Look only at so many of the likeliest words; null sorts all. It gives the least that the
+            sum over all words can be, and the bound that is recorded says by how much that may be
+            too little.
+        max_bound: Look at four times as many, and again, until no bound is above this; at 0 all
+            are sorted in the end. Places that are compared together (a chunk, or a few of it on a
+            CPU) look at as many as the most uncertain of them needs. Null leaves it at `k`.
+    """
+
+    k: Annotated[int, Field(gt=0)] | None = None
+    max_bound: Annotated[float, Field(ge=0)] | None = None
+
+    bound: ClassVar[str]
+    """What the bound is called."""
+
+    @property
+    def watched(self) -> Mapping[str, RowFunction]:
+        """By how much the value may be too little, where only a part is looked at."""
+        return {} if self.k is None else {self.bound: self._bound}
+
+    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
+        """The value, or the least that it can be."""
+        return self._compared(student, teacher)[0]
+
+    def _bound(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
+        return self._compared(student, teacher)[1]
+
+    @abstractmethod
+    def _compare(
+        self, student: RowLogits, teacher: RowLogits
+    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
+        """The value and its bound."""
+
+    def _compared(
+        self, student: RowLogits, teacher: RowLogits | None
+    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
+        assert teacher is not None, "the wall shows the teacher to whom needs it"
+        return student.once(self, lambda: self._compare(student, teacher))
+
+    def _sorted_difference(
+        self,
+        p: Float32[Array, "R V"],
+        q: Float32[Array, "R W"],
+        max_error: Float32[Array, " R"],
+    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
+        """The difference, or the least that it can be, and by how much that may be too little."""
+        if self.k is None:
+            return losses.sorted_difference(p, q), jnp.zeros_like(max_error)
+        if self.max_bound is None:
+            return losses.sorted_difference_of_top(p, q, k=self.k)
+        return losses.sorted_difference_within(p, q, k=self.k, max_error=max_error)
+
+    def _max_error(self, teacher: RowLogits) -> Float32[Array, " R"]:
+        """`max_bound` for each row, and no limit for those that do not count."""
+        limit = jnp.inf if self.max_bound is None else self.max_bound
+        limits = jnp.full(teacher.logits.shape[:1], limit)
+        return limits if teacher.counts is None else jnp.where(teacher.counts, limits, jnp.inf)
+
+
 @OBJECTIVES.register
 @configclass
-class ULD(RowObjective):
+class ULD(ByRank):
     """Σ |p₍ᵢ₎ − q₍ᵢ₎|, with the i-th largest of both sides beside each other; between 0 and 2.
 
     It does not see which words are likely, only how likely the likeliest are: give it
@@ -29,16 +93,14 @@ class ULD(RowObjective):
         align: `positions` compares the n-th token of both answers, as the paper does; `spans`
             compares groups of tokens that stand for the same text.
         average: Whether every row counts the same, as in the paper, or every group.
-        k: Look only at so many of the likeliest words; null sorts all. It gives the least that the
-            sum over all words can be, and `uld_bound` says by how much that may be too little.
     """
 
     type: Literal["uld"] = "uld"
     align: Literal["positions", "spans"] = "positions"
     average: Literal["groups", "rows"] = "rows"
-    k: Annotated[int, Field(gt=0)] | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+    bound: ClassVar[str] = "uld_bound"
 
     @property
     def alignment(self) -> Alignment:
@@ -50,21 +112,8 @@ class ULD(RowObjective):
         """Groups may be of several tokens."""
         return self.align == "spans"
 
-    @property
-    def watched(self) -> Mapping[str, RowFunction]:
-        """By how much the value may be too little, where only a part is looked at."""
-        return {} if self.k is None else {"uld_bound": self._bound}
-
-    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
-        """The difference, or the least that it can be."""
-        assert teacher is not None, "the wall shows the teacher to whom needs it"
+    def _compare(
+        self, student: RowLogits, teacher: RowLogits
+    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
         p, q = jnp.exp(teacher.merged_log_probs()), jnp.exp(student.merged_log_probs())
-        if self.k is None:
-            return losses.sorted_difference(p, q)
-        return losses.sorted_difference_of_top(p, q, k=self.k)[0]
-
-    def _bound(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
-        assert teacher is not None, "the wall shows the teacher to whom needs it"
-        assert self.k is not None, "a sum over all words has no error"
-        p, q = jnp.exp(teacher.merged_log_probs()), jnp.exp(student.merged_log_probs())
-        return losses.sorted_difference_of_top(p, q, k=self.k)[1]
+        return self._sorted_difference(p, q, self._max_error(teacher))

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Float32
 
 from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import RowFunction, RowLogits, RowObjective
-from jaxdistill.objectives.rows import Rows, Side, pack, restore, walk, write
+from jaxdistill.objectives.rows import Learned, Rows, Side, pack, restore, walk, write
 from jaxdistill.objectives.unembed import finish, num_words, project, project_gradients
 from jaxdistill.types import Head
 
@@ -40,8 +40,6 @@ class Measure(NamedTuple):
 
 
 _Heads = tuple[Head, Head | None]
-_Learned = tuple[Array, Array | None]
-"""What of a student's rows a gradient may reach: hidden states and prefixes."""
 _Others = tuple[Side | None, Head | None, Array, Array, Array | None]
 """The teacher's rows and head, the student's labels, and both masks."""
 
@@ -65,7 +63,7 @@ def weighted_loss(
 ) -> tuple[Float32[Array, ""], Float32[Array, " measures"]]:
     """The sum of all objectives over all rows, and the sum of each.
 
-    Gradients reach the student's hidden states and prefixes, its head and the coefficients; never
+    Gradients reach what of the student's rows is `learned`, its head and the coefficients; never
     the teacher, and not through the separate sums.
 
     Args:
@@ -95,10 +93,11 @@ def weighted_loss(
     measures = (*measures, *watched)
     if rows.pair_mask is not None and all(one.compares for one in objectives):
         rows = dataclasses.replace(rows, mask=jnp.zeros_like(rows.mask))  # nothing else is asked
-    learned = rows.student.hidden, rows.student.log_prefix
     others = teacher, teacher_head, rows.student.labels, rows.mask, rows.pair_mask
     others = jax.lax.stop_gradient(others)
-    loss, sums = _loss(measures, chunk_rows, coefficients, learned, student_head, others)
+    loss, sums = _loss(
+        measures, chunk_rows, coefficients, rows.student.learned, student_head, others
+    )
     return loss, jax.lax.stop_gradient(sums)
 
 
@@ -136,7 +135,8 @@ def walk_values(
         return [column.reshape(-1) for column in found]
 
     def visit(columns: list[Array], chunk: Rows, start: Array) -> list[Array]:
-        return [write(c, v, start) for c, v in zip(columns, jax.vmap(measure)(chunk), strict=True)]
+        values = by_group(measure, chunk)
+        return [write(c, v, start) for c, v in zip(columns, values, strict=True)]
 
     zeros = jnp.zeros_like(packed.rows.mask, jnp.float32)
     return [restore(column, packed) for column in walk(packed, visit, [zeros] * len(measures))]
@@ -151,6 +151,16 @@ def _scores(
     if chunk.teacher is None or teacher_head is None:
         return student, None
     return student, project(chunk.teacher.hidden, teacher_head)
+
+
+def by_group(function: Callable[[Any], Any], chunk: Any) -> Any:
+    """What `function` says of the rows of each group."""
+    # `vmap` makes of a `lax.cond` a choice between two results that are both computed. So where
+    # there is one group, on one device or with a mesh for tensors alone, it goes without.
+    if len(jax.tree.leaves(chunk)[0]) > 1:
+        return jax.vmap(function)(chunk)
+    found = function(jax.tree.map(lambda column: column[0], chunk))
+    return jax.tree.map(lambda column: column[None], found)
 
 
 def in_pieces(compare: Callable[..., Any], chunk: Any, *scores: Array | None) -> Any:
@@ -179,20 +189,31 @@ def _values(
             # cut through a vocabulary that is sharded would move it between devices.
             width = min(student.shape[-1], beside.shape[-1])
             student, beside = student[:, :width], beside[:, :width]
-        teacher = _said(beside, rows.teacher, teacher_head)
-    student = _said(student, rows.student, student_head)
+        of_pairs = rows.mask if rows.pair_mask is None else rows.pair_mask
+        teacher = _said(beside, rows.teacher, teacher_head, of_pairs)
+    student = _said(student, rows.student, student_head, rows.mask)
     return [jnp.where(m.weight(rows) != 0, m.function(student, teacher), 0) for m in measures]
 
 
-def _said(logits: Float32[Array, "R V"], side: Side, head: Head) -> RowLogits:
-    return RowLogits(logits, side.labels, side.log_prefix, head.words)
+def _said(
+    logits: Float32[Array, "R V"], side: Side, head: Head, mask: Float[Array, " R"]
+) -> RowLogits:
+    return RowLogits(
+        logits,
+        side.labels,
+        log_prefix=side.log_prefix,
+        words=head.words,
+        log_boundary=side.log_boundary,
+        embeddings=head.matrix,
+        counts=mask != 0,
+    )
 
 
 def _forward(
     measures: tuple[Measure, ...],
     chunk_rows: int,
     coefficients: Float32[Array, " objectives"],
-    learned: _Learned,
+    learned: Learned,
     head: Head,
     others: _Others,
 ) -> tuple[Float32[Array, ""], Float32[Array, " objectives"]]:
@@ -203,11 +224,11 @@ def _forward(
     return _weigh(coefficients, sums), sums
 
 
-def forward_with_gradients(
+def _with_gradients(
     measures: tuple[Measure, ...],
     chunk_rows: int,
     coefficients: Float32[Array, " objectives"],
-    learned: _Learned,
+    learned: Learned,
     head: Head,
     others: _Others,
 ) -> tuple[Any, Any]:
@@ -217,32 +238,33 @@ def forward_with_gradients(
 
     def slopes(
         rows: Rows, student_scores: Float32[Array, "R V"], teacher_scores: Array | None
-    ) -> tuple[tuple[Float32[Array, "R V"], Array | None], Float32[Array, " objectives"]]:
-        def loss(scores: Float32[Array, "R V"], log_prefix: Array | None) -> tuple[Array, Array]:
-            side = dataclasses.replace(rows.student, log_prefix=log_prefix)
+    ) -> tuple[tuple[Float32[Array, "R V"], Any], Float32[Array, " objectives"]]:
+        hidden, of_group = rows.student.learned
+
+        def loss(scores: Float32[Array, "R V"], of_group: Any) -> tuple[Array, Array]:
+            side = Side(hidden, rows.student.labels, *of_group)
             paired = dataclasses.replace(rows, student=side)
             sums = _sums(measures, rows, _values(measures, heads, paired, scores, teacher_scores))
             return _weigh(coefficients, sums), sums
 
         differentiate = jax.grad(loss, argnums=(0, 1), has_aux=True)
-        return differentiate(student_scores, rows.student.log_prefix)
+        return differentiate(student_scores, of_group)
 
-    def differentiate(chunk: Rows) -> tuple[Any, _Learned]:
+    def differentiate(chunk: Rows) -> tuple[Any, Learned]:
         found, sums = in_pieces(slopes, chunk, *_scores(heads, chunk))
-        slope, prefix_gradient = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
+        slope, group_gradient = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
         hidden_gradient, of_head = project_gradients(slope, chunk.student.hidden, head)
-        return (sums.sum(axis=0), of_head), (hidden_gradient, prefix_gradient)
+        return (sums.sum(axis=0), of_head), (hidden_gradient, group_gradient)
 
-    def visit(carry: tuple[Any, _Learned], chunk: Rows, start: Array) -> tuple[Any, _Learned]:
-        added, of_rows = jax.vmap(differentiate)(chunk)
+    def visit(carry: tuple[Any, Learned], chunk: Rows, start: Array) -> tuple[Any, Learned]:
+        added, of_rows = by_group(differentiate, chunk)
         written = jax.tree.map(lambda column, part: write(column, part, start), carry[1], of_rows)
         return jax.tree.map(jnp.add, carry[0], added), written
 
     # A total for each group until the end, so that devices need not talk at every chunk.
     leaves = (coefficients, (head.matrix, head.bias))
     zeros = jax.tree.map(lambda a: jnp.zeros((len(learned[0]), *a.shape), jnp.float32), leaves)
-    side = packed.rows.student
-    nothing = jax.tree.map(jnp.zeros_like, (side.hidden, side.log_prefix))
+    nothing = jax.tree.map(jnp.zeros_like, packed.rows.student.learned)
     totals, gradients = walk(packed, visit, (zeros, nothing))
     sums, (matrix, bias) = jax.tree.map(lambda t, a: t.sum(axis=0).astype(a.dtype), totals, leaves)
     gradients = jax.tree.map(lambda column: restore(column, packed), gradients)
@@ -259,12 +281,13 @@ def _scale_gradients(
 
 
 _loss = jax.custom_vjp(_forward, nondiff_argnums=(0, 1))
-_loss.defvjp(forward_with_gradients, _scale_gradients)
+_loss.defvjp(_with_gradients, _scale_gradients)
 
 
-def _rows(learned: _Learned, others: _Others) -> Rows:
+def _rows(learned: Learned, others: _Others) -> Rows:
     teacher, _, labels, mask, pair_mask = others
-    return Rows(Side(learned[0], labels, learned[1]), teacher, mask, pair_mask)
+    hidden, of_group = learned
+    return Rows(Side(hidden, labels, *of_group), teacher, mask, pair_mask)
 
 
 def _sums(

@@ -16,6 +16,7 @@ from jaxdistill.errors import Findings, UserError
 from jaxdistill.evals import num_parameters
 from jaxdistill.files import check_name
 from jaxdistill.models import DecoderConfig, abstract_params
+from jaxdistill.objectives.base import VOCABULARY
 from jaxdistill.objectives.weight import in_words
 from jaxdistill.run import vocabularies
 from jaxdistill.run.config import RunConfig, kept_layers
@@ -39,7 +40,7 @@ class Inspection:
         vocab_size: How many tokens it has; further rows of the heads that use it are padding.
         beside: How the teacher reads the rows, where that is another way than the student's.
         mesh: The devices.
-        needs: What the objectives need.
+        lookups: What the objectives ask of the words of both vocabularies.
     """
 
     student: hub.Source
@@ -50,7 +51,7 @@ class Inspection:
     vocab_size: int
     beside: data.Beside | None
     mesh: Mesh
-    needs: frozenset[str]
+    lookups: frozenset[str]
 
     @property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -80,7 +81,7 @@ class Inspection:
         if self.beside is not None and not self.has_one_tokenizer:
             teacher = self.beside.templates
         sizes = self.vocab_size, self.teacher_vocab_size
-        return vocabularies.words(data.Templates(self.tokenizer), teacher, sizes, self.needs)
+        return vocabularies.words(data.Templates(self.tokenizer), teacher, sizes, self.lookups)
 
 
 def check(config: RunConfig) -> str:
@@ -157,7 +158,7 @@ def inspect(config: RunConfig) -> Inspection:
         vocab_size=hub.real_vocab_size(tokenizer, min(heads)),
         beside=beside,
         mesh=mesh,
-        needs=frozenset().union(*(objective.needs for objective in config.objectives)),
+        lookups=frozenset().union(*(objective.lookups for objective in config.objectives)),
     )
     _ = inspection.words  # what cannot be read is told now
     return inspection
@@ -242,7 +243,7 @@ def _check_needs(config: RunConfig) -> None:
     provided = config.teacher.provides if config.teacher is not None else frozenset()
     findings = Findings()
     for number, objective in enumerate(config.objectives):
-        missing = objective.needs - provided - {"labels"} - vocabularies.KINDS
+        missing = objective.needs - provided - {"labels"} - VOCABULARY
         with findings.collect(f"objectives[{number}]"):
             if missing:
                 gives = f"teacher `{config.teacher.type}` gives" if config.teacher else "there is"

@@ -10,15 +10,12 @@ from jaxdistill import align, data
 from jaxdistill.files import cache_folder
 from jaxdistill.types import Words
 
-KINDS = frozenset({"words", "places", "nearest"})
-"""What objectives may need of vocabularies."""
-
 
 def words(
     student: data.Templates,
     teacher: data.Templates | None,
     sizes: tuple[int, int],
-    needs: frozenset[str],
+    lookups: frozenset[str],
 ) -> tuple[Words | None, Words | None]:
     """What the student's words are to the teacher, and the teacher's to the student.
 
@@ -26,12 +23,12 @@ def words(
         student: How the student reads.
         teacher: How the teacher reads, if it does so in another way.
         sizes: How many words they have.
-        needs: What objectives need; without one of `KINDS` there is nothing to look up.
+        lookups: What objectives ask for.
 
     Raises:
         UserError: for a tokenizer that does not tell what its words stand for.
     """
-    if not needs & KINDS:
+    if not lookups:
         return None, None
     if teacher is None:
         own = _of_one(student.token_bytes[: sizes[0]])
@@ -39,14 +36,20 @@ def words(
     pair = _Pair.of(student, teacher, sizes)
     twins = align.twins(pair.student, pair.teacher, pair.marks)
     mine, theirs = (
-        Words(of_side, *align.letters(side))
+        Words(of_side, *align.letters(side), align.boundaries(side))
         for of_side, side in zip(twins, (pair.student, pair.teacher), strict=True)
     )
-    if "places" in needs:
+    if "places" in lookups:
         shared = pair.shared_space(student, teacher)
-        mine = replace(mine, places=shared.student, owners=shared.owners)
-        theirs = replace(theirs, places=shared.teacher[:, None], owners=shared.owners)
-    if "nearest" in needs:
+        numbers = np.arange(len(pair.teacher), dtype=np.int32)
+        mine = replace(mine, pieces=shared.pieces, places=shared.student, owners=shared.owners)
+        theirs = replace(
+            theirs,
+            pieces=numbers[:, None],
+            places=shared.teacher[:, None],
+            owners=shared.owners,
+        )
+    if "nearest" in lookups:
         theirs = replace(theirs, nearest=pair.nearest(twins[1]))
     return mine, theirs
 
@@ -57,6 +60,8 @@ def _of_one(words: Sequence[bytes | None]) -> Words:
     return Words(
         numbers,
         *align.letters(words),
+        align.boundaries(words),
+        pieces=numbers[:, None],
         places=numbers[:, None] + 1,
         owners=np.append(-1, numbers),
         nearest=numbers,
@@ -102,7 +107,7 @@ class _Pair:
             theirs = align.pieces(self.teacher, self.student, student.encode, swapped)
             return align.projection(mine, theirs)._asdict()
 
-        return align.Projection(**align.saved(self.folder / "places.npz", make))
+        return align.Projection(**align.saved(self.folder / "shared.npz", make))
 
     def nearest(self, twins: np.ndarray) -> np.ndarray:
         """The student's word that is nearest to each of the teacher's."""

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 
-from jaxdistill.losses.transport import sorted_difference, sorted_difference_of_top
+from jaxdistill.losses.transport import (
+    sorted_difference,
+    sorted_difference_of_top,
+    sorted_difference_within,
+)
 
 
 def dense(p, q):
@@ -68,6 +72,48 @@ def test_the_bound_holds(pair, k):
     assert (true <= value + error + 1e-5).all()
     if k >= max(p.shape[-1], q.shape[-1]):
         np.testing.assert_allclose(value, true, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def spread():
+    """Rows of 300 words that are nearly sure, less so, and even: few words say all of some."""
+    random = np.random.default_rng(2)
+    weights = np.exp(random.normal(size=(2, 3, 300)) * np.array([[9], [3], [0.1]]))
+    p, q = np.float32(weights / weights.sum(axis=-1, keepdims=True))
+    return jnp.asarray(p), jnp.asarray(q[:, :280])
+
+
+@pytest.mark.parametrize("k", [1, 2, 400])
+@pytest.mark.parametrize("max_error", [1.0, 0.1, 0.0])
+def test_as_many_words_as_it_takes(spread, k, max_error):
+    true = dense(*map(np.asarray, spread))
+    value, error = sorted_difference_within(*spread, k=k, max_error=jnp.full(3, max_error))
+    assert (error <= max_error).all()
+    assert (value <= true + 1e-5).all()
+    assert (true <= value + error + 1e-5).all()
+    if max_error == 0:
+        np.testing.assert_allclose(value, true, rtol=1e-5)
+
+
+def test_no_more_words_than_it_takes(spread):
+    first = [side[:1] for side in spread]
+    of_one = sorted_difference_of_top(*first, k=1)
+    assert of_one[1] < 1.9
+    np.testing.assert_array_equal(
+        sorted_difference_within(*first, k=1, max_error=jnp.full(1, 1.9)), of_one
+    )
+    # The second row needs more than one word, and the first then gets them, too.
+    of_all = sorted_difference_within(*spread, k=1, max_error=jnp.array([1.9, 0.5, jnp.inf]))
+    np.testing.assert_array_equal(of_all, sorted_difference_of_top(*spread, k=4))
+
+
+@pytest.mark.parametrize(("max_error", "k"), [(jnp.inf, 2), (0.0, 300)])
+def test_the_gradient_is_that_of_the_words_that_were_looked_at(spread, max_error, k):
+    p, q = spread
+    limits = jnp.full(3, max_error)
+    found = jax.grad(lambda q: sorted_difference_within(p, q, k=2, max_error=limits)[0].sum())(q)
+    expected = jax.grad(lambda q: sorted_difference_of_top(p, q, k=k)[0].sum())(q)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_gradient_is_that_of_the_rule():

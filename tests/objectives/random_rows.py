@@ -18,6 +18,10 @@ TWINS = Words(
     twins=np.where(_NUMBERS % 3, _NUMBERS, -1),
     letters=np.stack([_NUMBERS, _NUMBERS % 5], axis=1).astype(np.uint8),
     sizes=1 + _NUMBERS % 2,
+    is_boundary=_NUMBERS % 3 == 0,
+    pieces=np.stack(
+        [np.where(_NUMBERS % 3, _NUMBERS, _NUMBERS // 2), np.where(_NUMBERS % 3, -1, 1)], axis=1
+    ),
     places=np.stack([_NUMBERS // 2, np.where(_NUMBERS % 4, -1, _NUMBERS // 3)], axis=1),
     owners=np.append(-1, 2 * np.arange(1, (WORDS + 1) // 2)),
     nearest=_NUMBERS,
@@ -99,6 +103,13 @@ def dense_sums(objectives: tuple[RowObjective, ...], case: Case) -> jax.Array:
         scores = scores * head.scale
         if head.soft_cap is not None:
             scores = head.soft_cap * jnp.tanh(scores / head.soft_cap)
-        sides.append(RowLogits(scores[:, : head.vocab_size], case.labels.ravel(), words=head.words))
+        sides.append(
+            RowLogits(
+                scores[:, : head.vocab_size],
+                case.labels.ravel(),
+                words=head.words,
+                embeddings=head.matrix,
+            )
+        )
     values = [objective.row_values(*sides) for objective in objectives]
     return jnp.stack([jnp.sum(case.mask.ravel() * column) for column in values])

@@ -10,11 +10,22 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdistill.objectives.multi_level_ot import MultiLevelOT
+from jaxdistill.objectives.whole import Walk
 from jaxdistill.types import Batch, Head, Pairing, Signal
 
 LENGTH, PROMPT = 8, 2
 SIZES = 7, 11
 """How many words the student has, and the teacher."""
+
+
+def total(objective, student, teacher, batch, *, num_groups=1, chunk_rows=256):
+    """What the three costs add up to."""
+    walk = Walk(never, num_groups, chunk_rows)
+    return sum(objective.sums({}, student, teacher, batch, walk).values())
+
+
+def never(*_):
+    raise AssertionError("it compares no rows")
 
 
 def softmax(x):
@@ -79,7 +90,7 @@ def measure(objective, student, teacher, batch, *, num_groups=1, chunk_rows=3):
 
     def loss(student):
         sides = (Signal(one, Head(jnp.eye(one.shape[-1]))) for one in (student, teacher))
-        return objective.sums(None, *sides, batch, num_groups=num_groups, chunk_rows=chunk_rows)
+        return total(objective, *sides, batch, num_groups=num_groups, chunk_rows=chunk_rows)
 
     return jax.value_and_grad(loss)(student)
 
@@ -124,7 +135,7 @@ def test_it_is_the_rule_of_the_released_code(k):
     is_learned = BATCH.loss_mask > 0
     np.testing.assert_array_equal(slope[~is_learned], 0)
     assert np.abs(slope[is_learned]).max(-1).min() > 0
-    np.testing.assert_allclose(OBJECTIVE.count(BATCH), len(COUNTS), rtol=1e-6)
+    np.testing.assert_allclose(OBJECTIVE.counts(BATCH)["transport"], len(COUNTS), rtol=1e-6)
 
 
 def test_one_tokenizer_needs_no_pairing():
@@ -178,7 +189,7 @@ def test_devices_change_nothing(vocabulary):
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def of(hidden, matrices, batch, *, num_groups):
         sides = (Signal(*both) for both in zip(hidden, map(Head, matrices), strict=True))
-        return OBJECTIVE.sums(None, *sides, batch, num_groups=num_groups, chunk_rows=4)
+        return total(OBJECTIVE, *sides, batch, num_groups=num_groups, chunk_rows=4)
 
     expected = of(hidden, matrices, BATCH, num_groups=1)
     np.testing.assert_array_equal(expected[1][0][1], 0)  # nothing reaches the teacher
@@ -217,7 +228,7 @@ def test_padding_of_heads_is_no_word():
         for one, size in zip(logits, SIZES, strict=True)
     ]
     objective = MultiLevelOT(**{**OPTIONS, "k": 50})
-    found = objective.sums(None, *wide, BATCH, num_groups=1)
+    found = total(objective, *wide, BATCH)
     np.testing.assert_allclose(found, measure(objective, *logits, BATCH)[0], rtol=1e-5)
 
 
@@ -233,7 +244,7 @@ def test_a_batch_without_answers_is_nothing():
     batch = stacked(*[paired([], LENGTH)] * len(COUNTS))
     found, slope = measure(OBJECTIVE, *random_logits(7, len(COUNTS)), batch)
     assert found == 0
-    assert OBJECTIVE.count(batch) == 0
+    assert OBJECTIVE.counts(batch)["transport"] == 0
     np.testing.assert_array_equal(slope, 0)
 
 
@@ -243,7 +254,7 @@ def test_memory_does_not_grow_with_rows_times_vocabulary():
     def temporary_bytes(sequences, length=256):
         def loss(hidden, matrix, batch):
             side = Signal(hidden, Head(matrix))
-            return OBJECTIVE.sums(None, side, side, batch, num_groups=1, chunk_rows=32)
+            return total(OBJECTIVE, side, side, batch, chunk_rows=32)
 
         batch = stacked(*[side([100, 100], length)] * sequences)
         shapes = (sequences, length, width), (words, width)

@@ -21,7 +21,11 @@ from tests import tiny
 GOLDEN = json.loads((Path(__file__).parent / "golden_trl_uld.json").read_text())
 LENGTH = 9
 WORDS = [
-    Words(np.array([other.get(word, -1) for word in own]), *letters([b"a"] * len(own)))
+    Words(
+        np.array([other.get(word, -1) for word in own]),
+        *letters([b"a"] * len(own)),
+        is_boundary=np.arange(len(own)) % 2 == 0,
+    )
     for own, other in (GOLDEN["vocabularies"], GOLDEN["vocabularies"][::-1])
 ]
 TEMPLATES = Templates(tiny.tokenizer())
@@ -56,18 +60,19 @@ def example(row, number, alignment, tokens):
     return Example(mine.tokens, mine.loss_mask, number, f"row {number}", 1, found)
 
 
-def loss(objective, student_logits, teacher_logits, batch, *, num_groups=1):
+def loss(objective, student_logits, teacher_logits, batch, *, num_groups=1, words=WORDS):
     """The mean over what counts, of logits that are given as hidden states."""
     student, teacher = (
-        Signal(hidden, Head(jnp.eye(hidden.shape[-1]), words=words))
-        for hidden, words in zip((student_logits, teacher_logits), WORDS, strict=True)
+        Signal(hidden, Head(jnp.eye(hidden.shape[-1]), words=own))
+        for hidden, own in zip((student_logits, teacher_logits), words, strict=True)
     )
-    merge = objective.alignment.by == "spans"
-    rows = pair(student, teacher, batch, num_groups=num_groups, merge=merge)
+    asked = {"merge": objective.merges, "debias": "boundaries" in objective.lookups}
+    rows = pair(student, teacher, batch, num_groups=num_groups, **asked)
     total, _ = weighted_loss(
         (objective,), jnp.ones(1), rows, student.head, teacher.head, chunk_rows=4
     )
-    return total / rows.pair_mask.sum()
+    counted = rows.mask if rows.pair_mask is None else rows.pair_mask
+    return total / counted.sum()
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: str(c["ours"]))
@@ -138,10 +143,15 @@ def test_it_is_the_official_rule_on_odd_rows(kind):
         np.testing.assert_array_equal(of_row[GOLDEN["prompt"] - 1 + size :], 0)
 
 
-@pytest.mark.parametrize("name", ["uld", "alm"])
-def test_packing_and_groups_of_devices_change_nothing(name):
-    align = {"align": "spans", "average": "groups"} if name == "uld" else {}
-    objective = OBJECTIVES[name](**align)
+GROUPED = {
+    "uld": OBJECTIVES["uld"](align="spans", average="groups"),
+    "alm": OBJECTIVES["alm"](),
+    "alm, debiased": OBJECTIVES["alm"](debias=1e-4),
+}
+
+
+@pytest.mark.parametrize("objective", GROUPED.values(), ids=list(GROUPED))
+def test_packing_and_groups_of_devices_change_nothing(objective):
     rows = [row for row in GOLDEN["rows"] if row["student"]]
     made = [example(row, n, objective.alignment, GOLDEN["tokens"]) for n, row in enumerate(rows)]
     tables = [jax.random.normal(jax.random.key(n), (100, size)) for n, size in enumerate((7, 11))]
@@ -183,3 +193,73 @@ def test_alm_of_merged_tokens_is_written_out():
         moved = [student.at[0, place, word].add(sign * step) for sign in (1, -1)]
         up, down = (loss(objective, one, teacher, batch) for one in moved)
         np.testing.assert_allclose(slope[0, place, word], (up - down) / (2 * step), rtol=2e-2)
+
+
+def followed_by_boundary(logits, words, place):
+    """How likely the place says that white space or a mark comes next."""
+    return jax.nn.softmax(logits[place])[words.is_boundary].sum()
+
+
+def dense_alm(sides, groups, *, debias, words=WORDS, temperature=2.0):
+    """The sum over groups `(student's labels, teacher's labels, is followed)`, written out.
+
+    Args:
+        sides: The logits of all places and the label of each, of the student and the teacher.
+        groups: The places that predict the labels.
+        debias: The least likely boundary that counts.
+        words: Of both vocabularies.
+        temperature: Of the objective.
+    """
+    total = 0.0
+    for *places, is_followed in groups:
+        likely, boundaries = [], []
+        for (logits, labels), ours, own in zip(sides, words, places, strict=True):
+            probs = jax.nn.softmax(logits)
+            likelihood = jnp.prod(jnp.stack([probs[place, labels[place]] for place in own]))
+            boundary = followed_by_boundary(logits, ours, own[-1] + 1) if is_followed else 1.0
+            likely.append((likelihood * boundary) ** (1 / temperature))
+            boundaries.append(boundary)
+        q, p = likely
+        if boundaries[1] >= debias:
+            total -= p * jnp.log(q) + (1 - p) * jnp.log1p(-q)
+    return total
+
+
+@pytest.mark.parametrize("debias", [1e-4, 0.5, 0.9])
+def test_debiased_alm_is_written_out(debias):
+    objective = OBJECTIVES["alm"](temperature=2.0, debias=debias)
+    row = {"student": [2, 4, 6], "teacher": [1, 3, 4, 6]}
+    made = example(row, 0, objective.alignment, GOLDEN["tokens"])
+    batch = jax.tree.map(lambda a: a[None], sequence([made], LENGTH, is_paired=True))
+    student, teacher = (jnp.array(side, jnp.float32)[:1] for side in GOLDEN["logits"])
+    # Two tokens beside three, then one beside one; behind that the teacher reads nothing.
+    groups = [((2, 3), (2, 3, 4), True), ((4,), (5,), False)]
+    labels = [np.array(side[0][1:]) for side in GOLDEN["tokens"]]
+
+    def dense(logits):
+        sides = (logits[0], labels[0]), (teacher[0], labels[1])
+        return dense_alm(sides, groups, debias=debias) / len(groups)
+
+    expected, slope = jax.value_and_grad(dense)(student)
+    found, gradient = jax.value_and_grad(loss, argnums=1)(objective, student, teacher, batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-5)
+    boundary = followed_by_boundary(teacher[0], WORDS[1], 5)
+    is_left_out = bool((jnp.abs(slope[0, 2:4]) < 1e-7).all())
+    assert is_left_out == (boundary < debias)
+
+
+def test_debiased_alm_of_one_tokenizer_is_written_out():
+    objective = OBJECTIVES["alm"](temperature=2.0, debias=1e-4)
+    made = encoded(GOLDEN["tokens"][0][0], [2, 4, 6])
+    batch = sequence([Example(made.tokens, made.loss_mask, 0, "row 0", 1)], LENGTH)
+    student, teacher = (
+        jax.random.normal(jax.random.key(n), (1, LENGTH, len(WORDS[0].twins))) for n in range(2)
+    )
+    labels = batch.labels
+    groups = [((2,), (2,), True), ((3,), (3,), True), ((4,), (4,), False)]
+    one, batch = [WORDS[0], WORDS[0]], jax.tree.map(lambda a: a[None], batch)
+    sides = (student[0], labels), (teacher[0], labels)
+    expected = dense_alm(sides, groups, debias=1e-4, words=one)
+    found = loss(objective, student, teacher, batch, words=one)
+    np.testing.assert_allclose(found, expected / len(groups), rtol=1e-4)

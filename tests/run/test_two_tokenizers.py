@@ -13,13 +13,17 @@ CROSSING = {
     "uld, in groups, in part": "{type: uld, align: spans, average: groups, k: 20}",
     "gold": "{type: gold}",
     "gold, in part": "{type: gold, k: 20, average: groups}",
+    "gold, within a bound": "{type: gold, k: 20, max_bound: 0.2}",
     "alm": "{type: alm}",
     "hybrid": "{type: hybrid_kl}",
     "hybrid, in part": "{type: hybrid_kl, k: 20}",
     "projected": "{type: projected_kl}",
     "projected, all pieces": "{type: projected_kl, pieces: 4, temperature: 2.0}",
     "mined": "{type: mined}",
+    "alm, debiased": "{type: alm, debias: 1e-4}",
+    "whole answers": "{type: multi_level_ot}",
     "sinkhorn": "{type: sinkhorn, k: 8, num_iterations: 20}",
+    "sinkhorn, by embeddings": "{type: sinkhorn, k: 8, num_iterations: 20, cost: embeddings}",
     "sinkhorn, relaxed": "{type: sinkhorn, k: 8, num_iterations: 20, relaxed: 1.0}",
 }
 

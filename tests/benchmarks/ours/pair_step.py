@@ -27,7 +27,7 @@ fields = {"align": "spans"} if name == "uld" else {}
 objective = OBJECTIVES[name](k=1024 if part == "top_k" else None, **fields)
 sides = [align.token_bytes(model.tokenizer) for model in (student, teacher)]
 words = [
-    Words(twins, *align.letters(side))
+    Words(twins, *align.letters(side), align.boundaries(side))
     for twins, side in zip(align.twins(*sides), sides, strict=True)
 ]
 lines = (folder / "rows.jsonl").read_text().splitlines()

@@ -1,7 +1,11 @@
-"""Methods with modules of their own, which learn beside the student and never leave the run."""
+"""Whole batches: methods that see all places together, most of them with modules of their own.
+
+Modules learn beside the student and never leave the run.
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import jax
@@ -19,24 +23,30 @@ Compare = Callable[[RowObjective, Signal, Signal | None, Batch], Float32[Array, 
 teacher if it needs one, batch)`. It is the wall's: gradients reach what stands as the student."""
 
 
-@configclass
-class LearnedObjective(Objective):
-    """A method that learns something itself: a projection, or attention between two models.
+@dataclass(frozen=True)
+class Walk:
+    """How whatever has a vocabulary axis is looked at.
 
-    It sees all places of a batch together. What has a vocabulary axis it leaves to the wall.
-
-    Args:
-        learning_rate_scale: What the optimizer's learning rate is multiplied by for its modules.
+    Attributes:
+        compare: The way to the wall.
+        num_groups: How many devices hold a piece of the batch.
+        chunk_rows: How many places of each piece are projected at a time.
     """
 
-    learning_rate_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    compare: Compare
+    num_groups: int
+    chunk_rows: int
+
+
+@configclass
+class WholeObjective(Objective):
+    """A method that sees all places of a batch together.
+
+    What has a vocabulary axis it leaves to the wall.
+    """
 
     parts: ClassVar[tuple[str, ...]]
     """What its loss is the sum of, by the names under which that is recorded."""
-
-    @abstractmethod
-    def init(self, key: Array, student_dim: int, teacher_dim: int) -> Params:
-        """Fresh modules for models whose hidden states are so wide."""
 
     @abstractmethod
     def counts(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
@@ -44,17 +54,32 @@ class LearnedObjective(Objective):
 
     @abstractmethod
     def sums(
-        self, modules: Params, student: Signal, teacher: Signal, batch: Batch, compare: Compare
+        self, modules: Params, student: Signal, teacher: Signal, batch: Batch, walk: Walk
     ) -> dict[str, Float32[Array, ""]]:
         """The sum of each part over a batch.
 
         Args:
-            modules: What it learns.
+            modules: What it learns, if anything.
             student: What the student says of its places.
             teacher: What the teacher says of what it reads: the batch, or its `pairing.teacher`.
             batch: What they read. Only what counts there may count.
-            compare: The way to the wall.
+            walk: The way to the wall.
         """
+
+
+@configclass
+class LearnedObjective(WholeObjective):
+    """A method that learns something itself: a projection, or attention between two models.
+
+    Args:
+        learning_rate_scale: What the optimizer's learning rate is multiplied by for its modules.
+    """
+
+    learning_rate_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+    @abstractmethod
+    def init(self, key: Array, student_dim: int, teacher_dim: int) -> Params:
+        """Fresh modules for models whose hidden states are so wide."""
 
 
 def init_modules(
