@@ -108,8 +108,8 @@ def _order_by_xla(x: Float32[Array, "R V"]) -> tuple[Float32[Array, "R V"], Int[
 def _descending_by_numpy(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
     """As `_descending_by_xla`; NumPy sorts a vocabulary ten times as fast as XLA:CPU does."""
 
-    def sort(x: np.ndarray) -> np.ndarray:
-        return np.flip(np.sort(x, axis=-1), axis=-1)
+    def sort(x: Array) -> np.ndarray:
+        return np.flip(np.sort(np.asarray(x), axis=-1), axis=-1)
 
     return jax.pure_callback(sort, _like(x, x.dtype), x, vmap_method="broadcast_all")
 
@@ -120,7 +120,7 @@ def _order_by_numpy(x: Float32[Array, "R V"]) -> tuple[Float32[Array, "R V"], In
     Floats from 0 on are in the order of their bits.
     """
 
-    def sort(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def sort(x: Array) -> tuple[np.ndarray, np.ndarray]:
         bits = np.asarray(x).view(np.uint32).astype(np.uint64)
         keys = (~bits << 32) | np.arange(x.shape[-1], dtype=np.uint64)
         keys.sort(axis=-1)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 
+from jaxdistill.losses import transport
 from jaxdistill.losses.transport import (
     sorted_difference,
     sorted_difference_of_top,
@@ -145,3 +146,17 @@ def test_it_is_optimal_transport_where_every_move_costs_the_same():
     )
     found = sorted_difference(jnp.float32(p)[None], jnp.float32(q)[None])
     assert float(found[0]) == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_numpy_sorts_as_xla_does(ties):
+    """What one CPU device sorts with is not what several sort with."""
+    x = np.random.default_rng(3).random((5, 97), np.float32)
+    x = jnp.asarray(np.round(x, 1) if ties else x)
+    np.testing.assert_array_equal(
+        jax.jit(transport._descending_by_numpy)(x), transport._descending_by_xla(x)
+    )
+    for ours, theirs in zip(
+        jax.jit(transport._order_by_numpy)(x), transport._order_by_xla(x), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
