@@ -153,7 +153,7 @@ def test_temperature_flattens_and_its_square_restores(name: str, case: Case) -> 
     cool = case.replace(
         student_hidden=case.student_hidden / 2, teacher_hidden=case.teacher_hidden / 2
     )
-    objectives = build(name), build(name, temperature=2.0)
+    objectives = build(name, temperature=1.0), build(name, temperature=2.0)
     squared = build(name, temperature=2.0, scale_by_temperature_squared=True)
     plain, warm, scaled = dense_sums((*objectives, squared), case)
     np.testing.assert_allclose(warm, dense_sums(objectives, cool)[0], rtol=1e-5)
