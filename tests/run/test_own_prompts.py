@@ -10,7 +10,12 @@ from jaxdistill import data, run
 from jaxdistill.run.check import inspect, with_rows
 
 SHOTS = "1 and 1? It is 2.\n"
-QUICK = ["train.steps=2", "evaluation.every_steps=0", "evaluation.samples=0"]
+QUICK = [
+    "train.steps=2",
+    "evaluation.every_steps=0",
+    "evaluation.samples=0",
+    "evaluation.speed=false",
+]
 WAYS = {
     "forward_kl": "[{type: forward_kl}, {type: cross_entropy, weight: 0.1}]",
     "uld": "[{type: uld}, {type: forward_kl}]",

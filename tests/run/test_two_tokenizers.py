@@ -8,6 +8,7 @@ import tiny
 
 import jaxdistill
 
+QUICK = ["evaluation.every_steps=0", "evaluation.samples=0", "evaluation.speed=false"]
 CROSSING = {
     "uld": "{type: uld}",
     "gold": "{type: gold}",
@@ -50,7 +51,7 @@ def lines(place):
 
 @pytest.mark.parametrize("objective", ALL)
 def test_it_teaches(apart, command, objective):
-    options = [f"teacher.model={apart / 'other'}", "train.steps=12"]
+    options = [f"teacher.model={apart / 'other'}", "train.steps=12", *QUICK]
     code, _, complained = command(
         "train", apart / "config.yaml", *options, f"objectives=[{objective}]"
     )
@@ -125,7 +126,7 @@ def test_a_row_that_only_one_side_can_read_is_counted_or_refused(apart, command)
 
 def test_a_run_in_parts_is_the_whole(apart, command):
     """Neither accumulation nor the shape of the mesh changes anything."""
-    options = [f"teacher.model={apart / 'other'}", "objectives=[{type: uld, align: spans}]"]
+    options = [f"teacher.model={apart / 'other'}", "objectives=[{type: uld, align: spans}]", *QUICK]
     found = {}
     for name, more in {
         "whole": ["train.batch_size=8"],
