@@ -4,6 +4,9 @@ Probabilities need not add up to one: those of merged tokens do not. A vocabular
 counts as having words of probability 0.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,8 +77,7 @@ def sorted_difference_within(
 
 def _descending(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
     """The largest first, of numbers from 0."""
-    by_platform = {"cpu": _descending_by_numpy} if _has_one_device() else {}
-    return jax.lax.platform_dependent(x, **by_platform, default=_descending_by_xla)
+    return _on_cpu_or_not(x, _descending_by_numpy, _descending_by_xla)
 
 
 @jax.custom_vjp
@@ -86,13 +88,16 @@ def _differentiable_descending(x: Float32[Array, "R V"]) -> Float32[Array, "R V"
 def _descending_with_order(
     x: Float32[Array, "R V"],
 ) -> tuple[Float32[Array, "R V"], Int[Array, "R V"]]:
-    by_platform = {"cpu": _order_by_numpy} if _has_one_device() else {}
-    return jax.lax.platform_dependent(x, **by_platform, default=_order_by_xla)
+    return _on_cpu_or_not(x, _order_by_numpy, _order_by_xla)
 
 
-def _has_one_device() -> bool:
-    """Whether NumPy may be called: from a program for several devices such calls wait forever."""
-    return jax.device_count() == 1
+def _on_cpu_or_not(
+    x: Float32[Array, "R V"], by_numpy: Callable[[Array], Any], by_xla: Callable[[Array], Any]
+) -> Any:
+    """NumPy's way on one CPU device: called by a program for several it would wait forever."""
+    if jax.device_count() > 1:
+        return by_xla(x)
+    return jax.lax.platform_dependent(x, cpu=by_numpy, default=by_xla)
 
 
 def _descending_by_xla(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
