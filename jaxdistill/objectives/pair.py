@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Shaped
 
-from jaxdistill.objectives.ask import ask
+from jaxdistill.objectives.ask import Question, ask
 from jaxdistill.objectives.base import RowLogits
 from jaxdistill.objectives.rows import Rows, Side
 from jaxdistill.objectives.wall import CHUNK_ROWS
@@ -143,15 +143,8 @@ def _log_prefix(
         ends: The last of the model's places of that group.
     """
     is_earlier = (groups >= 0) & (_take(ends, jnp.maximum(groups, 0)) != _places(groups))
-    found = ask(
-        _of_label,
-        in_groups(signal.hidden),
-        in_groups(labels),
-        in_groups(is_earlier),
-        signal.head,
-        chunk_rows=_PREFIX_ROWS,
-    )
-    return _by_group(jax.ops.segment_sum, found.reshape(groups.shape), groups, ends.shape[1])
+    found = _answers(_of_label, in_groups, signal, labels, is_earlier, _PREFIX_ROWS)
+    return _by_group(jax.ops.segment_sum, found, groups, ends.shape[1])
 
 
 def _log_boundary(
@@ -175,16 +168,23 @@ def _log_boundary(
     nowhere = labels.shape[1]
     behind = jnp.where(is_asked, ends + 1, nowhere)
     asked = jax.vmap(lambda at: jnp.zeros(nowhere, bool).at[at].set(True, mode="drop"))(behind)
-    found = ask(
-        _of_boundary,
-        in_groups(signal.hidden),
-        in_groups(labels),
-        in_groups(asked),
-        signal.head,
-        chunk_rows=CHUNK_ROWS,
-    )
-    found = _take(found.reshape(labels.shape), jnp.minimum(behind, nowhere - 1))
+    found = _answers(_of_boundary, in_groups, signal, labels, asked, CHUNK_ROWS)
+    found = _take(found, jnp.minimum(behind, nowhere - 1))
     return jnp.where(is_asked, found, 0)
+
+
+def _answers(
+    question: Question,
+    in_groups: Any,
+    signal: Signal,
+    labels: Int[Array, "B S"],
+    is_asked: Bool[Array, "B S"],
+    chunk_rows: int,
+) -> Float32[Array, "B S"]:
+    """What a model answers of its own places; 0 where it is not asked."""
+    hidden, about, asked = map(in_groups, (signal.hidden, labels, is_asked))
+    found = ask(question, hidden, about, asked, signal.head, chunk_rows=chunk_rows)
+    return found.reshape(labels.shape)
 
 
 def _by_group(
