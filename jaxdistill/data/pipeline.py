@@ -168,11 +168,9 @@ def check(
         _check_text([*rows.train, *rows.heldout])
     if config.rollout.needs_teacher:
         asking = templates if beside is None else beside.templates
-        if config.heldout_answers == "rows":
-            DatasetRollout().complete(
-                rows.heldout, templates=asking, length=config.length, writer=None
-            )
-        asked = config.rollout.prompts([*rows.train, *rows.heldout], asking)
+        to_write, given = _to_complete(config, rows)
+        DatasetRollout().complete(given, templates=asking, length=config.length, writer=None)
+        asked = config.rollout.prompts(to_write, asking)
         return f"{rows}; {sum(map(len, asked)):,} tokens in their prompts"
     return f"{rows}; {_prepared(config, rows, templates, None, beside).counts}"
 
@@ -223,8 +221,7 @@ def _answered(
     beside: Beside | None,
 ) -> tuple[Sequence[Row], Sequence[Row]]:
     """The rows to train on and those held out, with their answers."""
-    is_given = config.heldout_answers == "rows"
-    asked = rows.train if is_given else [*rows.train, *rows.heldout]
+    asked, given = _to_complete(config, rows)
     complete = config.rollout.complete(asked, templates=asking, length=config.length, writer=writer)
     if writer is not None:
         complete = [
@@ -233,12 +230,16 @@ def _answered(
             else _as_text(row, told, writer, asking)
             for row, told in zip(asked, complete, strict=True)
         ]
-    train, heldout = complete[: len(rows.train)], complete[len(rows.train) :]
-    if is_given:
-        heldout = DatasetRollout().complete(
-            rows.heldout, templates=asking, length=config.length, writer=None
-        )
-    return train, heldout
+    kept = DatasetRollout().complete(given, templates=asking, length=config.length, writer=None)
+    size = len(rows.train)
+    return complete[:size], [*complete[size:], *kept]
+
+
+def _to_complete(config: DataConfig, rows: Rows) -> tuple[list[Row], list[Row]]:
+    """The rows that a rollout gives answers, and those held out that keep their own."""
+    if config.heldout_answers == "rows":
+        return rows.train, rows.heldout
+    return [*rows.train, *rows.heldout], []
 
 
 def _check_text(rows: Sequence[Row]) -> None:
