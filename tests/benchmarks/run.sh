@@ -4,7 +4,7 @@
 #   tests/benchmarks/run.sh [--rounds N] [CASE ...]      (no CASE: all of them)
 #
 # Each peer gets an environment of its own in .benchmarks/. The machine should have nothing else to
-# do. Prints the table and writes it to docs/benchmarks.md, with a picture beside it.
+# do. Prints a row for each case and puts it in its place in docs/benchmarks.{json,md,svg}.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cases="${PYTHON:-python3} tests/benchmarks/cases.py"
