@@ -8,5 +8,5 @@ _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 def finite_log(probs: Float32[Array, "*R V"]) -> Float32[Array, "*R V"]:
-    """log p, in nats; of 0 that of the least normal number, so that no gradient is infinite."""
+    """Of 0 that of the least normal number, so that neither it nor its gradient is infinite."""
     return jnp.log(jnp.maximum(probs, _TINY))

@@ -7,7 +7,6 @@ from jaxtyping import Array, Float32, Int
 from jaxdistill.losses.logs import finite_log
 
 
-
 def log_sums(
     log_probs: Float32[Array, "R V"], places: Int[Array, "V N"], *, num_places: int
 ) -> Float32[Array, "R K"]:

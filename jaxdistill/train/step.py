@@ -11,8 +11,8 @@ from jaxtyping import Array
 
 from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import Objective, names
+from jaxdistill.objectives.chunk import CHUNK_ROWS
 from jaxdistill.objectives.combined import Combined
-from jaxdistill.objectives.wall import CHUNK_ROWS
 from jaxdistill.objectives.weight import weight_at
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated
 from jaxdistill.sharding.rules import BATCH_AXES

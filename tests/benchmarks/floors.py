@@ -15,7 +15,7 @@ import numpy as np
 import shapes
 
 from jaxdistill.models import FAMILIES, init_params
-from jaxdistill.objectives.wall import CHUNK_ROWS
+from jaxdistill.objectives.chunk import CHUNK_ROWS
 from jaxdistill.sampling import Sampling, generate
 
 WIDTH, INNER = shapes.CONFIG["hidden_size"], shapes.CONFIG["intermediate_size"]
