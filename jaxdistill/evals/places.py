@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float32, Int, Shaped
 from jaxdistill.errors import UserError
 from jaxdistill.objectives import RowLogits, row_statistics
 from jaxdistill.objectives.base import RowFunction
+from jaxdistill.objectives.chunk import CHUNK_ROWS
 from jaxdistill.objectives.cross_entropy import CrossEntropy
 from jaxdistill.objectives.forward_kl import ForwardKL
 from jaxdistill.objectives.pair import pair
-from jaxdistill.objectives.wall import CHUNK_ROWS
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated
 from jaxdistill.types import Batch, Head, Output, Params, Signal
 

@@ -7,8 +7,7 @@ on both. It then adds its limit, 0 log 0 = 0, and no NaN, to the value and to th
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-# Below it float32 knows no logarithm worth having, and a word weighs nothing in a mixture.
-_TINY = float(jnp.finfo(jnp.float32).tiny)
+from jaxdistill.losses.logs import finite_log
 
 
 def forward_kl(
@@ -102,4 +101,4 @@ def _log_mixture(
 ) -> Float32[Array, "*R V"]:
     """log(s p + (1 − s) q), kept finite where neither side has any mass."""
     mixture = share_of_p * jnp.exp(log_p) + (1 - share_of_p) * jnp.exp(log_q)
-    return jnp.log(jnp.maximum(mixture, _TINY))
+    return finite_log(mixture)

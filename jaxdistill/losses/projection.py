@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
-_TINY = float(jnp.finfo(jnp.float32).tiny)
+from jaxdistill.losses.logs import finite_log
 
 
 def log_sums(
@@ -28,7 +28,7 @@ def log_sums(
         jax.ops.segment_sum(probs * share[:, None], jnp.maximum(place, 0), num_segments=num_places)
         for place, share in zip(places.T, shares.T, strict=True)
     )
-    return jnp.log(jnp.maximum(jnp.asarray(sums).T, _TINY))
+    return finite_log(jnp.asarray(sums).T)
 
 
 def largest_by_place(

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
+from jaxdistill.objectives.chunk import CHUNK_ROWS, by_group, in_pieces
 from jaxdistill.objectives.rows import pack_where, restore, walk, write
 from jaxdistill.objectives.unembed import finish, project, project_gradients
-from jaxdistill.objectives.wall import CHUNK_ROWS, in_pieces
 from jaxdistill.types import Head, Words
 
 Question = Callable[[Float32[Array, "R V"], Any, Words | None], Float32[Array, "R *N"]]
@@ -55,7 +55,9 @@ def _ask(
     about, is_asked = others
     packed = pack_where(is_asked, (hidden, about), chunk_rows)
 
-    def answer(hidden: Array, about: Any) -> Float32[Array, "R *N"]:
+    def answer(chunk: Any) -> Float32[Array, "R *N"]:
+        hidden, about = chunk
+
         def of_piece(about: Any, scores: Array) -> Array:
             return question(finish(scores, head), about, head.words)
 
@@ -63,9 +65,9 @@ def _ask(
         return found.reshape(-1, *found.shape[2:])
 
     def visit(column: Array, chunk: Any, start: Array) -> Array:
-        return write(column, jax.vmap(answer)(*chunk), start)
+        return write(column, by_group(answer, chunk), start)
 
-    like = jax.eval_shape(jax.vmap(answer), *packed.rows)
+    like = jax.eval_shape(partial(by_group, answer), packed.rows)
     found = restore(walk(packed, visit, jnp.zeros(like.shape, like.dtype)), packed)
     return jnp.where(is_asked.reshape(*is_asked.shape, *(1,) * (found.ndim - 2)), found, 0)
 
@@ -87,12 +89,13 @@ def _backward(
         _, pull = jax.vjp(lambda scores: question(finish(scores, head), about, head.words), scores)
         return pull(cotangent)[0]
 
-    def differentiate(hidden: Array, asked: Any) -> Any:
+    def differentiate(chunk: Any) -> Any:
+        hidden, asked = chunk
         slope = in_pieces(slopes, asked, project(hidden, head))
         return project_gradients(slope.reshape(-1, slope.shape[-1]), hidden, head)
 
     def visit(carry: Any, chunk: Any, start: Array) -> Any:
-        of_rows, added = jax.vmap(differentiate)(*chunk)
+        of_rows, added = by_group(differentiate, chunk)
         return write(carry[0], of_rows, start), jax.tree.map(jnp.add, carry[1], added)
 
     # A total for each group until the end, as in the wall.

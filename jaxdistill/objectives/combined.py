@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 from jaxdistill.objectives.base import Objective, RowObjective, names
+from jaxdistill.objectives.chunk import CHUNK_ROWS
 from jaxdistill.objectives.pair import pair
-from jaxdistill.objectives.wall import CHUNK_ROWS, weighted_loss
+from jaxdistill.objectives.wall import weighted_loss
 from jaxdistill.objectives.whole import Walk, WholeObjective
 from jaxdistill.types import Batch, Params, Signal
 

@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jaxdistill.objectives.ask import ask
 from jaxdistill.objectives.base import log_softmax
+from jaxdistill.objectives.chunk import CHUNK_ROWS, by_group, in_pieces
 from jaxdistill.objectives.rows import pack_where, walk
 from jaxdistill.objectives.unembed import finish, num_words, project
-from jaxdistill.objectives.wall import CHUNK_ROWS, in_pieces
 from jaxdistill.types import Head, Words
 
 _ANSWERS = 16
@@ -90,11 +90,12 @@ def _totals(
         probs = jnp.exp(standardised_log_probs(finish(scores, head)))
         return jnp.matmul(jax.nn.one_hot(places - 1, _ANSWERS).T, probs, precision="highest")
 
-    def of_chunk(hidden: Array, places: Array) -> Float32[Array, "A V"]:
+    def of_chunk(chunk: Any) -> Float32[Array, "A V"]:
+        hidden, places = chunk
         return in_pieces(of_piece, places, project(hidden, head)).sum(axis=0)
 
     def visit(totals: Array, chunk: Any, start: Array) -> Array:
-        return totals + jax.vmap(of_chunk)(*chunk)
+        return totals + by_group(of_chunk, chunk)
 
     return walk(packed, visit, jnp.zeros((len(hidden), _ANSWERS, head.matrix.shape[0])))
 

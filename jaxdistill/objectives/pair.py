@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float32, Int, Shaped
 
 from jaxdistill.objectives.ask import Question, ask
 from jaxdistill.objectives.base import RowLogits
+from jaxdistill.objectives.chunk import CHUNK_ROWS
 from jaxdistill.objectives.rows import Rows, Side
-from jaxdistill.objectives.wall import CHUNK_ROWS
 from jaxdistill.types import Batch, Signal, Words
 
 _PREFIX_ROWS = 32

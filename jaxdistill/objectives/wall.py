@@ -10,46 +10,31 @@ groups, so that no row leaves its device. The heads may be sharded over the voca
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float32
 
 from jaxdistill.errors import UserError
-from jaxdistill.objectives.base import RowFunction, RowLogits, RowObjective
+from jaxdistill.objectives.base import RowFunction, RowObjective
+from jaxdistill.objectives.chunk import (
+    CHUNK_ROWS,
+    Heads,
+    Measure,
+    by_group,
+    in_pieces,
+    scores_of,
+    values,
+)
 from jaxdistill.objectives.rows import Learned, Rows, Side, pack, restore, walk, write
-from jaxdistill.objectives.unembed import finish, num_words, project, project_gradients
+from jaxdistill.objectives.unembed import num_words, project_gradients
 from jaxdistill.types import Head
 
-
-class Measure(NamedTuple):
-    """A value for every row that counts: of pairs, or of the student's places."""
-
-    function: RowFunction
-    is_of_pairs: bool = False
-
-    def weight(self, rows: Rows) -> Float[Array, "*G R"]:
-        """How much each row counts."""
-        if self.is_of_pairs and rows.pair_mask is not None:
-            return rows.pair_mask
-        return rows.mask
-
-
-_Heads = tuple[Head, Head | None]
 _Others = tuple[Side | None, Head | None, Array, Array, Array | None]
 """The teacher's rows and head, the student's labels, and both masks."""
-
-CHUNK_ROWS = 256
-"""Enough that adding up the head's gradient is small beside forming it; few enough that a chunk's
-logits are small beside that gradient."""
-
-_CPU_PIECE_ROWS = 16
-"""How many rows of a chunk a CPU compares together: few enough for its caches. Comparing a whole
-chunk at once makes a step of `tests/benchmarks/ours/kd_step.py` a tenth longer."""
 
 
 def weighted_loss(
@@ -125,13 +110,13 @@ def row_statistics(
 
 
 def walk_values(
-    measures: Sequence[Measure], heads: _Heads, rows: Rows, chunk_rows: int
+    measures: Sequence[Measure], heads: Heads, rows: Rows, chunk_rows: int
 ) -> list[Float32[Array, "G R"]]:
     """What each function says of each row."""
     packed = pack(rows, chunk_rows)
 
     def measure(chunk: Rows) -> list[Float32[Array, " R"]]:
-        found = in_pieces(partial(_values, measures, heads), chunk, *_scores(heads, chunk))
+        found = in_pieces(partial(values, measures, heads), chunk, *scores_of(heads, chunk))
         return [column.reshape(-1) for column in found]
 
     def visit(columns: list[Array], chunk: Rows, start: Array) -> list[Array]:
@@ -140,73 +125,6 @@ def walk_values(
 
     zeros = jnp.zeros_like(packed.rows.mask, jnp.float32)
     return [restore(column, packed) for column in walk(packed, visit, [zeros] * len(measures))]
-
-
-def _scores(
-    heads: _Heads, chunk: Rows
-) -> tuple[Float32[Array, "R V"], Float32[Array, "R W"] | None]:
-    """What both heads make of a chunk, before bias, scale and cap: two large products."""
-    student_head, teacher_head = heads
-    student = project(chunk.student.hidden, student_head)
-    if chunk.teacher is None or teacher_head is None:
-        return student, None
-    return student, project(chunk.teacher.hidden, teacher_head)
-
-
-def by_group(function: Callable[[Any], Any], chunk: Any) -> Any:
-    """What `function` says of the rows of each group."""
-    # `vmap` makes of a `lax.cond` a choice between two results that are both computed. So where
-    # there is one group, on one device or with a mesh for tensors alone, it goes without.
-    if len(jax.tree.leaves(chunk)[0]) > 1:
-        return jax.vmap(function)(chunk)
-    found = function(jax.tree.map(lambda column: column[0], chunk))
-    return jax.tree.map(lambda column: column[None], found)
-
-
-def in_pieces(compare: Callable[..., Any], chunk: Any, *scores: Array | None) -> Any:
-    """`compare(rows, *scores)` for a few rows after the other; results get an axis for that."""
-    num_rows = len(jax.tree.leaves(chunk)[0])
-    on_cpu = jax.default_backend() == "cpu"
-    size = math.gcd(num_rows, _CPU_PIECE_ROWS) if on_cpu else num_rows
-    pieces = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (chunk, *scores))
-    return jax.lax.map(lambda piece: compare(*piece), pieces)
-
-
-def _values(
-    measures: Sequence[Measure],
-    heads: _Heads,
-    rows: Rows,
-    student_scores: Float32[Array, "R V"],
-    teacher_scores: Float32[Array, "R W"] | None,
-) -> list[Float32[Array, " R"]]:
-    """What each function says of each row that counts; 0 for the others."""
-    student_head, teacher_head = heads
-    student, teacher = finish(student_scores, student_head), None
-    if rows.teacher is not None and teacher_scores is not None and teacher_head is not None:
-        beside = finish(teacher_scores, teacher_head)
-        if num_words(student_head) == num_words(teacher_head):
-            # Of two paddings the narrower; one that is common to both heads is never cut, for a
-            # cut through a vocabulary that is sharded would move it between devices.
-            width = min(student.shape[-1], beside.shape[-1])
-            student, beside = student[:, :width], beside[:, :width]
-        of_pairs = rows.mask if rows.pair_mask is None else rows.pair_mask
-        teacher = _said(beside, rows.teacher, teacher_head, of_pairs)
-    student = _said(student, rows.student, student_head, rows.mask)
-    return [jnp.where(m.weight(rows) != 0, m.function(student, teacher), 0) for m in measures]
-
-
-def _said(
-    logits: Float32[Array, "R V"], side: Side, head: Head, mask: Float[Array, " R"]
-) -> RowLogits:
-    return RowLogits(
-        logits,
-        side.labels,
-        log_prefix=side.log_prefix,
-        words=head.words,
-        log_boundary=side.log_boundary,
-        embeddings=head.matrix,
-        counts=mask != 0,
-    )
 
 
 def _forward(
@@ -244,14 +162,14 @@ def _with_gradients(
         def loss(scores: Float32[Array, "R V"], of_group: Any) -> tuple[Array, Array]:
             side = Side(hidden, rows.student.labels, *of_group)
             paired = dataclasses.replace(rows, student=side)
-            sums = _sums(measures, rows, _values(measures, heads, paired, scores, teacher_scores))
+            sums = _sums(measures, rows, values(measures, heads, paired, scores, teacher_scores))
             return _weigh(coefficients, sums), sums
 
         differentiate = jax.grad(loss, argnums=(0, 1), has_aux=True)
         return differentiate(student_scores, of_group)
 
     def differentiate(chunk: Rows) -> tuple[Any, Learned]:
-        found, sums = in_pieces(slopes, chunk, *_scores(heads, chunk))
+        found, sums = in_pieces(slopes, chunk, *scores_of(heads, chunk))
         slope, group_gradient = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
         hidden_gradient, of_head = project_gradients(slope, chunk.student.hidden, head)
         return (sums.sum(axis=0), of_head), (hidden_gradient, group_gradient)

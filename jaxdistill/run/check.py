@@ -195,7 +195,7 @@ def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
         if inspection.has_one_tokenizer:
             own = "the teacher has prompts of its own, and answers"
         facts["vocabulary"] += (
-            f"; {own}, {'which are not compared' if way is None else f'compared by {way.by}'}"
+            f"; {own}, {'which are not compared' if way is None else f'aligned by {way.by}'}"
         )
     facts["objectives"] = " + ".join(
         f"{in_words(objective.weight)} · {objective.type}"  # pyright: ignore

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from jaxdistill.config import configclass
-from jaxdistill.objectives.wall import CHUNK_ROWS
+from jaxdistill.objectives.chunk import CHUNK_ROWS
 from jaxdistill.train.optimizer import AdamW
 
 _Positive = Annotated[int, Field(gt=0)]

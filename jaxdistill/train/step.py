@@ -11,8 +11,8 @@ from jaxtyping import Array
 
 from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import Objective, names
+from jaxdistill.objectives.chunk import CHUNK_ROWS
 from jaxdistill.objectives.combined import Combined
-from jaxdistill.objectives.wall import CHUNK_ROWS
 from jaxdistill.objectives.weight import weight_at
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated
 from jaxdistill.sharding.rules import BATCH_AXES
@@ -84,19 +84,16 @@ def make_step(
         trained: Any = optax.apply_updates(state.trained, updates)
         after = state.updated(state.step + 1, trained, opt_state)
         recorded = {
+            "loss": value,
             **combined.means(sums, counts),
             **{f"{n}_weight": weights[n] for n, one in named.items() if _moves(one)},
+            "grad_norm": optax.tree.norm(gradient),
+            "param_norm": optax.tree.norm(after.params),
+            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
+            "scored_tokens": batch.loss_mask.sum().astype(jnp.int32),
+            "tokens": (batch.segment_ids > 0).sum(),
         }
-        metrics = {
-            "train/loss": value,
-            **{f"train/{name}": number for name, number in recorded.items()},
-            "train/grad_norm": optax.tree.norm(gradient),
-            "train/param_norm": optax.tree.norm(after.params),
-            "train/learning_rate": jnp.asarray(rate(state.step), jnp.float32),
-            "train/scored_tokens": batch.loss_mask.sum().astype(jnp.int32),
-            "train/tokens": (batch.segment_ids > 0).sum(),
-        }
-        return after, metrics
+        return after, {f"train/{name}": number for name, number in recorded.items()}
 
     return step
 

@@ -8,14 +8,16 @@ Times are the best of several, in milliseconds, on an idle machine.
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import shapes
 
+from jaxdistill.losses import sorted_difference, sorted_difference_of_top
 from jaxdistill.models import FAMILIES, init_params
-from jaxdistill.objectives.wall import CHUNK_ROWS
+from jaxdistill.objectives.chunk import CHUNK_ROWS
 from jaxdistill.sampling import Sampling, generate
 
 WIDTH, INNER = shapes.CONFIG["hidden_size"], shapes.CONFIG["intermediate_size"]
@@ -24,6 +26,10 @@ KEYS = WIDTH * shapes.CONFIG["num_key_value_heads"] // shapes.CONFIG["num_attent
 # Inputs and outputs of a layer's seven matrices: queries, keys, values, outputs, gate, up, down.
 LAYER = [(WIDTH, WIDTH), (WIDTH, KEYS), (WIDTH, KEYS), (WIDTH, WIDTH)]
 LAYER += [(WIDTH, INNER), (WIDTH, INNER), (INNER, WIDTH)]
+# The same of Gemma-3-270M, which has 18 of them: one head of keys and values, four of queries.
+TEACHER_LAYERS, TEACHER_WIDTH, TEACHER_WORDS = 18, 640, 262_144
+TEACHER_LAYER = [(640, 1024), (640, 256), (640, 256), (1024, 640)]
+TEACHER_LAYER += [(640, 2048), (640, 2048), (2048, 640)]
 
 
 def main() -> None:
@@ -35,6 +41,7 @@ def main() -> None:
         say(f"generation, batch of {batch}, a step", f"{1e3 * generation_step(batch):.1f}")
         say(f"generation, batch of {batch}, its products", f"{1e3 * step_products(batch):.1f}")
     kd_step()
+    pair_step()
     wall_chunk()
 
 
@@ -70,18 +77,39 @@ def step_products(batch: int) -> float:
 
 
 def kd_step() -> None:
-    """The products of a step of logit distillation, each done alone on all rows."""
-    rows = shapes.BATCH * shapes.LENGTH
+    """The products of a step of logit distillation."""
     both = shapes.LAYERS + shapes.STUDENT_LAYERS
     counts = [(shape, both, shapes.STUDENT_LAYERS) for shape in LAYER] + [((WIDTH, WORDS), 2, 1)]
+    products("KD step, its products", shapes.BATCH * shapes.LENGTH, counts)
+
+
+def pair_step() -> None:
+    """The products of a step with a teacher of another tokenizer, and what is done with words."""
+    learner = [*((shape, shapes.LAYERS) for shape in LAYER), ((WIDTH, WORDS), 1)]
+    counts = [(shape, count, count) for shape, count in learner]
+    counts += [(shape, TEACHER_LAYERS, 0) for shape in TEACHER_LAYER]
+    counts += [((TEACHER_WIDTH, TEACHER_WORDS), 1, 0)]
+    rows = shapes.PAIR_BATCH * shapes.PAIR_LENGTH
+    products("step with two tokenizers, its products", rows, counts)
+    chances = [jax.nn.softmax(random(16, words)) for words in (TEACHER_WORDS, WORDS)]
+    ways = {"exact": sorted_difference, "top_k": partial(sorted_difference_of_top, k=1024)}
+    for name, way in ways.items():
+        differentiate = jax.jit(jax.grad(lambda q, p, way=way: jax.tree.leaves(way(p, q))[0].sum()))
+        seconds = best(differentiate, *reversed(chances)) * rows / 16
+        say(f"step with two tokenizers, its ranks, {name}", 1e3 * seconds)
+
+
+def products(what: str, rows: int, counts: list[tuple[tuple[int, int], int, int]]) -> None:
+    """Of matrices, forward and backward so many times, each done alone on all rows."""
     seconds = operations = 0.0
     for (inputs, outputs), forward, backward in counts:
         x, matrix, slope = random(rows, inputs), random(inputs, outputs), random(rows, outputs)
         seconds += forward * best(jax.jit(lambda x, w: x @ w), x, matrix)
-        seconds += backward * best(jax.jit(lambda d, w: d @ w.T), slope, matrix)
-        seconds += backward * best(jax.jit(lambda x, d: x.T @ d), x, slope)
+        if backward:
+            seconds += backward * best(jax.jit(lambda d, w: d @ w.T), slope, matrix)
+            seconds += backward * best(jax.jit(lambda x, d: x.T @ d), x, slope)
         operations += 2 * rows * inputs * outputs * (forward + 2 * backward)
-    say("KD step, its products", f"{1e3 * seconds:,.0f} ({operations / seconds / 1e9:.0f} GFLOP/s)")
+    say(what, f"{1e3 * seconds:,.0f} ({operations / seconds / 1e9:.0f} GFLOP/s)")
 
 
 def wall_chunk() -> None:
@@ -112,7 +140,7 @@ def random(*shape: int) -> jax.Array:
 def say(what: str, value: float | str) -> None:
     """A line of the list."""
     text = value if isinstance(value, str) else f"{value:.1f}"
-    sys.stdout.write(f"{what:<44}{text}\n")
+    sys.stdout.write(f"{what:<48}{text}\n")
     sys.stdout.flush()
 
 

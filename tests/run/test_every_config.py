@@ -79,7 +79,7 @@ def test_a_recipe_shows_rows_that_fit_it(path: Path, tmp_path: Path, command: An
     options = [f"{field}={tmp_path / place}" for field, place in places.items()]
     code, printed, complained = command("check", path, *options)
     assert code == 0, complained
-    assert "compared by positions" in " ".join(printed.split())
+    assert "aligned by positions" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("path", TASKS, ids=name)
