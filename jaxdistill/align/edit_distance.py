@@ -18,28 +18,27 @@ _FAR = 2**30
 
 
 def nearest_words(
-    student: Sequence[bytes | None],
-    teacher: Sequence[bytes | None],
+    words: Sequence[bytes | None],
+    others: Sequence[bytes | None],
     twins: Int[np.ndarray, " V"],
 ) -> Int[np.ndarray, " V"]:
-    """The teacher's word of the least edit distance, in bytes, for each of the student's.
+    """The other vocabulary's word of the least edit distance, in bytes, for each word.
 
     A word's twin is its nearest. Of several that are as near it is the shortest, and of those the
     first, which most tokenizers have for the most frequent. Marks stand for no text, and have their
     twins alone; -1 where there is none.
 
     Args:
-        student: The bytes of each of the student's words; None for marks.
-        teacher: The same of the teacher's.
-        twins: The teacher's word of the same bytes, and the mark of the same meaning; -1 for none.
+        words: The bytes of each word; None for marks.
+        others: The same of the other vocabulary.
+        twins: The other's word of the same bytes, and the mark of the same meaning; -1 for none.
     """
     found = twins.copy()
-    theirs = _by_length(teacher, range(len(teacher)))
-    for length, numbers in _by_length(student, np.flatnonzero(twins < 0).tolist()).items():
+    theirs = _by_length(others, range(len(others)))
+    for length, numbers in _by_length(words, np.flatnonzero(twins < 0).tolist()).items():
         for start in range(0, len(numbers), _BLOCK):
             block = numbers[start : start + _BLOCK]
-            words = [student[number] for number in block]
-            found[block] = _nearest(words, length, teacher, theirs)
+            found[block] = _nearest([words[number] for number in block], length, others, theirs)
     return found
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -13,14 +12,30 @@ from jaxdistill.files import whole_file
 Arrays = Mapping[str, np.ndarray]
 
 
-def saved(path: Path, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays in a file; they are made where there is none, or none that can be read."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, BadZipFile):
-        made = make()
+def saved(path: Path, make: Callable[[], Arrays], lengths: Mapping[str, int | None]) -> Arrays:
+    """The arrays in a file; they are made where there is none, or none that can be read.
+
+    Args:
+        path: The file.
+        make: Makes them.
+        lengths: Which there are, and how long each has to be; None for any length.
+    """
+    found = _read(path)
+    if found.keys() == lengths.keys() and all(
+        size in (None, len(found[name])) for name, size in lengths.items()
+    ):
+        return found
+    made = make()
     # Where they cannot be kept they are made again the next time.
     with suppress(UserError), whole_file(path) as target, target.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **made)
     return made
+
+
+def _read(path: Path) -> Arrays:
+    """What a file holds; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception:  # noqa: BLE001 (zip, zlib and NumPy raise a dozen kinds for damaged files)
+        return {}

@@ -18,7 +18,7 @@ def _several(value: Any) -> Any:
 
 _Sources = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_several)]
 
-_Part = Literal["text", "prompt", "completion"]
+_Part = Literal["text", "prompt", "completion", "teacher_prompt"]
 
 
 @configclass
@@ -34,7 +34,8 @@ class DataConfig:
         heldout_sources: Rows to evaluate on; where given, `heldout` is not applied, and rows of
             `sources` that ask the same are left out.
         fields: What a row is made of, where the sources call it otherwise: for each of its parts a
-            template, e.g. `{prompt: "Question: {question}", completion: " {answer}"}`.
+            template, e.g. `{prompt: "Question: {question}", completion: " {answer}"}`. A row's own
+            `teacher_prompt` stays.
         rollout: Where the answers come from: the rows themselves, or the teacher.
         heldout_answers: Which answers are measured on: those that come from there, too, or those
             that the rows have.

@@ -1,6 +1,8 @@
 """Texts made of the fields of a row, by templates such as `Question: {question}`."""
 
+import re
 from collections.abc import Mapping
+from string import Formatter
 from typing import Any
 
 from jaxdistill.errors import UserError, nearest
@@ -10,24 +12,60 @@ def filled(template: str, fields: Mapping[str, Any], *, speaker: str) -> str:
     """A template with the fields of a row in its braces.
 
     Args:
-        template: As `str.format` reads it.
-        fields: The row's.
+        template: As `str.format` reads it; `{answers[0]}` is a part of a field.
+        fields: The row's; one that is null counts as absent.
         speaker: Whose template it is, for messages: "the task", "`data.fields`".
 
     Raises:
-        UserError: where the row lacks a field, or the template is none.
+        UserError: where the row lacks a field, a field is no text, or the template is none.
     """
     try:
-        return template.format_map(fields)
-    except KeyError as error:
-        raise missing(error.args[0], fields, speaker=speaker) from None
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        return _Texts(speaker).vformat(template, (), fields)
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         raise UserError(f"{speaker}: {template!r} is no template: {error}.") from None
 
 
-def missing(name: object, fields: Mapping[str, Any], *, speaker: str) -> UserError:
-    """That a row has no such field."""
-    return UserError(
-        f"has no `{name}`, which {speaker} speaks of; it has {', '.join(map(str, fields))}."
-        f"{nearest(str(name), [str(field) for field in fields])}"
+def field(name: str, fields: Mapping[str, Any], *, speaker: str) -> Any:
+    """A field of a row, or a part of one: `answer`, `answers[0]`, `answers[text]`.
+
+    Raises:
+        UserError: where the row lacks it.
+    """
+    try:
+        value, _ = Formatter().get_field(name, (), fields)
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError):
+        value = None
+    if value is not None:
+        return value
+    known = [str(one) for one, value in fields.items() if value is not None]
+    braces = "" if re.fullmatch(r"[\w .\[\]-]+", name) else " Write `{{` and `}}` for braces."
+    raise UserError(
+        f"has no `{name}`, which {speaker} speaks of; it has {', '.join(known)}."
+        f"{nearest(name, known)}{braces}"
     )
+
+
+def as_text(value: Any, name: str) -> str:
+    """A field's text.
+
+    Raises:
+        UserError: for a list or an object.
+    """
+    if isinstance(value, (list, dict)):
+        inside = f"{name}[0]" if isinstance(value, list) else f"{name}[{next(iter(value), 'key')}]"
+        kind = "a list" if isinstance(value, list) else "an object"
+        raise UserError(f"`{name}` is {kind}, and no text. Name a part of it, such as `{inside}`.")
+    return str(value)
+
+
+class _Texts(Formatter):
+    """Fills in what is there, and what is a text or a number."""
+
+    def __init__(self, speaker: str):
+        self.speaker = speaker
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        value = field(field_name, kwargs, speaker=self.speaker)
+        if isinstance(value, (list, dict)):
+            as_text(value, field_name)
+        return value, field_name

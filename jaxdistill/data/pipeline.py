@@ -1,6 +1,7 @@
 """The path of the data: sources, split, rollout, tokens."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from jaxdistill.data.examples import Counts, Example
 from jaxdistill.data.fields import filled
 from jaxdistill.data.rollouts.dataset import DatasetRollout
 from jaxdistill.data.rollouts.writer import Writer
-from jaxdistill.data.rows import ONE_TOKENIZER, Row, Tokens, answered, parse
+from jaxdistill.data.rows import ONE_TOKENIZER, Chat, Row, Tokens, answered, for_teacher, parse
 from jaxdistill.data.sources import records
 from jaxdistill.data.split import is_heldout
 from jaxdistill.data.templates import Templates
@@ -50,6 +51,18 @@ class Rows:
     def have_teacher_prompts(self) -> bool:
         """Whether a teacher reads some of them after a prompt of its own."""
         return any(row.teacher_prompt is not None for row in (*self.train, *self.heldout))
+
+    @property
+    def ends(self) -> tuple[tuple[bool, bool], ...]:
+        """Whether rows are chats, as the student and as the teacher reads them.
+
+        The kinds that occur, the most frequent first: answers end in other marks in each.
+        """
+        rows = (*self.train, *self.heldout)
+        kinds = Counter(
+            tuple(isinstance(one.content, Chat) for one in (row, for_teacher(row))) for row in rows
+        )
+        return tuple((mine, theirs) for (mine, theirs), _ in kinds.most_common())
 
     def __str__(self) -> str:
         left_out = f" ({self.shared:,} more ask what is held out)" if self.shared else ""
@@ -170,8 +183,13 @@ def check(
         asking = templates if beside is None else beside.templates
         to_write, given = _to_complete(config, rows)
         DatasetRollout().complete(given, templates=asking, length=config.length, writer=None)
-        asked = config.rollout.prompts(to_write, asking)
-        return f"{rows}; {sum(map(len, asked)):,} tokens in their prompts"
+        sizes = [len(prompt) for prompt in config.rollout.prompts(to_write, asking)]
+        if all(size > config.length for size in sizes):
+            raise UserError(
+                f"data.length={config.length}: no prompt leaves room for an answer; the shortest "
+                f"has {min(sizes)} tokens. Raise it."
+            )
+        return f"{rows}; {sum(sizes):,} tokens in their prompts"
     return f"{rows}; {_prepared(config, rows, templates, None, beside).counts}"
 
 
@@ -296,8 +314,9 @@ def _named(fields: Mapping[str, Any], config: DataConfig, place: str) -> Mapping
     """The parts of a row, out of the fields that its source has."""
     if not config.fields:
         return fields
+    own = {name: fields[name] for name in ("teacher_prompt",) if name in fields}
     try:
-        return {
+        return own | {
             name: filled(template, fields, speaker="`data.fields`")
             for name, template in config.fields.items()
         }

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import AfterValidator, Field
 
 from jaxdistill.config import configclass
-from jaxdistill.data.fields import filled, missing
+from jaxdistill.data.fields import as_text, field, filled
 from jaxdistill.errors import Findings, UserError
 from jaxdistill.evals.bootstrap import Estimate, mean
 from jaxdistill.evals.text import METRICS
@@ -41,7 +41,8 @@ class Task:
 
     Attributes:
         prompt: What the model reads, with `{field}` for what stands in a row.
-        reference: The field that holds the right answer, or a list of right ones.
+        reference: The field that holds the right answer, or a list of right ones; a part of a
+            field is `answers[text]`.
         prompt_template: `plain`: the prompt as it stands; `chat`: as a user's message.
         metrics: How an answer is compared with the right ones.
         stop: An answer ends before the first of these.
@@ -94,10 +95,9 @@ def questions(task: Task, records: Iterable[tuple[str, Mapping[str, Any]]]) -> l
     findings = Findings()
     found = []
     for place, row in records:
-        fields = {name: value for name, value in row.items() if value is not None}
         with findings.collect(place):
-            prompt = filled(task.prompt, fields, speaker="the task")
-            found.append(Question(place, prompt, _references(task, fields)))
+            prompt = filled(task.prompt, row, speaker="the task")
+            found.append(Question(place, prompt, _references(task, row)))
     findings.raise_any()
     if not found:
         raise UserError("task: there is no row to ask. Give a file with at least one.")
@@ -125,10 +125,9 @@ def scores(
 
 
 def _references(task: Task, fields: Mapping[str, Any]) -> tuple[str, ...]:
-    if task.reference not in fields:
-        raise missing(task.reference, fields, speaker="the task")
-    value = fields[task.reference]
-    values = [str(one) for one in (value if isinstance(value, list) else [value])]
+    value = field(task.reference, fields, speaker="the task")
+    several = value if isinstance(value, list) else [value]
+    values = [as_text(one, task.reference) for one in several if one is not None]
     if not values:
         raise UserError(f"`{task.reference}` holds no right answer.")
     found = [_matched(task.reference_pattern, one) for one in values]

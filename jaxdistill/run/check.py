@@ -1,6 +1,5 @@
 """Everything that can be known of a run before a weight is loaded."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill import data, hub
 from jaxdistill.errors import Findings, UserError
 from jaxdistill.evals import num_parameters
-from jaxdistill.files import check_name
+from jaxdistill.files import check_directory, check_name
 from jaxdistill.models import DecoderConfig, abstract_params
 from jaxdistill.objectives.base import VOCABULARY
 from jaxdistill.objectives.weight import in_words
@@ -41,6 +40,7 @@ class Inspection:
         beside: How the teacher reads the rows, where that is another way than the student's.
         mesh: The devices.
         lookups: What the objectives ask of the words of both vocabularies.
+        ends: Whether the rows are chats, on either side (`data.Rows.ends`).
     """
 
     student: hub.Source
@@ -52,6 +52,7 @@ class Inspection:
     beside: data.Beside | None
     mesh: Mesh
     lookups: frozenset[str]
+    ends: tuple[tuple[bool, bool], ...] = ()
 
     @property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -72,16 +73,13 @@ class Inspection:
 
     @cached_property
     def words(self) -> tuple[Words | None, Words | None]:
-        """What the student's words are to the teacher, and the other way, where that is asked.
-
-        Raises:
-            UserError: for a tokenizer that does not tell what its words stand for.
-        """
+        """What the student's words are to the teacher, and the other way, where that is asked."""
         teacher = None
         if self.beside is not None and not self.has_one_tokenizer:
             teacher = self.beside.templates
         sizes = self.vocab_size, self.teacher_vocab_size
-        return vocabularies.words(data.Templates(self.tokenizer), teacher, sizes, self.lookups)
+        student = data.Templates(self.tokenizer)
+        return vocabularies.words(student, teacher, sizes, self.lookups, self.ends)
 
 
 def check(config: RunConfig) -> str:
@@ -114,7 +112,7 @@ def inspect(config: RunConfig) -> Inspection:
         UserError: with everything that is wrong, except in the data.
     """
     findings = Findings()
-    student = teacher = tokenizer = beside = mesh = None
+    student = teacher = tokenizer = theirs = beside = mesh = None
     layers: tuple[int, ...] = ()
     with findings.collect("student.model"):
         student = hub.read(config.student.model)
@@ -127,8 +125,11 @@ def inspect(config: RunConfig) -> Inspection:
         if config.teacher is not None:
             teacher = hub.read(config.teacher.model)
             _ = teacher.config
-            if tokenizer is not None and config.teacher.model != config.student.model:
-                beside = reader_beside(config, tokenizer, teacher.load_tokenizer())
+            if config.teacher.model != config.student.model:
+                theirs = teacher.load_tokenizer()
+    with findings.collect():
+        if tokenizer is not None and theirs is not None:
+            beside = reader_beside(config, tokenizer, theirs)
     with findings.collect():
         for source in filter(None, (student, teacher)):
             check_length(config.data.length, source.config, str(source.path), "data.length")
@@ -141,6 +142,10 @@ def inspect(config: RunConfig) -> Inspection:
         config.train.optimizer.rate(config.train.steps)
     with findings.collect("output"):
         _check_output(RunFolder(config.output).path)
+    with findings.collect("data.rollout.directory"):
+        rollout = config.data.rollout
+        if isinstance(rollout, data.TeacherRollout) and rollout.directory is not None:
+            _check_output(Path(rollout.directory).expanduser())
     findings.raise_any()
     assert student is not None
     assert tokenizer is not None
@@ -149,7 +154,10 @@ def inspect(config: RunConfig) -> Inspection:
     heads = [student.config.vocab_size]
     if teacher is not None and beside is None:
         heads.append(teacher.config.vocab_size)
-    inspection = Inspection(
+    lookups = frozenset().union(*(objective.lookups for objective in config.objectives))
+    if lookups:
+        _ = data.Templates(tokenizer).token_bytes  # what cannot be read is told now
+    return Inspection(
         student=student,
         layers=layers,
         student_config=replace(student.config, layers=kept),
@@ -158,22 +166,22 @@ def inspect(config: RunConfig) -> Inspection:
         vocab_size=hub.real_vocab_size(tokenizer, min(heads)),
         beside=beside,
         mesh=mesh,
-        lookups=frozenset().union(*(objective.lookups for objective in config.objectives)),
+        lookups=lookups,
     )
-    _ = inspection.words  # what cannot be read is told now
-    return inspection
 
 
 def with_rows(config: RunConfig, inspection: Inspection, rows: data.Rows) -> Inspection:
     """The inspection of a run on these rows.
 
-    A teacher of the student's tokenizer reads the very tokens of the student, unless there are
-    rows that have a prompt for it alone. Then answers are compared as with two tokenizers: their
-    tokens are the same words, and most of them stand alone in their group.
+    Their kinds say in which marks answers end. A teacher of the student's tokenizer reads the very
+    tokens of the student, unless there are rows that have a prompt for it alone. Then answers are
+    compared as with two tokenizers: their tokens are the same words, and most of them stand alone
+    in their group.
 
     Raises:
         UserError: where objectives want the places of both to meet in different ways.
     """
+    inspection = replace(inspection, ends=rows.ends)
     is_beside = inspection.beside is not None or inspection.teacher is None
     if is_beside or not rows.have_teacher_prompts:
         return inspection
@@ -234,8 +242,7 @@ def _check_output(path: Path) -> None:
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise UserError(f"{existing} is a file; a run needs a folder. Choose another place.")
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"{existing} cannot be written to. Choose another place.")
+    check_directory(path)
 
 
 def _check_needs(config: RunConfig) -> None:

@@ -10,12 +10,16 @@ from jaxdistill import align, data
 from jaxdistill.files import cache_folder
 from jaxdistill.types import Words
 
+_FORMAT = "1"
+"""To be raised whenever what is looked up changes, so that nothing old is found."""
+
 
 def words(
     student: data.Templates,
     teacher: data.Templates | None,
     sizes: tuple[int, int],
     lookups: frozenset[str],
+    ends: Sequence[tuple[bool, bool]],
 ) -> tuple[Words | None, Words | None]:
     """What the student's words are to the teacher, and the teacher's to the student.
 
@@ -24,6 +28,8 @@ def words(
         teacher: How the teacher reads, if it does so in another way.
         sizes: How many words they have.
         lookups: What objectives ask for.
+        ends: Whether rows are chats on the student's side, and on the teacher's, as they occur:
+            answers end in other marks there than in plain text.
 
     Raises:
         UserError: for a tokenizer that does not tell what its words stand for.
@@ -33,7 +39,7 @@ def words(
     if teacher is None:
         own = _of_one(student.token_bytes[: sizes[0]])
         return own, own
-    pair = _Pair.of(student, teacher, sizes)
+    pair = _Pair.of(student, teacher, sizes, ends)
     twins = align.twins(pair.student, pair.teacher, pair.marks)
     mine, theirs = (
         Words(of_side, *align.letters(side), align.boundaries(side))
@@ -52,6 +58,22 @@ def words(
     if "nearest" in lookups:
         theirs = replace(theirs, nearest=pair.nearest(twins[1]))
     return mine, theirs
+
+
+def _marks(
+    student: data.Templates, teacher: data.Templates, ends: Sequence[tuple[bool, bool]]
+) -> list[tuple[int, int]]:
+    """The marks in which answers of these kinds end; of two for one mark the first counts."""
+    found: dict[int, int] = {}
+    for is_chat in ends:
+        mine, theirs = (
+            side.end_of_turn if chat else side.eos
+            for side, chat in zip((student, teacher), is_chat, strict=True)
+        )
+        if mine is None or theirs is None or mine in found or theirs in found.values():
+            continue
+        found[mine] = theirs
+    return list(found.items())
 
 
 def _of_one(words: Sequence[bytes | None]) -> Words:
@@ -75,7 +97,7 @@ class _Pair:
     Attributes:
         student: The bytes of the student's words.
         teacher: Of the teacher's.
-        marks: Marks of both that mean the same.
+        marks: Marks of both that mean the same: those in which answers end.
         folder: Where is kept what takes long to find.
     """
 
@@ -86,16 +108,20 @@ class _Pair:
 
     @classmethod
     def of(
-        cls, student: data.Templates, teacher: data.Templates, sizes: tuple[int, int]
+        cls,
+        student: data.Templates,
+        teacher: data.Templates,
+        sizes: tuple[int, int],
+        ends: Sequence[tuple[bool, bool]],
     ) -> "_Pair":
-        ends = student.end_of_turn, teacher.end_of_turn
-        marks = [] if ends[0] is None or ends[1] is None else [(ends[0], ends[1])]
-        names = (f"{one.identity}-{n}" for one, n in zip((student, teacher), sizes, strict=True))
+        marks = _marks(student, teacher, ends)
+        names = [f"{one.identity}-{n}" for one, n in zip((student, teacher), sizes, strict=True)]
+        names += [f"{mine}.{theirs}" for mine, theirs in marks]
         return cls(
             student.token_bytes[: sizes[0]],
             teacher.token_bytes[: sizes[1]],
             marks,
-            cache_folder() / "vocabularies" / "-".join(names),
+            cache_folder() / "vocabularies" / _FORMAT / "-".join(names),
         )
 
     def shared_space(self, student: data.Templates, teacher: data.Templates) -> align.Projection:
@@ -107,7 +133,9 @@ class _Pair:
             theirs = align.pieces(self.teacher, self.student, student.encode, swapped)
             return align.projection(mine, theirs)._asdict()
 
-        return align.Projection(**align.saved(self.folder / "shared.npz", make))
+        sizes = len(self.student), len(self.teacher)
+        lengths = {"student": sizes[0], "teacher": sizes[1], "owners": None, "pieces": sizes[0]}
+        return align.Projection(**align.saved(self.folder / "shared.npz", make, lengths))
 
     def nearest(self, twins: np.ndarray) -> np.ndarray:
         """The student's word that is nearest to each of the teacher's."""
@@ -115,4 +143,5 @@ class _Pair:
         def make() -> align.Arrays:
             return {"nearest": align.nearest_words(self.teacher, self.student, twins)}
 
-        return align.saved(self.folder / "nearest.npz", make)["nearest"]
+        lengths = {"nearest": len(self.teacher)}
+        return align.saved(self.folder / "nearest.npz", make, lengths)["nearest"]

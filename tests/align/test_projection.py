@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jaxdistill.align import pieces, projection, saved
 from jaxdistill.data import Templates
 
+LENGTHS = {"numbers": 3}
 BYTES = [bytes([n]) for n in b"abc1"]
 
 
@@ -108,11 +109,31 @@ def test_what_is_kept_is_made_once(tmp_path):
 
     path = tmp_path / "a" / "b.npz"
     for _ in range(2):
-        np.testing.assert_array_equal(saved(path, make)["numbers"], [0, 1, 2])
+        np.testing.assert_array_equal(saved(path, make, LENGTHS)["numbers"], [0, 1, 2])
     assert len(made) == 1
     path.write_bytes(path.read_bytes()[:50])  # torn
-    assert saved(path, make)["numbers"].tolist() == [0, 1, 2]
+    assert saved(path, make, LENGTHS)["numbers"].tolist() == [0, 1, 2]
     assert len(made) == 2
     path.parent.joinpath("file").write_text("")
-    assert saved(path.parent / "file" / "c.npz", make)["numbers"].tolist() == [0, 1, 2]
+    assert saved(path.parent / "file" / "c.npz", make, LENGTHS)["numbers"].tolist() == [0, 1, 2]
     assert [one.name for one in path.parent.iterdir()] in (["b.npz", "file"], ["file", "b.npz"])
+
+
+def test_what_is_damaged_or_another_vocabularys_is_made_again(tmp_path):
+    made = []
+
+    def make():
+        made.append(True)
+        return {"numbers": np.arange(3)}
+
+    path, random = tmp_path / "a.npz", np.random.default_rng(0)
+    whole = saved(path, make, LENGTHS) and path.read_bytes()
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        assert saved(path, make, LENGTHS)["numbers"].tolist() == [0, 1, 2]
+    assert len(made) > 50  # the other bits are those of dates
+    for arrays in ({}, {"others": np.arange(3)}, {"numbers": np.arange(2)}):
+        np.savez(path, **arrays)
+        assert saved(path, make, LENGTHS)["numbers"].tolist() == [0, 1, 2]

@@ -37,6 +37,33 @@ def test_what_a_row_lacks_is_named(sums):
         read(DataConfig(sources=(sums,), fields={"text": "{question"}))
 
 
+@pytest.mark.parametrize(
+    ("row", "template", "said"),
+    [
+        ({"q": "a", "a": None}, "{a}", "has no `a`"),
+        ({"q": "a", "a": ["x", "y"]}, "{a}", r"`a` is a list, and no text.*`a\[0\]`"),
+        ({"q": "a", "a": {"text": "x"}}, "{a}", r"`a` is an object.*`a\[text\]`"),
+        ({"q": "a", "a": "x"}, 'Say {"a": 1} {q}', "Write `{{` and `}}` for braces"),
+    ],
+)
+def test_what_is_no_text_is_not_made_one(tmp_path, row, template, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    fields = {"prompt": "{q}", "completion": template}
+    with pytest.raises(UserError, match=said):
+        read(DataConfig(sources=(str(path),), fields=fields, heldout=0.0))
+
+
+def test_a_prompt_for_the_teacher_stays_or_is_made_too(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"q": "a", "a": ["x"], "teacher_prompt": "Answer: a"}))
+    for more, expected in (({}, "Answer: a"), ({"teacher_prompt": "Say {q}"}, "Say a")):
+        fields = {"prompt": "{q}", "completion": "{a[0]}", **more}
+        (row,) = read(DataConfig(sources=(str(path),), fields=fields, heldout=0.0)).train
+        assert row.teacher_prompt.prompt == expected
+        assert row.content.completion == "x"
+
+
 def test_held_out_rows_may_keep_their_answers(sums, tmp_path):
     asked = []
 

@@ -63,6 +63,11 @@ def test_rows_that_do_not_fit_are_named() -> None:
     empty = Task(prompt="?", reference="a", metrics=("f1",))
     with pytest.raises(UserError, match="r: `a` holds no right answer"):
         questions(empty, [("r", {"a": []})])
+    answers = ("r", {"a": {"text": ["b", "c"], "at": [0, 3]}})
+    with pytest.raises(UserError, match=r"`a` is an object, and no text.*`a\[text\]`"):
+        questions(empty, [answers])
+    (asked,) = questions(Task(prompt="?", reference="a[text]", metrics=("f1",)), [answers])
+    assert asked.references == ("b", "c")
     with pytest.raises(UserError, match="is no template"):
         questions(Task(prompt="{", reference="a", metrics=("f1",)), [("r", {"a": "b"})])
 
@@ -76,7 +81,7 @@ def test_rows_that_do_not_fit_are_named() -> None:
         (
             Task(prompt="{a[text]}", reference="a", metrics=("f1",)),
             {"a": ["b"]},
-            r"r: the task: '\{a\[text\]\}' is no template",
+            r"r: has no `a\[text\]`, which the task speaks of; it has a",
         ),
     ],
 )
