@@ -21,16 +21,17 @@ def transport_cost(
 ) -> Float32[Array, " R"]:
     """Min ⟨P, cost⟩ + ε KL(P‖p qᵀ) over plans P that move the masses `p` to the masses `q`.
 
-    It tends to the cost of optimal transport as ε tends to 0. The gradient reaches `q` alone, and
-    is that at the optimum (by the envelope theorem), not that of the iterations.
+    It tends to the cost of optimal transport as ε tends to 0. The gradient is that at the optimum
+    (by the envelope theorem), not that of the iterations.
 
     Args:
-        p: The teacher's masses.
-        q: The student's; as much altogether, unless `relaxed`.
+        p: The masses of some words.
+        q: Those of others; as much altogether, unless `relaxed`.
         cost: What it costs to move one to the other.
         epsilon: How much the plan is smoothed.
         num_iterations: Of Sinkhorn's algorithm; as many for every row.
-        relaxed: How much it costs to lose or to make mass, in units of cost; None forbids it.
+        relaxed: Plans need not move all: ρ KL(P 1‖p) + ρ KL(Pᵀ 1‖q) is what that costs, and this
+            is ρ, in units of cost; None forbids it.
 
     Reference:
         Cuturi, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", 2013,
@@ -54,6 +55,6 @@ def transport_cost(
         geometry = Geometry(cost_matrix=cost, epsilon=epsilon)
         return solver(LinearProblem(geometry, p, q, tau_a=tau, tau_b=tau)).reg_ot_cost
 
-    p, cost = jax.lax.stop_gradient((p, cost))
+    cost = jax.lax.stop_gradient(cost)
     with jax.default_matmul_precision("float32"), jax.numpy_rank_promotion("allow"):
         return jax.vmap(of_row)(jnp.maximum(p, _LEAST), jnp.maximum(q, _LEAST), cost)

@@ -1,14 +1,15 @@
 """Semantic transport: what it costs to turn the teacher's likely words into the student's.
 
 Cuturi, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", 2013,
-https://arxiv.org/abs/1306.0895, solved by OTT-JAX, https://arxiv.org/abs/2201.12324.
+https://arxiv.org/abs/1306.0895, solved by OTT-JAX, https://arxiv.org/abs/2201.12324. What is
+minimised is what that library calls the Sinkhorn divergence.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 from pydantic import Field
 
 from jaxdistill import losses
@@ -18,11 +19,17 @@ from jaxdistill.objectives.base import OBJECTIVES, RowLogits, RowObjective
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+_OTHERS = jnp.iinfo(jnp.int32).min
+"""The number, on both sides, of the place of all words that are not looked at."""
+
 
 @OBJECTIVES.register
 @configclass
 class Sinkhorn(RowObjective):
-    """The smoothed cost of moving the teacher's probabilities to the student's.
+    """S(p, q) = C(p, q) − ½ C(p, p) − ½ C(q, q), with C the smoothed cost of moving probabilities.
+
+    C alone would not be least where the student says what the teacher says: smoothing moves mass
+    there, too, and that costs less for a student that is surer than the teacher.
 
     To move from a word to another costs from 0 for the same word to 1 for nothing in common; a mark
     is at distance 1 from all but its twin. Only the `k` likeliest words of both
@@ -62,66 +69,93 @@ class Sinkhorn(RowObjective):
         return Alignment("spans", at="begins")
 
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
-        """The cost of the smoothed plan."""
+        """The cost beyond that of each side with itself."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"
-        (p, theirs), (q, mine) = (
+        p, q = self._likely(student, teacher)
+        between, *alone = (self._moved(*pair) for pair in ((p, q), (p, p), (q, q)))
+        # Nothing, unless mass may be lost: then there may be more of it on one side.
+        unlike = self.epsilon / 2 * (p.probs.sum(axis=-1) - q.probs.sum(axis=-1)) ** 2
+        return between - sum(alone) / 2 + unlike
+
+    def _likely(self, student: RowLogits, teacher: RowLogits) -> tuple["_Likely", "_Likely"]:
+        (log_p, theirs), (log_q, mine) = (
             jax.lax.top_k(side.log_probs(), min(self.k, side.logits.shape[-1]))
             for side in (teacher, student)
         )
-        p, q = jnp.exp(p), jnp.exp(q)
-        cost = self._cost(student, teacher, mine, theirs)
-        if self.relaxed is None:
-            p, q = (jnp.concatenate([x, _rest(x)], axis=-1) for x in (p, q))
-            cost = jnp.pad(cost, ((0, 0), (0, 1), (0, 1)), constant_values=1.0)
-            cost = cost.at[:, -1, -1].set(0)
+        sizes = teacher.sizes[theirs], student.sizes[mine]
+        if self.cost == "letters":
+            looks = (teacher.letters[theirs], sizes[0]), (student.letters[mine], sizes[1])
+        else:
+            assert teacher.embeddings is not None, "the wall shows the teacher's embeddings"
+            # All in the teacher's space, which stands still: the student's own embeddings move
+            # while it learns, and may begin at random.
+            table = teacher.embeddings
+            looks = table[theirs], _written(student.pieces[mine], table)
+        twins = student.twins[mine]
+        numbers = theirs, jnp.where(twins >= 0, twins, -1 - mine)
+        probs = jnp.exp(log_p), jnp.exp(log_q)
+        p, q = map(_Likely, probs, numbers, (size == 0 for size in sizes), looks)
+        return (p, q) if self.relaxed is not None else (_with_rest(p), _with_rest(q))
+
+    def _moved(self, source: "_Likely", target: "_Likely") -> Float32[Array, " R"]:
+        """The smoothed cost of moving one side's probabilities to another's, or to its own."""
+        cost = (_by_letters if self.cost == "letters" else losses.cosine_distance)(
+            source.looks, target.looks
+        )
+        cost = jnp.where(source.is_mark[:, :, None] | target.is_mark[:, None], 1, cost)
+        cost = jnp.where(source.numbers[:, :, None] == target.numbers[:, None], 0, cost)
         return losses.transport_cost(
-            p,
-            q,
+            source.probs,
+            target.probs,
             cost,
             epsilon=self.epsilon,
             num_iterations=self.num_iterations,
             relaxed=self.relaxed,
         )
 
-    def _cost(
-        self,
-        student: RowLogits,
-        teacher: RowLogits,
-        mine: Int[Array, "R M"],
-        theirs: Int[Array, "R N"],
-    ) -> Float32[Array, "R N M"]:
-        """What it costs to move each of the teacher's words to each of the student's."""
-        distance = _by_letters if self.cost == "letters" else _by_embeddings
-        cost = distance(student, teacher, mine, theirs)
-        is_mark = (teacher.sizes[theirs] == 0)[:, :, None] | (student.sizes[mine] == 0)[:, None]
-        is_twin = student.twins[mine][:, None] == theirs[:, :, None]
-        return jnp.where(is_twin, 0, jnp.where(is_mark, 1, cost))
+
+class _Likely(NamedTuple):
+    """The likeliest words of one side.
+
+    Attributes:
+        probs: How likely they are.
+        numbers: The teacher's number of each; below 0 for words that only the student has.
+        is_mark: Whether they stand for no text.
+        looks: What says how far they are from others: letters and how many, or embeddings.
+    """
+
+    probs: Float32[Array, "R N"]
+    numbers: Int[Array, "R N"]
+    is_mark: Bool[Array, "R N"]
+    looks: Any
 
 
-def _by_letters(
-    student: RowLogits, teacher: RowLogits, mine: Int[Array, "R M"], theirs: Int[Array, "R N"]
-) -> Float32[Array, "R N M"]:
-    shape = (*theirs.shape, mine.shape[-1])
-    left, right = teacher.letters[theirs], student.letters[mine]
+def _by_letters(source: Any, target: Any) -> Float32[Array, "R N M"]:
+    (left, left_sizes), (right, right_sizes) = source, target
+    shape = (*left_sizes.shape, right_sizes.shape[-1])
     return losses.normalised_edit_distance(
         jnp.broadcast_to(left[:, :, None], (*shape, left.shape[-1])),
-        jnp.broadcast_to(teacher.sizes[theirs][:, :, None], shape),
+        jnp.broadcast_to(left_sizes[:, :, None], shape),
         jnp.broadcast_to(right[:, None], (*shape, right.shape[-1])),
-        jnp.broadcast_to(student.sizes[mine][:, None], shape),
+        jnp.broadcast_to(right_sizes[:, None], shape),
     )
 
 
-def _by_embeddings(
-    student: RowLogits, teacher: RowLogits, mine: Int[Array, "R M"], theirs: Int[Array, "R N"]
-) -> Float32[Array, "R N M"]:
-    assert teacher.embeddings is not None, "the wall shows the teacher's embeddings"
-    # All in the teacher's space, which stands still: the student's own embeddings move while it
-    # learns, and may begin at random.
-    table = jax.lax.stop_gradient(teacher.embeddings)
-    written = jnp.moveaxis(student.pieces[mine], -1, 0)
-    pieces = (jnp.where(piece[..., None] >= 0, table[piece], 0) for piece in written)
-    return losses.cosine_distance(table[theirs], jnp.asarray(sum(pieces)))
+def _written(pieces: Int[Array, "R M N"], table: Float[Array, "W D"]) -> Float[Array, "R M D"]:
+    """The sum of what the table has of the pieces of each word."""
+    found = (
+        jnp.where(piece[..., None] >= 0, table[piece], 0) for piece in jnp.moveaxis(pieces, -1, 0)
+    )
+    return jnp.asarray(sum(found))
 
 
-def _rest(probs: Float32[Array, "R N"]) -> Float32[Array, "R 1"]:
-    return jnp.maximum(1 - jnp.sum(probs, axis=-1, keepdims=True), 0)
+def _with_rest(side: _Likely) -> _Likely:
+    """All other words are one more place, which is as far from every word as a mark."""
+    last = ((0, 0), (0, 1))
+    others = jnp.maximum(1 - jnp.sum(side.probs, axis=-1, keepdims=True), 0)
+    return _Likely(
+        jnp.concatenate([side.probs, others], axis=-1),
+        jnp.pad(side.numbers, last, constant_values=_OTHERS),
+        jnp.pad(side.is_mark, last, constant_values=True),
+        jax.tree.map(lambda a: jnp.pad(a, (*last, *[(0, 0)] * (a.ndim - 2))), side.looks),
+    )
