@@ -222,7 +222,7 @@ class RowObjective(Objective):
 
     @property
     def watched(self) -> Mapping[str, RowFunction]:
-        """What is recorded of the same rows and not minimised, by name."""
+        """What is recorded of the same rows and not minimised, by what it is of the objective."""
         return {}
 
     @abstractmethod
@@ -252,16 +252,14 @@ class Divergence(RowObjective):
     ) -> Float32[Array, " R"]:
         """The divergence of the student's `log_q` from the teacher's `log_p`."""
 
-    def _log_probs(self, side: RowLogits) -> Float32[Array, "R V"]:
-        """What is compared of one side."""
-        return side.log_probs(self.temperature)
+    def _log_probs(
+        self, student: RowLogits, teacher: RowLogits
+    ) -> tuple[Float32[Array, "R V"], Float32[Array, "R V"]]:
+        """What is compared: the teacher's side first."""
+        return teacher.log_probs(self.temperature), student.log_probs(self.temperature)
 
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """The divergence at this temperature."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"
-        log_p, log_q = self._log_probs(teacher), self._log_probs(student)
-        return self._scale * self._compare(log_p, log_q)
-
-    @property
-    def _scale(self) -> float:
-        return self.temperature**2 if self.scale_by_temperature_squared else 1.0
+        scale = self.temperature**2 if self.scale_by_temperature_squared else 1.0
+        return scale * self._compare(*self._log_probs(student, teacher))

@@ -38,7 +38,9 @@ class Combined:
         named = dict(zip(names(objectives), objectives, strict=True))
         self._of_rows = {k: one for k, one in named.items() if isinstance(one, RowObjective)}
         self._whole = {k: one for k, one in named.items() if isinstance(one, WholeObjective)}
-        self._watched = [(k, one) for one in self._of_rows.values() for k in one.watched]
+        self._watched = [
+            (_term(k, part), one) for k, one in self._of_rows.items() for part in one.watched
+        ]
         self._num_groups, self._chunk_rows = num_groups, chunk_rows
 
     def counts(self, batch: Batch) -> Numbers:

@@ -94,7 +94,6 @@ class GOLD(Hybrid):
     type: Literal["gold"] = "gold"
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "words"})
-    bound: ClassVar[str] = "gold_bound"
 
     def _partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
         twins = student.twins[None]

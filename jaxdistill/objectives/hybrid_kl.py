@@ -1,4 +1,4 @@
-"""Hybrid: as GOLD, where a student's word has the teacher's word that it begins with for a partner.
+"""Hybrid: as GOLD, where what both sides begin with is what has a partner.
 
 After H-KL of "X-Token", NVIDIA, 2026, https://arxiv.org/abs/2605.21699: under GOLD, words that only
 the student has, such as numbers of several digits, are compared by rank and so unlearned.
@@ -6,9 +6,9 @@ the student has, such as numbers of several digits, are compared by rank and so 
 
 from typing import ClassVar, Literal
 
-import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxdistill.align import Alignment
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, RowLogits
 from jaxdistill.objectives.gold import Hybrid
@@ -17,23 +17,33 @@ from jaxdistill.objectives.gold import Hybrid
 @OBJECTIVES.register
 @configclass
 class HybridKL(Hybrid):
-    """Partners are the beginnings of words that both know, as in `projected_kl`.
+    """Partners are the places of the space that both vocabularies share, as in `projected_kl`.
 
-    What stays without are the teacher's words that no word of the student's leads to, and marks.
+    So all text has one, and by rank are compared the marks of which the other side knows none.
+    Groups of several tokens are compared where they begin, for there both have read the same text.
+
+    H-KL itself gives a student's word one of the teacher's words for a partner, and leaves the
+    teacher's others to be compared by rank. With the student's words all taken, their mass would be
+    asked of the student's marks: so here both sides are summed.
     """
 
     type: Literal["hybrid_kl"] = "hybrid_kl"
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "places"})
-    bound: ClassVar[str] = "hybrid_kl_bound"
+
+    @property
+    def alignment(self) -> Alignment:
+        """Groups of tokens that stand for the same text, where they begin."""
+        return Alignment("spans", self.average, at="begins")
+
+    @property
+    def merges(self) -> bool:
+        """Nothing is left out before the place where a group begins."""
+        return False
 
     def _partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
-        log_q = student.place_log_probs(1.0, pieces=1)[:, 1:]
-        if student.log_prefix is not None:
-            log_q = log_q + student.log_prefix[:, None]
-        return teacher.merged_log_probs()[:, teacher.owners[1:]], log_q
+        log_p, log_q = (side.place_log_probs(1.0, pieces=1)[:, 1:] for side in (teacher, student))
+        return log_p, log_q
 
     def _have_partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
-        words = jnp.arange(teacher.logits.shape[-1])
-        is_owner = teacher.owners[teacher.places[:, 0]] == words
-        return is_owner[None], student.places[None, :, 0] > 0
+        return teacher.places[None, :, 0] > 0, student.places[None, :, 0] > 0

@@ -36,15 +36,14 @@ class MinED(Divergence):
         """Tokens that stand alone for the same text on both sides."""
         return Alignment("spans", at="singles")
 
-    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
-        """The divergence at this temperature."""
-        assert teacher is not None, "the wall shows the teacher to whom needs it"
-        num_words = student.logits.shape[-1]
-        found = losses.largest_by_place(teacher.logits, teacher.nearest, num_places=num_words)
-        log_p = jax.nn.log_softmax(found / self.temperature)
-        return self._scale * self._compare(log_p, student.log_probs(self.temperature))
-
     def _compare(
         self, log_p: Float32[Array, "R V"], log_q: Float32[Array, "R V"]
     ) -> Float32[Array, " R"]:
         return losses.forward_kl(log_p, log_q)
+
+    def _log_probs(
+        self, student: RowLogits, teacher: RowLogits
+    ) -> tuple[Float32[Array, "R V"], Float32[Array, "R V"]]:
+        num_words = student.logits.shape[-1]
+        found = losses.largest_by_place(teacher.logits, teacher.nearest, num_places=num_words)
+        return jax.nn.log_softmax(found / self.temperature), student.log_probs(self.temperature)

@@ -44,5 +44,11 @@ class ProjectedKL(Divergence):
     ) -> Float32[Array, " R"]:
         return losses.forward_kl(log_p, log_q)
 
-    def _log_probs(self, side: RowLogits) -> Float32[Array, "R K"]:
-        return side.place_log_probs(self.temperature, pieces=self.pieces)
+    def _log_probs(
+        self, student: RowLogits, teacher: RowLogits
+    ) -> tuple[Float32[Array, "R K"], Float32[Array, "R K"]]:
+        log_p, log_q = (
+            side.place_log_probs(self.temperature, pieces=self.pieces)
+            for side in (teacher, student)
+        )
+        return log_p, log_q

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jaxdistill import losses
 from jaxdistill.align import Alignment
@@ -34,13 +34,19 @@ class ByRank(RowObjective):
     k: Annotated[int, Field(gt=0)] | None = None
     max_bound: Annotated[float, Field(ge=0)] | None = None
 
-    bound: ClassVar[str]
-    """What the bound is called."""
+    @model_validator(mode="after")
+    def _has_a_beginning(self) -> "ByRank":
+        if self.max_bound is not None and self.k is None:
+            raise ValueError(
+                "`max_bound` raises `k`, and there is none. Say with how many words to begin, for "
+                "example `k: 256`, or leave `max_bound` out: null sorts all."
+            )
+        return self
 
     @property
     def watched(self) -> Mapping[str, RowFunction]:
         """By how much the value may be too little, where only a part is looked at."""
-        return {} if self.k is None else {self.bound: self._bound}
+        return {} if self.k is None else {"bound": self._bound}
 
     def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
         """The value, or the least that it can be."""
@@ -90,9 +96,9 @@ class ULD(ByRank):
     `cross_entropy` for company.
 
     Args:
-        align: `positions` compares the n-th token of both answers, as the paper does; `spans`
+        align: `positions` compares the n-th token of both answers, as its authors do; `spans`
             compares groups of tokens that stand for the same text.
-        average: Whether every row counts the same, as in the paper, or every group.
+        average: Whether every row counts the same, as in its authors' code, or every group.
     """
 
     type: Literal["uld"] = "uld"
@@ -100,7 +106,6 @@ class ULD(ByRank):
     average: Literal["groups", "rows"] = "rows"
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
-    bound: ClassVar[str] = "uld_bound"
 
     @property
     def alignment(self) -> Alignment:

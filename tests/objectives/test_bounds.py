@@ -7,6 +7,8 @@ import pytest
 from random_rows import Case, measure, random_case
 
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
+from jaxdistill.objectives.combined import Combined
+from jaxdistill.types import Batch
 
 METHODS = {
     "uld": {"type": "uld"},
@@ -74,3 +76,16 @@ def test_of_one_group_no_more_is_computed_than_it_takes(groups, key):
     text = jax.jit(loss).lower(random_case(key, groups, 4)).compile().as_text()
     assert text is not None
     assert (" conditional(" in text) == (groups == 1)
+
+
+def test_two_of_a_kind_have_bounds_of_their_own():
+    zeros = np.zeros((1, 4), np.int32)
+    batch = Batch(zeros, zeros, np.ones((1, 4), np.float32), zeros, zeros + 1, zeros)
+    combined = Combined((build("uld", k=2), build("uld", k=3)))
+    assert set(combined.counts(batch)) == {"uld", "uld_bound", "uld_2", "uld_2_bound"}
+
+
+@pytest.mark.parametrize("name", ["uld", "gold", "hybrid_kl"])
+def test_a_bound_needs_words_to_begin_with(name):
+    with pytest.raises(ValueError, match="`max_bound` raises `k`"):
+        build(name, max_bound=0.1)
