@@ -1,5 +1,6 @@
 """Rows beside themselves: what a teacher that reads otherwise than the student makes of them."""
 
+import unicodedata
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +16,9 @@ from jaxdistill.errors import UserError
 _GAP = 64
 """How many bytes lie between two answers, so that a token which begins before the second one does
 not reach into the first."""
+
+_MOST = 2**32
+"""More words than any answer has."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Beside:
         mine, theirs = _alike(mine, theirs)
         student = _Side.of(mine, kept(mine, length, truncation), templates)
         teacher = _Side.of(theirs, kept(theirs, length, truncation), self.templates)
+        if is_cut and not teacher.counts.any():
+            return "too long"
         groups = _groups(student, teacher, self.alignment)
         reason = student.unknown or teacher.unknown
         if reason is None and not (groups.student >= 0).any():
@@ -114,8 +120,8 @@ class _Side:
         begins: The byte where each begins, of all that the answers say.
         said: The byte where it ends.
         counts: Which are predicted parts of answers.
-        ranks: The number of each in its answer, the ends of answers not counted; -1 for what does
-            not count.
+        ranks: The number of each in its answer, the ends of answers not counted, and those of
+            later answers larger; -1 for what does not count.
         num_bytes: How long the learned text is in UTF-8.
         unknown: Why the tokenizer cannot read it.
     """
@@ -137,9 +143,9 @@ class _Side:
         mask[:1] = False  # nothing predicts the first
         begins, said = _said(encoded.tokens, encoded.covered, templates)
         counts = mask & (said[keep] >= 0)
-        unknown = _unknown(tokens[counts], templates)
-        is_word = (said >= 0) & ~encoded.covered.is_special
-        ranks = np.where(is_word, np.cumsum(is_word) - 1, -1)[keep]
+        is_lost = _is_lost(encoded.tokens, encoded.covered, templates)[keep]
+        unknown = _unknown(tokens[counts], is_lost[counts], templates)
+        ranks = _ranks((said >= 0) & ~encoded.covered.is_special, encoded.covered.turn_ids)[keep]
         num_bytes = int(encoded.covered.token_bytes[keep][mask].sum())
         return cls(
             tokens=tokens,
@@ -151,6 +157,16 @@ class _Side:
             num_bytes=num_bytes,
             unknown=unknown,
         )
+
+
+def _ranks(
+    is_word: Bool[np.ndarray, " T"], turn_ids: Int[np.ndarray, " T"]
+) -> Int[np.ndarray, " T"]:
+    """The number of each word in its answer, and `_MOST` more in each answer after it."""
+    turns = turn_ids[is_word]
+    ranks = np.full(len(is_word), -1)
+    ranks[is_word] = turns * _MOST + np.arange(len(turns)) - np.searchsorted(turns, turns)
+    return ranks
 
 
 def _said(
@@ -222,9 +238,32 @@ def _groups(student: "_Side", teacher: "_Side", alignment: align.Alignment) -> a
     return groups.at(alignment.at)
 
 
-def _unknown(tokens: Int[np.ndarray, " T"], templates: Templates) -> str | None:
+def _is_lost(
+    tokens: Int[np.ndarray, " T"], covered: Covered, templates: Templates
+) -> Bool[np.ndarray, " T"]:
+    """Which tokens stand before characters that no token stands for.
+
+    A character that is in none may be a part of the token before it all the same, as an accent is
+    that was composed with its letter: the words of the tokens tell.
+    """
+    data, is_lost = covered.text.encode(), np.zeros(len(tokens), dtype=bool)
+    for end in np.unique(covered.ends[covered.is_stretched]):
+        at = np.flatnonzero(covered.is_stretched & (covered.ends == end))
+        said = b"".join(templates.token_bytes[token] or b"" for token in tokens[at])
+        is_lost[at] = _composed(said) != _composed(data[covered.begins[at].min() : end])
+    return is_lost
+
+
+def _composed(text: bytes) -> str:
+    return unicodedata.normalize("NFKC", text.decode(errors="replace")).strip()
+
+
+def _unknown(
+    tokens: Int[np.ndarray, " T"], is_lost: Bool[np.ndarray, " T"], templates: Templates
+) -> str | None:
     unknown = templates.tokenizer.unk_token_id
-    if unknown is None or unknown == templates.eos or unknown not in tokens:
+    is_unknown = unknown is not None and unknown != templates.eos and unknown in tokens
+    if not is_unknown and not is_lost.any():
         return None
     return f"tokenizer `{templates.name}` has no token for a part of its answer"
 

@@ -22,6 +22,7 @@ class Covered:
         is_special: Which tokens are marks, whose own text counts for nothing.
         turns: Its answers.
         turn_ids: The number of the answer that each token belongs to; -1 for none.
+        is_stretched: Which tokens were given characters behind them that are in none.
     """
 
     text: str
@@ -30,6 +31,7 @@ class Covered:
     is_special: Bool[np.ndarray, " T"]
     turns: tuple[Turn, ...]
     turn_ids: Int[np.ndarray, " T"]
+    is_stretched: Bool[np.ndarray, " T"]
 
     @property
     def token_bytes(self) -> Int[np.ndarray, " T"]:
@@ -148,7 +150,7 @@ class Counts:
 
     def __str__(self) -> str:
         shared = f", {self.shared_rows:,} rows of held-out prompts left out"
-        unpaired = f", {self.unpaired_rows:,} rows that both tokenizers cannot read left out"
+        unpaired = f", {self.unpaired_rows:,} rows with nothing to compare left out"
         return (
             f"{self.rows:,} rows, {self.tokens:,} tokens ({self.scored_tokens:,} to learn); "
             f"{self.truncated_rows:,} rows truncated ({self.cut_tokens:,} tokens cut), "

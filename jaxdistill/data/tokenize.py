@@ -208,8 +208,8 @@ def _scored(
     if not rendered.is_chat and is_finished and eos is not None and ids[-1:] != [eos]:
         ids, offsets = [*ids, eos], [*offsets, (size, size)]
     tokens = np.array(ids, dtype=np.int32)
-    starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-    ends = _with_left_out(rendered.text, starts, ends)
+    starts, told = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    ends = _with_left_out(rendered.text, starts, told)
     is_special, is_eos = np.isin(tokens, special), tokens == eos
     # A token of spaces alone, which some tokenizers leave out of their offsets, has a place, too.
     is_blank = (starts == ends) & ~is_special
@@ -233,6 +233,7 @@ def _scored(
         is_special=is_special[kept],
         turns=rendered.turns,
         turn_ids=turn_ids[kept],
+        is_stretched=(ends != told)[kept],
     )
     return Encoded(tokens[kept], turn_ids[kept] >= 0, covered)
 

@@ -61,12 +61,14 @@ def _digits(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Bool[np.ndar
 def teacher_heldout(
     config: RunConfig, inspection: Inspection, teacher: Model, examples: Sequence[data.Example]
 ) -> dict[str, float]:
-    """How likely a teacher finds what is held out, by the bytes; nothing where none is held out.
+    """How likely a teacher finds what is held out, by the bytes.
 
-    Its own tokens are others than the student's, so nothing is said of a token.
+    Its own tokens are others than the student's, so nothing is said of a token; and nothing at all
+    where it does not read the same text, because rows are cut or cannot be read by both.
     """
     pairs = [(one, one.counterpart) for one in examples if one.counterpart is not None]
-    if not pairs:
+    is_same = [one.num_bytes == other.num_bytes for one, other in pairs]
+    if not pairs or len(pairs) < len(examples) or not all(is_same):
         return {}
     theirs = [
         data.Example(other.tokens, other.loss_mask, one.row_id, one.place, other.num_bytes)

@@ -261,13 +261,56 @@ def test_positions_are_those_of_the_answer_whether_or_not_the_first_is_predicted
     assert words == [side[1:size] for side in everything]  # nothing predicts the student's first
 
 
+def test_positions_are_counted_anew_in_every_answer():
+    talk = [
+        *({"role": "user", "content": "Q"}, {"role": "assistant", "content": "the cat sat on"}),
+        *({"role": "user", "content": "Q"}, {"role": "assistant", "content": "東京"}),
+    ]
+    readers = "byte-level", "sentencepiece"
+    (example,), _ = paired({"messages": talk}, *readers, POSITIONS)
+    other = example.counterpart
+    sides = (example.tokens, other.student_groups), (other.tokens, other.teacher_groups)
+    words = [spoken_one_by_one(*side, name) for side, name in zip(sides, readers, strict=True)]
+    assert len(words[0]) == len(words[1])
+    assert words[0] != words[1]
+    begins = [next(n for n, word in enumerate(side) if word[0] > 127) for side in words]
+    assert begins[0] == begins[1]  # the second answer stands beside the second
+
+
+def spoken_one_by_one(tokens, groups, name):
+    return [BYTES[name][t] for t, group in zip(tokens, groups, strict=True) if group >= 0]
+
+
+def test_a_prompt_that_leaves_the_teacher_no_room_is_too_long():
+    fields = {"prompt": "Q", "completion": " a cat", "teacher_prompt": "An example. " * 40}
+    options = {"mine": "byte-level", "theirs": "sentencepiece", "length": 30}
+    for unpaired in ("drop", "refuse"):
+        examples, counts = paired(fields, **options, unpaired=unpaired)
+        assert not examples
+        assert (counts.dropped_rows, counts.unpaired_rows) == (1, 0)
+
+
+def test_letters_that_a_tokenizer_leaves_out_are_missed():
+    """Without a word for the unknown, and without bytes, a tokenizer drops them in silence."""
+    inner = Tokenizer(BPE({letter: n for n, letter in enumerate("abcQ: e")}, []))
+    inner.normalizer = normalizers.NFC()
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    READERS["few letters"] = PreTrainedTokenizerFast(tokenizer_object=inner)
+    for answer, is_known in ((" abc", True), (" a東c", False), ("東", False), (" ca東", False)):
+        fields = {"prompt": "Q:", "completion": answer}
+        (*examples,), counts = paired(fields, "byte-level", "few letters")
+        assert (len(examples), counts.unpaired_rows) == ((1, 0) if is_known else (0, 1)), answer
+    with pytest.raises(UserError, match="has no token for a part of its answer"):
+        paired(fields, "byte-level", "few letters", unpaired="refuse")
+
+
 def test_what_cannot_be_compared_is_dropped_or_refused():
     fields = {"prompt": "Q", "completion": ""}
     options = {"mine": "byte-level", "theirs": "sentencepiece", "alignment": POSITIONS}
     examples, counts = paired(fields, **options)
     assert not examples
     assert counts.unpaired_rows == 1
-    assert "1 rows that both tokenizers cannot read" in str(counts)
+    assert "1 rows with nothing to compare" in str(counts)
     with pytest.raises(UserError, match=r"rows:1: no part of its answer.*data.unpaired=drop"):
         paired(fields, **options, unpaired="refuse")
 

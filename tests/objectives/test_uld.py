@@ -45,7 +45,9 @@ def encoded(tokens, ends, *, has_mark=False, prompt=GOLDEN["prompt"]):
     is_special = np.zeros(len(reached), bool)
     is_special[len(reached) - has_mark :] = True
     begins, ends = np.array([0, *reached[:-1]]), np.array(reached)
-    covered = Covered(text, begins, ends, is_special, (Turn(answer, answer),), turn_ids)
+    covered = Covered(
+        text, begins, ends, is_special, (Turn(answer, answer),), turn_ids, is_special & False
+    )
     return Encoded(tokens, turn_ids >= 0, covered)
 
 
