@@ -83,12 +83,13 @@ class Pairing:
     """How a teacher with a tokenizer of its own reads the rows of a batch, and what meets there.
 
     Labels of both sides that stand for the same text form a group, which has the number of the
-    student's place that predicts its last one. A label that belongs to none has -1.
+    student's place where it meets: that which predicts its last one, or its first if groups are
+    compared where they begin. A label that belongs to none has -1.
     Segments have the same numbers on both sides.
 
     Attributes:
         teacher: The rows in the teacher's tokens, as long as the student's or not.
-        weight: How much the group counts which ends at this place of the student's; 0 where none
+        weight: How much the group counts that meets at this place of the student's; 0 where none
             does.
         student_groups: The group of each place of the student's.
         teacher_groups: The group of each place of the teacher's.

@@ -34,7 +34,7 @@ def difference(student: Tokenizer, teacher: Tokenizer) -> str | None:
     one size can differ in every id, and two equal vocabularies can split a text differently.
     """
     mine, theirs = student.get_vocab(), teacher.get_vocab()
-    for word, number in mine.items():
+    for word, number in sorted(mine.items(), key=lambda one: one[1]):
         if theirs.get(word, number) != number:
             return f"token {word!r} is {number} for the student, {theirs[word]} for the teacher"
     only_mine, only_theirs = mine.keys() - theirs.keys(), theirs.keys() - mine.keys()

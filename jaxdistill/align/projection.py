@@ -6,8 +6,8 @@ student's begins with, as the teacher's tokenizer would write it. A word of the 
 begins none counts as what the student would begin it with. So nothing is left out on either side
 but marks, which share the first place unless they mean the same.
 
-The idea is X-Token's (NVIDIA, 2026, https://arxiv.org/abs/2605.21699), which projects the student's
-side alone; its rules for weights are not known to us.
+The idea is X-Token's (NVIDIA, 2026, https://arxiv.org/abs/2605.21699); its rules for weights are
+not known to us.
 """
 
 from collections.abc import Callable, Sequence

@@ -63,6 +63,13 @@ def _file(path: Path, findings: Findings) -> Iterator[Record]:
 
 
 def _jsonl(path: Path, findings: Findings) -> Iterator[Record]:
+    try:
+        yield from _lines(path, findings)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+
+
+def _lines(path: Path, findings: Findings) -> Iterator[Record]:
     with path.open("rb") as lines:  # only \n ends a line here; text mode would split at others
         for number, line in enumerate(lines, start=1):
             place = f"{path}:{number}"

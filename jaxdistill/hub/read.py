@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxdistill.errors import UserError, nearest
 from jaxdistill.files import check_name
 from jaxdistill.hub.download import download
+from jaxdistill.hub.fetch import MODELS
 from jaxdistill.hub.folder import read_folder
 from jaxdistill.hub.gguf_file import read_gguf
 from jaxdistill.hub.source import Source
@@ -35,8 +36,14 @@ def read(path: str | Path, *, revision: str | None = None) -> Source:
             )
         return read_gguf(local)
     # `models/smollm` is spelled like a hub name, but where there is a `models/` it is a typo.
-    if _HUB_NAME.fullmatch(str(path)) and not local.parent.is_dir():
+    is_pinned = local.name in MODELS and len(local.parts) > 1
+    if _HUB_NAME.fullmatch(str(path)) and not local.parent.is_dir() and not is_pinned:
         return read_folder(download(str(path), revision))
+    if is_pinned:
+        raise UserError(
+            f"{local}: there is no such model folder. Get it with `jaxdistill fetch {local.name} "
+            f"--out {local.parent}`."
+        )
     siblings = [child.name for child in local.parent.iterdir()] if local.parent.is_dir() else []
     raise UserError(f"{local}: there is no such model folder.{nearest(local.name, siblings)}")
 

@@ -19,8 +19,8 @@ _LADDER = 4
 def sorted_difference(p: Float32[Array, "R V"], q: Float32[Array, "R W"]) -> Float32[Array, " R"]:
     """Σ |p₍ᵢ₎ − q₍ᵢ₎| with the i-th largest of either side beside each other; between 0 and 2.
 
-    It is the cost of optimal transport where moving mass from any word to any other costs the
-    same. The gradient reaches `q` alone; of equal words the first ranks first.
+    It is the least that Σ |p − q| can be, however one side's words are renamed. The gradient
+    reaches `q` alone; of equal words the first ranks first.
 
     Reference:
         Boizard et al., "Towards Cross-Tokenizer Distillation: the Universal Logit Distillation

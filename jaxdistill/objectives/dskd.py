@@ -41,8 +41,8 @@ class DualSpace(LearnedObjective):
     the teacher has other tokens, the authors' code divides the last by the student's places, too.
 
     Args:
-        learning_rate_scale: As in the paper, whose projections learn at 1e-3 beside 5e-4.
-        temperature: Divides the logits in both divergences, as in the paper's recipes; there is no
+        learning_rate_scale: As in the authors' code, where projections learn at 1e-3 beside 5e-4.
+        temperature: Divides the logits in both divergences, as in the authors' recipes; there is no
             factor temperature².
     """
 

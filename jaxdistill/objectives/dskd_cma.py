@@ -31,7 +31,8 @@ class CrossModelAttention(DualSpace):
     values are linear(n(h) + n(emb(y))) of the teacher, linear(h) of the student. The same scores
     are normalised over the teacher's places on the way to the student, and the other way over the
     student's. The student learns only where what comes to it says the word that follows.
-    As in the paper the teacher's values know that word, and no place is hidden from earlier ones.
+    As with its authors the teacher's values know that word, and no place is hidden from earlier
+    ones.
 
     Here `n` divides by the standard deviation at each place. The authors take that of the whole
     batch, by which rows would depend on who shares it with them.

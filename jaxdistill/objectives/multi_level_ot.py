@@ -38,7 +38,7 @@ class MultiLevelOT(WholeObjective):
     probabilities that went through another softmax. Four things are otherwise. An answer orders its
     columns by its own sums, and not by those of the batch that it happens to be in; padding is no
     place; L_SD is a mean over answers like the others, and not their sum; and what the code
-    multiplies all by, the paper's α of 1.5, is `weight`.
+    multiplies all by, the authors' α of 1.5, is `weight`.
 
     Args:
         k: How many columns, the likeliest first.

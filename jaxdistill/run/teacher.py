@@ -23,12 +23,12 @@ def reader_beside(
     comparing = [objective for objective in config.objectives if objective.compares]
     if kinds := [one.type for one in comparing if not one.crosses]:  # pyright: ignore
         raise UserError(
-            f"its tokenizer is not the student's: {found}. {', '.join(kinds)} compares "
-            "token with token. Take a teacher and a student of one family, start the student from "
-            f"the teacher's files, or use one of {', '.join(_crossing())}."
+            f"teacher.model: its tokenizer is not the student's: {found}. {', '.join(kinds)} "
+            "compares token with token. Take a teacher and a student of one family, start the "
+            f"student from the teacher's files, or use one of {', '.join(_crossing())}."
         )
     way, templates = _alignment(config), data.Templates(teacher)
-    if way is not None and way.by == "spans":
+    if way is not None:
         _ = templates.token_bytes, align.token_bytes(student)  # told once, not of every row
     return data.Beside(templates, way, config.data.unpaired)
 
@@ -47,7 +47,7 @@ def reader_of_own_prompts(config: RunConfig, tokenizer: PreTrainedTokenizerBase)
             f"have a `teacher_prompt`. Use one of {', '.join(_crossing())}."
         )
     way, templates = _alignment(config), data.Templates(tokenizer)
-    if way is not None and way.by == "spans":
+    if way is not None:
         _ = templates.token_bytes
     return data.Beside(templates, way, config.data.unpaired)
 
@@ -61,14 +61,14 @@ def _alignment(config: RunConfig) -> align.Alignment | None:
         UserError: where two say so differently.
     """
     comparing = [objective for objective in config.objectives if objective.compares]
-    wanted = {one.alignment for one in comparing if one.alignment is not None}
-    if len(wanted) > 1:
-        ways = " and ".join(sorted(map(str, wanted)))
+    wanted = {one.type: one.alignment for one in comparing if one.alignment is not None}  # pyright: ignore
+    if len(set(wanted.values())) > 1:
+        ways = "; ".join(f"`{name}` compares {way}" for name, way in wanted.items())
         raise UserError(
-            "objectives: the places of student and teacher are to meet in different ways: "
-            f"{ways}. Set `align` and `average` of one as the other has them, or take one of them."
+            f"objectives: the places of both models meet in one way in a run, but {ways}. Set "
+            "`align` and `average` alike where an objective has them, or take one of these."
         )
-    return next(iter(wanted), align.Alignment("spans") if comparing else None)
+    return next(iter(wanted.values()), align.Alignment("spans") if comparing else None)
 
 
 def _crossing() -> list[str]:

@@ -125,7 +125,7 @@ def kl(log_p: Any, log_q: Any) -> Any:
 
 
 def dense(objective: Any, parts: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
-    """The formulas of the paper: the loss, and its three means."""
+    """The formulas of the authors: the loss, and its three means."""
     modules, student, teacher = parts
     still, is_attending = jax.lax.stop_gradient, objective.type == "dskd_cma"
     there = batch if batch.pairing is None else batch.pairing.teacher
@@ -166,7 +166,7 @@ def assert_close(found: Any, wanted: Any) -> None:
 
 
 @every_case
-def test_it_is_the_papers(name, readings):
+def test_it_is_the_authors(name, readings):
     objective, parts, batch = case(name, readings)
     (loss, (_, means)), gradient = differentiated(objective, parts, batch)
     (wanted, wanted_means), wanted_gradient = jax.value_and_grad(

@@ -139,19 +139,33 @@ def _append(path: Path, content: bytes) -> None:
 
 def _read(path: Path) -> dict[tuple[int, ...], tuple[int, ...]]:
     """The answers in the file, after dropping a last line that was torn when its writer died."""
+    _drop_torn_line(path)
     if not path.exists():
         return {}
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
     answers = {}
     findings = Findings()
     for place, fields in records(str(path), findings):
         with findings.collect():
             content = parse(fields, place=place, row_id=0, as_chat=False).content
             if not isinstance(content, Tokens):
-                raise UserError(f"{place}: not a teacher's answer. Remove the file.")
+                raise UserError(f"{place}: not a teacher's answer.")
             answers[content.prompt] = content.completion
-    findings.raise_any()
+    try:
+        findings.raise_any()
+    except UserError as error:
+        raise UserError(
+            *error.lines,
+            f"{path}: the teacher's answers are damaged. Remove these lines, or the file: what is "
+            "missing is written again.",
+        ) from None
     return answers
+
+
+def _drop_torn_line(path: Path) -> None:
+    try:
+        content = path.read_bytes() if path.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
+    except OSError as error:
+        raise UserError(f"{path}: the teacher's answers: {error.strerror}.") from None
