@@ -21,4 +21,5 @@ fi
 .venv/bin/pyright
 .venv/bin/lint-imports --no-cache
 .venv/bin/codespell jaxdistill tests configs launch ./*.md
-.venv/bin/python -m pytest "$@"
+# Two at a time, a file in one process: most of a test is tracing, which keeps one core busy.
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@"
