@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,27 @@ def check(config: RunConfig) -> str:
     assert inspection is not None
     facts = {**summary(config, inspection), "data": lines}
     return "\n".join(f"{name:<12} {value}" for name, value in facts.items())
+
+
+def check_objectives(config: RunConfig) -> None:
+    """See that objectives suit the teacher, as far as tokenizers tell; no device is asked for.
+
+    Raises:
+        UserError: where they do not, or a tokenizer cannot be read.
+    """
+    findings = Findings()
+    with findings.collect():
+        _check_needs(config)
+    with findings.collect():
+        if config.teacher is not None and config.teacher.model != config.student.model:
+            models = config.student.model, config.teacher.model
+            _ = reader_beside(config, *map(_tokenizer, models))
+    findings.raise_any()
+
+
+@cache
+def _tokenizer(model: str) -> PreTrainedTokenizerBase:
+    return hub.read(model).load_tokenizer()
 
 
 def inspect(config: RunConfig) -> Inspection:

@@ -3,14 +3,16 @@
 import csv
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
 import rich
 
-from jaxdistill.errors import INTERRUPTED, UserError
+from jaxdistill.errors import INTERRUPTED, Findings, UserError
 from jaxdistill.files import whole_file
 from jaxdistill.report import QUANTITIES, draw_intervals, standalone
+from jaxdistill.run import check_objectives
 from jaxdistill.study.config import Member, StudyConfig, members
 from jaxdistill.study.process import Processes, locked
 from jaxdistill.study.table import Outcome, markdown, outcomes, records
@@ -32,6 +34,7 @@ def run(study: StudyConfig, path: str | Path) -> int:
         UserError: when a config is wrong, a run fails, or runs cannot be compared.
     """
     runs = members(study, path)
+    _check_arms(runs[: len(study.arms)])
     folder = Path(study.output).expanduser()
 
     def say_who_waits() -> None:
@@ -54,6 +57,16 @@ def run(study: StudyConfig, path: str | Path) -> int:
         _write(study, folder, outcomes(study, runs))
     _say((folder / "table.md").read_text(encoding="utf-8"))
     return 0
+
+
+def _check_arms(runs: Sequence[Member]) -> None:
+    """See that arms which have no run yet can have one: the last would tell after hours."""
+    findings = Findings()
+    for member in runs:
+        if not Path(member.config.output).expanduser().exists():
+            with findings.collect(f"arm `{member.arm}`"):
+                check_objectives(member.config)
+    findings.raise_any()
 
 
 def _command(member: Member) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from jaxdistill import study
 from jaxdistill.cli import main
@@ -84,6 +85,20 @@ def test_mistakes_are_told_before_anything_runs(place: Path, change: str, said: 
     with pytest.raises(UserError, match=said):
         study.run(study.read(path, (change,)), path)
     assert not (place / "study").exists()
+
+
+def test_arms_that_do_not_suit_their_teacher_are_told_before_anything_runs(place: Path) -> None:
+    reader = tiny.sentencepiece()
+    tiny.model_folder(place / "other", reads=reader, vocab_size=len(reader))
+    path, other = place / "study.yaml", place / "other"
+    for change, said in (
+        (f"arms.words={{teacher.model: {other}}}", "arm `words`: .*forward_kl compares token"),
+        ("arms.words={teacher: null}", "arm `words`: .*`forward_kl` needs teacher_logits"),
+        ("arms.words={teacher.model: nowhere}", "arm `words`: nowhere: "),
+    ):
+        with pytest.raises(UserError, match=said):
+            study.run(study.read(path, (change,)), path)
+        assert not (place / "study").exists()
 
 
 @pytest.mark.usefixtures("in_this_process")
