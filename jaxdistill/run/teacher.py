@@ -5,6 +5,7 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill import align, data
 from jaxdistill.errors import UserError
 from jaxdistill.objectives import OBJECTIVES, LearnedObjective
+from jaxdistill.objectives.base import names
 from jaxdistill.run.config import RunConfig
 
 
@@ -61,11 +62,13 @@ def _alignment(config: RunConfig) -> align.Alignment | None:
         UserError: where two say so differently.
     """
     comparing = [objective for objective in config.objectives if objective.compares]
-    wanted = {one.type: one.alignment for one in comparing if one.alignment is not None}  # pyright: ignore
+    named = zip(names(config.objectives), config.objectives, strict=True)
+    ways = {name: one.alignment for name, one in named if one.compares}
+    wanted = {name: way for name, way in ways.items() if way is not None}
     if len(set(wanted.values())) > 1:
-        ways = "; ".join(f"`{name}` compares {way}" for name, way in wanted.items())
+        said = "; ".join(f"`{name}` compares {way}" for name, way in wanted.items())
         raise UserError(
-            f"objectives: the places of both models meet in one way in a run, but {ways}. Set "
+            f"objectives: the places of both models meet in one way in a run, but {said}. Set "
             "`align` and `average` alike where an objective has them, or take one of these."
         )
     return next(iter(wanted.values()), align.Alignment("spans") if comparing else None)

@@ -101,13 +101,14 @@ def test_what_compares_word_with_word_is_refused_and_what_fits_is_named(apart, c
     assert "its tokenizer is not the student's" in complained
     for name in ("alm", "gold", "uld"):
         assert name in complained
-    both = "objectives=[{type: uld}, {type: alm}]"
-    code, _, complained = command(
-        "check", apart / "config.yaml", f"teacher.model={apart / 'other'}", both
-    )
-    assert code == 2
-    assert "`positions` (ends) averaged over rows" in complained
-    assert "`spans` (ends) averaged over groups" in complained
+    for other in ("{type: alm}", "{type: uld, align: spans, average: groups}"):
+        both = f"objectives=[{{type: uld}}, {other}]"
+        code, _, complained = command(
+            "check", apart / "config.yaml", f"teacher.model={apart / 'other'}", both
+        )
+        assert code == 2
+        assert "`positions` (ends) averaged over rows" in complained
+        assert "`spans` (ends) averaged over groups" in complained
 
 
 def test_a_row_that_only_one_side_can_read_is_counted_or_refused(apart, command):
