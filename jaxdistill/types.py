@@ -103,7 +103,7 @@ class Pairing:
 
 @pytree
 @dataclass(frozen=True)
-class Words:
+class Lexicon:
     """What the words of a vocabulary are.
 
     Attributes:
@@ -135,12 +135,12 @@ class Head:
 
     `logits = soft_cap * tanh(scale * (hidden @ matrix.T + bias) / soft_cap)`, the cap only where
     there is one. Rows of `matrix` from `vocab_size` on are padding and stand for no word. Where
-    objectives look words up that the other model knows too, `words` has them.
+    objectives look words up that the other model knows too, `lexicon` has them.
     """
 
     matrix: Float[Array, "V D"]
     bias: Float[Array, " V"] | None = None
-    words: Words | None = None
+    lexicon: Lexicon | None = None
     scale: float = field(default=1.0, metadata={"static": True})
     soft_cap: float | None = field(default=None, metadata={"static": True})
     vocab_size: int = field(default=0, metadata={"static": True})

@@ -8,10 +8,8 @@ from jaxdistill.data.examples import Counts as Counts
 from jaxdistill.data.examples import Example as Example
 from jaxdistill.data.pack import rounded_length as rounded_length
 from jaxdistill.data.pipeline import Prepared as Prepared
-from jaxdistill.data.pipeline import Rows as Rows
 from jaxdistill.data.pipeline import check as check
 from jaxdistill.data.pipeline import prepare as prepare
-from jaxdistill.data.pipeline import read as read
 from jaxdistill.data.rollouts import ROLLOUTS as ROLLOUTS
 from jaxdistill.data.rollouts.dataset import DatasetRollout as DatasetRollout
 from jaxdistill.data.rollouts.teacher import TeacherRollout as TeacherRollout
@@ -21,8 +19,10 @@ from jaxdistill.data.rows import Row as Row
 from jaxdistill.data.rows import Text as Text
 from jaxdistill.data.rows import asked as asked
 from jaxdistill.data.rows import for_teacher as for_teacher
-from jaxdistill.data.rows import parse as parse
+from jaxdistill.data.shapes import parse as parse
 from jaxdistill.data.sources import records as records
+from jaxdistill.data.split import Rows as Rows
+from jaxdistill.data.split import read as read
 from jaxdistill.data.templates import Templates as Templates
 from jaxdistill.data.tokenize import prompt_tokens as prompt_tokens
 from jaxdistill.data.tokenize import render_prompt as render_prompt

@@ -134,6 +134,7 @@ class Counts:
         shared_rows: Rows left out of training, because held-out rows ask the same.
         unpaired_rows: Rows left out because nothing of them can be compared with a teacher that
             has another tokenizer.
+        groups: The groups of tokens in which the kept ones are compared with such a teacher.
     """
 
     rows: int = 0
@@ -144,6 +145,7 @@ class Counts:
     dropped_rows: int = 0
     shared_rows: int = 0
     unpaired_rows: int = 0
+    groups: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -151,8 +153,10 @@ class Counts:
     def __str__(self) -> str:
         shared = f", {self.shared_rows:,} rows of held-out prompts left out"
         unpaired = f", {self.unpaired_rows:,} rows with nothing to compare left out"
+        groups = f", compared in {self.groups:,} groups" if self.groups else ""
         return (
-            f"{self.rows:,} rows, {self.tokens:,} tokens ({self.scored_tokens:,} to learn); "
+            f"{self.rows:,} rows, {self.tokens:,} tokens "
+            f"({self.scored_tokens:,} to learn{groups}); "
             f"{self.truncated_rows:,} rows truncated ({self.cut_tokens:,} tokens cut), "
             f"{self.dropped_rows:,} rows dropped{shared if self.shared_rows else ''}"
             f"{unpaired if self.unpaired_rows else ''}"

@@ -51,11 +51,15 @@ def as_text(value: Any, name: str) -> str:
     Raises:
         UserError: for a list or an object.
     """
+    _check_text(value, name)
+    return str(value)
+
+
+def _check_text(value: Any, name: str) -> None:
     if isinstance(value, (list, dict)):
         inside = f"{name}[0]" if isinstance(value, list) else f"{name}[{next(iter(value), 'key')}]"
         kind = "a list" if isinstance(value, list) else "an object"
         raise UserError(f"`{name}` is {kind}, and no text. Name a part of it, such as `{inside}`.")
-    return str(value)
 
 
 class _Texts(Formatter):
@@ -66,6 +70,5 @@ class _Texts(Formatter):
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         value = field(field_name, kwargs, speaker=self.speaker)
-        if isinstance(value, (list, dict)):
-            as_text(value, field_name)
+        _check_text(value, field_name)
         return value, field_name

@@ -77,6 +77,8 @@ def _lines(path: Path, findings: Findings) -> Iterator[Record]:
                 line = line.removeprefix(codecs.BOM_UTF8)
                 if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                     raise UserError(f"{path}: is UTF-16. Save the file as UTF-8.")
+                if b"\0" in line:
+                    raise UserError(f"{path}: holds no text. A source is {_FORMATS}.")
             if not line.strip():
                 continue
             with findings.collect():

@@ -19,7 +19,8 @@ from jaxdistill.data.examples import (
     byte_ends,
     truncated,
 )
-from jaxdistill.data.rows import Row, Tokens, for_teacher, parse
+from jaxdistill.data.rows import Row, Tokens, for_teacher
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.templates import Rendered, Templates
 from jaxdistill.errors import Findings, UserError
 
@@ -78,7 +79,9 @@ def _with_counterpart(
     if found == "unpaired":
         return None, Counts(rows=1, unpaired_rows=1)
     return replace(example, counterpart=found), replace(
-        counted, truncated_rows=max(counted.truncated_rows, int(found.is_cut))
+        counted,
+        truncated_rows=max(counted.truncated_rows, int(found.is_cut)),
+        groups=int((found.weight > 0).sum()),
     )
 
 

@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Float32
 from jaxdistill.objectives.chunk import CHUNK_ROWS, by_group, in_pieces
 from jaxdistill.objectives.rows import pack_where, restore, walk, write
 from jaxdistill.objectives.unembed import finish, project, project_gradients
-from jaxdistill.types import Head, Words
+from jaxdistill.types import Head, Lexicon
 
-Question = Callable[[Float32[Array, "R V"], Any, Words | None], Float32[Array, "R *N"]]
+Question = Callable[[Float32[Array, "R V"], Any, Lexicon | None], Float32[Array, "R *N"]]
 """`(logits, what is asked about, what the words are) -> answers` of a few rows; finite, with finite
 gradients, for logits that are all equal."""
 
@@ -59,7 +59,7 @@ def _ask(
         hidden, about = chunk
 
         def of_piece(about: Any, scores: Array) -> Array:
-            return question(finish(scores, head), about, head.words)
+            return question(finish(scores, head), about, head.lexicon)
 
         found = in_pieces(of_piece, about, project(hidden, head))
         return found.reshape(-1, *found.shape[2:])
@@ -86,7 +86,9 @@ def _backward(
 
     def slopes(asked: Any, scores: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
         about, cotangent = asked
-        _, pull = jax.vjp(lambda scores: question(finish(scores, head), about, head.words), scores)
+        _, pull = jax.vjp(
+            lambda scores: question(finish(scores, head), about, head.lexicon), scores
+        )
         return pull(cotangent)[0]
 
     def differentiate(chunk: Any) -> Any:
@@ -103,7 +105,7 @@ def _backward(
     zeros = jax.tree.map(lambda a: jnp.zeros((len(hidden), *a.shape), jnp.float32), leaves)
     of_rows, totals = walk(packed, visit, (jnp.zeros_like(packed.rows[0]), zeros))
     matrix, bias = jax.tree.map(lambda t, a: t.sum(axis=0).astype(a.dtype), totals, leaves)
-    return restore(of_rows, packed), replace(head, matrix=matrix, bias=bias, words=None), None
+    return restore(of_rows, packed), replace(head, matrix=matrix, bias=bias, lexicon=None), None
 
 
 _ask.defvjp(_forward, _backward)

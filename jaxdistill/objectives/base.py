@@ -13,7 +13,7 @@ from jaxdistill import losses
 from jaxdistill.align import Alignment
 from jaxdistill.config import Registry, configclass
 from jaxdistill.objectives.weight import Weight
-from jaxdistill.types import Words
+from jaxdistill.types import Lexicon
 
 OBJECTIVES = Registry("objective", package="jaxdistill.objectives")
 """The methods by their `type`: one file of this package each."""
@@ -48,7 +48,7 @@ class RowLogits:
         labels: Int[Array, " R"],
         *,
         log_prefix: Float32[Array, " R"] | None = None,
-        words: Words | None = None,
+        lexicon: Lexicon | None = None,
         log_boundary: Float32[Array, " R"] | None = None,
         embeddings: Float[Array, "W D"] | None = None,
         counts: Bool[Array, " R"] | None = None,
@@ -56,7 +56,7 @@ class RowLogits:
         self.logits = logits
         self.labels = labels
         self.log_prefix = log_prefix
-        self.words = words
+        self.lexicon = lexicon
         self.log_boundary = log_boundary
         self.embeddings = embeddings
         self.counts = counts
@@ -130,8 +130,8 @@ class RowLogits:
     @property
     def owners(self) -> Int[Array, " K"]:
         """The teacher's word that each place is named for; -1 for the first."""
-        assert self.words is not None, "the run looks words up for whom needs them"
-        return jnp.asarray(self.words.owners)
+        assert self.lexicon is not None, "the run looks words up for whom needs them"
+        return jnp.asarray(self.lexicon.owners)
 
     def place_log_probs(self, temperature: float, *, pieces: int) -> Float32[Array, "R K"]:
         """How likely each place is of the space that both vocabularies share, in nats.
@@ -144,8 +144,8 @@ class RowLogits:
         return losses.log_sums(self.log_probs(temperature), places, num_places=len(self.owners))
 
     def _per_word(self, name: str, padding: int | bool) -> Array:
-        assert self.words is not None, "the run looks words up for whom needs them"
-        column = jnp.asarray(getattr(self.words, name))
+        assert self.lexicon is not None, "the run looks words up for whom needs them"
+        column = jnp.asarray(getattr(self.lexicon, name))
         after = [(0, self.logits.shape[-1] - len(column)), *[(0, 0)] * (column.ndim - 1)]
         return jnp.pad(column, after, constant_values=padding)
 

@@ -98,7 +98,7 @@ def _said(
         logits,
         side.labels,
         log_prefix=side.log_prefix,
-        words=head.words,
+        lexicon=head.lexicon,
         log_boundary=side.log_boundary,
         embeddings=head.matrix,
         counts=mask != 0,

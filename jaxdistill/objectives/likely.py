@@ -15,7 +15,7 @@ from jaxdistill.objectives.base import log_softmax
 from jaxdistill.objectives.chunk import CHUNK_ROWS, by_group, in_pieces
 from jaxdistill.objectives.rows import pack_where, walk
 from jaxdistill.objectives.unembed import finish, num_words, project
-from jaxdistill.types import Head, Words
+from jaxdistill.types import Head, Lexicon
 
 _ANSWERS = 16
 """How many answers of a group are added up at a time: each takes as much as a vocabulary."""
@@ -101,7 +101,7 @@ def _totals(
 
 
 def _chosen_log_probs(
-    logits: Float32[Array, "R V"], words: Int[Array, "R N"], _: Words | None
+    logits: Float32[Array, "R V"], words: Int[Array, "R N"], _: Lexicon | None
 ) -> Float32[Array, "R N"]:
     return jnp.take_along_axis(standardised_log_probs(logits), words, axis=-1)
 

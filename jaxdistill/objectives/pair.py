@@ -17,7 +17,7 @@ from jaxdistill.objectives.ask import Question, ask
 from jaxdistill.objectives.base import RowLogits
 from jaxdistill.objectives.chunk import CHUNK_ROWS
 from jaxdistill.objectives.rows import Rows, Side
-from jaxdistill.types import Batch, Signal, Words
+from jaxdistill.types import Batch, Lexicon, Signal
 
 _PREFIX_ROWS = 32
 """How many earlier tokens are projected at a time. They are few: most groups are of one token."""
@@ -199,12 +199,12 @@ def _take(array: Shaped[Array, "B S *D"], places: Int[Array, "B T"]) -> Shaped[A
 
 
 def _of_label(
-    logits: Float32[Array, "R V"], labels: Int[Array, " R"], words: Words | None
+    logits: Float32[Array, "R V"], labels: Int[Array, " R"], lexicon: Lexicon | None
 ) -> Float32[Array, " R"]:
-    return RowLogits(logits, labels, words=words).label_log_probs()
+    return RowLogits(logits, labels, lexicon=lexicon).label_log_probs()
 
 
 def _of_boundary(
-    logits: Float32[Array, "R V"], labels: Int[Array, " R"], words: Words | None
+    logits: Float32[Array, "R V"], labels: Int[Array, " R"], lexicon: Lexicon | None
 ) -> Float32[Array, " R"]:
-    return RowLogits(logits, labels, words=words).boundary_log_probs()
+    return RowLogits(logits, labels, lexicon=lexicon).boundary_log_probs()

@@ -186,7 +186,7 @@ def _with_gradients(
     totals, gradients = walk(packed, visit, (zeros, nothing))
     sums, (matrix, bias) = jax.tree.map(lambda t, a: t.sum(axis=0).astype(a.dtype), totals, leaves)
     gradients = jax.tree.map(lambda column: restore(column, packed), gradients)
-    head_gradient = dataclasses.replace(head, matrix=matrix, bias=bias, words=None)
+    head_gradient = dataclasses.replace(head, matrix=matrix, bias=bias, lexicon=None)
     return (_weigh(coefficients, sums), sums), (sums, gradients, head_gradient)
 
 

@@ -32,7 +32,7 @@ from jaxdistill.train import (
     make_step,
     state_shardings,
 )
-from jaxdistill.types import Batch, Head, Output, Params, Signal, Words
+from jaxdistill.types import Batch, Head, Lexicon, Output, Params, Signal
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Student:
 
     config: DecoderConfig
     vocab_size: int
-    words: Words | None
+    lexicon: Lexicon | None
     compute_dtype: str
     shapes: Params
     modules: Params
@@ -71,7 +71,7 @@ class Student:
     def head(self, params: Params) -> Head:
         """Its unembedding."""
         plain = head(self.config, self._cast(params), vocab_size=self.vocab_size)
-        return replace(plain, words=self.words)
+        return replace(plain, lexicon=self.lexicon)
 
     def signal(self, params: Params, batch: Batch) -> Signal:
         """What it says of a batch."""
@@ -97,7 +97,7 @@ def make_student(config: RunConfig, inspection: Inspection) -> Student:
     return Student(
         config=decoder,
         vocab_size=inspection.vocab_size,
-        words=inspection.words[0],
+        lexicon=inspection.lexicons[0],
         compute_dtype=config.student.compute_dtype,
         shapes=shapes,
         modules=modules,
@@ -175,12 +175,12 @@ def teacher_signal(inspection: Inspection) -> Any:
     if inspection.teacher is None:
         return None
     decoder = inspection.teacher.config
-    words = inspection.words[1]
+    lexicon = inspection.lexicons[1]
 
     def signal(params: Params, batch: Batch) -> Signal:
         vocab_size = inspection.teacher_vocab_size
         said = online.signal(decoder, params, batch, vocab_size=vocab_size)
-        return replace(said, head=replace(said.head, words=words))
+        return replace(said, head=replace(said.head, lexicon=lexicon))
 
     return signal
 

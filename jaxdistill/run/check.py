@@ -23,7 +23,7 @@ from jaxdistill.run.folder import RunFolder
 from jaxdistill.run.teacher import reader_beside, reader_of_own_prompts
 from jaxdistill.sharding import make_mesh
 from jaxdistill.train import check_batch_size
-from jaxdistill.types import Words
+from jaxdistill.types import Lexicon
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Inspection:
         return hub.real_vocab_size(self.teacher_tokenizer, self.teacher.config.vocab_size)
 
     @cached_property
-    def words(self) -> tuple[Words | None, Words | None]:
+    def lexicons(self) -> tuple[Lexicon | None, Lexicon | None]:
         """What the student's words are to the teacher, and the other way, where that is asked."""
         teacher = None
         if self.beside is not None and not self.has_one_tokenizer:
             teacher = self.beside.templates
         sizes = self.vocab_size, self.teacher_vocab_size
         student = data.Templates(self.tokenizer)
-        return vocabularies.words(student, teacher, sizes, self.lookups, self.ends)
+        return vocabularies.lexicons(student, teacher, sizes, self.lookups, self.ends)
 
 
 def check(config: RunConfig) -> str:

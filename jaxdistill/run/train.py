@@ -84,9 +84,10 @@ def _train(
             state = init_state(initial, student.optimizer, student.shardings, modules)
             del initial  # the state has its own copy
         else:
-            for line in restored.skipped:
-                rich.get_console().print(f"note: {line}", markup=False, soft_wrap=True)
             state = restored.state
+            notes = [f"note: {line}" for line in restored.skipped]
+            for line in (*notes, f"goes on from step {state.step} of {config.train.steps}"):
+                rich.get_console().print(line, markup=False, soft_wrap=True, highlight=False)
             batches.set_state(restored.data)
         state = run_loop(
             assemble.make_run_step(config, inspection, student),

@@ -8,19 +8,19 @@ import numpy as np
 
 from jaxdistill import align, data
 from jaxdistill.files import cache_folder
-from jaxdistill.types import Words
+from jaxdistill.types import Lexicon
 
 _FORMAT = "1"
 """To be raised whenever what is looked up changes, so that nothing old is found."""
 
 
-def words(
+def lexicons(
     student: data.Templates,
     teacher: data.Templates | None,
     sizes: tuple[int, int],
     lookups: frozenset[str],
     ends: Sequence[tuple[bool, bool]],
-) -> tuple[Words | None, Words | None]:
+) -> tuple[Lexicon | None, Lexicon | None]:
     """What the student's words are to the teacher, and the teacher's to the student.
 
     Args:
@@ -42,7 +42,7 @@ def words(
     pair = _Pair.of(student, teacher, sizes, ends)
     twins = align.twins(pair.student, pair.teacher, pair.marks)
     mine, theirs = (
-        Words(of_side, *align.letters(side), align.boundaries(side))
+        Lexicon(of_side, *align.letters(side), align.boundaries(side))
         for of_side, side in zip(twins, (pair.student, pair.teacher), strict=True)
     )
     if "places" in lookups:
@@ -76,10 +76,10 @@ def _marks(
     return list(found.items())
 
 
-def _of_one(words: Sequence[bytes | None]) -> Words:
+def _of_one(words: Sequence[bytes | None]) -> Lexicon:
     """Of one vocabulary every word is its own twin, in a place of its own."""
     numbers = np.arange(len(words), dtype=np.int32)
-    return Words(
+    return Lexicon(
         numbers,
         *align.letters(words),
         align.boundaries(words),

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from jaxdistill import align
 from jaxdistill.data.beside import Beside
 from jaxdistill.data.pack import sequence
-from jaxdistill.data.rows import answered, parse
+from jaxdistill.data.rows import answered
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode
 from jaxdistill.errors import UserError
@@ -163,7 +164,7 @@ def test_only_what_the_assistant_says_is_paired_whatever_the_template(mine):
 
 
 def test_positions_pair_the_nth_with_the_nth_and_leave_out_the_end():
-    (example,), _ = paired(
+    (example,), counts = paired(
         {"prompt": "Q: ", "completion": "the cat sat"}, "byte-level", "sentencepiece", POSITIONS
     )
     other = example.counterpart
@@ -177,6 +178,7 @@ def test_positions_pair_the_nth_with_the_nth_and_leave_out_the_end():
         [n, n] for n in range(len(pairs))
     ]
     assert len(pairs) == min(example.loss_mask.sum(), other.loss_mask.sum()) - 1
+    assert f"to learn, compared in {len(pairs)} groups" in str(counts)
     np.testing.assert_allclose(other.weight.sum(), 1)
 
 

@@ -18,7 +18,7 @@ from real_tokenizers import TOKENIZERS
 from jaxdistill import align
 from jaxdistill.data.beside import Beside
 from jaxdistill.data.examples import Counterpart
-from jaxdistill.data.rows import parse
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode, encode_whole
 

@@ -137,10 +137,14 @@ def test_unread_formats_and_broken_files(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     write(folder / "state.json", "{}")
-    lines = findings(config(broken, text, str(folder)))
+    binary = tmp_path / "rows.jsonl"
+    binary.write_bytes(b"\x1f\x8b\0\n" * 20)
+    lines = findings(config(broken, text, str(folder), str(binary)))
     assert "not a readable Parquet file" in lines[0]
     assert "`.txt` files are not read" in lines[1]
     assert "not a readable `datasets` folder" in lines[2]
+    assert "rows.jsonl: holds no text" in lines[3]
+    assert len(lines) == 4
 
 
 def test_binary_columns_are_refused(tmp_path):

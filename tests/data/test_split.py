@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill.data import DataConfig, prepare, read
-from jaxdistill.data.rows import parse
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.split import is_heldout
 from jaxdistill.errors import UserError
 from tests import tiny

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxdistill.config import load
 from jaxdistill.data import DataConfig, TeacherRollout, Writer, prepare
 from jaxdistill.data.rollouts.stop import Stop
-from jaxdistill.data.rows import parse
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.templates import Templates
 from jaxdistill.errors import UserError
 

@@ -8,7 +8,8 @@ from test_beside import READERS, SPANS, check_groups
 from jaxdistill import align
 from jaxdistill.data import DataConfig, TeacherRollout, Writer, check, for_teacher, prepare, read
 from jaxdistill.data.beside import Beside
-from jaxdistill.data.rows import Chat, Text, answered, parse
+from jaxdistill.data.rows import Chat, Text, answered
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode
 from jaxdistill.errors import UserError

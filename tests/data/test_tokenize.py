@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
 from jaxdistill.data import DataConfig, prepare, render_prompt
-from jaxdistill.data.rows import parse
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode, encode_prompts
 from jaxdistill.errors import UserError

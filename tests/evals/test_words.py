@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.data.rows import parse
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.words import words
 from jaxdistill.evals import bins, bits_per_byte, excess, word_nats, word_table
 from tests import tiny

@@ -10,11 +10,11 @@ import numpy as np
 
 from jaxdistill.objectives import RowLogits, RowObjective, weighted_loss
 from jaxdistill.objectives.rows import Rows, Side
-from jaxdistill.types import Head, Words
+from jaxdistill.types import Head, Lexicon
 
 GROUPS, ROWS, WORDS, WIDTH, TEACHER_WIDTH = 2, 10, 33, 8, 12
 _NUMBERS = np.arange(WORDS)
-TWINS = Words(
+TWINS = Lexicon(
     twins=np.where(_NUMBERS % 3, _NUMBERS, -1),
     letters=np.stack([_NUMBERS, _NUMBERS % 5], axis=1).astype(np.uint8),
     sizes=1 + _NUMBERS % 2,
@@ -64,7 +64,7 @@ def random_case(key: jax.Array, groups: int = GROUPS, rows: int = ROWS) -> Case:
 
     def head(width: int) -> Head:
         matrix = jax.random.normal(next(keys), (WORDS, width))
-        return Head(matrix, words=TWINS, vocab_size=WORDS)
+        return Head(matrix, lexicon=TWINS, vocab_size=WORDS)
 
     mask = (jax.random.uniform(next(keys), (groups, rows)) < 0.5).astype(jnp.float32)
     return Case(
@@ -107,7 +107,7 @@ def dense_sums(objectives: tuple[RowObjective, ...], case: Case) -> jax.Array:
             RowLogits(
                 scores[:, : head.vocab_size],
                 case.labels.ravel(),
-                words=head.words,
+                lexicon=head.lexicon,
                 embeddings=head.matrix,
             )
         )

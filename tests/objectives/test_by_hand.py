@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 
 from jaxdistill import align
 from jaxdistill.objectives import OBJECTIVES, RowLogits
-from jaxdistill.types import Words
+from jaxdistill.types import Lexicon
 
 # The last word of each is the end of an answer; the student has one more mark, which means nothing
 # to the teacher, and no word for `ab` and `cab`.
@@ -32,7 +32,7 @@ def tables():
     )
     twins = align.twins(STUDENT, TEACHER, ENDS)
     student, teacher = (
-        Words(of_side, *align.letters(side), align.boundaries(side), owners=shared.owners, **more)
+        Lexicon(of_side, *align.letters(side), align.boundaries(side), owners=shared.owners, **more)
         for of_side, side, more in (
             (twins[0], STUDENT, {"places": shared.student, "pieces": shared.pieces}),
             (
@@ -53,7 +53,9 @@ def value(objective, q, p=P, prefixes=(None, None)):
     for probs, words, prefix in zip((q, p), tables(), prefixes, strict=True):
         log_prefix = None if prefix is None else jnp.log(jnp.array([prefix]))
         logits = jnp.log(jnp.maximum(jnp.array([probs], jnp.float32), 1e-30))
-        sides.append(RowLogits(logits, jnp.zeros(1, jnp.int32), words=words, log_prefix=log_prefix))
+        sides.append(
+            RowLogits(logits, jnp.zeros(1, jnp.int32), lexicon=words, log_prefix=log_prefix)
+        )
     return objective.row_values(*sides)[0]
 
 
@@ -171,13 +173,13 @@ def test_sinkhorn_is_the_librarys_divergence_of_these_distances(k, relaxed):
 def test_sinkhorn_is_least_where_the_student_says_what_the_teacher_says(relaxed):
     names = [b"the", b" the", b" The", b"cat", b" cats", b" dog", b"1", b"12", None]
     numbers = np.arange(len(names))
-    words = Words(numbers, *align.letters(names), align.boundaries(names))
+    words = Lexicon(numbers, *align.letters(names), align.boundaries(names))
     logits = jnp.array([0.0, 5.0, 1.0, 2.0, 3.0, 0.5, -1.0, 2.5, 1.5])
     # As it is, too sure, too unsure, and wrong in one or another of the words that are looked at.
     wrong = logits[None] + 0.5 * np.delete(np.eye(9), 6, axis=0)
     students = jnp.stack([logits, 1.3 * logits, 0.7 * logits, *wrong])
     sides = [
-        RowLogits(rows, jnp.zeros(len(students), jnp.int32), words=words)
+        RowLogits(rows, jnp.zeros(len(students), jnp.int32), lexicon=words)
         for rows in (students, jnp.tile(logits, (len(students), 1)))
     ]
     objective = OBJECTIVES["sinkhorn"](k=7, relaxed=relaxed)

@@ -28,7 +28,7 @@ def distributions(case):
 
 def distances(case):
     """Between all words: the teacher's and the student's, and those of each side."""
-    table, words = np.float64(case.teacher_head.matrix), case.student_head.words
+    table, words = np.float64(case.teacher_head.matrix), case.student_head.lexicon
     written = np.array([sum(table[piece] for piece in own if piece >= 0) for own in words.pieces])
     between = apart(table, written)
     between[words.twins[words.twins >= 0], np.flatnonzero(words.twins >= 0)] = 0

@@ -15,13 +15,13 @@ from jaxdistill.data.pack import sequence
 from jaxdistill.data.templates import Templates, Turn
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
 from jaxdistill.objectives.pair import pair
-from jaxdistill.types import Head, Signal, Words
+from jaxdistill.types import Head, Lexicon, Signal
 from tests import tiny
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_trl_uld.json").read_text())
 LENGTH = 9
 WORDS = [
-    Words(
+    Lexicon(
         np.array([other.get(word, -1) for word in own]),
         *letters([b"a"] * len(own)),
         is_boundary=np.arange(len(own)) % 2 == 0,
@@ -65,7 +65,7 @@ def example(row, number, alignment, tokens):
 def loss(objective, student_logits, teacher_logits, batch, *, num_groups=1, words=WORDS):
     """The mean over what counts, of logits that are given as hidden states."""
     student, teacher = (
-        Signal(hidden, Head(jnp.eye(hidden.shape[-1]), words=own))
+        Signal(hidden, Head(jnp.eye(hidden.shape[-1]), lexicon=own))
         for hidden, own in zip((student_logits, teacher_logits), words, strict=True)
     )
     asked = {"merge": objective.merges, "debias": "boundaries" in objective.lookups}

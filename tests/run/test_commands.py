@@ -251,7 +251,9 @@ def test_no_prompt_at_all(place, command, monkeypatch):
 def test_a_run_that_goes_on_is_the_run_undisturbed(place, command, monkeypatch):
     assert command("train", place / "config.yaml", f"output={place}/whole")[0] == 0
     _train_until_four(place, command, monkeypatch)
-    assert command("train", place / "config.yaml")[0] == 0
+    code, printed, _ = command("train", place / "config.yaml")
+    assert code == 0
+    assert "goes on from step 4 of " in printed
 
     def untimed(run):
         lines = (place / run / "metrics.jsonl").read_text().splitlines()

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxdistill.data import Templates
-from jaxdistill.run.vocabularies import words
+from jaxdistill.run.vocabularies import lexicons
 from tests import tiny
 
 LOOKUPS = frozenset({"words", "places", "nearest"})
@@ -26,7 +26,7 @@ def test_answers_end_in_marks_that_mean_the_same(ends, twin):
     assert STUDENT.end_of_turn == END  # it has one mark for both
     assert EOS != END_OF_TURN
     for _ in range(2):  # once more from the file
-        student, teacher = words(STUDENT, TEACHER, SIZES, LOOKUPS, ends)
+        student, teacher = lexicons(STUDENT, TEACHER, SIZES, LOOKUPS, ends)
         assert student.twins[END] == twin
         assert teacher.twins[twin] == END
         assert teacher.nearest[twin] == END
@@ -37,7 +37,7 @@ def test_answers_end_in_marks_that_mean_the_same(ends, twin):
 
 
 def test_words_of_the_same_bytes_are_twins_and_lie_in_one_place():
-    student, teacher = words(STUDENT, TEACHER, SIZES, LOOKUPS, (PLAIN,))
+    student, teacher = lexicons(STUDENT, TEACHER, SIZES, LOOKUPS, (PLAIN,))
     mine, theirs = STUDENT.token_bytes, TEACHER.token_bytes
     pairs = [(n, twin) for n, twin in enumerate(student.twins.tolist()) if twin >= 0 and n != END]
     assert len(pairs) > 100
@@ -51,7 +51,7 @@ def test_words_of_the_same_bytes_are_twins_and_lie_in_one_place():
 
 
 def test_of_one_vocabulary_every_word_is_its_own():
-    own, other = words(STUDENT, None, SIZES[:1] * 2, LOOKUPS, ())
+    own, other = lexicons(STUDENT, None, SIZES[:1] * 2, LOOKUPS, ())
     assert own is other
     assert own.twins.tolist() == own.nearest.tolist() == list(range(SIZES[0]))
     assert own.owners[own.places[:, 0]].tolist() == list(range(SIZES[0]))

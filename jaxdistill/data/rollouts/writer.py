@@ -17,7 +17,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.rollouts.stop import Stop
-from jaxdistill.data.rows import Chat, Row, Text, Tokens, parse
+from jaxdistill.data.rows import Chat, Row, Text, Tokens
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.sources import records
 from jaxdistill.errors import Findings, UserError
 

@@ -12,14 +12,14 @@ from measure import repeat
 
 import jaxdistill
 from jaxdistill import align, data
-from jaxdistill.data.rows import parse
+from jaxdistill.data.shapes import parse
 from jaxdistill.data.tokenize import encode
 from jaxdistill.models import forward_batch, head, parameter_axes
 from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, shardings
 from jaxdistill.teachers.online import signal
 from jaxdistill.train import AdamW, init_state, jit_step, make_step, state_shardings
-from jaxdistill.types import Signal, Words
+from jaxdistill.types import Lexicon, Signal
 
 folder, (name, _, part) = Path(sys.argv[1]), sys.argv[2].partition("_")
 student, teacher = (jaxdistill.load(folder / side) for side in ("student", "teacher"))
@@ -27,7 +27,7 @@ fields = {"align": "spans"} if name == "uld" else {}
 objective = OBJECTIVES[name](k=1024 if part == "top_k" else None, **fields)
 sides = [align.token_bytes(model.tokenizer) for model in (student, teacher)]
 words = [
-    Words(twins, *align.letters(side), align.boundaries(side))
+    Lexicon(twins, *align.letters(side), align.boundaries(side))
     for twins, side in zip(align.twins(*sides), sides, strict=True)
 ]
 lines = (folder / "rows.jsonl").read_text().splitlines()
@@ -60,12 +60,12 @@ del student, teacher
 def teach(params, batch):
     """What the teacher says, and what its words are to the student."""
     said = signal(configs[1], params, batch, vocab_size=sizes[1])
-    return replace(said, head=replace(said.head, words=words[1]))
+    return replace(said, head=replace(said.head, lexicon=words[1]))
 
 
 def learn(params, batch):
     """What the student says, and what its words are to the teacher."""
-    unembedding = replace(head(configs[0], params, vocab_size=sizes[0]), words=words[0])
+    unembedding = replace(head(configs[0], params, vocab_size=sizes[0]), lexicon=words[0])
     return Signal(forward_batch(configs[0], params, batch).hidden, unembedding)
 
 
