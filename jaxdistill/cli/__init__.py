@@ -1,4 +1,4 @@
-"""Commands: `jaxdistill train | study | compare | eval | cost | generate | export | check | fetch`.
+"""The command line: `jaxdistill train`, `check`, `study`, `compare` and the other commands.
 
 What the user can mend ends in one line a finding and exit code 2; anything else is a bug and
 shows its traceback.

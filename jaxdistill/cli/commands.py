@@ -178,6 +178,20 @@ def fetch(options: argparse.Namespace) -> None:
     _say(str(hub.fetch(options.name, options.out)))
 
 
+def explain(options: argparse.Namespace) -> None:
+    """Say what may stand in a config: every field, its default and what it means."""
+    import rich
+    from rich.markdown import Markdown
+
+    from jaxdistill.cli import explain
+
+    text, console = explain.explain(options.names), rich.get_console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        _say(text)
+
+
 def _lines(file: Iterable[str] | None) -> list[str]:
     """The lines that stand on standard input."""
     try:

@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         ("generate", commands.generate, _generate),
         ("export", commands.export, _export),
         ("fetch", commands.fetch, _fetch),
+        ("explain", commands.explain, _explain),
     ):
         assert command.__doc__, "it is the help of the command"
         what = command.__doc__.rstrip(".")
@@ -145,6 +146,11 @@ def _row_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--prompt-template", choices=("plain", "chat"), help="as the run, or plain"
     )
+
+
+def _explain(command: argparse.ArgumentParser) -> None:
+    what = "a place, a choice or a field: data, uld, train.steps; everything without one"
+    command.add_argument("names", nargs="*", metavar="NAME", help=what)
 
 
 def _model_options(command: argparse.ArgumentParser, *, dtype: str | None = "float32") -> None:

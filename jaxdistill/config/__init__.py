@@ -12,5 +12,7 @@ Example:
 from jaxdistill.config.load import dump as dump
 from jaxdistill.config.load import flat as flat
 from jaxdistill.config.load import load as load
+from jaxdistill.config.reference import Section as Section
+from jaxdistill.config.reference import sections as sections
 from jaxdistill.config.registry import Registry as Registry
 from jaxdistill.config.schema import configclass as configclass

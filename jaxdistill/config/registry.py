@@ -37,7 +37,7 @@ class Registry:
     @property
     def union(self) -> Any:
         """The annotation for a config field that holds one of these."""
-        classes = tuple(self._discovered().values())
+        classes = tuple(self[name] for name in self)
         if len(classes) == 1:
             return classes[0]
         return Annotated[Union[classes], pydantic.Field(discriminator="type")]  # noqa: UP007

@@ -102,7 +102,12 @@ class DualSpace(LearnedObjective):
 @OBJECTIVES.register
 @configclass
 class DSKD(DualSpace):
-    """With one tokenizer the places are the same, and a projection each way is all there is."""
+    """-log t(label) + KL(t‖q) + KL(p‖s), per token of an answer.
+
+    `t` is what the student's head reads of the teacher's hidden states, carried into its space by a
+    projection that is learned, and `s` what the teacher's head reads of the student's. With one
+    tokenizer the places are the same, and a projection each way is all there is.
+    """
 
     type: Literal["dskd"] = "dskd"
 

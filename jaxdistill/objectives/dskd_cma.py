@@ -25,7 +25,9 @@ _EPSILON = 1e-6
 @OBJECTIVES.register
 @configclass
 class CrossModelAttention(DualSpace):
-    """Every place of an answer looks for its counterparts by what is read there and what follows.
+    """As `dskd`, where attention finds which places of the two answers correspond.
+
+    Every place looks for its counterparts by what is read there and what follows.
 
     query = linear[emb(x); emb(y)] of the student, key = n[emb(x); emb(y)] of the teacher, and
     values are linear(n(h) + n(emb(y))) of the teacher, linear(h) of the student. The same scores

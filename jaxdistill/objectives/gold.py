@@ -86,9 +86,10 @@ class Hybrid(ByRank):
 @OBJECTIVES.register
 @configclass
 class GOLD(Hybrid):
-    """Words of the same bytes are partners.
+    """w · Jensen–Shannon of the words that both know + (1 − w) · sorted difference of the others.
 
-    Unlike TRL's it weights by mass unless told otherwise, and compares the ends of answers, too.
+    Words of the same bytes are known to both. Unlike TRL's it weights by mass unless told
+    otherwise, and compares the ends of answers, too.
     """
 
     type: Literal["gold"] = "gold"

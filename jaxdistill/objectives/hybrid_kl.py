@@ -17,9 +17,10 @@ from jaxdistill.objectives.gold import Hybrid
 @OBJECTIVES.register
 @configclass
 class HybridKL(Hybrid):
-    """Partners are the places of the space that both vocabularies share, as in `projected_kl`.
+    """w · Jensen–Shannon of what words begin with + (1 − w) · sorted difference of the rest.
 
-    So all text has one, and by rank are compared the marks of which the other side knows none.
+    What words begin with has a place in a space that both vocabularies share, as in `projected_kl`.
+    So all text has a partner there, and the rest are marks which the other side does not know.
     Groups of several tokens are compared where they begin, for there both have read the same text.
 
     H-KL itself gives a student's word one of the teacher's words for a partner, and leaves the

@@ -17,7 +17,11 @@ from jaxdistill.objectives.base import OBJECTIVES, Divergence
 @OBJECTIVES.register
 @configclass
 class JensenShannon(Divergence):
-    """β KL(teacher‖m) + (1 − β) KL(student‖m) with m = β teacher + (1 − β) student, in nats."""
+    """β KL(teacher‖m) + (1 − β) KL(student‖m) with m = β teacher + (1 − β) student, in nats.
+
+    Args:
+        beta: β. 0 stands for the forward KL and 1 for the reverse KL, to which it leads over.
+    """
 
     type: Literal["jensen_shannon"] = "jensen_shannon"
     beta: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -17,7 +17,11 @@ from jaxdistill.objectives.base import OBJECTIVES, Divergence
 @OBJECTIVES.register
 @configclass
 class SkewKL(Divergence):
-    """KL(teacher ‖ α teacher + (1 − α) student), per row, in nats."""
+    """KL(teacher ‖ α teacher + (1 − α) student), per row, in nats.
+
+    Args:
+        alpha: α, the teacher's part of the mixture.
+    """
 
     type: Literal["skew_kl"] = "skew_kl"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1

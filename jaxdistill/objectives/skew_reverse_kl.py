@@ -17,7 +17,11 @@ from jaxdistill.objectives.base import OBJECTIVES, Divergence
 @OBJECTIVES.register
 @configclass
 class SkewReverseKL(Divergence):
-    """KL(student ‖ (1 − α) teacher + α student), per row, in nats."""
+    """KL(student ‖ (1 − α) teacher + α student), per row, in nats.
+
+    Args:
+        alpha: α, the student's part of the mixture.
+    """
 
     type: Literal["skew_reverse_kl"] = "skew_reverse_kl"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -74,7 +74,13 @@ class RunConfig:
         output: The run folder: checkpoints, records, the report and the exported student.
         seed: Decides the order of the rows, and what objectives that learn begin with.
         objectives: What is compared, each with its weight; their sum is minimised.
+        student: The model that learns.
         teacher: Where the signal comes from; null when no objective needs one.
+        data: What it learns from, and what it is measured on.
+        train: How long it learns, and how.
+        evaluation: What is measured.
+        mesh: How the devices are used.
+        track: Where the numbers of the run go.
     """
 
     output: Annotated[str, Field(min_length=1)]

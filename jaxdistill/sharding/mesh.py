@@ -21,8 +21,10 @@ _Size = Annotated[int, Field(ge=-1)]
 class MeshConfig:
     """How many devices there are along each mesh axis; -1, at most once, takes what is left.
 
-    `data` and `fsdp` both split the batch; `fsdp` splits the parameters and the optimizer's
-    state as well, and `tensor` splits heads, feed-forward channels and words.
+    Attributes:
+        data: Splits the batch.
+        fsdp: Splits the batch, the parameters and the optimizer's state.
+        tensor: Splits heads, feed-forward channels and words.
     """
 
     data: _Size = -1

@@ -31,7 +31,11 @@ class Tracker(Protocol):
 
 @configclass
 class TrackConfig:
-    """Sinks besides the console and `metrics.jsonl`, which are always on."""
+    """Sinks besides the console and `metrics.jsonl`, which are always on.
+
+    Attributes:
+        tensorboard: Whether TensorBoard's event files are written to `tensorboard/`, too.
+    """
 
     tensorboard: bool = False
 

@@ -15,9 +15,17 @@ _Positive = Annotated[int, Field(gt=0)]
 class TrainConfig:
     """How long to train, how a batch is made, and what is kept of it.
 
-    `batch_size` sequences make a step, read in `accumulate` micro-batches one after the other;
-    `chunk_rows` is how many places are projected together. Both trade memory for speed, and
-    neither changes the result.
+    Attributes:
+        steps: How many steps of the optimizer.
+        batch_size: How many sequences make a step.
+        accumulate: In how many parts a batch is read, one after the other. More take less memory;
+            the result is the same.
+        chunk_rows: How many places are projected to the vocabulary together. Fewer take less
+            memory; the result is the same.
+        optimizer: How the gradient changes the parameters.
+        log_every_steps: How often numbers are recorded.
+        save_every_steps: How often a checkpoint is written, besides the one at the end.
+        keep_checkpoints: How many of the latest are kept.
     """
 
     steps: Annotated[int, Field(gt=0, lt=2**31)] = 1000

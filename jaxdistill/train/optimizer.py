@@ -19,8 +19,18 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class AdamW:
     """Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
 
-    https://arxiv.org/abs/1711.05101. The rate climbs in a straight line over `warmup_steps`, then
-    follows `schedule`. `clip_norm` bounds the global norm of the gradient (null: no bound).
+    https://arxiv.org/abs/1711.05101.
+
+    Attributes:
+        learning_rate: The rate at its peak.
+        schedule: How it goes on from there.
+        warmup_steps: Over how many steps it climbs there first, in a straight line.
+        b1: The decay of the running mean of the gradient.
+        b2: The decay of the running mean of its square.
+        eps: Added to the root of that, so that nothing is divided by 0.
+        weight_decay: What part of a matrix is taken off it at each step, times the learning rate.
+            Biases and norms are left alone.
+        clip_norm: What the norm of the whole gradient is cut to; null cuts nothing.
     """
 
     learning_rate: _Positive = 1e-3

@@ -26,7 +26,11 @@ class Constant:
 
 @configclass
 class Linear:
-    """A straight line down to `final_fraction` of the peak."""
+    """A straight line down to `final_fraction` of the peak.
+
+    Attributes:
+        final_fraction: Of the peak, where it ends.
+    """
 
     type: Literal["linear"] = "linear"
     final_fraction: _Fraction = 0.0
@@ -41,6 +45,9 @@ class Cosine:
     """Half a cosine down to `final_fraction` of the peak.
 
     Loshchilov and Hutter, "SGDR", 2017, https://arxiv.org/abs/1608.03983.
+
+    Attributes:
+        final_fraction: Of the peak, where it ends.
     """
 
     type: Literal["cosine"] = "cosine"
@@ -56,6 +63,10 @@ class WarmupStableDecay:
     """The peak, then a straight line to `final_fraction` of it over the last `decay_steps`.
 
     Hu et al., "MiniCPM", 2024, https://arxiv.org/abs/2404.06395.
+
+    Attributes:
+        decay_steps: How many steps before the end the decay begins.
+        final_fraction: Of the peak, where it ends.
     """
 
     type: Literal["warmup_stable_decay"] = "warmup_stable_decay"
