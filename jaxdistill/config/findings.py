@@ -37,7 +37,9 @@ def _single(path: str, owner: type, item: Any) -> str:
     kind = item["type"]
     name = str(item["loc"][-1]) if item["loc"] else ""
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{path}: {owner.__name__} has no such field.{nearest(name, _fields(owner))}"
+        known = _fields(owner)
+        hint = nearest(name, known) or f" It has {', '.join(known)}."
+        return f"{path}: {owner.__name__} has no such field.{hint}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{path}: missing; {owner.__name__} cannot do without it."
     if kind == "union_tag_invalid":

@@ -173,7 +173,7 @@ def test_wrong_override(override: str, expected: str):
         ("path: !!binary aGVsbG8=", "path: binary data; write it as text"),
         ("path: !!timestamp 2026-01-01", "not valid YAML"),
         ("train: {steps: " + "9" * 5000 + "}", "not valid YAML"),
-        ("path: ${train.steps}\n7: x", "7: Outer has no such field"),
+        ("path: ${train.steps}\n7: x", "7: Outer has no such field. It has train, shapes, "),
     ],
 )
 def test_wrong_file(tmp_path: Path, content: str, expected: str):
