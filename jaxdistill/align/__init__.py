@@ -16,3 +16,4 @@ from jaxdistill.align.vocabulary import boundaries as boundaries
 from jaxdistill.align.vocabulary import letters as letters
 from jaxdistill.align.vocabulary import token_bytes as token_bytes
 from jaxdistill.align.vocabulary import twins as twins
+from jaxdistill.align.vocabulary import words as words

@@ -48,6 +48,31 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     return found
 
 
+def words(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
+    """The bytes of every token that texts are written in, by its id; None for all others.
+
+    SentencePiece has a token for each byte, for what it has no other: `<0x41>` stands beside `A`,
+    often before it, and no text has it.
+
+    Raises:
+        UserError: as `token_bytes`.
+    """
+    found, vocabulary = token_bytes(tokenizer), tokenizer.get_vocab()
+    single = [
+        number
+        for word, number in vocabulary.items()
+        if _BYTE.fullmatch(word) and found[number] != word.encode()
+    ]
+    others = found.copy()
+    for number in single:
+        others[number] = None
+    spelt = set(others)
+    for number in single:
+        if found[number] not in spelt:
+            others[number] = found[number]
+    return others
+
+
 def twins(
     student: Sequence[bytes | None],
     teacher: Sequence[bytes | None],
@@ -59,7 +84,7 @@ def twins(
     other.
 
     Args:
-        student: The bytes of each of the student's words; None for marks.
+        student: The student's `words`; None for marks.
         teacher: The same of the teacher's.
         marks: Marks that mean the same: the student's, and the teacher's.
     """

@@ -83,6 +83,11 @@ class Templates:
         """
         return align.token_bytes(self.tokenizer)
 
+    @cached_property
+    def words(self) -> list[bytes | None]:
+        """The same of those that texts are written in; None for all others (`align.words`)."""
+        return align.words(self.tokenizer)
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of texts, without marks around them."""
         inner: Any = self.tokenizer.backend_tokenizer  # pyright: ignore

@@ -10,7 +10,7 @@ from jaxdistill import align, data
 from jaxdistill.files import cache_folder
 from jaxdistill.types import Lexicon
 
-_FORMAT = "1"
+_FORMAT = "2"
 """To be raised whenever what is looked up changes, so that nothing old is found."""
 
 
@@ -37,7 +37,7 @@ def lexicons(
     if not lookups:
         return None, None
     if teacher is None:
-        own = _of_one(student.token_bytes[: sizes[0]])
+        own = _of_one(student.words[: sizes[0]])
         return own, own
     pair = _Pair.of(student, teacher, sizes, ends)
     twins = align.twins(pair.student, pair.teacher, pair.marks)
@@ -95,7 +95,7 @@ class _Pair:
     """Two vocabularies.
 
     Attributes:
-        student: The bytes of the student's words.
+        student: The bytes of the student's words that texts are written in.
         teacher: Of the teacher's.
         marks: Marks of both that mean the same: those in which answers end.
         folder: Where is kept what takes long to find.
@@ -118,8 +118,8 @@ class _Pair:
         names = [f"{one.identity}-{n}" for one, n in zip((student, teacher), sizes, strict=True)]
         names += [f"{mine}.{theirs}" for mine, theirs in marks]
         return cls(
-            student.token_bytes[: sizes[0]],
-            teacher.token_bytes[: sizes[1]],
+            student.words[: sizes[0]],
+            teacher.words[: sizes[1]],
             marks,
             cache_folder() / "vocabularies" / _FORMAT / "-".join(names),
         )

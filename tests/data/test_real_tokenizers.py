@@ -21,6 +21,7 @@ from jaxdistill.data.examples import Counterpart
 from jaxdistill.data.shapes import parse
 from jaxdistill.data.templates import Templates
 from jaxdistill.data.tokenize import encode, encode_whole
+from tests.align.single_tokens import single_tokens
 
 pytestmark = pytest.mark.slow
 
@@ -266,6 +267,21 @@ def sums(count):
             )
         )
     return rows
+
+
+@pytest.mark.parametrize(("mine", "theirs"), PAIRS)
+def test_a_text_that_is_one_token_of_both_is_one_word(mine, theirs):
+    student, teacher = reader(mine), reader(theirs)
+    pairs = single_tokens(student, teacher)
+    assert len(pairs) > 1000
+    left, right = align.twins(student.words, teacher.words)
+    space = align.projection(
+        align.pieces(student.words, teacher.words, teacher.encode),
+        align.pieces(teacher.words, student.words, student.encode),
+    )
+    for one, other in pairs:
+        assert (left[one], right[other]) == (other, one)
+        assert space.student[one, 0] == space.teacher[other] > 0
 
 
 @pytest.mark.parametrize(("mine", "theirs"), PAIRS)

@@ -5,6 +5,7 @@ import pytest
 from jaxdistill.data import Templates
 from jaxdistill.run.vocabularies import lexicons
 from tests import tiny
+from tests.align.single_tokens import single_tokens
 
 LOOKUPS = frozenset({"words", "places", "nearest"})
 PLAIN, CHAT = (False, False), (True, True)
@@ -38,7 +39,7 @@ def test_answers_end_in_marks_that_mean_the_same(ends, twin):
 
 def test_words_of_the_same_bytes_are_twins_and_lie_in_one_place():
     student, teacher = lexicons(STUDENT, TEACHER, SIZES, LOOKUPS, (PLAIN,))
-    mine, theirs = STUDENT.token_bytes, TEACHER.token_bytes
+    mine, theirs = STUDENT.words, TEACHER.words
     pairs = [(n, twin) for n, twin in enumerate(student.twins.tolist()) if twin >= 0 and n != END]
     assert len(pairs) > 100
     for number, twin in pairs:
@@ -48,6 +49,21 @@ def test_words_of_the_same_bytes_are_twins_and_lie_in_one_place():
         assert teacher.nearest[twin] == number
     for number, word in enumerate(theirs):
         assert (teacher.places[number, 0] > 0) == (word is not None or number == EOS)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_text_that_is_one_token_of_both_is_one_word(swap):
+    """By what tokenizers write, which of several tokens of the same bytes may be any."""
+    sides = (TEACHER, STUDENT) if swap else (STUDENT, TEACHER)
+    mine, theirs = lexicons(*sides, SIZES[::-1] if swap else SIZES, LOOKUPS, (PLAIN,))
+    pairs = single_tokens(*sides)
+    assert len(pairs) > 50
+    for left, right in pairs:
+        assert mine.twins[left] == right
+        assert theirs.twins[right] == left
+        assert theirs.nearest[right] == left
+        assert mine.pieces[left].tolist() == [right, -1, -1, -1]
+        assert mine.places[left, 0] == theirs.places[right, 0] > 0
 
 
 def test_of_one_vocabulary_every_word_is_its_own():

@@ -25,7 +25,7 @@ folder, (name, _, part) = Path(sys.argv[1]), sys.argv[2].partition("_")
 student, teacher = (jaxdistill.load(folder / side) for side in ("student", "teacher"))
 fields = {"align": "spans"} if name == "uld" else {}
 objective = OBJECTIVES[name](k=1024 if part == "top_k" else None, **fields)
-sides = [align.token_bytes(model.tokenizer) for model in (student, teacher)]
+sides = [align.words(model.tokenizer) for model in (student, teacher)]
 words = [
     Lexicon(twins, *align.letters(side), align.boundaries(side))
     for twins, side in zip(align.twins(*sides), sides, strict=True)
