@@ -91,7 +91,7 @@ def check(
     """
     rows, templates = rows or read(config), Templates(tokenizer)
     if beside is not None:
-        _check_text([*rows.train, *rows.heldout])
+        rows = _in_text(rows)
     if config.rollout.needs_teacher:
         asking = templates if beside is None else beside.templates
         to_write, given = _to_complete(config, rows)
@@ -116,9 +116,8 @@ def _prepared(
     is_only_scored: bool = False,
 ) -> Prepared:
     asking = templates if beside is None else beside.templates
-    if beside is not None:
-        _check_text([*rows.train, *rows.heldout])
-    sides = _answered(config, rows, asking, writer, beside)
+    readable = rows if beside is None else _in_text(rows)
+    sides = _answered(config, readable, asking, writer, beside)
     (train, train_counts), (heldout, heldout_counts) = (
         encode(
             side,
@@ -173,14 +172,24 @@ def _to_complete(config: DataConfig, rows: Rows) -> tuple[list[Row], list[Row]]:
     return [*rows.train, *rows.heldout], []
 
 
-def _check_text(rows: Sequence[Row]) -> None:
-    """See that two tokenizers can read the rows."""
-    findings = Findings()
-    for row in rows:
-        with findings.collect(row.place):
-            if isinstance(row.content, Tokens):
-                raise UserError(ONE_TOKENIZER)
+def _in_text(rows: Rows) -> Rows:
+    """The rows as two tokenizers can read them.
+
+    Raises:
+        UserError: naming those that are exact tokens and nothing else.
+    """
+    findings, sides = Findings(), []
+    for side in (rows.train, rows.heldout):
+        sides.append([])
+        for row in side:
+            content = row.content.text if isinstance(row.content, Tokens) else row.content
+            if content is None:
+                with findings.collect(row.place):
+                    raise UserError(ONE_TOKENIZER)
+            else:
+                sides[-1].append(replace(row, content=content))
     findings.raise_any()
+    return replace(rows, train=sides[0], heldout=sides[1])
 
 
 def _as_text(row: Row, told: Row, writer: Writer, asking: Templates) -> Row:

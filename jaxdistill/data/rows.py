@@ -46,10 +46,17 @@ class Chat:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Exact tokens, as a rollout left them."""
+    """Exact tokens, as a rollout left them.
+
+    Attributes:
+        prompt: What was asked.
+        completion: What was written.
+        text: What both say, where the file has that, too: for a reader of another tokenizer.
+    """
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
+    text: Text | Chat | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def _content(
     fields: Mapping[str, Any], absent: Sequence[str], as_chat: bool
 ) -> Text | Chat | Tokens:
     if _has_tokens(fields):
-        return Tokens(*(_tokens(fields, name) for name in ("prompt_tokens", "completion_tokens")))
+        tokens = (_tokens(fields, name) for name in ("prompt_tokens", "completion_tokens"))
+        return Tokens(*tokens, text=_text_beside(fields))
     if "messages" in fields:
         return _chat(_messages(fields["messages"], "messages"))
     if _has_prompt(fields):
@@ -75,6 +76,14 @@ def _content(
 
 def _has_tokens(fields: Mapping[str, Any]) -> bool:
     return "prompt_tokens" in fields and "completion_tokens" in fields
+
+
+def _text_beside(fields: Mapping[str, Any]) -> Text | Chat | None:
+    """What the tokens of a rollout say, if it is there."""
+    if "prompt" not in fields or not isinstance(fields.get("completion"), str):
+        return None
+    is_finished = fields.get("finished") is not False
+    return replace(_prompted(fields, as_chat=False), is_finished=is_finished)
 
 
 def _has_prompt(fields: Mapping[str, Any]) -> bool:

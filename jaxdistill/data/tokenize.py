@@ -19,7 +19,7 @@ from jaxdistill.data.examples import (
     byte_ends,
     truncated,
 )
-from jaxdistill.data.rows import Row, Tokens, for_teacher
+from jaxdistill.data.rows import Chat, Row, Text, Tokens, for_teacher
 from jaxdistill.data.shapes import parse
 from jaxdistill.data.templates import Rendered, Templates
 from jaxdistill.errors import Findings, UserError
@@ -87,6 +87,7 @@ def _with_counterpart(
 
 def encode_prompts(rows: Sequence[Row], templates: Templates) -> list[list[int]]:
     """The tokens that a teacher is to continue, for each row."""
+    rows = _readable(rows, templates)
     templates.check(rows)
     rendered: dict[int, Rendered] = {}
     findings = Findings()
@@ -134,6 +135,7 @@ def encode_whole(
 
     They are rendered before the first is given out, so that every finding is told at once.
     """
+    rows = _readable(rows, templates)
     templates.check(rows)
     findings = Findings()
     rendered: list[Rendered] = []
@@ -151,6 +153,26 @@ def encode_whole(
         if loss_on == "all":
             encoded = replace(encoded, loss_mask=np.ones_like(encoded.loss_mask))
         yield encoded
+
+
+def _readable(rows: Sequence[Row], templates: Templates) -> Sequence[Row]:
+    """The rows, as text where their tokens are those of another tokenizer."""
+    return [
+        replace(row, content=row.content.text)
+        if isinstance(row.content, Tokens)
+        and row.content.text is not None
+        and not _says(row.content, row.content.text, templates.tokenizer)
+        else row
+        for row in rows
+    ]
+
+
+def _says(tokens: Tokens, text: Text | Chat, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokens of an answer are what this tokenizer has for its text."""
+    if max((*tokens.prompt, *tokens.completion), default=0) >= len(tokenizer):
+        return False
+    said = text.completion if isinstance(text, Text) else text.messages[-1]["content"]
+    return tokenizer.decode(list(tokens.completion), skip_special_tokens=True) == said
 
 
 def _from_tokens(content: Tokens, tokenizer: PreTrainedTokenizerBase) -> Encoded:

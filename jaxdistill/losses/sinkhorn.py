@@ -21,8 +21,8 @@ def transport_cost(
 ) -> Float32[Array, " R"]:
     """Min ⟨P, cost⟩ + ε KL(P‖p qᵀ) over plans P that move the masses `p` to the masses `q`.
 
-    It tends to the cost of optimal transport as ε tends to 0. The gradient is that at the optimum
-    (by the envelope theorem), not that of the iterations.
+    It tends to the cost of optimal transport as ε tends to 0. The gradient is that of the optimum
+    (by the envelope theorem) where the iterations have come close to it, and not their own.
 
     Args:
         p: The masses of some words.

@@ -2,7 +2,9 @@
 
 Cuturi, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", 2013,
 https://arxiv.org/abs/1306.0895, solved by OTT-JAX, https://arxiv.org/abs/2201.12324. What is
-minimised is what that library calls the Sinkhorn divergence.
+minimised is the Sinkhorn divergence as that library has it: Feydy et al., "Interpolating between
+Optimal Transport and MMD using Sinkhorn Divergences", 2019, https://arxiv.org/abs/1810.08278, and
+where mass may be lost Séjourné et al., 2019, https://arxiv.org/abs/1910.12958.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -32,9 +34,8 @@ class Sinkhorn(RowObjective):
     there, too, and that costs less for a student that is surer than the teacher.
 
     To move from a word to another costs from 0 for the same word to 1 for nothing in common; a mark
-    is at distance 1 from all but its twin. Only the `k` likeliest words of both
-    sides are looked at; all others are one more place on each side, which is at distance 1 from
-    every word.
+    is at distance 1 from all but its twin. Only the `k` likeliest words of both sides are looked
+    at; all others are one more place on each side, which is at distance 1 from every word.
 
     Groups of several tokens are compared where they begin, for there both have read the same text.
 
@@ -43,8 +44,10 @@ class Sinkhorn(RowObjective):
             each); `embeddings`: 1 − cos of the angle between what the teacher's head has of them,
             and at most 1. A word that it does not have is the sum of the words it is written in.
         k: How many of the likeliest words.
-        epsilon: How much the plan is smoothed; exact transport at 0.
-        num_iterations: Of Sinkhorn's algorithm, as many for every place.
+        epsilon: How much the plan is smoothed; it tends to exact transport as this tends to 0.
+        num_iterations: Of Sinkhorn's algorithm, as many for every place. A smaller `epsilon` needs
+            more, most of all where both sides nearly agree: 100 are enough at 0.2, and at 0.05 the
+            gradient there is wrong by a quarter.
         relaxed: Lets mass be lost and made at this price instead of moving it, and leaves the
             unlikely words out; null moves all.
     """
@@ -52,8 +55,8 @@ class Sinkhorn(RowObjective):
     type: Literal["sinkhorn"] = "sinkhorn"
     cost: Literal["letters", "embeddings"] = "letters"
     k: Annotated[int, Field(gt=0)] = 32
-    epsilon: _Positive = 0.05
-    num_iterations: Annotated[int, Field(gt=0)] = 50
+    epsilon: _Positive = 0.2
+    num_iterations: Annotated[int, Field(gt=0)] = 100
     relaxed: _Positive | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "words"})
@@ -73,7 +76,7 @@ class Sinkhorn(RowObjective):
         assert teacher is not None, "the wall shows the teacher to whom needs it"
         p, q = self._likely(student, teacher)
         between, *alone = (self._moved(*pair) for pair in ((p, q), (p, p), (q, q)))
-        # Nothing, unless mass may be lost: then there may be more of it on one side.
+        # Zero unless mass may be lost; then both sides may have unlike totals.
         unlike = self.epsilon / 2 * (p.probs.sum(axis=-1) - q.probs.sum(axis=-1)) ** 2
         return between - sum(alone) / 2 + unlike
 

@@ -5,7 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from jaxdistill.data import DataConfig, TeacherRollout, Writer, check, prepare, read
+from jaxdistill.align import Alignment
+from jaxdistill.data import (
+    Beside,
+    DataConfig,
+    TeacherRollout,
+    Templates,
+    Writer,
+    check,
+    prepare,
+    read,
+)
 from jaxdistill.errors import UserError
 from tests import tiny
 
@@ -131,6 +141,33 @@ def test_the_file_is_a_source_with_the_same_split_and_tokens(tmp_path, config):
     assert line["prompt"] == [{"role": "user", "content": "What is 0?"}]
     assert line["finished"] is True
     assert "<|im_end|>" not in line["completion"]
+
+
+def test_another_tokenizer_reads_the_text_of_the_file(tmp_path, config):
+    """Its own ids may all exist there, and say something else."""
+    prepare(config(), TOKENIZER, writer=writer(tmp_path, Teacher()))
+    lines = [json.loads(line) for line in file(tmp_path).read_text().splitlines()]
+    path = tmp_path / "text.jsonl"
+    path.write_text(
+        "".join(json.dumps({k: row[k] for k in ("prompt", "completion")}) + "\n" for row in lines)
+    )
+    foreign = tmp_path / "foreign.jsonl"
+    shifted = [
+        {**row, "completion_tokens": [t + 1 for t in row["completion_tokens"]]} for row in lines
+    ]
+    foreign.write_text("".join(json.dumps(row) + "\n" for row in shifted))
+    other = tiny.sentencepiece()
+    for tokenizer, beside, source in (
+        (other, None, file(tmp_path)),
+        (TOKENIZER, None, foreign),
+        (TOKENIZER, Beside(Templates(other), Alignment("spans")), file(tmp_path)),
+    ):
+        found, expected = (
+            prepare(DataConfig(sources=(str(one),), heldout=0.3), tokenizer, beside=beside)
+            for one in (source, path)
+        )
+        assert tokens(found) == tokens(expected)
+        assert found.counts == expected.counts
 
 
 def test_unfinished_and_empty_answers(tmp_path, config):
