@@ -7,6 +7,10 @@ INTERRUPTED = 130
 """The exit code of a command that a signal ended, as shells have it for Ctrl-C."""
 
 
+MOST_LINES = 10
+"""How many findings are told; the others are counted."""
+
+
 class UserError(Exception):
     """Something in a config, a file or a flag is wrong, and the message says what to do about it.
 
@@ -16,19 +20,20 @@ class UserError(Exception):
     """
 
     def __init__(self, *lines: str):
-        super().__init__("\n".join(lines))
         self.lines = lines
+        super().__init__("\n".join(self.shown))
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The first lines, and how many more there are."""
+        more = len(self.lines) - MOST_LINES
+        return (*self.lines[:MOST_LINES], f"... and {more} more.") if more > 0 else self.lines
 
 
 class Findings:
-    """Gathers the lines of several `UserError`s into one, so that a user mends them in one go.
+    """Gathers the lines of several `UserError`s into one, so that a user mends them in one go."""
 
-    Args:
-        limit: How many lines are shown; the others are counted.
-    """
-
-    def __init__(self, limit: int = 10):
-        self._limit = limit
+    def __init__(self) -> None:
         self._lines: list[str] = []
 
     def __len__(self) -> int:
@@ -46,13 +51,10 @@ class Findings:
         """Raise what was gathered, if anything was.
 
         Raises:
-            UserError: with one line a finding, and how many more there are.
+            UserError: with one line a finding.
         """
-        if not self._lines:
-            return
-        more = len(self._lines) - self._limit
-        tail = (f"... and {more} more.",) if more > 0 else ()
-        raise UserError(*self._lines[: self._limit], *tail)
+        if self._lines:
+            raise UserError(*self._lines)
 
 
 def nearest(word: str, words: "list[str] | tuple[str, ...]") -> str:

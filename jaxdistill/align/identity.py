@@ -1,6 +1,8 @@
 """Are two tokenizers one? Equal sizes do not say so, nor do equal vocabularies: encode and see."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 PROBES = (
@@ -12,6 +14,11 @@ PROBES = (
     "def f(x):\n\treturn x**2  # four    spaces\n\n\n",
     "I'll they're CAN'T snake_case camelCase HTTPServer",
 )
+
+_SPACES = "[\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}\N{LOWER ONE EIGHTH BLOCK}]"
+"""What vocabularies write for a space."""
+
+_LINES = 256
 
 
 @runtime_checkable
@@ -43,9 +50,20 @@ def difference(student: Tokenizer, teacher: Tokenizer) -> str | None:
         word = min(only_mine or only_theirs)
         count = len(only_mine) + len(only_theirs)
         return f"{count} tokens are known to one side only, e.g. {word!r} to the {owner}"
-    for probe in PROBES:
-        if student.encode(probe, add_special_tokens=False) != teacher.encode(
-            probe, add_special_tokens=False
-        ):
-            return f"{probe!r} is split differently"
+    for lines in (PROBES, *_lines(mine)):
+        if _is_apart("\n".join(lines), student, teacher):
+            first = next((one for one in lines if _is_apart(one, student, teacher)), lines[0])
+            return f"{first!r} is split differently"
     return None
+
+
+def _lines(vocabulary: Mapping[str, int]) -> Iterator[Sequence[str]]:
+    """All words, some hundred at a time: one that a tokenizer cannot put together shows."""
+    words = iter(re.sub(_SPACES, " ", word) for word in vocabulary)
+    while lines := list(islice(words, _LINES)):
+        yield lines
+
+
+def _is_apart(text: str, student: Tokenizer, teacher: Tokenizer) -> bool:
+    mine, theirs = (one.encode(text, add_special_tokens=False) for one in (student, teacher))
+    return mine != theirs

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _Stop():
             return options.command(options) or 0
     except UserError as error:
-        for line in error.lines:
+        for line in error.shown:
             print(f"error: {line}", file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
 

@@ -71,7 +71,8 @@ def _content(
     keys = ", ".join(found) or "nothing"
     misspelt = [str(name) for name in fields if name not in _KEYS]
     hints = "".join(filter(None, (nearest(name, _KEYS) for name in misspelt)))
-    raise UserError(f"has {keys}, but a row is {SHAPES}.{hints}")
+    cure = hints or " `data.fields` makes these of other fields."
+    raise UserError(f"has {keys}, but a row is {SHAPES}.{cure}")
 
 
 def _has_tokens(fields: Mapping[str, Any]) -> bool:

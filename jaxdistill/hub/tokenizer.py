@@ -77,7 +77,7 @@ def gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> PreTrainedTokeniz
     for name, short in special.items():
         if f"{short}_token_id" in parts:
             options[name] = tokens[parts[f"{short}_token_id"]]
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, name_or_path=str(path), **options)
 
 
 def real_vocab_size(tokenizer: PreTrainedTokenizerBase, padded: int) -> int:

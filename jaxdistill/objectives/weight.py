@@ -29,7 +29,15 @@ def weight_at(weight: Weight, step: Int[Array, ""]) -> Float32[Array, ""]:
     return jnp.float32(weight)
 
 
+def is_nothing(weight: Weight) -> bool:
+    """Whether it is 0 all the time."""
+    return not any(_amounts(weight))
+
+
 def in_words(weight: Weight) -> str:
     """`0.9`, or `1 to 0.2`."""
-    amounts = [amount for _, amount in weight] if isinstance(weight, tuple) else [weight]
-    return " to ".join(f"{amount:g}" for amount in amounts)
+    return " to ".join(f"{amount:g}" for amount in _amounts(weight))
+
+
+def _amounts(weight: Weight) -> list[float]:
+    return [amount for _, amount in weight] if isinstance(weight, tuple) else [weight]

@@ -16,7 +16,7 @@ from jaxdistill.evals import num_parameters
 from jaxdistill.files import check_directory, check_name
 from jaxdistill.models import DecoderConfig, abstract_params
 from jaxdistill.objectives.base import VOCABULARY
-from jaxdistill.objectives.weight import in_words
+from jaxdistill.objectives.weight import in_words, is_nothing
 from jaxdistill.run import vocabularies
 from jaxdistill.run.config import RunConfig, kept_layers
 from jaxdistill.run.folder import RunFolder
@@ -280,6 +280,9 @@ def _check_needs(config: RunConfig) -> None:
                     f"{', '.join(sorted(provided)) or 'no teacher'}. "
                     "Set `teacher.type=online` and `teacher.model`."
                 )
+    with findings.collect("objectives"):
+        if all(is_nothing(objective.weight) for objective in config.objectives):
+            raise UserError("every weight is 0, so that nothing is learned. Raise one of them.")
     with findings.collect("data.rollout"):
         if config.data.rollout.needs_teacher and config.teacher is None:
             raise UserError(

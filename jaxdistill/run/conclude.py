@@ -58,7 +58,7 @@ def conclude(
         places = measure(student.params)
         after = summary(places, prepared.heldout)
         lines = (json.dumps(line) for line in row_lines(places, prepared.heldout))
-        write_text(folder.heldout, "".join(f"{line}\n" for line in lines))
+        write_text(folder.scores, "".join(f"{line}\n" for line in lines))
     teacher = teacher if config.evaluation.teacher else None
     before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
     count = max(SPEED_PROMPTS, config.evaluation.samples)

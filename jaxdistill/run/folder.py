@@ -43,7 +43,7 @@ class RunFolder:
         self.student = self.path / "student"
         self.report = self.path / "report"
         self.metrics = self.path / "metrics.jsonl"
-        self.heldout = self.path / "heldout.jsonl"
+        self.scores = self.path / "heldout_scores.jsonl"
         self.before = self.path / "before.json"
         self.result = self.path / "result.json"
 

@@ -67,9 +67,11 @@ def _alignment(config: RunConfig) -> align.Alignment | None:
     wanted = {name: way for name, way in ways.items() if way is not None}
     if len(set(wanted.values())) > 1:
         said = "; ".join(f"`{name}` compares {way}" for name, way in wanted.items())
+        cure = "Set `align` and `average` alike where an objective has them, or take one of these."
+        if len({way.at for way in wanted.values()}) > 1:
+            cure = "Where groups meet cannot be set: take those that agree in it."
         raise UserError(
-            f"objectives: the places of both models meet in one way in a run, but {said}. Set "
-            "`align` and `average` alike where an objective has them, or take one of these."
+            f"objectives: the places of both models meet in one way in a run, but {said}. {cure}"
         )
     return next(iter(wanted.values()), align.Alignment("spans") if comparing else None)
 

@@ -134,9 +134,9 @@ def records(study: StudyConfig, found: Sequence[Outcome]) -> list[dict[str, Any]
 
 
 def _lines(folder: RunFolder) -> list[dict[str, Any]]:
-    if not folder.heldout.is_file():
+    if not folder.scores.is_file():
         raise UserError(f"{folder.path}: holds out no rows, so there is nothing to compare.")
-    return [json.loads(line) for line in folder.heldout.read_text().splitlines()]
+    return [json.loads(line) for line in folder.scores.read_text().splitlines()]
 
 
 def _check_same(lines: dict[str, list[list[dict[str, Any]]]]) -> None:

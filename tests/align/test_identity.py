@@ -1,8 +1,19 @@
 """Two tokenizers are one when they encode alike, and only then."""
 
 import tiny
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from jaxdistill.align import difference
+
+
+def made_of(merges):
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {word: n for n, word in enumerate([*letters, "xq", "qz", "xqz"])}
+    inner = Tokenizer(BPE(words, merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
 
 
 def test_the_same_tokenizer_made_twice():
@@ -38,6 +49,13 @@ def test_equal_vocabularies_do_not_suffice():
     found = difference(tiny.tokenizer(), Bytewise())
     assert found is not None
     assert "split differently" in found
+
+
+def test_equal_vocabularies_of_other_merges_are_told_by_their_words():
+    found = difference(
+        made_of([("x", "q"), ("q", "z"), ("xq", "z")]), made_of([("x", "q"), ("q", "z")])
+    )
+    assert found == "'xqz' is split differently"
 
 
 def test_a_word_more_is_named():

@@ -112,9 +112,12 @@ def test_a_null_and_a_missing_brace_are_called_so(tmp_path):
 
 def test_many_findings_are_shown_by_ten_and_counted(tmp_path):
     path = write(tmp_path / "bad.jsonl", *["{"] * 25)
-    lines = findings(config(path))
-    assert len(lines) == 11
-    assert "15 more" in lines[-1]
+    with pytest.raises(UserError) as caught:
+        read(config(path, path))
+    assert len(caught.value.lines) == 50
+    assert len(caught.value.shown) == 11
+    assert caught.value.shown[-1] == "... and 40 more."
+    assert str(caught.value) == "\n".join(caught.value.shown)
 
 
 def test_several_sources_are_judged_at_once(tmp_path):

@@ -16,6 +16,7 @@ OVERRIDES = {
     "train.steps=many": "train.steps: input should be a valid integer; got 'many' (text)",
     "objectives=[{type: forward_k}]": "Did you mean `forward_kl`?",
     "objectives=[]": "objectives",
+    "objectives=[{type: forward_kl, weight: 0}]": "objectives: every weight is 0",
     "teacher=null": "`forward_kl` needs teacher_logits, but there is no teacher",
     "student.layers=9": "9 layers were asked of a model that has 3",
     "student.layers=[0,7]": "does not name layers of a model that has 3",

@@ -109,6 +109,12 @@ def test_what_compares_word_with_word_is_refused_and_what_fits_is_named(apart, c
         assert code == 2
         assert "`positions` (ends) averaged over rows" in complained
         assert "`spans` (ends) averaged over groups" in complained
+        assert "Set `align` and `average` alike" in complained
+    both = "objectives=[{type: alm}, {type: projected_kl}]"
+    other = f"teacher.model={apart / 'other'}"
+    code, _, complained = command("check", apart / "config.yaml", other, both)
+    assert code == 2
+    assert "Where groups meet cannot be set" in complained
 
 
 def test_a_row_that_only_one_side_can_read_is_counted_or_refused(apart, command):

@@ -53,8 +53,8 @@ def untimed(folder: Path) -> dict[str, object]:
     said["table.md"] = [one.rpartition(" | ")[0] if one[:1] == "|" else one for one in lines]
     rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
     said["table.csv"] = [{n: v for n, v in row.items() if n != "seconds"} for row in rows]
-    for path in folder.glob("*/heldout.jsonl"):
-        said[f"{path.parent.name}/heldout.jsonl"] = path.read_text()
+    for path in folder.glob("*/heldout_scores.jsonl"):
+        said[f"{path.parent.name}/heldout_scores.jsonl"] = path.read_text()
     for path in folder.glob("*/metrics.jsonl"):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         said[f"{path.parent.name}/metrics.jsonl"] = [
