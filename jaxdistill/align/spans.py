@@ -64,8 +64,8 @@ class Extents(NamedTuple):
 def spans(student: Extents, teacher: Extents) -> Groups:
     """The smallest groups that begin and end on the same byte and leave nothing out on either side.
 
-    Tokens are in no group whose text the other side has only in part: because it was cut, or
-    because a token of its goes on where the text ends.
+    Tokens are left out where the other side's tokens do not cover exactly the same bytes: because
+    it was cut, or because its last token goes on behind the text.
     """
     sides = student, teacher
     mine, theirs = (np.union1d(side.begins, side.ends) for side in sides)

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 _CERTAIN = 1e-6
-"""What a log-likelihood is kept below 0: that of a text which is certain has no gradient there."""
+"""What a log-likelihood is kept below 0, after the division by τ, as in the authors' code: that of
+a text which is certain has no gradient there. With τ = 100 it takes a third of the gradient of a
+text of probability 0.9999, and a twentieth at 0.999."""
 
 
 def binary_cross_entropy(

@@ -25,7 +25,7 @@ _FAR = -1e30
 def absolute_difference(
     p: Float32[Array, "*R N"], q: Float32[Array, "*R N"]
 ) -> Float32[Array, "*R"]:
-    """Σ |pᵢ − qᵢ|: the holistic absolute difference, for a whole answer has one order."""
+    """Σ |pᵢ − qᵢ|: the holistic absolute difference, of columns in one order for an answer."""
     return jnp.sum(jnp.abs(jax.lax.stop_gradient(p) - q), axis=-1)
 
 

@@ -34,7 +34,7 @@ class RowLogits:
         labels: The word that follows.
         log_prefix: How likely the earlier words of the label's group are, in nats; None where
             every group is one word.
-        words: What its words are to the other model, for whom asks for that.
+        lexicon: What its words are to the other model, for whom asks for that.
         log_boundary: How likely the text that the label ends is followed by white space or a mark,
             in nats; None where nobody asks.
         embeddings: What the head has of each word, and of padding.

@@ -21,9 +21,9 @@ class MinED(Divergence):
     """KL(p‖q) over the student's words, with p from the teacher's logits under the nearest words.
 
     Of several of the teacher's words that are nearest to one the largest logit counts, and a word
-    that is nearest to none is impossible. Compared is only where one token of either side stands
-    for the same text: where the published form learns the label instead, `cross_entropy` beside
-    this does.
+    that is nearest to none is impossible. Places are compared where one token of either side stands
+    for the same text. Elsewhere the published method learns the label: `cross_entropy` beside this
+    does.
     """
 
     type: Literal["mined"] = "mined"

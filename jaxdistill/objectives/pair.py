@@ -123,7 +123,7 @@ def grouped(array: Shaped[Array, "B T *D"], num_groups: int) -> Shaped[Array, "G
 def _teacher_ends(groups: Int[Array, "B S"], size: int) -> Int[Array, "B T"]:
     """The teacher's last place of the group that ends at each of the student's; 0 for no group."""
     found = _by_group(jax.ops.segment_max, _places(groups), groups, size)
-    return jnp.maximum(found, 0)  # of no places the latest is less than any
+    return jnp.maximum(found, 0)  # the maximum of an empty segment is the smallest integer
 
 
 def _log_prefix(

@@ -77,7 +77,7 @@ def weighted_loss(
     coefficients = jnp.concatenate([coefficients, jnp.zeros(len(watched))])
     measures = (*measures, *watched)
     if rows.pair_mask is not None and all(one.compares for one in objectives):
-        rows = dataclasses.replace(rows, mask=jnp.zeros_like(rows.mask))  # nothing else is asked
+        rows = dataclasses.replace(rows, mask=jnp.zeros_like(rows.mask))  # only pairs are compared
     others = teacher, teacher_head, rows.student.labels, rows.mask, rows.pair_mask
     others = jax.lax.stop_gradient(others)
     loss, sums = _loss(
@@ -120,8 +120,8 @@ def walk_values(
         return [column.reshape(-1) for column in found]
 
     def visit(columns: list[Array], chunk: Rows, start: Array) -> list[Array]:
-        values = by_group(measure, chunk)
-        return [write(c, v, start) for c, v in zip(columns, values, strict=True)]
+        found = by_group(measure, chunk)
+        return [write(column, one, start) for column, one in zip(columns, found, strict=True)]
 
     zeros = jnp.zeros_like(packed.rows.mask, jnp.float32)
     return [restore(column, packed) for column in walk(packed, visit, [zeros] * len(measures))]
@@ -130,11 +130,11 @@ def walk_values(
 def _forward(
     measures: tuple[Measure, ...],
     chunk_rows: int,
-    coefficients: Float32[Array, " objectives"],
+    coefficients: Float32[Array, " measures"],
     learned: Learned,
     head: Head,
     others: _Others,
-) -> tuple[Float32[Array, ""], Float32[Array, " objectives"]]:
+) -> tuple[Float32[Array, ""], Float32[Array, " measures"]]:
     """The loss and the sums, where no gradient is asked for."""
     rows = _rows(learned, others)
     columns = walk_values(measures, (head, others[1]), rows, chunk_rows)
@@ -145,7 +145,7 @@ def _forward(
 def _with_gradients(
     measures: tuple[Measure, ...],
     chunk_rows: int,
-    coefficients: Float32[Array, " objectives"],
+    coefficients: Float32[Array, " measures"],
     learned: Learned,
     head: Head,
     others: _Others,
@@ -156,7 +156,7 @@ def _with_gradients(
 
     def slopes(
         rows: Rows, student_scores: Float32[Array, "R V"], teacher_scores: Array | None
-    ) -> tuple[tuple[Float32[Array, "R V"], Any], Float32[Array, " objectives"]]:
+    ) -> tuple[tuple[Float32[Array, "R V"], Any], Float32[Array, " measures"]]:
         hidden, of_group = rows.student.learned
 
         def loss(scores: Float32[Array, "R V"], of_group: Any) -> tuple[Array, Array]:
@@ -210,13 +210,13 @@ def _rows(learned: Learned, others: _Others) -> Rows:
 
 def _sums(
     measures: Sequence[Measure], rows: Rows, columns: Sequence[Float32[Array, "*G R"]]
-) -> Float32[Array, " objectives"]:
+) -> Float32[Array, " measures"]:
     pairs = zip(measures, columns, strict=True)
     return jnp.stack([jnp.sum(measure.weight(rows) * column) for measure, column in pairs])
 
 
 def _weigh(
-    coefficients: Float32[Array, " objectives"], sums: Float32[Array, " objectives"]
+    coefficients: Float32[Array, " measures"], sums: Float32[Array, " measures"]
 ) -> Float32[Array, ""]:
     # An objective that is only watched (coefficient 0) may be infinite without harm.
     return jnp.sum(jnp.where(coefficients == 0, 0, coefficients * sums))

@@ -42,7 +42,7 @@ class Student:
     Attributes:
         config: Its shape.
         vocab_size: How many of its head's rows stand for a token.
-        words: What its words are to the teacher, where an objective asks.
+        lexicon: What its words are to the teacher, where an objective asks.
         compute_dtype: What its parameters are cast to before they are used.
         shapes: The shape of each parameter.
         modules: The shapes of what objectives learn beside it.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from jaxdistill.losses import normalised_edit_distance, transport_cost
+from tests.losses.plans import cheapest, cost_of
 
 LENGTH = 6
 
@@ -80,6 +81,23 @@ def test_words_of_no_weight_and_lost_mass_do_no_harm():
     )(q)
     assert np.isfinite(value)
     assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(("epsilon", "relaxed"), [(0.2, 0.5), (0.1, 0.1), (0.05, 2.0)])
+def test_where_mass_may_be_lost_it_is_what_the_cheapest_plan_costs(epsilon, relaxed):
+    options = {"epsilon": epsilon, "relaxed": relaxed}
+    p, q, cost = (np.float64(one) for one in problem(3))
+    q = 0.7 * q  # and there is less of it
+    random, expected = np.random.default_rng(0), []
+    for row in zip(p, q, cost, strict=True):
+        plan = cheapest(*row, **options)
+        expected.append(cost_of(plan, *row, **options))
+        for size in (1e-3, 0.1):
+            other = plan * np.exp(size * random.normal(size=plan.shape))
+            assert cost_of(other, *row, **options) > expected[-1]
+    sides = [jnp.float32(one) for one in (p, q, cost)]
+    found = transport_cost(*sides, num_iterations=400, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def textbook(left, right):

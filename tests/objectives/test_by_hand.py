@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from jaxdistill import align
 from jaxdistill.objectives import OBJECTIVES, RowLogits
 from jaxdistill.types import Lexicon
+from tests.losses.plans import cheapest, cost_of
 
 # The last word of each is the end of an answer; the student has one more mark, which means nothing
 # to the teacher, and no word for `ab` and `cab`.
@@ -139,8 +140,34 @@ OF_STUDENT = np.array(
 )
 
 
+def of_the_library(probs, costs):
+    with jax.numpy_rank_promotion("allow"):
+        found, _ = sinkhorn_divergence(
+            Geometry,
+            cost_matrix=tuple(map(jnp.float32, costs)),
+            epsilon=0.05,
+            a=jnp.float32(probs[0]),
+            b=jnp.float32(probs[1]),
+            solve_kwargs={"threshold": 1e-7, "max_iterations": 5000},
+            symmetric_sinkhorn=False,
+        )
+    return float(found)
+
+
+def of_plans(probs, costs, relaxed):
+    """The library's is another number there: see `losses.transport_cost`."""
+    options = {"epsilon": 0.05, "relaxed": relaxed}
+    sides = [(probs[left], probs[right]) for left, right in ((0, 1), (0, 0), (1, 1))]
+    between, *alone = (
+        cost_of(cheapest(*pair, cost, **options), *pair, cost, **options)
+        for pair, cost in zip(sides, costs, strict=True)
+    )
+    unlike = 0.05 / 2 * (probs[0].sum() - probs[1].sum()) ** 2
+    return between - sum(alone) / 2 + unlike
+
+
 @pytest.mark.parametrize(("k", "relaxed"), [(6, None), (6, 0.5), (3, None), (3, 0.5)])
-def test_sinkhorn_is_the_librarys_divergence_of_these_distances(k, relaxed):
+def test_sinkhorn_is_the_divergence_of_these_distances(k, relaxed):
     q = [0.2, 0.32, 0.1, 0.08, 0.09, 0.21]
     objective = OBJECTIVES["sinkhorn"](k=k, relaxed=relaxed, epsilon=0.05, num_iterations=2000)
     likely = [np.argsort(-np.array(side))[:k] for side in (P, q)]
@@ -154,19 +181,35 @@ def test_sinkhorn_is_the_librarys_divergence_of_these_distances(k, relaxed):
         costs = [np.pad(cost, (0, 1), constant_values=1) for cost in costs]
         for cost in costs:
             cost[-1, -1] = 0
-    tau = 1.0 if relaxed is None else relaxed / (relaxed + 0.05)
-    with jax.numpy_rank_promotion("allow"):
-        expected, _ = sinkhorn_divergence(
-            Geometry,
-            cost_matrix=tuple(map(jnp.float32, costs)),
-            epsilon=0.05,
-            a=jnp.float32(probs[0]),
-            b=jnp.float32(probs[1]),
-            solve_kwargs={"threshold": 1e-7, "max_iterations": 5000, "tau_a": tau, "tau_b": tau},
-            symmetric_sinkhorn=False,
-        )
-    assert value(objective, q) == pytest.approx(float(expected), abs=2e-5)
+    expected = of_plans(probs, costs, relaxed) if relaxed else of_the_library(probs, costs)
+    assert value(objective, q) == pytest.approx(expected, abs=2e-5)
     assert expected > 0.02
+
+
+@pytest.mark.parametrize("relaxed", [None, 0.5])
+@pytest.mark.parametrize("distance", [0.1, 1.0])
+def test_the_gradient_of_sinkhorn_is_that_of_its_value(relaxed, distance):
+    """With the iterations that it has by default, also where both sides nearly agree."""
+    random = np.random.default_rng(0)
+    names = [bytes(random.choice(list(b"abcdef 12"), size=1 + n % 6).tolist()) for n in range(24)]
+    words = Lexicon(np.arange(24), *align.letters(names), align.boundaries(names))
+    logits = jnp.float32(4 * random.normal(size=24))
+    student = logits + distance * jnp.float32(random.normal(size=24))
+    objective = OBJECTIVES["sinkhorn"](k=24, relaxed=relaxed)
+
+    @jax.jit
+    def values(students):
+        sides = [
+            RowLogits(rows, jnp.zeros(len(rows), jnp.int32), lexicon=words)
+            for rows in (students, jnp.tile(logits, (len(students), 1)))
+        ]
+        return objective.row_values(*sides)
+
+    with jax.numpy_rank_promotion("allow"):  # OTT-JAX's backward pass does
+        slope = jax.grad(lambda one: values(one[None])[0])(student)
+    step = 2e-2 * np.eye(24, dtype=np.float32)
+    expected = (values(student[None] + step) - values(student[None] - step)) / 4e-2
+    assert np.linalg.norm(slope - expected) < 0.03 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("relaxed", [None, 0.5])

@@ -49,7 +49,9 @@ def test_equal_models_are_at_rest_and_others_are_not(name: str, case: Case) -> N
     if at_rest or name in BY_RANK:
         np.testing.assert_allclose(loss(name, equal), 0, atol=1e-5)
     if at_rest or name == "alm":
-        np.testing.assert_allclose(gradient(name, equal).student_hidden, 0, atol=1e-5)
+        rounding = 1e-4 if name == "sinkhorn" else 1e-5  # of so many iterations
+        np.testing.assert_allclose(gradient(name, equal).student_hidden, 0, atol=rounding)
+        assert np.abs(gradient(name, case).student_hidden).max() > 100 * rounding
 
 
 @every_objective
