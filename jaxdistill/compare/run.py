@@ -1,6 +1,6 @@
 """A comparison from its options to its folder: the one place where its parts meet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from itertools import count
 from pathlib import Path
@@ -70,7 +70,7 @@ def compare(options: Options) -> Path:
     asked = [data.asked(row) for row in asking]
     answered = {
         name: answers(run.open_model(path), asking, options)
-        for name, path in options.models.items()
+        for name, path in _told(options, f"answers {len(asking)} prompts")
     }
     found = pairs(asked, answered)
     judged = read_sheet(options.judgements, found) if options.judgements else {}
@@ -120,7 +120,7 @@ def _measure(
 ) -> tuple[Breakdown, list[int]]:
     """Note every number that needs no person, and tell which rows can be compared."""
     # Before any model is held here: each is measured in a process of its own.
-    costs = {name: run.cost(path) for name, path in options.models.items()}
+    costs = {name: run.cost(path) for name, path in _told(options, "speed and memory")}
     readings = _read_all(options, rows)
     found = shared(readings, len(rows))
     kept = found.rows
@@ -128,7 +128,7 @@ def _measure(
     measure_quality(record, scored, readings, kept, options.tolerance)
     measure_left_out(record, found, num_rows=len(rows), num_blank=num_blank)
     if ask_task is not None:
-        scores = {name: ask_task(path) for name, path in options.models.items()}
+        scores = {name: ask_task(path) for name, path in _told(options, "the task")}
         measure_task(record, scores, options.tolerance)
     measure_rows_to_tell(record, options.first, options.candidates)
     measure_costs(record, costs, readings, kept, options)
@@ -138,11 +138,22 @@ def _measure(
 def _read_all(options: Options, rows: list[data.Row]) -> dict[str, Reading]:
     """What every model says: the first stays in memory, the others come and go."""
     guide = run.open_model(options.models[options.first])
-    readings = {options.first: read(options.models[options.first], guide, None, rows, options)}
-    for name in options.candidates:
-        path = options.models[name]
-        readings[name] = read(path, run.open_model(path), guide, rows, options)
+    readings: dict[str, Reading] = {}
+    for name, path in _told(options, f"reads {len(rows)} rows"):
+        if name == options.first:
+            readings[name] = read(path, guide, None, rows, options)
+        else:
+            readings[name] = read(path, run.open_model(path), guide, rows, options)
     return readings
+
+
+def _told(options: Options, what: str) -> Iterator[tuple[str, str]]:
+    """The models, the first one first, each told as its turn comes: it may take minutes."""
+    console = rich.get_console()
+    for number, (name, path) in enumerate(options.models.items(), start=1):
+        line = f"{name} ({number}/{len(options.models)}): {what}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        yield name, path
 
 
 def _facts(record: Record, options: Options) -> dict[str, Sentence]:
