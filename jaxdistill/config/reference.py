@@ -51,7 +51,7 @@ class Section:
         """The section as Markdown."""
         title = f"`{self.name}`" + (f", `type: {self.choice}`" if self.choice else "")
         head = f"## {title}\n\n" if self.name else ""
-        return f"{head}{self.text}\n\n" + "\n".join(self.fields.values())
+        return "\n".join((f"{head}{self.text}\n", *self.fields.values())).rstrip()
 
 
 def sections(cls: type, name: str = "") -> list[Section]:

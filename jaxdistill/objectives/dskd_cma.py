@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, RowLogits, RowObjective
-from jaxdistill.objectives.dskd import Carried, DualSpace
+from jaxdistill.objectives.dual_space import Carried, DualSpace
 from jaxdistill.objectives.forward_kl import ForwardKL
 from jaxdistill.objectives.unembed import multiply
 from jaxdistill.objectives.whole import init_linear, linear, silent

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from jaxdistill.align import Alignment
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, RowLogits
-from jaxdistill.objectives.gold import Hybrid
+from jaxdistill.objectives.hybrid import Hybrid
 
 
 @OBJECTIVES.register
@@ -42,9 +42,9 @@ class HybridKL(Hybrid):
         """Nothing is left out before the place where a group begins."""
         return False
 
-    def _partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
+    def _partners(self, teacher: RowLogits, student: RowLogits) -> tuple[Array, Array]:
         log_p, log_q = (side.place_log_probs(1.0, pieces=1)[:, 1:] for side in (teacher, student))
         return log_p, log_q
 
-    def _have_partners(self, student: RowLogits, teacher: RowLogits) -> tuple[Array, Array]:
+    def _have_partners(self, teacher: RowLogits, student: RowLogits) -> tuple[Array, Array]:
         return teacher.places[None, :, 0] > 0, student.places[None, :, 0] > 0
