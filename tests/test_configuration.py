@@ -74,7 +74,7 @@ def test_a_part_is_printed_by_its_name(name, said, capsys):
 
 
 def test_another_name_is_told_the_nearest(capsys):
-    assert main(["explain", "data.lenght"]) == 2
+    assert main(["explain", "data.lngth"]) == 2
     assert capsys.readouterr().err == (
-        "error: explain: nothing is called `data.lenght`. Did you mean `data.length`?\n"
+        "error: explain: nothing is called `data.lngth`. Did you mean `data.length`?\n"
     )
