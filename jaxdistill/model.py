@@ -161,7 +161,10 @@ class Model:
         ]
 
     def save(self, directory: str | Path, *, format: hub.Format = "safetensors") -> Path:
-        """Write a folder that `transformers` loads; `format="torch"` writes pytorch_model.bin."""
+        """Write a folder that `transformers` loads; `format="torch"` writes pytorch_model.bin.
+
+        Parameters are written as they are in memory: in float32 unless `load` was told otherwise.
+        """
         return hub.save(self.pretrained, directory, format=format)
 
 

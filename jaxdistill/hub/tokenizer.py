@@ -1,5 +1,6 @@
 """Tokenizers, with `transformers` but without PyTorch, and what a model can make of their ids."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,25 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     # `transformers` and `tokenizers` raise bare exceptions of many kinds for a bad file.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())
+        reason = _damage(folder) or " ".join(str(error).split())
         raise UserError(f"{folder}: the tokenizer cannot be read: {reason}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{folder}: has no fast tokenizer: expected tokenizer.json.")
     return tokenizer
+
+
+def _damage(folder: Path) -> str:
+    """Which of its files is missing or broken, if one is; `transformers` does not say."""
+    if not (folder / "tokenizer.json").is_file():
+        return "there is no tokenizer.json, and no other file that could be read in its place"
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        try:
+            json.loads((folder / name).read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            return f"{name} is damaged: {error}"
+    return ""
 
 
 def gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> PreTrainedTokenizerBase:

@@ -191,7 +191,7 @@ class _Log:
             f"step {pending.step}: {named}.",
             f"The batch was made of the rows {', '.join(rows)}.",
             f"It was not saved{last_good}. Look at these rows, or lower "
-            "`train.optimizer.learning_rate`.",
+            "`train.optimizer.learning_rate` or the `weight` of an objective.",
         )
 
 

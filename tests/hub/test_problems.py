@@ -282,11 +282,25 @@ def test_no_tokenizer(folder: Path) -> None:
         hub.load(folder)
 
 
-def test_broken_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").write_text("{")
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"tokenizer.json": "{"}, "tokenizer.json is damaged: Expecting property name"),
+        (
+            {"tokenizer.json": "{}", "tokenizer_config.json": "{"},
+            "tokenizer_config.json is damaged: Expecting property name",
+        ),
+        ({"tokenizer_config.json": "{}"}, "there is no tokenizer.json"),
+    ],
+)
+def test_broken_tokenizer(folder: Path, files: dict[str, str], said: str) -> None:
+    for name, content in files.items():
+        (folder / name).write_text(content)
     with pytest.raises(UserError, match="tokenizer cannot be read") as caught:
         hub.load(folder)
-    assert "\n" not in str(caught.value)
+    (line,) = caught.value.lines
+    assert said in line
+    assert "\n" not in line
 
 
 def test_too_large_for_float16(folder: Path) -> None:
