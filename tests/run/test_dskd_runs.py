@@ -76,6 +76,7 @@ def test_two_tokenizers(apart, command, others):
     assert np.mean(found[-3:]) < np.mean(found[:3])
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_is_the_whole(apart, command):
     """Neither accumulation nor the shape of the mesh changes anything."""
     found = {}

@@ -131,6 +131,7 @@ def test_a_row_that_only_one_side_can_read_is_counted_or_refused(apart, command)
     assert "rows.jsonl:41: no part of its answer is read by both tokenizers" in complained
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_is_the_whole(apart, command):
     """Neither accumulation nor the shape of the mesh changes anything."""
     options = [f"teacher.model={apart / 'other'}", "objectives=[{type: uld, align: spans}]", *QUICK]
