@@ -58,19 +58,15 @@ def words(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
         UserError: as `token_bytes`.
     """
     found, vocabulary = token_bytes(tokenizer), tokenizer.get_vocab()
-    single = [
+    single = {
         number
         for word, number in vocabulary.items()
         if _BYTE.fullmatch(word) and found[number] != word.encode()
+    }
+    spelt = {word for number, word in enumerate(found) if number not in single}
+    return [
+        None if number in single and word in spelt else word for number, word in enumerate(found)
     ]
-    others = found.copy()
-    for number in single:
-        others[number] = None
-    spelt = set(others)
-    for number in single:
-        if found[number] not in spelt:
-            others[number] = found[number]
-    return others
 
 
 def twins(

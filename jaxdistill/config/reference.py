@@ -44,7 +44,7 @@ class Section:
 
     @property
     def summary(self) -> str:
-        """The first sentence of it, in a line of a list."""
+        """The first paragraph of it, in a line of a list."""
         return f"- **`{self.choice}`**: {self.text.partition(chr(10))[0]}"
 
     def __str__(self) -> str:

@@ -33,10 +33,11 @@ def _described(
     schema = handler(core)
     described = handler.resolve_ref_schema(schema)
     texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
+    said = parse("")
+    for base in reversed(cls.__mro__):  # the class itself is the last
         said = parse(inspect.cleandoc(base.__dict__.get("__doc__") or ""))
         texts |= {one.arg_name: one.description or "" for one in said.params}
-    described["description"] = parse(inspect.getdoc(cls) or "").description or ""
+    described["description"] = said.description or ""
     fields = described["properties"]
     described["properties"] = {one.name: fields[one.name] for one in dataclasses.fields(cls)}
     for name, text in texts.items():
