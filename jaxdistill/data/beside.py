@@ -205,17 +205,22 @@ def _exact_ends(
     tokens with parts of one character end together. A space that SentencePiece puts before a text
     is no part of it.
     """
-    data, words = covered.text.encode(), templates.token_bytes
-    begins = np.concatenate([[0], covered.ends[:-1]])
-    parts = [
-        word if (word := words[token]) is not None else data[begin:end]
-        for token, begin, end in zip(tokens, begins, covered.ends, strict=True)
-    ]
+    data, parts = covered.text.encode(), _parts(tokens, covered, templates)
     whole = b"".join(parts)
     if whole not in (data, b" " + data):
         return _shared_ends(covered)
     added = len(whole) - len(data)
     return np.maximum(np.cumsum([len(part) for part in parts], dtype=np.int64) - added, 0)
+
+
+def _parts(tokens: Int[np.ndarray, " T"], covered: Covered, templates: Templates) -> list[bytes]:
+    """What each token says; a mark, which says nothing, the text that it stands for."""
+    data, words = covered.text.encode(), templates.token_bytes
+    begins = np.concatenate([[0], covered.ends[:-1]])
+    return [
+        word if (word := words[token]) is not None else data[begin:end]
+        for token, begin, end in zip(tokens, begins, covered.ends, strict=True)
+    ]
 
 
 def _shared_ends(covered: Covered) -> Int[np.ndarray, " T"]:
@@ -244,9 +249,14 @@ def _is_lost(
     """Which tokens stand before characters that no token stands for.
 
     A character that is in none may be a part of the token before it all the same, as an accent is
-    that was composed with its letter: the words of the tokens tell.
+    that was composed with its letter, or of one further on, as of two accents that changed places:
+    the words of the tokens tell.
     """
     data, is_lost = covered.text.encode(), np.zeros(len(tokens), dtype=bool)
+    if not covered.is_stretched.any():
+        return is_lost
+    if _composed(b"".join(_parts(tokens, covered, templates))) == _composed(data):
+        return is_lost
     for end in np.unique(covered.ends[covered.is_stretched]):
         at = np.flatnonzero(covered.is_stretched & (covered.ends == end))
         said = b"".join(templates.token_bytes[token] or b"" for token in tokens[at])

@@ -92,7 +92,11 @@ def gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> PreTrainedTokeniz
     for name, short in special.items():
         if f"{short}_token_id" in parts:
             options[name] = tokens[parts[f"{short}_token_id"]]
-    return PreTrainedTokenizerFast(tokenizer_object=backend, name_or_path=str(path), **options)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+    # Not when it is made: then `transformers` looks for the name on the hub, to see whether a large
+    # vocabulary is one of Mistral's, and fails where there is no network.
+    tokenizer.name_or_path = str(path)
+    return tokenizer
 
 
 def real_vocab_size(tokenizer: PreTrainedTokenizerBase, padded: int) -> int:

@@ -129,6 +129,15 @@ def test_an_accent_that_is_composed_stays_with_its_letter():
     assert pairs[-1] == (b"#", b"#")
 
 
+def test_accents_that_change_places_are_not_lost():
+    normalising = tiny.tokenizer()
+    normalising.backend_tokenizer.normalizer = normalizers.NFC()
+    pairs = said_together("#e\u0301\u0327#", READERS["byte-level"], normalising)
+    mine, theirs = (b"".join(side) for side in zip(*pairs, strict=True))
+    assert mine == "#e\u0301\u0327#".encode()
+    assert theirs == "#\u0229\u0301#".encode()
+
+
 def test_tokens_with_parts_of_one_character_stay_together():
     # "¼" is read as "1⁄4", and "41" is one word.
     alphabet = {letter: n for n, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}

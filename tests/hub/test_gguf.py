@@ -16,6 +16,7 @@ from originals import PADDED, VOCAB, original, our_logits, their_logits
 
 from jaxdistill import hub
 from jaxdistill.errors import UserError
+from jaxdistill.hub.tokenizer import gguf_tokenizer
 from jaxdistill.models import FAMILIES, DecoderConfig, forward, head
 from jaxdistill.types import Params
 
@@ -57,6 +58,23 @@ def test_the_tokenizer_is_in_the_file(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hello"}]
     assert ours.tokenizer.apply_chat_template(messages) == expected.apply_chat_template(messages)
     assert ours.vocab_size == PADDED
+
+
+def test_a_large_vocabulary_is_read_where_there_is_no_network(tmp_path: Path) -> None:
+    """From 100,001 tokens on `transformers` looks whether a tokenizer is Mistral's, on the hub."""
+    path = tmp_path / "model.gguf"
+    words = [f"{number:05d}" for number in range(100_001)]
+    metadata = {
+        "general.architecture": "llama",
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    tokenizer = gguf_tokenizer(path, metadata)
+    assert tokenizer.get_vocab()["99999"] == 99_999
+    assert tokenizer.eos_token == "00002"
+    assert tokenizer.name_or_path == str(path)
 
 
 def test_smollm_cuts_digits_first(tmp_path: Path) -> None:
@@ -166,10 +184,12 @@ def test_real_models_equal_transformers(variable: str) -> None:
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), ours.params)
         np.testing.assert_allclose(_logits(ours.config, params, ids), double, atol=ATOL, rtol=0)
-    # In float32 PyTorch's own rounding is up to 1e-4 here, of logits that reach 35.
-    np.testing.assert_allclose(
-        _logits(ours.config, ours.params, ids), single, atol=ATOL, rtol=ATOL / 10
+    # In float32 both are rounded, by how much differs between machines: ours like PyTorch's.
+    ours_off, theirs_off = (
+        np.sqrt(np.mean((found - double) ** 2))
+        for found in (_logits(ours.config, ours.params, ids), single)
     )
+    assert ours_off <= 2 * theirs_off
 
 
 def _logits(config: DecoderConfig, params: Params, ids: list[int]) -> np.ndarray:

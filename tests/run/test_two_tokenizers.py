@@ -133,7 +133,11 @@ def test_a_row_that_only_one_side_can_read_is_counted_or_refused(apart, command)
 
 @pytest.mark.slow
 def test_a_run_in_parts_is_the_whole(apart, command):
-    """Neither accumulation nor the shape of the mesh changes anything."""
+    """Neither accumulation nor the shape of the mesh changes a step, or what follows from it.
+
+    Two steps are compared: Adam makes whole steps of what is rounding where a gradient is nearly
+    nothing, so that later ones differ by how a machine adds up.
+    """
     options = [f"teacher.model={apart / 'other'}", "objectives=[{type: uld, align: spans}]", *QUICK]
     found = {}
     for name, more in {
@@ -146,9 +150,11 @@ def test_a_run_in_parts_is_the_whole(apart, command):
         assert code == 0, complained
         text = (apart / name / "metrics.jsonl").read_text()
         said = [json.loads(line) for line in text.splitlines()]
-        found[name] = [line["train/uld"] for line in said if "train/uld" in line]
-    np.testing.assert_allclose(found["accumulated"], found["whole"], rtol=1e-4)
-    np.testing.assert_allclose(found["spread"], found["whole"], rtol=1e-4)
+        first, second, *_ = (line for line in said if "train/uld" in line)
+        found[name] = [first[f"train/{part}"] for part in ("uld", "grad_norm", "param_norm")]
+        found[name].append(second["train/uld"])
+    np.testing.assert_allclose(found["accumulated"], found["whole"], rtol=1e-6)
+    np.testing.assert_allclose(found["spread"], found["whole"], rtol=1e-6)
 
 
 def test_another_tokenizer_of_the_teacher_is_another_run(apart, command):
