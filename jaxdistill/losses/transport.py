@@ -4,7 +4,10 @@ Probabilities need not add up to one: those of merged tokens do not. A vocabular
 counts as having words of probability 0.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,10 +29,11 @@ def sorted_difference(p: Float32[Array, "R V"], q: Float32[Array, "R W"]) -> Flo
         Boizard et al., "Towards Cross-Tokenizer Distillation: the Universal Logit Distillation
         Loss for LLMs", 2024, https://arxiv.org/abs/2402.12030
     """
-    p, q = _descending(jax.lax.stop_gradient(p)), _differentiable_descending(q)
     shared = min(p.shape[-1], q.shape[-1])
-    rest = jnp.abs(p[:, shared:]).sum(axis=-1) + jnp.abs(q[:, shared:]).sum(axis=-1)
-    return jnp.abs(p[:, :shared] - q[:, :shared]).sum(axis=-1) + rest
+    p_top, p_rest = _largest(jax.lax.stop_gradient(p), count=shared)
+    q = _differentiable_descending(q)
+    alone = p_rest + jnp.abs(q[:, shared:]).sum(axis=-1)
+    return jnp.abs(p_top - q[:, :shared]).sum(axis=-1) + alone
 
 
 def sorted_difference_of_top(
@@ -75,14 +79,17 @@ def sorted_difference_within(
     return jax.lax.cond(jnp.all(error <= max_error), lambda: (value, error), of_more)
 
 
-def _descending(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
-    """The largest first, of numbers from 0."""
-    return _on_cpu_or_not(x, _descending_by_numpy, _descending_by_xla)
+def _largest(
+    x: Float32[Array, "R V"], *, count: int
+) -> tuple[Float32[Array, "R K"], Float32[Array, " R"]]:
+    """The `count` largest of numbers from 0, the largest first, and the sum of the others."""
+    ways = (partial(way, count=count) for way in (_largest_by_numpy, _largest_by_xla))
+    return _on_cpu_or_not(x, *ways)
 
 
 @jax.custom_vjp
 def _differentiable_descending(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
-    return _descending(x)
+    return _largest(x, count=x.shape[-1])[0]
 
 
 def _descending_with_order(
@@ -100,8 +107,11 @@ def _on_cpu_or_not(
     return jax.lax.platform_dependent(x, cpu=by_numpy, default=by_xla)
 
 
-def _descending_by_xla(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
-    return -jax.lax.sort(-x)
+def _largest_by_xla(
+    x: Float32[Array, "R V"], *, count: int
+) -> tuple[Float32[Array, "R K"], Float32[Array, " R"]]:
+    x = -jax.lax.sort(-x)
+    return x[:, :count], x[:, count:].sum(axis=-1)
 
 
 def _order_by_xla(x: Float32[Array, "R V"]) -> tuple[Float32[Array, "R V"], Int[Array, "R V"]]:
@@ -110,13 +120,23 @@ def _order_by_xla(x: Float32[Array, "R V"]) -> tuple[Float32[Array, "R V"], Int[
     return -x, order
 
 
-def _descending_by_numpy(x: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
-    """As `_descending_by_xla`; NumPy sorts a vocabulary ten times as fast as XLA:CPU does."""
+def _largest_by_numpy(
+    x: Float32[Array, "R V"], *, count: int
+) -> tuple[Float32[Array, "R K"], Float32[Array, " R"]]:
+    """As `_largest_by_xla`; NumPy sorts a vocabulary many times as fast as XLA:CPU does."""
+    others = x.shape[-1] - count
 
-    def sort(x: Array) -> np.ndarray:
-        return np.flip(np.sort(np.asarray(x), axis=-1), axis=-1)
+    def part(rows: np.ndarray) -> None:
+        if others:
+            rows.partition(others, axis=-1)
+        rows[..., others:].sort(axis=-1)
 
-    return jax.pure_callback(sort, _like(x, x.dtype), x, vmap_method="broadcast_all")
+    def largest(x: Array) -> tuple[np.ndarray, np.ndarray]:
+        rows = _on_all_cores(part, np.array(x))
+        return np.flip(rows[..., others:], axis=-1), rows[..., :others].sum(axis=-1)
+
+    shapes = _like(x[:, :count], x.dtype), _like(x[:, 0], x.dtype)
+    return jax.pure_callback(largest, shapes, x, vmap_method="broadcast_all")
 
 
 def _order_by_numpy(x: Float32[Array, "R V"]) -> tuple[Float32[Array, "R V"], Int[Array, "R V"]]:
@@ -128,11 +148,19 @@ def _order_by_numpy(x: Float32[Array, "R V"]) -> tuple[Float32[Array, "R V"], In
     def sort(x: Array) -> tuple[np.ndarray, np.ndarray]:
         bits = np.asarray(x).view(np.uint32).astype(np.uint64)
         keys = (~bits << 32) | np.arange(x.shape[-1], dtype=np.uint64)
-        keys.sort(axis=-1)
+        _on_all_cores(lambda rows: rows.sort(axis=-1), keys)
         return (~(keys >> 32)).astype(np.uint32).view(np.float32), keys.astype(np.int32)
 
     shapes = _like(x, x.dtype), _like(x, jnp.int32)
     return jax.pure_callback(sort, shapes, x, vmap_method="broadcast_all")
+
+
+def _on_all_cores(work: Callable[[np.ndarray], None], rows: np.ndarray) -> np.ndarray:
+    """The rows, changed in their places; all cores share them, for the device waits meanwhile."""
+    parts = np.array_split(rows, os.cpu_count() or 1)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(work, parts))
+    return rows
 
 
 def _like(x: Array, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
