@@ -255,7 +255,10 @@ def _is_lost(
     data, is_lost = covered.text.encode(), np.zeros(len(tokens), dtype=bool)
     if not covered.is_stretched.any():
         return is_lost
-    if _composed(b"".join(_parts(tokens, covered, templates))) == _composed(data):
+    # A mark stands for whatever it was given, and so would hide what is lost behind it.
+    is_mark = [templates.token_bytes[token] is None for token in tokens[covered.is_stretched]]
+    whole = b"".join(_parts(tokens, covered, templates))
+    if not any(is_mark) and _composed(whole) == _composed(data):
         return is_lost
     for end in np.unique(covered.ends[covered.is_stretched]):
         at = np.flatnonzero(covered.is_stretched & (covered.ends == end))

@@ -101,8 +101,11 @@ def _descending_with_order(
 def _on_cpu_or_not(
     x: Float32[Array, "R V"], by_numpy: Callable[[Array], Any], by_xla: Callable[[Array], Any]
 ) -> Any:
-    """NumPy's way on one CPU device: called by a program for several it would wait forever."""
-    if jax.device_count() > 1:
+    """NumPy's way on one CPU device of several cores.
+
+    Called by a program for several devices, or on a single core, it would wait forever.
+    """
+    if jax.device_count() > 1 or _num_cores() == 1:
         return by_xla(x)
     return jax.lax.platform_dependent(x, cpu=by_numpy, default=by_xla)
 
@@ -157,10 +160,17 @@ def _order_by_numpy(x: Float32[Array, "R V"]) -> tuple[Float32[Array, "R V"], In
 
 def _on_all_cores(work: Callable[[np.ndarray], None], rows: np.ndarray) -> np.ndarray:
     """The rows, changed in their places; all cores share them, for the device waits meanwhile."""
-    parts = np.array_split(rows, os.cpu_count() or 1)
+    parts = np.array_split(rows, _num_cores())
     with ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(work, parts))
     return rows
+
+
+def _num_cores() -> int:
+    """Those that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _like(x: Array, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:

@@ -138,6 +138,24 @@ def test_accents_that_change_places_are_not_lost():
     assert theirs == "#\u0229\u0301#".encode()
 
 
+def test_what_is_lost_behind_a_mark_is_seen():
+    losing = tiny.tokenizer()
+    losing.add_special_tokens({"additional_special_tokens": ["<S>"]})
+    steps = [normalizers.Replace("x", ""), normalizers.NFC()]
+    losing.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    row = parse({"prompt": "Q: ", "completion": "#a<S>xb#"}, place="r:1", row_id=0, as_chat=False)
+    examples, counts = encode(
+        [row],
+        Templates(READERS["byte-level"]),
+        beside=Beside(Templates(losing), SPANS),
+        loss_on="completion",
+        length=500,
+        truncation="cut_end",
+    )
+    assert not examples
+    assert "nothing to compare" in str(counts)
+
+
 def test_tokens_with_parts_of_one_character_stay_together():
     # "¼" is read as "1⁄4", and "41" is one word.
     alphabet = {letter: n for n, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
