@@ -1,6 +1,5 @@
 """Rows beside themselves: what a teacher that reads otherwise than the student makes of them."""
 
-import unicodedata
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,14 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxdistill import align
-from jaxdistill.data.examples import Counterpart, Covered, Encoded, byte_ends, kept
+from jaxdistill.data.examples import Counterpart, Covered, Encoded, kept
 from jaxdistill.data.rows import ONE_TOKENIZER
+from jaxdistill.data.said import said
 from jaxdistill.data.templates import Templates
 from jaxdistill.errors import UserError
-
-_GAP = 64
-"""How many bytes lie between two answers, so that a token which begins before the second one does
-not reach into the first."""
 
 _MOST = 2**32
 """More words than any answer has."""
@@ -118,7 +114,7 @@ class _Side:
         tokens: Its tokens.
         loss_mask: Which are learned.
         begins: The byte where each begins, of all that the answers say.
-        said: The byte where it ends.
+        ends: The byte where it ends; -1 for what is no part of an answer.
         counts: Which are predicted parts of answers.
         ranks: The number of each in its answer, the ends of answers not counted, and those of
             later answers larger; -1 for what does not count.
@@ -129,7 +125,7 @@ class _Side:
     tokens: Int[np.ndarray, " T"]
     loss_mask: Bool[np.ndarray, " T"]
     begins: Int[np.ndarray, " T"]
-    said: Int[np.ndarray, " T"]
+    ends: Int[np.ndarray, " T"]
     counts: Bool[np.ndarray, " T"]
     ranks: Int[np.ndarray, " T"]
     num_bytes: int
@@ -141,17 +137,18 @@ class _Side:
             raise UserError(ONE_TOKENIZER)
         tokens, mask = encoded.tokens[keep], encoded.loss_mask[keep].copy()
         mask[:1] = False  # nothing predicts the first
-        begins, said = _said(encoded.tokens, encoded.covered, templates)
-        counts = mask & (said[keep] >= 0)
-        is_lost = _is_lost(encoded.tokens, encoded.covered, templates)[keep]
-        unknown = _unknown(tokens[counts], is_lost[counts], templates)
-        ranks = _ranks((said >= 0) & ~encoded.covered.is_special, encoded.covered.turn_ids)[keep]
+        words = [templates.token_bytes[token] for token in encoded.tokens]
+        found = said(words, encoded.covered)
+        is_said = found.ends >= 0
+        counts = mask & is_said[keep]
+        unknown = _unknown(tokens[counts], found.is_lost[keep][counts], templates)
+        ranks = _ranks(is_said & ~encoded.covered.is_special, encoded.covered.turn_ids)[keep]
         num_bytes = int(encoded.covered.token_bytes[keep][mask].sum())
         return cls(
             tokens=tokens,
             loss_mask=mask,
-            begins=begins[keep],
-            said=said[keep],
+            begins=found.begins[keep],
+            ends=found.ends[keep],
             counts=counts,
             ranks=np.where(counts, ranks, -1),
             num_bytes=num_bytes,
@@ -169,106 +166,16 @@ def _ranks(
     return ranks
 
 
-def _said(
-    tokens: Int[np.ndarray, " T"], covered: Covered, templates: Templates
-) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " T"]]:
-    """Where each token of an answer begins and ends, in bytes of all that the answers say.
-
-    The mark that ends an answer counts as one byte more. What a template puts around an answer
-    ends at -1, and so do all tokens of no answer; a token may begin before its answer does.
-    """
-    reached = _exact_ends(tokens, covered, templates)
-    begins, said = np.concatenate([[0], reached[:-1]]), np.full(len(tokens), -1)
-    before = 0
-    for number, turn in enumerate(covered.turns):
-        first, last = byte_ends(covered.text, np.array(turn.said))
-        inside = np.flatnonzero(covered.turn_ids == number)
-        begins[inside] += before - first
-        is_said = inside[(reached[inside] > first) & (reached[inside] <= last)]
-        said[is_said] = before + reached[is_said] - first
-        before += last - first + 1
-        mark = before
-        before += _GAP
-        if covered.is_special[inside[-1:]].any():
-            said[inside[-1]] = mark
-            begins[inside[-1]] = mark - 1
-    return begins, said
-
-
-def _exact_ends(
-    tokens: Int[np.ndarray, " T"], covered: Covered, templates: Templates
-) -> Int[np.ndarray, " T"]:
-    """The byte that each token reaches, inside of characters, too.
-
-    A tokenizer tells which characters a token has a part of, and not how much of them; its words
-    do. Where they do not make up the text, because it was normalised, a part is the whole, and
-    tokens with parts of one character end together. A space that SentencePiece puts before a text
-    is no part of it.
-    """
-    data, parts = covered.text.encode(), _parts(tokens, covered, templates)
-    whole = b"".join(parts)
-    if whole not in (data, b" " + data):
-        return _shared_ends(covered)
-    added = len(whole) - len(data)
-    return np.maximum(np.cumsum([len(part) for part in parts], dtype=np.int64) - added, 0)
-
-
-def _parts(tokens: Int[np.ndarray, " T"], covered: Covered, templates: Templates) -> list[bytes]:
-    """What each token says; a mark, which says nothing, the text that it stands for."""
-    data, words = covered.text.encode(), templates.token_bytes
-    begins = np.concatenate([[0], covered.ends[:-1]])
-    return [
-        word if (word := words[token]) is not None else data[begin:end]
-        for token, begin, end in zip(tokens, begins, covered.ends, strict=True)
-    ]
-
-
-def _shared_ends(covered: Covered) -> Int[np.ndarray, " T"]:
-    """The byte that each token reaches, or those behind it that have a part of its characters."""
-    ends = covered.ends.copy()
-    for place in reversed(np.flatnonzero(covered.begins[1:] < ends[:-1])):
-        ends[place] = ends[place + 1]
-    return ends
-
-
 def _groups(student: "_Side", teacher: "_Side", alignment: align.Alignment) -> align.Groups:
     if alignment.by == "positions":
         return align.positions(student.ranks, teacher.ranks)
     found = align.spans(
-        *(align.Extents(s.begins[s.counts], s.said[s.counts]) for s in (student, teacher))
+        *(align.Extents(s.begins[s.counts], s.ends[s.counts]) for s in (student, teacher))
     )
     groups = align.Groups(
         *(_spread(n, side.counts) for n, side in zip(found, (student, teacher), strict=True))
     )
     return groups.at(alignment.at)
-
-
-def _is_lost(
-    tokens: Int[np.ndarray, " T"], covered: Covered, templates: Templates
-) -> Bool[np.ndarray, " T"]:
-    """Which tokens stand before characters that no token stands for.
-
-    A character that is in none may be a part of the token before it all the same, as an accent is
-    that was composed with its letter, or of one further on, as of two accents that changed places:
-    the words of the tokens tell.
-    """
-    data, is_lost = covered.text.encode(), np.zeros(len(tokens), dtype=bool)
-    if not covered.is_stretched.any():
-        return is_lost
-    # A mark stands for whatever it was given, and so would hide what is lost behind it.
-    is_mark = [templates.token_bytes[token] is None for token in tokens[covered.is_stretched]]
-    whole = b"".join(_parts(tokens, covered, templates))
-    if not any(is_mark) and _composed(whole) == _composed(data):
-        return is_lost
-    for end in np.unique(covered.ends[covered.is_stretched]):
-        at = np.flatnonzero(covered.is_stretched & (covered.ends == end))
-        said = b"".join(templates.token_bytes[token] or b"" for token in tokens[at])
-        is_lost[at] = _composed(said) != _composed(data[covered.begins[at].min() : end])
-    return is_lost
-
-
-def _composed(text: bytes) -> str:
-    return unicodedata.normalize("NFKC", text.decode(errors="replace")).strip()
 
 
 def _unknown(

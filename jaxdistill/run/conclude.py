@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import rich
@@ -39,6 +40,13 @@ _OF_STUDENT = (
 _OF_TEACHER = ("bits_per_byte", "nll", "perplexity")
 
 
+class _Contestant(NamedTuple):
+    """A model that is measured at the end, and what it is asked, in its own tokens."""
+
+    model: Model
+    questions: Sequence[Question]
+
+
 def conclude(
     config: RunConfig,
     folder: RunFolder,
@@ -53,45 +61,45 @@ def conclude(
     """Export the student, measure it beside its teacher, and write and print what was gained."""
     hub.save(student.pretrained, folder.student, dtype=config.student.export_dtype)
     student = student.astype(config.student.export_dtype).astype("float32")
-    after: dict[str, float] = {}
-    if measure is not None:
-        places = measure(student.params)
-        after = summary(places, prepared.heldout)
-        lines = (json.dumps(line) for line in row_lines(places, prepared.heldout))
-        write_text(folder.scores, "".join(f"{line}\n" for line in lines))
-    teacher = teacher if config.evaluation.teacher else None
-    before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
     count = max(SPEED_PROMPTS, config.evaluation.samples)
-    asked = {STUDENT: questions(prepared, student, count)}
-    if teacher is not None:
-        asked[TEACHER] = questions(prepared, student, count, reader=teacher)
-    prompts = {name: [q.tokens for q in of[:SPEED_PROMPTS]] for name, of in asked.items()}
+    contestants = {STUDENT: _Contestant(student, questions(prepared, student, count))}
+    if teacher is not None and config.evaluation.teacher:
+        asked = questions(prepared, student, count, reader=teacher)
+        contestants[TEACHER] = _Contestant(teacher, asked)
 
-    comparison: dict[str, dict[str, float]] = {
-        BEFORE: _chosen(before, _OF_STUDENT),
-        STUDENT: {**_chosen(after, _OF_STUDENT), **_costs(config, student, prompts[STUDENT])},
-    }
-    comparison[STUDENT]["size_on_disk"] = float(evals.size_on_disk(folder.student))
-    if teacher is not None and config.teacher is not None:
-        own = {name: after.get(f"teacher_{name}") for name in _OF_TEACHER}
-        own |= teacher_heldout(config, inspection, teacher, prepared.heldout)
-        comparison[TEACHER] = {
-            **_chosen(own, _OF_TEACHER),
-            **_costs(config, teacher, prompts[TEACHER]),
-        }
-        comparison[TEACHER]["size_on_disk"] = evals.size_on_disk(
-            hub.read(config.teacher.model).path
-        )
-    samples = _samples(config, asked, student, teacher)
     result = {
-        "comparison": comparison,
-        "samples": [asdict(sample) for sample in samples],
+        "comparison": _gained(config, folder, inspection, prepared, measure, contestants),
+        "samples": [asdict(sample) for sample in _samples(config, contestants)],
         "facts": {**facts, "training": _effort(folder), **_versions()},
         "made_of": made_of,
     }
     _write_report(config, folder, result)
     write_json(folder.result, result)  # the last of all: where it is, the run is finished
     show(folder)
+
+
+def _gained(
+    config: RunConfig,
+    folder: RunFolder,
+    inspection: Inspection,
+    prepared: data.Prepared,
+    measure: Measure | None,
+    contestants: Mapping[str, _Contestant],
+) -> dict[str, dict[str, float]]:
+    """The student before and after, and its teacher, by what each is called."""
+    before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
+    found = {BEFORE: _chosen(before, _OF_STUDENT)}
+    student = contestants[STUDENT]
+    after = {} if measure is None else _measured(folder, measure, student.model, prepared)
+    costs = _costs(config, student, folder.student)
+    found[STUDENT] = {**_chosen(after, _OF_STUDENT), **costs}
+    if TEACHER in contestants and config.teacher is not None:
+        teacher = contestants[TEACHER]
+        own = {name: after.get(f"teacher_{name}") for name in _OF_TEACHER}
+        own |= teacher_heldout(config, inspection, teacher.model, prepared.heldout)
+        costs = _costs(config, teacher, hub.read(config.teacher.model).path)
+        found[TEACHER] = {**_chosen(own, _OF_TEACHER), **costs}
+    return found
 
 
 def show(folder: RunFolder) -> None:
@@ -123,31 +131,38 @@ def _chosen(values: Mapping[str, float | None], names: Sequence[str]) -> dict[st
     return {name: value for name in names if (value := values.get(name)) is not None}
 
 
-def _costs(config: RunConfig, model: Model, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
+def _measured(
+    folder: RunFolder, measure: Measure, student: Model, prepared: data.Prepared
+) -> dict[str, float]:
+    """What the student is worth on the held-out rows; that of each row is written down."""
+    places = measure(student.params)
+    lines = (json.dumps(line) for line in row_lines(places, prepared.heldout))
+    write_text(folder.scores, "".join(f"{line}\n" for line in lines))
+    return summary(places, prepared.heldout)
+
+
+def _costs(config: RunConfig, contestant: _Contestant, place: Path) -> dict[str, float]:
+    """How large a model is, in memory and where it lies, and how fast if that is asked."""
+    model, asked = contestant
     found = {"num_parameters": float(evals.num_parameters(model.params))}
     if config.evaluation.speed:
+        prompts = [question.tokens for question in asked[:SPEED_PROMPTS]]
         write = writer(model.config, model.params, prompts, vocab_size=model.vocab_size)
         found |= asdict(evals.speed(write))
-    return found
+    return {**found, "size_on_disk": float(evals.size_on_disk(place))}
 
 
-def _samples(
-    config: RunConfig,
-    asked: Mapping[str, Sequence[Question]],
-    student: Model,
-    teacher: Model | None,
-) -> list[report.Sample]:
+def _samples(config: RunConfig, contestants: Mapping[str, _Contestant]) -> list[report.Sample]:
     if not (count := config.evaluation.samples):
         return []
     sampling = Sampling(max_new_tokens=config.evaluation.max_new_tokens)
-    models = {STUDENT: student} if teacher is None else {STUDENT: student, TEACHER: teacher}
     answers = {}
-    for name, model in models.items():
-        prompts = [question.tokens for question in asked[name][:count]]
+    for name, (model, asked) in contestants.items():
+        prompts = [question.tokens for question in asked[:count]]
         answers[name] = model.decode(model.write(prompts, sampling))
     return [
         report.Sample(question.text, {name: texts[number] for name, texts in answers.items()})
-        for number, question in enumerate(asked[STUDENT][:count])
+        for number, question in enumerate(contestants[STUDENT].questions[:count])
     ]
 
 
