@@ -13,7 +13,7 @@ import pytest
 ROLLOUT = ("data.rollout={type: teacher, max_new_tokens: 24, batch_size: 2}",)
 SLOW_STEPS = (
     "train.steps=1000",
-    "train.batch_size=4096",
+    "train.batch_size=1024",
     "train.save_every_steps=1000",
     "train.log_every_steps=1",
     "evaluation.every_steps=0",
