@@ -3,7 +3,8 @@
 #
 #   launch/test.sh [--slow] [PYTEST ARGUMENTS ...]
 #
-# --slow adds the long tests, for which the real models are fetched once, into models/.
+# --slow adds the long tests, for which the real models are fetched once, into models/, and compiles
+# the programs of all tests as users' are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/install.sh
@@ -21,5 +22,5 @@ fi
 .venv/bin/pyright
 .venv/bin/lint-imports --no-cache
 .venv/bin/codespell jaxdistill tests configs launch ./*.md
-# Two at a time, a file in one process: most of a test is tracing, which keeps one core busy.
+# Two at a time, a file in one process: most of a test is tracing and compiling, on one core.
 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -19,15 +19,12 @@ signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _MOST_MAPS = 20_000
+_NUMERICS = {"losses", "objectives"}
+_HELP = "also run the tests marked slow, and compile all programs as users' are"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Most of a fast test is compiling; with `--slow`, programs are compiled as users' are."""
-    jax.config.update("jax_disable_most_optimizations", not config.getoption("--slow"))
+    parser.addoption("--slow", action="store_true", help=_HELP)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -35,6 +32,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+_is_hasty = False
+"""How this process compiles."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _haste(request: pytest.FixtureRequest):
+    """Compiles without costly optimizations where what is computed is tested elsewhere.
+
+    Most of a fast test is compiling. Losses and objectives, all processes that tests start, and
+    everything with `--slow`, are compiled as users' programs are.
+    """
+    global _is_hasty
+    is_numeric = request.path.parent.name in _NUMERICS
+    is_hasty = not is_numeric and not request.config.getoption("--slow")
+    if is_hasty != _is_hasty:
+        jax.config.update("jax_disable_most_optimizations", is_hasty)
+        jax.clear_caches()  # they do not tell programs apart by it
+        _is_hasty = is_hasty
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -21,7 +21,7 @@ class Said:
     The mark that ends an answer counts as one byte more.
 
     Attributes:
-        begins: The byte where each token begins; that may be before its answer does.
+        begins: The byte where each token of an answer begins; that may be before the answer does.
         ends: The byte that it reaches; -1 for tokens of no answer, and for what a template puts
             around one.
         is_lost: Which tokens stand before characters that no token stands for.
@@ -33,7 +33,7 @@ class Said:
 
 
 def said(words: Sequence[bytes | None], covered: Covered) -> Said:
-    """What tokens say.
+    """Where tokens stand in what the answers of a row say.
 
     Args:
         words: The bytes that each token stands for; None for a mark.

@@ -40,7 +40,7 @@ _OF_STUDENT = (
 _OF_TEACHER = ("bits_per_byte", "nll", "perplexity")
 
 
-class _Contestant(NamedTuple):
+class _Asked(NamedTuple):
     """A model that is measured at the end, and what it is asked, in its own tokens."""
 
     model: Model
@@ -62,44 +62,20 @@ def conclude(
     hub.save(student.pretrained, folder.student, dtype=config.student.export_dtype)
     student = student.astype(config.student.export_dtype).astype("float32")
     count = max(SPEED_PROMPTS, config.evaluation.samples)
-    contestants = {STUDENT: _Contestant(student, questions(prepared, student, count))}
+    models = {STUDENT: _Asked(student, questions(prepared, student, count))}
     if teacher is not None and config.evaluation.teacher:
         asked = questions(prepared, student, count, reader=teacher)
-        contestants[TEACHER] = _Contestant(teacher, asked)
+        models[TEACHER] = _Asked(teacher, asked)
 
     result = {
-        "comparison": _gained(config, folder, inspection, prepared, measure, contestants),
-        "samples": [asdict(sample) for sample in _samples(config, contestants)],
+        "comparison": _gained(config, folder, inspection, prepared, measure, models),
+        "samples": [asdict(sample) for sample in _samples(config, models)],
         "facts": {**facts, "training": _effort(folder), **_versions()},
         "made_of": made_of,
     }
     _write_report(config, folder, result)
     write_json(folder.result, result)  # the last of all: where it is, the run is finished
     show(folder)
-
-
-def _gained(
-    config: RunConfig,
-    folder: RunFolder,
-    inspection: Inspection,
-    prepared: data.Prepared,
-    measure: Measure | None,
-    contestants: Mapping[str, _Contestant],
-) -> dict[str, dict[str, float]]:
-    """The student before and after, and its teacher, by what each is called."""
-    before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
-    found = {BEFORE: _chosen(before, _OF_STUDENT)}
-    student = contestants[STUDENT]
-    after = {} if measure is None else _measured(folder, measure, student.model, prepared)
-    costs = _costs(config, student, folder.student)
-    found[STUDENT] = {**_chosen(after, _OF_STUDENT), **costs}
-    if TEACHER in contestants and config.teacher is not None:
-        teacher = contestants[TEACHER]
-        own = {name: after.get(f"teacher_{name}") for name in _OF_TEACHER}
-        own |= teacher_heldout(config, inspection, teacher.model, prepared.heldout)
-        costs = _costs(config, teacher, hub.read(config.teacher.model).path)
-        found[TEACHER] = {**_chosen(own, _OF_TEACHER), **costs}
-    return found
 
 
 def show(folder: RunFolder) -> None:
@@ -111,6 +87,30 @@ def show(folder: RunFolder) -> None:
     report.print_samples([report.Sample(**sample) for sample in result["samples"]])
     places = f"\nstudent  {folder.student}\nreport   {folder.report / 'index.html'}"
     console.print(places, markup=False, highlight=False, soft_wrap=True)
+
+
+def _gained(
+    config: RunConfig,
+    folder: RunFolder,
+    inspection: Inspection,
+    prepared: data.Prepared,
+    measure: Measure | None,
+    models: Mapping[str, _Asked],
+) -> dict[str, dict[str, float]]:
+    """The student before and after, and its teacher, by name; scores are written on the way."""
+    before = json.loads(folder.before.read_text()) if folder.before.is_file() else {}
+    found = {BEFORE: _chosen(before, _OF_STUDENT)}
+    student = models[STUDENT]
+    after = {} if measure is None else _measured(folder, measure, student.model, prepared)
+    costs = _costs(config, student, folder.student)
+    found[STUDENT] = {**_chosen(after, _OF_STUDENT), **costs}
+    if TEACHER in models and config.teacher is not None:
+        teacher = models[TEACHER]
+        own = {name: after.get(f"teacher_{name}") for name in _OF_TEACHER}
+        own |= teacher_heldout(config, inspection, teacher.model, prepared.heldout)
+        costs = _costs(config, teacher, hub.read(config.teacher.model).path)
+        found[TEACHER] = {**_chosen(own, _OF_TEACHER), **costs}
+    return found
 
 
 def _write_report(config: RunConfig, folder: RunFolder, result: Mapping[str, Any]) -> None:
@@ -141,9 +141,9 @@ def _measured(
     return summary(places, prepared.heldout)
 
 
-def _costs(config: RunConfig, contestant: _Contestant, place: Path) -> dict[str, float]:
+def _costs(config: RunConfig, it: _Asked, place: Path) -> dict[str, float]:
     """How large a model is, in memory and where it lies, and how fast if that is asked."""
-    model, asked = contestant
+    model, asked = it
     found = {"num_parameters": float(evals.num_parameters(model.params))}
     if config.evaluation.speed:
         prompts = [question.tokens for question in asked[:SPEED_PROMPTS]]
@@ -152,17 +152,17 @@ def _costs(config: RunConfig, contestant: _Contestant, place: Path) -> dict[str,
     return {**found, "size_on_disk": float(evals.size_on_disk(place))}
 
 
-def _samples(config: RunConfig, contestants: Mapping[str, _Contestant]) -> list[report.Sample]:
+def _samples(config: RunConfig, models: Mapping[str, _Asked]) -> list[report.Sample]:
     if not (count := config.evaluation.samples):
         return []
     sampling = Sampling(max_new_tokens=config.evaluation.max_new_tokens)
     answers = {}
-    for name, (model, asked) in contestants.items():
+    for name, (model, asked) in models.items():
         prompts = [question.tokens for question in asked[:count]]
         answers[name] = model.decode(model.write(prompts, sampling))
     return [
         report.Sample(question.text, {name: texts[number] for name, texts in answers.items()})
-        for number, question in enumerate(contestants[STUDENT].questions[:count])
+        for number, question in enumerate(models[STUDENT].questions[:count])
     ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROLLOUT = ("data.rollout={type: teacher, max_new_tokens: 24, batch_size: 2}",)
+# The second signal has to come while a step is on its way.
 SLOW_STEPS = (
     "train.steps=1000",
     "train.batch_size=1024",

@@ -1,7 +1,5 @@
 """A study that is killed, again and again, is the study that was never killed."""
 
-import csv
-import json
 import os
 import random
 import signal
@@ -12,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from untimed import untimed
 
 from jaxdistill.study.process import locked
 
@@ -44,23 +43,6 @@ def results(folder: Path) -> dict[Path, tuple[int, int]]:
     return {
         path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*/result.json")
     }
-
-
-def untimed(folder: Path) -> dict[str, object]:
-    """All that a study says, but for what its clocks say."""
-    said: dict[str, object] = {path.name: path.read_text() for path in folder.glob("*.svg")}
-    lines = (folder / "table.md").read_text().splitlines()
-    said["table.md"] = [one.rpartition(" | ")[0] if one[:1] == "|" else one for one in lines]
-    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
-    said["table.csv"] = [{n: v for n, v in row.items() if n != "seconds"} for row in rows]
-    for path in folder.glob("*/heldout_scores.jsonl"):
-        said[f"{path.parent.name}/heldout_scores.jsonl"] = path.read_text()
-    for path in folder.glob("*/metrics.jsonl"):
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        said[f"{path.parent.name}/metrics.jsonl"] = [
-            {n: v for n, v in record.items() if not n.startswith("time/")} for record in records
-        ]
-    return said
 
 
 @pytest.mark.slow

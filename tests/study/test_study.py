@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from untimed import untimed
 
 from jaxdistill import study
 from jaxdistill.cli import main
@@ -130,6 +131,31 @@ def test_only_what_is_new_is_trained(place: Path, capfd: pytest.CaptureFixture[s
     assert trained(place, "seeds=[0]", measured) == 0
     assert [name for name in first if ends(place)[name] != first[name]] == ["words-0"]
     assert (place / "study" / "words-0" / "metrics.jsonl").read_bytes() == records
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_study_that_was_stopped_goes_on_to_the_same_tables(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert trained(place, "seeds=[0]", f"output={place / 'whole'}") == 0
+
+    module = sys.modules["jaxdistill.run.train"]
+    loop = module.run_loop
+
+    def stopped_in_its_second_run(*arguments, **keywords):
+        is_second = (place / "study" / "teacher-0" / "result.json").is_file()
+        return loop(*arguments, **{**keywords, "num_steps": 2} if is_second else keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_loop", stopped_in_its_second_run)
+        assert trained(place, "seeds=[0]") == module.INTERRUPTED
+    first = ends(place)
+    assert [*first] == ["teacher-0"]
+    assert not (place / "study" / "table.md").exists()
+
+    assert trained(place, "seeds=[0]") == 0
+    assert first.items() <= ends(place).items()
+    assert untimed(place / "study") == untimed(place / "whole")
 
 
 def test_every_ratio_has_a_label_and_a_better_side() -> None:
