@@ -141,12 +141,12 @@ def _measured(
     return summary(places, prepared.heldout)
 
 
-def _costs(config: RunConfig, it: _Asked, place: Path) -> dict[str, float]:
+def _costs(config: RunConfig, asked: _Asked, place: Path) -> dict[str, float]:
     """How large a model is, in memory and where it lies, and how fast if that is asked."""
-    model, asked = it
+    model = asked.model
     found = {"num_parameters": float(evals.num_parameters(model.params))}
     if config.evaluation.speed:
-        prompts = [question.tokens for question in asked[:SPEED_PROMPTS]]
+        prompts = [question.tokens for question in asked.questions[:SPEED_PROMPTS]]
         write = writer(model.config, model.params, prompts, vocab_size=model.vocab_size)
         found |= asdict(evals.speed(write))
     return {**found, "size_on_disk": float(evals.size_on_disk(place))}
