@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-INTERRUPTED = 130
+INTERRUPTED_EXIT_CODE = 130
 """The exit code of a command that a signal ended, as shells have it for Ctrl-C."""
 
 
-MOST_LINES = 10
+MAX_SHOWN_LINES = 10
 """How many findings are told; the others are counted."""
 
 
@@ -21,16 +21,16 @@ class UserError(Exception):
 
     def __init__(self, *lines: str):
         self.lines = lines
-        super().__init__("\n".join(self.shown))
+        super().__init__("\n".join(self.shown_lines))
 
     @property
-    def shown(self) -> tuple[str, ...]:
+    def shown_lines(self) -> tuple[str, ...]:
         """The first lines, and how many more there are."""
-        more = len(self.lines) - MOST_LINES
-        return (*self.lines[:MOST_LINES], f"... and {more} more.") if more > 0 else self.lines
+        more = len(self.lines) - MAX_SHOWN_LINES
+        return (*self.lines[:MAX_SHOWN_LINES], f"... and {more} more.") if more > 0 else self.lines
 
 
-class Findings:
+class ErrorCollector:
     """Gathers the lines of several `UserError`s into one, so that a user mends them in one go."""
 
     def __init__(self) -> None:
@@ -40,14 +40,14 @@ class Findings:
         return len(self._lines)
 
     @contextmanager
-    def collect(self, place: str = "") -> Iterator[None]:
+    def collect(self, source: str = "") -> Iterator[None]:
         """Take note of a `UserError` raised inside, said of `place`, and go on."""
         try:
             yield
         except UserError as error:
-            self._lines += [f"{place}: {line}" if place else line for line in error.lines]
+            self._lines += [f"{source}: {line}" if source else line for line in error.lines]
 
-    def raise_any(self) -> None:
+    def raise_if_any(self) -> None:
         """Raise what was gathered, if anything was.
 
         Raises:
@@ -57,9 +57,9 @@ class Findings:
             raise UserError(*self._lines)
 
 
-def nearest(word: str, words: "list[str] | tuple[str, ...]") -> str:
+def did_you_mean(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """` Did you mean `x`?` for the closest of `words`, or nothing when none is close."""
     import difflib
 
-    matches = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean `{matches[0]}`?" if matches else ""

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from jaxdistill.errors import UserError
 
-_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # Libraries in Rust raise bare exceptions that end in the number of the system's error.
-_RUST_FULL = re.compile(rf"os error ({'|'.join(str(number) for number in _FULL)})\)")
+_RUST_DISK_FULL = re.compile(
+    rf"os error ({'|'.join(str(number) for number in _DISK_FULL_ERRNOS)})\)"
+)
 
-_LONGEST_NAME = 255
-_UNFINISHED, _REPLACED = ".unfinished", ".replaced"
+_MAX_NAME_BYTES = 255
+_UNFINISHED_SUFFIX, _REPLACED_SUFFIX = ".unfinished", ".replaced"
 
 
 def cache_folder() -> Path:
@@ -24,19 +26,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxdistill"
 
 
-def check_name(path: Path) -> None:
+def check_path_names(path: Path) -> None:
     """See that a path can be looked up at all.
 
     Raises:
         UserError: A part of it is longer than any name can be, or holds a null character.
     """
     for part in path.parts:
-        if len(os.fsencode(part)) > _LONGEST_NAME or "\0" in part:
+        if len(os.fsencode(part)) > _MAX_NAME_BYTES or "\0" in part:
             raise UserError(f"{part[:40]}...: no file can have this name. Choose another.")
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def atomic_file(target: Path) -> Iterator[Path]:
     """A file to write, which becomes `target` when all of it is on the disk.
 
     What a killed process left beside it is removed.
@@ -44,21 +46,21 @@ def whole_file(target: Path) -> Iterator[Path]:
     Raises:
         UserError: The disk is full, or the place cannot be written to.
     """
-    temporary = _beside(target)
-    with _disk_errors(target):
+    temporary = _temporary_path(target)
+    with _disk_errors_as_user_errors(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_left(target, _UNFINISHED)
+            _remove_leftovers(target, _UNFINISHED_SUFFIX)
             yield temporary
-            _flush(temporary)
+            _fsync(temporary)
             temporary.replace(target)
-            _flush(target.parent)
+            _fsync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path) -> Iterator[Path]:
     """A directory to write into, which becomes `target` when all of it is on the disk.
 
     It lies beside `target` until then. An existing `target` is replaced in the end; if anything
@@ -70,41 +72,41 @@ def whole_directory(target: Path) -> Iterator[Path]:
     """
     # Saving through a link replaces what the link points to, not the link.
     target = target.resolve()
-    temporary = _beside(target)
-    with _disk_errors(target):
-        _remove_left(target, _UNFINISHED)
+    temporary = _temporary_path(target)
+    with _disk_errors_as_user_errors(target):
+        _remove_leftovers(target, _UNFINISHED_SUFFIX)
         try:
             temporary.mkdir(parents=True)
             yield temporary
             for path in [*temporary.rglob("*"), temporary]:
-                _flush(path)
-            _move(temporary, target)
+                _fsync(path)
+            _replace_directory(temporary, target)
             # Not before: without a `target`, one of these is the last whole model.
-            _remove_left(target, _REPLACED)
+            _remove_leftovers(target, _REPLACED_SUFFIX)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_directory(target: Path) -> None:
-    """See that `whole_directory` can begin, before hours of work that would be lost.
+def check_writable(target: Path) -> None:
+    """See that `atomic_directory` can begin, before hours of work that would be lost.
 
     Raises:
         UserError: The place cannot be written to.
     """
-    check_name(target)
-    with _disk_errors(target):
+    check_path_names(target)
+    with _disk_errors_as_user_errors(target):
         target = target.resolve()
         place = next(parent for parent in target.parents if parent.exists())
-        trial = place / _beside(target).name
+        trial = place / _temporary_path(target).name
         trial.mkdir()
         trial.rmdir()
 
 
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+def _temporary_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED_SUFFIX}")
 
 
-def _remove_left(target: Path, suffix: str) -> None:
+def _remove_leftovers(target: Path, suffix: str) -> None:
     """Remove what `_beside(target)` named in a process that was killed."""
     if not target.parent.is_dir():
         return
@@ -118,11 +120,11 @@ def _remove_left(target: Path, suffix: str) -> None:
 
 
 @contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
+def _disk_errors_as_user_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_full(error):
+        if _is_disk_full(error):
             raise UserError(
                 f"{target}: the disk is full ({error}). What was there before is untouched; "
                 "free some space, or save somewhere else."
@@ -132,8 +134,8 @@ def _disk_errors(target: Path) -> Iterator[None]:
         raise
 
 
-def _move(temporary: Path, target: Path) -> None:
-    replaced = temporary.with_suffix(_REPLACED)
+def _replace_directory(temporary: Path, target: Path) -> None:
+    replaced = temporary.with_suffix(_REPLACED_SUFFIX)
     with suppress(FileNotFoundError):
         target.rename(replaced)
     try:
@@ -142,11 +144,11 @@ def _move(temporary: Path, target: Path) -> None:
         if replaced.exists():
             replaced.rename(target)
         raise
-    _flush(target.parent)
+    _fsync(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """A rename may reach the disk before what is in the files does, unless that is waited for."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -155,5 +157,7 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_full(error: Exception) -> bool:
-    return getattr(error, "errno", None) in _FULL or bool(_RUST_FULL.search(str(error)))
+def _is_disk_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) in _DISK_FULL_ERRNOS or bool(
+        _RUST_DISK_FULL.search(str(error))
+    )

@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import hub, objectives
-from jaxdistill.data import render_prompt
+from jaxdistill.data import tokenize_prompt
 from jaxdistill.errors import UserError
-from jaxdistill.models import DecoderConfig, forward, head
-from jaxdistill.sampling import OnBatch, Sampling, check_tokens, generate
+from jaxdistill.models import DecoderConfig, forward, lm_head
+from jaxdistill.sampling import OnBatch, Sampling, check_token_ids, generate
 from jaxdistill.types import Params
 
 Prompts = TypeVar("Prompts", str, list[str])
@@ -83,7 +83,7 @@ class Model:
                 f"tokens: the rows have the shapes {shapes}, expected one length for all, as in "
                 "[[1, 2, 3], [4, 5, 6]]. Ask for the logits of one length at a time."
             )
-        check_tokens(self.config, rows, "row")
+        check_token_ids(self.config, rows, "row")
         tokens = jnp.asarray(np.stack(rows))
         batch, time = tokens.shape
         positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
@@ -91,9 +91,9 @@ class Model:
         output = forward(
             self.config, self.params, tokens, positions=positions, segment_ids=segments
         )
-        unembedding = head(self.config, self.params, vocab_size=self.vocab_size)
+        unembedding = lm_head(self.config, self.params, vocab_size=self.vocab_size)
         hidden = output.hidden.reshape(batch * time, -1)
-        return objectives.logits(hidden, unembedding).reshape(batch, time, -1)
+        return objectives.compute_logits(hidden, unembedding).reshape(batch, time, -1)
 
     def generate(
         self,
@@ -126,17 +126,17 @@ class Model:
         sampling = Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p
         )
-        tokens = [render_prompt(prompt, self.tokenizer, as_chat=is_chat) for prompt in asked]
-        texts = self.decode(self.write(tokens, sampling, seed=seed))
+        tokens = [tokenize_prompt(prompt, self.tokenizer, as_chat=is_chat) for prompt in asked]
+        texts = self.decode(self.generate_tokens(tokens, sampling, seed=seed))
         return cast(Prompts, texts[0] if isinstance(prompts, str) else texts)
 
-    def write(
+    def generate_tokens(
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
         *,
         seed: int = 0,
-        first: int = 0,
+        first_index: int = 0,
         batch_size: int = 32,
         on_batch: OnBatch | None = None,
     ) -> list[list[int]]:
@@ -149,18 +149,19 @@ class Model:
             eos_ids=self.pretrained.eos_ids,
             vocab_size=self.vocab_size,
             seed=seed,
-            first=first,
+            first_index=first_index,
             batch_size=batch_size,
             on_batch=on_batch,
         )
 
-    def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
+    def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
         """Answers as text, without special tokens."""
         return [
-            str(self.tokenizer.decode(list(answer), skip_special_tokens=True)) for answer in answers
+            str(self.tokenizer.decode(list(answer), skip_special_tokens=True))
+            for answer in completions
         ]
 
-    def save(self, directory: str | Path, *, format: hub.Format = "safetensors") -> Path:
+    def save(self, directory: str | Path, *, format: hub.ExportFormat = "safetensors") -> Path:
         """Write a folder that `transformers` loads; `format="torch"` writes pytorch_model.bin.
 
         Parameters are written as they are in memory: in float32 unless `load` was told otherwise.

@@ -62,7 +62,7 @@ class Batch:
     `tokens[b, t]` is read at place `t`, and `labels[b, t]` is the token that follows it in the
     same segment: the hidden state at `t` predicts `labels[b, t]`, and counts `loss_mask[b, t]`
     (0 or 1) times. Several rows of the source may share one sequence (packing): they carry
-    different `segment_ids` (0 is padding), and `positions` restart at 0 with each. `row_ids`
+    different `segment_ids` (0 is padding), and `positions` restart at 0 with each. `example_ids`
     name the source row of every place (-1 for padding), so that a bad value can be traced.
     A teacher that reads other tokens than these has them in `pairing`.
     The data room makes it of NumPy arrays; on its way into the step it becomes JAX arrays.
@@ -73,13 +73,13 @@ class Batch:
     loss_mask: Float[Array | np.ndarray, "*N T"]
     positions: Int[Array | np.ndarray, "*N T"]
     segment_ids: Int[Array | np.ndarray, "*N T"]
-    row_ids: Int[Array | np.ndarray, "*N T"]
-    pairing: "Pairing | None" = None
+    example_ids: Int[Array | np.ndarray, "*N T"]
+    alignment: "TokenAlignment | None" = None
 
 
 @pytree
 @dataclass(frozen=True)
-class Pairing:
+class TokenAlignment:
     """How a teacher with a tokenizer of its own reads the rows of a batch, and what meets there.
 
     Labels of both sides that stand for the same text form a group, which has the number of the
@@ -91,19 +91,19 @@ class Pairing:
         teacher: The rows in the teacher's tokens, as long as the student's or not.
         weight: How much the group counts that meets at this place of the student's; 0 where none
             does.
-        student_groups: The group of each place of the student's.
-        teacher_groups: The group of each place of the teacher's.
+        student_span_ids: The group of each place of the student's.
+        teacher_span_ids: The group of each place of the teacher's.
     """
 
     teacher: Batch
-    weight: Float[Array | np.ndarray, "*N T"]
-    student_groups: Int[Array | np.ndarray, "*N T"]
-    teacher_groups: Int[Array | np.ndarray, "*N S"]
+    span_weight: Float[Array | np.ndarray, "*N T"]
+    student_span_ids: Int[Array | np.ndarray, "*N T"]
+    teacher_span_ids: Int[Array | np.ndarray, "*N S"]
 
 
 @pytree
 @dataclass(frozen=True)
-class Lexicon:
+class VocabTables:
     """What the words of a vocabulary are.
 
     Attributes:
@@ -118,29 +118,29 @@ class Lexicon:
             mark that has no twin.
     """
 
-    twins: Int[Array | np.ndarray, " V"]
-    letters: UInt8[Array | np.ndarray, "V L"]
-    sizes: Int[Array | np.ndarray, " V"]
-    is_boundary: Bool[Array | np.ndarray, " V"]
-    pieces: Int[Array | np.ndarray, "V N"] | None = None
-    places: Int[Array | np.ndarray, "V N"] | None = None
-    owners: Int[Array | np.ndarray, " K"] | None = None
-    nearest: Int[Array | np.ndarray, " V"] | None = None
+    exact_match: Int[Array | np.ndarray, " V"]
+    token_bytes: UInt8[Array | np.ndarray, "V L"]
+    num_bytes: Int[Array | np.ndarray, " V"]
+    is_word_boundary: Bool[Array | np.ndarray, " V"]
+    subtokens: Int[Array | np.ndarray, "V N"] | None = None
+    buckets: Int[Array | np.ndarray, "V N"] | None = None
+    bucket_token: Int[Array | np.ndarray, " K"] | None = None
+    nearest_token: Int[Array | np.ndarray, " V"] | None = None
 
 
 @pytree
 @dataclass(frozen=True)
-class Head:
+class LMHead:
     """The unembedding, kept apart from the body so that logits exist only inside the wall.
 
     `logits = soft_cap * tanh(scale * (hidden @ matrix.T + bias) / soft_cap)`, the cap only where
     there is one. Rows of `matrix` from `vocab_size` on are padding and stand for no word. Where
-    objectives look words up that the other model knows too, `lexicon` has them.
+    objectives look words up that the other model knows too, `vocab_tables` has them.
     """
 
     matrix: Float[Array, "V D"]
     bias: Float[Array, " V"] | None = None
-    lexicon: Lexicon | None = None
+    vocab_tables: VocabTables | None = None
     scale: float = field(default=1.0, metadata={"static": True})
     soft_cap: float | None = field(default=None, metadata={"static": True})
     vocab_size: int = field(default=0, metadata={"static": True})
@@ -164,7 +164,7 @@ class Embedding:
 
 @pytree
 @dataclass(frozen=True)
-class Output:
+class ModelOutput:
     """What a model returns: the hidden states that its `Head` reads, after the final norm."""
 
     hidden: Float[Array, "B T D"]
@@ -173,12 +173,12 @@ class Output:
 
 @pytree
 @dataclass(frozen=True)
-class Signal:
+class HiddenSignal:
     """What a model says of a batch: its hidden states, and the head that reads them.
 
     Whoever looks at the words themselves finds them in `embedding`.
     """
 
     hidden: Float[Array, "B T D"]
-    head: Head
+    lm_head: LMHead
     embedding: Embedding | None = None

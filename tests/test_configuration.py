@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jaxdistill.cli import main
-from jaxdistill.cli.explain import explain
-from jaxdistill.config import configclass, sections
+from jaxdistill.cli.config_reference import explain_config
+from jaxdistill.config import config_sections, configclass
 from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.run import RunConfig
 
@@ -16,14 +16,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 
 def test_the_page_is_what_the_command_prints():
     again = f"jaxdistill explain > {PAGE.relative_to(PAGE.parents[1])}"
-    assert PAGE.read_text() == explain([]) + "\n", f"write it again: {again}"
+    assert PAGE.read_text() == explain_config([]) + "\n", f"write it again: {again}"
 
 
 def test_every_objective_and_every_field_is_there():
-    found = {one.key: one for one in sections(RunConfig)}
+    found = {one.key: one for one in config_sections(RunConfig)}
     for name in OBJECTIVES:
         expected = {one.name for one in fields(OBJECTIVES[name])} - {"type"}
-        assert found[f"objectives.{name}"].fields.keys() == expected
+        assert found[f"objectives.{name}"].field_lines.keys() == expected
 
 
 def test_a_field_is_told_with_its_kind_its_default_and_what_bases_say_of_it():
@@ -48,7 +48,7 @@ def test_a_field_is_told_with_its_kind_its_default_and_what_bases_say_of_it():
 
         name: str | None = None
 
-    (section,) = sections(Config, "place")
+    (section,) = config_sections(Config, "place")
     assert str(section) == (
         "## `place`\n\nWhat is above.\n\n"
         "- **`size`** (whole number; required). How large it is.\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxdistill.cli.options import parser
+from jaxdistill.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,4 +37,4 @@ def test_a_command_parses(command: str):
     if words[1] != "fetch":
         named = [word for word in words if word.endswith(".yaml")]
         assert all((ROOT / name).is_file() for name in named)
-    parser().parse_args(words[1:])
+    build_parser().parse_args(words[1:])

@@ -1,19 +1,19 @@
 """How two tokenizations of one text stand beside each other (host side)."""
 
-from jaxdistill.align.edit_distance import nearest_words as nearest_words
-from jaxdistill.align.identity import difference as difference
-from jaxdistill.align.projection import Projection as Projection
-from jaxdistill.align.projection import pieces as pieces
-from jaxdistill.align.projection import projection as projection
-from jaxdistill.align.saved import Arrays as Arrays
-from jaxdistill.align.saved import saved as saved
-from jaxdistill.align.spans import Alignment as Alignment
-from jaxdistill.align.spans import Extents as Extents
-from jaxdistill.align.spans import Groups as Groups
-from jaxdistill.align.spans import positions as positions
-from jaxdistill.align.spans import spans as spans
-from jaxdistill.align.vocabulary import boundaries as boundaries
-from jaxdistill.align.vocabulary import letters as letters
+from jaxdistill.align.cached_arrays import Arrays as Arrays
+from jaxdistill.align.cached_arrays import load_or_compute as load_or_compute
+from jaxdistill.align.nearest_tokens import nearest_tokens as nearest_tokens
+from jaxdistill.align.shared_buckets import SharedBuckets as SharedBuckets
+from jaxdistill.align.shared_buckets import build_shared_buckets as build_shared_buckets
+from jaxdistill.align.shared_buckets import retokenize as retokenize
+from jaxdistill.align.spans import AlignmentRule as AlignmentRule
+from jaxdistill.align.spans import ByteRanges as ByteRanges
+from jaxdistill.align.spans import SpanIds as SpanIds
+from jaxdistill.align.spans import align_positions as align_positions
+from jaxdistill.align.spans import align_spans as align_spans
+from jaxdistill.align.tokenizer_difference import tokenizer_difference as tokenizer_difference
+from jaxdistill.align.vocabulary import exact_matches as exact_matches
+from jaxdistill.align.vocabulary import padded_token_bytes as padded_token_bytes
+from jaxdistill.align.vocabulary import text_token_bytes as text_token_bytes
 from jaxdistill.align.vocabulary import token_bytes as token_bytes
-from jaxdistill.align.vocabulary import twins as twins
-from jaxdistill.align.vocabulary import words as words
+from jaxdistill.align.vocabulary import word_boundaries as word_boundaries

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 
 @dataclass(frozen=True)
-class Alignment:
+class AlignmentRule:
     """How the tokens of two tokenizers meet.
 
     Attributes:
@@ -21,15 +21,15 @@ class Alignment:
             (`singles`), so that only tokens meet which stand alone for the same text.
     """
 
-    by: Literal["spans", "positions"]
-    average: Literal["groups", "rows"] = "groups"
-    at: Literal["ends", "begins", "singles"] = "ends"
+    method: Literal["spans", "positions"]
+    average_over: Literal["groups", "rows"] = "groups"
+    compare_at: Literal["ends", "begins", "singles"] = "ends"
 
     def __str__(self) -> str:
-        return f"`{self.by}` ({self.at}) averaged over {self.average}"
+        return f"`{self.method}` ({self.compare_at}) averaged over {self.average_over}"
 
 
-class Groups(NamedTuple):
+class SpanIds(NamedTuple):
     """The number of the group that each token is in, from 0 on in their order; -1 for none.
 
     Every group has tokens on both sides.
@@ -38,60 +38,62 @@ class Groups(NamedTuple):
     student: Int[np.ndarray, " T"]
     teacher: Int[np.ndarray, " S"]
 
-    def at(self, where: Literal["ends", "begins", "singles"]) -> "Groups":
+    def select(self, compare_at: Literal["ends", "begins", "singles"]) -> "SpanIds":
         """The groups as an `Alignment` wants them."""
-        if where == "begins":
-            return Groups(*(np.where(np.diff(side, prepend=-1) != 0, side, -1) for side in self))
-        if where == "singles":
+        if compare_at == "begins":
+            return SpanIds(*(np.where(np.diff(side, prepend=-1) != 0, side, -1) for side in self))
+        if compare_at == "singles":
             sizes = [np.bincount(side[side >= 0]) for side in self]
             is_single = np.append((sizes[0] == 1) & (sizes[1] == 1), False)
             ranks = np.where(is_single, np.cumsum(is_single) - 1, -1)
-            return Groups(*(ranks[side] for side in self))
+            return SpanIds(*(ranks[side] for side in self))
         return self
 
 
-class Extents(NamedTuple):
+class ByteRanges(NamedTuple):
     """The bytes of a shared text that tokens stand for, in their order.
 
     Several tokens may reach one byte: pieces of a character count as reaching its end where it is
     not known how much of it each has.
     """
 
-    begins: Int[np.ndarray, " T"]
+    starts: Int[np.ndarray, " T"]
     ends: Int[np.ndarray, " T"]
 
 
-def spans(student: Extents, teacher: Extents) -> Groups:
+def align_spans(student: ByteRanges, teacher: ByteRanges) -> SpanIds:
     """The smallest groups that begin and end on the same byte and leave nothing out on either side.
 
     Tokens are left out where the other side's tokens do not cover exactly the same bytes: because
     it was cut, or because its last token goes on behind the text.
     """
     sides = student, teacher
-    mine, theirs = (np.union1d(side.begins, side.ends) for side in sides)
+    mine, theirs = (np.union1d(side.starts, side.ends) for side in sides)
     meetings = np.intersect1d(mine, theirs)
     sizes = np.diff(meetings)
     numbers = [np.searchsorted(meetings, side.ends) - 1 for side in sides]
     is_whole = np.ones(len(sizes), dtype=bool)
     for side, number in zip(sides, numbers, strict=True):
         inside = (number >= 0) & (number < len(sizes))
-        lengths = (side.ends - side.begins)[inside]
+        lengths = (side.ends - side.starts)[inside]
         is_whole &= np.bincount(number[inside], lengths, minlength=len(sizes)) == sizes
     ranks = np.append(np.where(is_whole, np.cumsum(is_whole) - 1, -1), -1)
     # What lies behind the last meeting, or before the first, has the number that is left over.
-    return Groups(*(ranks[np.where(n < len(sizes), n, -1)] for n in numbers))
+    return SpanIds(*(ranks[np.where(n < len(sizes), n, -1)] for n in numbers))
 
 
-def positions(student: Int[np.ndarray, " T"], teacher: Int[np.ndarray, " S"]) -> Groups:
+def align_positions(
+    student_ranks: Int[np.ndarray, " T"], teacher_ranks: Int[np.ndarray, " S"]
+) -> SpanIds:
     """The n-th token of one side with the n-th of the other; what has no counterpart is in none.
 
     Args:
         student: The number of each of the student's tokens, climbing; -1 for what does not count.
         teacher: The same of the teacher's.
     """
-    both = np.intersect1d(student[student >= 0], teacher[teacher >= 0])
+    both = np.intersect1d(student_ranks[student_ranks >= 0], teacher_ranks[teacher_ranks >= 0])
 
     def numbers(side: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
         return np.where(np.isin(side, both), np.searchsorted(both, side), -1)
 
-    return Groups(numbers(student), numbers(teacher))
+    return SpanIds(numbers(student_ranks), numbers(teacher_ranks))

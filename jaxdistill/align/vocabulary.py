@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.errors import UserError
 
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+_SPACE_MARKER = "\N{LOWER ONE EIGHTH BLOCK}"
 """What SentencePiece writes for a space."""
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
@@ -26,9 +26,9 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     """
     kinds = {step["type"] for step in _decoder_steps(tokenizer)}
     if "ByteLevel" in kinds:
-        read = _from_byte_level
+        read = _decode_byte_level
     elif kinds & {"Metaspace", "Replace", "ByteFallback"}:
-        read = _from_sentencepiece
+        read = _decode_sentencepiece
     else:
         raise UserError(
             f"tokenizer `{tokenizer.name_or_path}`: its tokens are put together by "
@@ -44,11 +44,11 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
             found[number] = read(word)
         elif not token.special:
             # Added tokens are written as they are, but for the letter of a space.
-            found[number] = word.encode() if read is _from_byte_level else read(word)
+            found[number] = word.encode() if read is _decode_byte_level else read(word)
     return found
 
 
-def words(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
+def text_token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     """The bytes of every token that texts are written in, by its id; None for all others.
 
     SentencePiece has a token for each byte, for what it has no other: `<0x41>` stands beside `A`,
@@ -61,7 +61,7 @@ def words(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     single = {
         number
         for word, number in vocabulary.items()
-        if _BYTE.fullmatch(word) and found[number] != word.encode()
+        if _BYTE_TOKEN.fullmatch(word) and found[number] != word.encode()
     }
     spelt = {word for number, word in enumerate(found) if number not in single}
     return [
@@ -69,10 +69,10 @@ def words(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     ]
 
 
-def twins(
+def exact_matches(
     student: Sequence[bytes | None],
     teacher: Sequence[bytes | None],
-    marks: Sequence[tuple[int, int]] = (),
+    special_pairs: Sequence[tuple[int, int]] = (),
 ) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"]]:
     """For each word of either side the other's of the same bytes; -1 where there is none.
 
@@ -92,26 +92,26 @@ def twins(
     found = [np.full(len(words), -1, dtype=np.int32) for words in (student, teacher)]
     shared = numbers[0].keys() & numbers[1].keys()
     pairs = [(numbers[0][word], numbers[1][word]) for word in shared]
-    for mine, theirs in (*pairs, *marks):
+    for mine, theirs in (*pairs, *special_pairs):
         found[0][mine], found[1][theirs] = theirs, mine
     return found[0], found[1]
 
 
-def letters(
-    words: Sequence[bytes | None], length: int = 16
+def padded_token_bytes(
+    tokens: Sequence[bytes | None], max_bytes: int = 16
 ) -> tuple[UInt8[np.ndarray, "V L"], Int[np.ndarray, " V"]]:
     """The first bytes of every word, 0 behind its end, and how many there are; none for marks."""
-    joined = b"".join((word or b"")[:length].ljust(length, b"\0") for word in words)
-    sizes = [min(len(word or b""), length) for word in words]
+    joined = b"".join((word or b"")[:max_bytes].ljust(max_bytes, b"\0") for word in tokens)
+    sizes = [min(len(word or b""), max_bytes) for word in tokens]
     return (
-        np.frombuffer(joined, dtype=np.uint8).reshape(len(words), length),
+        np.frombuffer(joined, dtype=np.uint8).reshape(len(tokens), max_bytes),
         np.array(sizes, dtype=np.int32),
     )
 
 
-def boundaries(words: Sequence[bytes | None]) -> Bool[np.ndarray, " V"]:
+def word_boundaries(tokens: Sequence[bytes | None]) -> Bool[np.ndarray, " V"]:
     """Which words begin with white space, or are marks: a text may end before them."""
-    return np.array([word is None or word[:1].isspace() for word in words])
+    return np.array([word is None or word[:1].isspace() for word in tokens])
 
 
 def _decoder_steps(tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
@@ -124,18 +124,18 @@ def _decoder_steps(tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any
             waiting += step.get("decoders", [])
 
 
-def _from_byte_level(word: str) -> bytes:
+def _decode_byte_level(token: str) -> bytes:
     alphabet = _byte_level_alphabet()
     try:
-        return bytes(alphabet[letter] for letter in word)
+        return bytes(alphabet[letter] for letter in token)
     except KeyError:
-        return word.encode()
+        return token.encode()
 
 
-def _from_sentencepiece(word: str) -> bytes:
-    if byte := _BYTE.fullmatch(word):
+def _decode_sentencepiece(token: str) -> bytes:
+    if byte := _BYTE_TOKEN.fullmatch(token):
         return bytes.fromhex(byte[1])
-    return word.replace(_SPACE, " ").encode()
+    return token.replace(_SPACE_MARKER, " ").encode()
 
 
 @cache

@@ -10,29 +10,29 @@ from typing import TextIO, cast
 
 from jaxdistill.errors import UserError
 
-BROKEN_PIPE = 141
+BROKEN_PIPE_EXIT_CODE = 141
 
 
 def train(options: argparse.Namespace) -> int:
     """Run a config: train, evaluate, export, report."""
     from jaxdistill import run
 
-    _outlive_readers()
-    return run.train(run.read(options.config, options.overrides))
+    _ignore_closed_stdout()
+    return run.train(run.load_config(options.config, options.overrides))
 
 
 def check(options: argparse.Namespace) -> None:
     """Find what is wrong before any weight is loaded."""
     from jaxdistill import run
 
-    _say(run.check(run.read(options.config, options.overrides)))
+    _print(run.check(run.load_config(options.config, options.overrides)))
 
 
 def study(options: argparse.Namespace) -> int:
     """Train arms and seeds of one run, and compare them."""
     from jaxdistill import study
 
-    _outlive_readers()
+    _ignore_closed_stdout()
     return study.run(study.read(options.config, tuple(options.overrides)), options.config)
 
 
@@ -44,10 +44,10 @@ def compare(options: argparse.Namespace) -> None:
     named = ("out", "prompts", "max_new_tokens", "batch_size", "task", "machine_price")
     named += ("currency", "tolerance", "judgements")
     compare.compare(
-        compare.options(
+        compare.make_options(
             options.models,
             sources=options.data,
-            reading={name: getattr(options, name) for name in reading},
+            data_options={name: getattr(options, name) for name in reading},
             prices=options.price,
             **{name: getattr(options, name) for name in named},
         )
@@ -56,13 +56,13 @@ def compare(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Measure likelihood of rows, agreement with a teacher, tasks."""
-    _check_eval(options)
+    _check_eval_options(options)
     if options.lm_eval:
-        values = _harness(options)
+        values = _evaluate_lm_eval(options)
     elif options.task:
         from jaxdistill import run
 
-        task = run.read_task(options.task)
+        task = run.load_task(options.task)
         common = {"batch_size": options.batch_size, "dtype": options.dtype}
         scores = run.evaluate_task(options.model, task, sources=options.data, **common)
         values = {
@@ -71,16 +71,16 @@ def evaluate(options: argparse.Namespace) -> None:
             for suffix, value in zip(("", "_low", "_high"), astuple(estimate), strict=True)
         }
     else:
-        values = _likelihood(options)
+        values = _evaluate_likelihood(options)
     if options.json:
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        _say(json.dumps(finite))
+        _print(json.dumps(finite))
     else:
         width = max(18, *map(len, values))
-        _say("\n".join(f"{name:<{width}} {value:.6g}" for name, value in values.items()))
+        _print("\n".join(f"{name:<{width}} {value:.6g}" for name, value in values.items()))
 
 
-def _check_eval(options: argparse.Namespace) -> None:
+def _check_eval_options(options: argparse.Namespace) -> None:
     """See that no option is given that would not be looked at."""
     likelihood: tuple[str, ...] = ("teacher", "length", "loss_on")
     harness: tuple[str, ...] = ("include_path", "limit", "fewshot")
@@ -97,7 +97,7 @@ def _check_eval(options: argparse.Namespace) -> None:
         )
 
 
-def _harness(options: argparse.Namespace) -> dict[str, float]:
+def _evaluate_lm_eval(options: argparse.Namespace) -> dict[str, float]:
     from jaxdistill import harness
 
     return harness.evaluate(
@@ -105,18 +105,18 @@ def _harness(options: argparse.Namespace) -> dict[str, float]:
         options.lm_eval,
         include_path=options.include_path,
         limit=options.limit,
-        fewshot=options.fewshot,
-        as_chat=options.prompt_template == "chat",
+        num_fewshot=options.fewshot,
+        apply_chat_template=options.prompt_template == "chat",
         batch_size=options.batch_size,
         dtype=options.dtype,
     )
 
 
-def _likelihood(options: argparse.Namespace) -> dict[str, float]:
+def _evaluate_likelihood(options: argparse.Namespace) -> dict[str, float]:
     from jaxdistill import run
     from jaxdistill.data import DataConfig
 
-    reading = run.reading({"model": options.model}, vars(options))
+    reading = run.data_options({"model": options.model}, vars(options))
     data_config = DataConfig(sources=tuple(options.data), heldout=0.0, **reading)
     return run.evaluate(
         options.model,
@@ -131,7 +131,7 @@ def cost(options: argparse.Namespace) -> None:
     """Measure what a model takes: time, memory, disk."""
     from jaxdistill import report, run
 
-    found = run.cost(
+    found = run.measure_cost(
         options.model,
         runtime=options.runtime,
         prompt_tokens=options.prompt_tokens,
@@ -140,8 +140,10 @@ def cost(options: argparse.Namespace) -> None:
         dtype=options.dtype,
     )
     values = asdict(found)
-    lines = [f"{quantity.label:<24}{text:>12}" for quantity, (text,) in report.rows({"": values})]
-    _say(json.dumps(values) if options.json else "\n".join(lines))
+    lines = [
+        f"{quantity.label:<24}{text:>12}" for quantity, (text,) in report.table_rows({"": values})
+    ]
+    _print(json.dumps(values) if options.json else "\n".join(lines))
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -149,7 +151,7 @@ def generate(options: argparse.Namespace) -> None:
     from jaxdistill import run
 
     model = run.open_model(options.model, dtype=options.dtype)
-    prompts = options.prompt or _lines(sys.stdin)
+    prompts = options.prompt or _read_prompts(sys.stdin)
     run.check_length(options.max_new_tokens, model.config, options.model, "--max-new-tokens")
     answers = model.generate(
         prompts,
@@ -160,7 +162,7 @@ def generate(options: argparse.Namespace) -> None:
         seed=options.seed,
         chat=options.chat,
     )
-    _say("\n".join(answers))
+    _print("\n".join(answers))
 
 
 def export(options: argparse.Namespace) -> None:
@@ -168,14 +170,14 @@ def export(options: argparse.Namespace) -> None:
     from jaxdistill import run
 
     path = run.export(options.model, options.out, format=options.format, dtype=options.dtype)
-    _say(str(path))
+    _print(str(path))
 
 
 def fetch(options: argparse.Namespace) -> None:
     """Get a model that the project knows by name."""
     from jaxdistill import hub
 
-    _say(str(hub.fetch(options.name, options.out)))
+    _print(str(hub.fetch(options.name, options.out)))
 
 
 def explain(options: argparse.Namespace) -> None:
@@ -183,16 +185,16 @@ def explain(options: argparse.Namespace) -> None:
     import rich
     from rich.markdown import Markdown
 
-    from jaxdistill.cli import explain
+    from jaxdistill.cli import config_reference
 
-    text, console = explain.explain(options.names), rich.get_console()
+    text, console = config_reference.explain_config(options.names), rich.get_console()
     if console.is_terminal:
         console.print(Markdown(text))
     else:
-        _say(text)
+        _print(text)
 
 
-def _lines(file: Iterable[str] | None) -> list[str]:
+def _read_prompts(file: Iterable[str] | None) -> list[str]:
     """The lines that stand on standard input."""
     try:
         lines = [] if file is None else [line.rstrip("\n") for line in file]
@@ -203,22 +205,22 @@ def _lines(file: Iterable[str] | None) -> list[str]:
     return lines
 
 
-def _outlive_readers() -> None:
+def _ignore_closed_stdout() -> None:
     """What is printed from here on may find nobody who reads it; the work goes on."""
     import rich
 
-    from jaxdistill.track import Output
+    from jaxdistill.track import SafeStdout
 
-    rich.get_console().file = cast(TextIO, Output())
+    rich.get_console().file = cast(TextIO, SafeStdout())
 
 
-def _say(text: str) -> None:
-    from jaxdistill.track import silence_output
+def _print(text: str) -> None:
+    from jaxdistill.track import discard_stdout
 
     try:
         print(text, flush=True)  # noqa: T201
     except OSError as error:
-        silence_output()
+        discard_stdout()
         if isinstance(error, BrokenPipeError):
-            sys.exit(BROKEN_PIPE)
+            sys.exit(BROKEN_PIPE_EXIT_CODE)
         raise UserError(f"standard output cannot be written to: {error.strerror}.") from None

@@ -8,15 +8,19 @@ from typing import Any
 
 from jaxdistill import run
 from jaxdistill.data import DataConfig
-from jaxdistill.errors import Findings, UserError, nearest
-from jaxdistill.files import check_directory
+from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
+from jaxdistill.files import check_writable
 
-PAGE, NUMBERS, SHEET = FILES = ("index.html", "metrics.jsonl", "judgements.csv")
+PAGE_FILE, METRICS_FILE, JUDGEMENTS_FILE = OUTPUT_FILES = (
+    "index.html",
+    "metrics.jsonl",
+    "judgements.csv",
+)
 """What a comparison writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class CompareOptions:
     """A comparison.
 
     Attributes:
@@ -49,7 +53,7 @@ class Options:
     judgements: str | None = None
 
     @property
-    def first(self) -> str:
+    def baseline(self) -> str:
         """The name of the model in use today."""
         return next(iter(self.models))
 
@@ -59,15 +63,15 @@ class Options:
         return list(self.models)[1:]
 
 
-def options(
+def make_options(
     models: Sequence[str],
     *,
     sources: Sequence[str],
     out: str,
-    reading: dict[str, Any],
+    data_options: dict[str, Any],
     prices: Sequence[str],
-    **others: Any,
-) -> Options:
+    **other_fields: Any,
+) -> CompareOptions:
     """The options as a command line has them.
 
     Args:
@@ -82,24 +86,27 @@ def options(
     Raises:
         UserError: with all that is wrong.
     """
-    findings = Findings()
+    findings = ErrorCollector()
     named: dict[str, str] = {}
     with findings.collect("compare"):
-        named = _named(models)
+        named = _parse_models(models)
     priced: dict[str, float] = {}
     with findings.collect("--price"):
-        priced = _prices(prices, list(named)) if named else {}
+        priced = _parse_prices(prices, list(named)) if named else {}
     with findings.collect():
-        check_directory(Path(out))
-        check_out(Path(out), others.get("judgements"))
-    findings.raise_any()
+        check_writable(Path(out))
+        check_output_folder(Path(out), other_fields.get("judgements"))
+    findings.raise_if_any()
     config = DataConfig(
-        sources=tuple(sources), heldout=0.0, truncation="drop", **_reading(named, reading)
+        sources=tuple(sources),
+        heldout=0.0,
+        truncation="drop",
+        **_resolve_data_options(named, data_options),
     )
-    return Options(models=named, data=config, out=Path(out), prices=priced, **others)
+    return CompareOptions(models=named, data=config, out=Path(out), prices=priced, **other_fields)
 
 
-def check_out(out: Path, judgements: str | None) -> None:
+def check_output_folder(out: Path, judgements: str | None) -> None:
     """See that nothing of the user's is lost when a folder is replaced.
 
     Raises:
@@ -109,11 +116,13 @@ def check_out(out: Path, judgements: str | None) -> None:
         raise UserError(f"--out: {out} is a file. Name a folder.")
     inside = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     # Desktops and spreadsheets leave hidden files wherever somebody looks.
-    if foreign := [name for name in inside if name not in FILES and not name.startswith(".")]:
+    if foreign := [
+        name for name in inside if name not in OUTPUT_FILES and not name.startswith(".")
+    ]:
         raise UserError(
             f"--out: {out} holds {foreign[0]}, which no comparison wrote. Name a new folder."
         )
-    judged = out / SHEET
+    judged = out / JUDGEMENTS_FILE
     is_read = judgements is not None and Path(judgements).resolve() == judged.resolve()
     if judged.is_file() and not is_read and _has_judgements(judged):
         raise UserError(
@@ -123,15 +132,15 @@ def check_out(out: Path, judgements: str | None) -> None:
 
 
 def _has_judgements(path: Path) -> bool:
-    from jaxdistill.compare.sheet import sheet
+    from jaxdistill.compare.judgement_csv import read_csv_rows
 
     try:
-        return any(row["better"].strip() or row["note"].strip() for _, row in sheet(path))
+        return any(row["better"].strip() or row["note"].strip() for _, row in read_csv_rows(path))
     except UserError:
         return True  # somebody has worked on it
 
 
-def _named(models: Sequence[str]) -> dict[str, str]:
+def _parse_models(models: Sequence[str]) -> dict[str, str]:
     if len(models) < 2:
         raise UserError(
             "there is one model, expected two or more: first the one in use, then those that "
@@ -140,7 +149,7 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in models:
         written = re.fullmatch(r"([\w.-]+)=(.+)", text)
-        name, path = written.groups() if written else (_name(text), text)
+        name, path = written.groups() if written else (_default_model_name(text), text)
         if name in found:
             raise UserError(
                 f"two models are called {name}: {found[name]} and {path}. Give them names: "
@@ -150,20 +159,20 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _name(path: str) -> str:
+def _default_model_name(path: str) -> str:
     """What a model is called that was given no name: its folder, in letters that `NAME=` takes."""
     last = Path(path).expanduser().resolve().name.removesuffix(".gguf")
     return re.sub(r"[^\w.-]+", "-", last).strip("-") or "model"
 
 
-def _prices(texts: Sequence[str], names: list[str]) -> dict[str, float]:
+def _parse_prices(texts: Sequence[str], model_names: list[str]) -> dict[str, float]:
     found = {}
     for text in texts:
         name, _, number = text.partition("=")
-        if name not in names:
+        if name not in model_names:
             raise UserError(
-                f"{text!r} prices {name!r}, which is none of {', '.join(names)}."
-                f"{nearest(name, names)}"
+                f"{text!r} prices {name!r}, which is none of {', '.join(model_names)}."
+                f"{did_you_mean(name, model_names)}"
             )
         try:
             price = float(number)
@@ -175,9 +184,9 @@ def _prices(texts: Sequence[str], names: list[str]) -> dict[str, float]:
     return found
 
 
-def _reading(models: dict[str, str], given: dict[str, Any]) -> dict[str, Any]:
-    found, length = run.reading(models, given), given.get("length")
-    others = [path for path in models.values() if run.trained_on(path) is None]
-    longest = [run.check_reads(path, length, option="--length") for path in others]
+def _resolve_data_options(models: dict[str, str], data_options: dict[str, Any]) -> dict[str, Any]:
+    found, length = run.data_options(models, data_options), data_options.get("length")
+    others = [path for path in models.values() if run.run_data_config(path) is None]
+    longest = [run.check_max_positions(path, length, option="--length") for path in others]
     # What every model reads, unless it was asked for.
     return found if length else found | {"length": min([found["length"], *longest])}

@@ -9,10 +9,10 @@ Example:
     Train(steps=5)
 """
 
+from jaxdistill.config.configclass import configclass as configclass
 from jaxdistill.config.load import dump as dump
-from jaxdistill.config.load import flat as flat
+from jaxdistill.config.load import flatten as flatten
 from jaxdistill.config.load import load as load
-from jaxdistill.config.reference import Section as Section
-from jaxdistill.config.reference import sections as sections
+from jaxdistill.config.reference import ConfigSection as ConfigSection
+from jaxdistill.config.reference import config_sections as config_sections
 from jaxdistill.config.registry import Registry as Registry
-from jaxdistill.config.schema import configclass as configclass

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from jaxdistill.config.findings import findings
-from jaxdistill.errors import UserError, nearest
+from jaxdistill.config.validation_errors import format_validation_errors
+from jaxdistill.errors import UserError, did_you_mean
 
 _Class = TypeVar("_Class")
 
@@ -34,9 +34,9 @@ def load(cls: type[_Class], path: str | Path | None, overrides: Sequence[str] = 
     Raises:
         UserError: with every mistake that was found, a line each.
     """
-    node = OmegaConf.create(_read(Path(path)) if path is not None else {})
+    node = OmegaConf.create(_read_yaml(Path(path)) if path is not None else {})
     for override in overrides:
-        _apply(node, override)
+        _apply_override(node, override)
     content = OmegaConf.to_container(node, resolve=False)
     where = str(path) if path is not None else "config"
     binary = [name for name, value in _leaves(content, "") if isinstance(value, bytes)]
@@ -47,21 +47,21 @@ def load(cls: type[_Class], path: str | Path | None, overrides: Sequence[str] = 
         # The JSON mode is strict about numbers, yet takes lists for tuples.
         return pydantic.TypeAdapter(cls).validate_json(text)
     except pydantic.ValidationError as error:
-        lines = findings(cls, json.loads(text), error)
+        lines = format_validation_errors(cls, json.loads(text), error)
         raise UserError(*(f"{where}: {line}" for line in lines)) from None
 
 
 def dump(config: Any) -> str:
     """The YAML that `load` reads back to an equal `config`."""
-    return OmegaConf.to_yaml(OmegaConf.create(_content(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(_to_json_values(config)))
 
 
-def flat(config: Any) -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """Every value of `config` by its dotted name, as it would stand in an override."""
-    return dict(_leaves(_content(config), ""))
+    return dict(_leaves(_to_json_values(config), ""))
 
 
-def _content(config: Any) -> Any:
+def _to_json_values(config: Any) -> Any:
     return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
@@ -76,14 +76,16 @@ def _leaves(content: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}{name}", value
 
 
-def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[Any, Any]:
-    if path.resolve() in below:
+def _read_yaml(path: Path, parents: tuple[Path, ...] = ()) -> dict[Any, Any]:
+    if path.resolve() in parents:
         raise UserError(f"{path}: `base` leads back to this file. Remove one of the two.")
     try:
         node = OmegaConf.load(path)
     except FileNotFoundError:
         siblings = [str(p) for p in sorted(path.parent.glob("*.y*ml"))]
-        raise UserError(f"{path}: no such config file.{nearest(str(path), siblings)}") from None
+        raise UserError(
+            f"{path}: no such config file.{did_you_mean(str(path), siblings)}"
+        ) from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; a config is a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -99,22 +101,22 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[Any, Any]:
         return content
     if not isinstance(base, str):
         raise UserError(f"{path}: base: expected one file's name, got {base!r}.")
-    return _merged(_read(path.parent / base, (*below, path.resolve())), content)
+    return _merge(_read_yaml(path.parent / base, (*parents, path.resolve())), content)
 
 
-def _merged(below: Any, above: Any) -> Any:
+def _merge(base: Any, override: Any) -> Any:
     """`above` laid over `below`: mappings are joined, and all else is replaced.
 
     A mapping that makes another choice (`type`) is not joined with the fields of the one before.
     """
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    if "type" in above and above["type"] != below.get("type"):
-        return above
-    return below | {name: _merged(below.get(name), value) for name, value in above.items()}
+    if not (isinstance(base, dict) and isinstance(override, dict)):
+        return override
+    if "type" in override and override["type"] != base.get("type"):
+        return override
+    return base | {name: _merge(base.get(name), value) for name, value in override.items()}
 
 
-def _parsed(value: str) -> Any:
+def _parse_value(value: str) -> Any:
     """What stands behind `=`: YAML, and text as it stands where YAML finds text without quotes."""
     content = OmegaConf.create(f"value: {value}" if value else "value: ''")
     parsed = OmegaConf.to_container(content, resolve=False)["value"]  # pyright: ignore
@@ -122,12 +124,12 @@ def _parsed(value: str) -> Any:
     return value.strip() if is_bare else parsed
 
 
-def _apply(node: DictConfig, override: str) -> None:
+def _apply_override(node: DictConfig, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"override `{override}`: expected `a.b=value`, with `=` and no spaces.")
     try:
-        parsed = _parsed(value)
+        parsed = _parse_value(value)
         chosen, _, last = key.rpartition(".")
         if last == "type" and chosen and OmegaConf.select(node, key) != parsed:
             # Another choice: the fields of the one before it go.

@@ -12,17 +12,17 @@ import pydantic
 
 _Schema = Mapping[str, Any]
 
-_BOUNDS = {
+_BOUND_TEXTS = {
     "exclusiveMinimum": "above {:,}",
     "minimum": "from {:,}",
     "exclusiveMaximum": "below {:,}",
     "maximum": "up to {:,}",
 }
-_KINDS = {"integer": "whole number", "string": "text", "boolean": "`true` or `false`"}
+_TYPE_NAMES = {"integer": "whole number", "string": "text", "boolean": "`true` or `false`"}
 
 
 @dataclass(frozen=True)
-class Section:
+class ConfigSection:
     """The fields that stand together in one place.
 
     Attributes:
@@ -33,28 +33,28 @@ class Section:
     """
 
     name: str
-    choice: str | None
-    text: str
-    fields: Mapping[str, str]
+    type_name: str | None
+    description: str
+    field_lines: Mapping[str, str]
 
     @property
     def key(self) -> str:
         """What it is asked for by: `train.optimizer`, `objectives.uld`."""
-        return ".".join(filter(None, (self.name, self.choice)))
+        return ".".join(filter(None, (self.name, self.type_name)))
 
     @property
     def summary(self) -> str:
         """The first paragraph of it, in a line of a list."""
-        return f"- **`{self.choice}`**: {self.text.partition(chr(10))[0]}"
+        return f"- **`{self.type_name}`**: {self.description.partition(chr(10))[0]}"
 
     def __str__(self) -> str:
         """The section as Markdown."""
-        title = f"`{self.name}`" + (f", `type: {self.choice}`" if self.choice else "")
+        title = f"`{self.name}`" + (f", `type: {self.type_name}`" if self.type_name else "")
         head = f"## {title}\n\n" if self.name else ""
-        return "\n".join((f"{head}{self.text}\n", *self.fields.values())).rstrip()
+        return "\n".join((f"{head}{self.description}\n", *self.field_lines.values())).rstrip()
 
 
-def sections(cls: type, name: str = "") -> list[Section]:
+def config_sections(cls: type, name: str = "") -> list[ConfigSection]:
     """The places of a config, from the top down.
 
     Args:
@@ -62,62 +62,62 @@ def sections(cls: type, name: str = "") -> list[Section]:
         name: Where it stands, if not at the top.
     """
     schema = pydantic.TypeAdapter(cls).json_schema()
-    return list(_walk(schema, name, schema.get("$defs", {})))
+    return list(_walk_schema(schema, name, schema.get("$defs", {})))
 
 
-def _walk(
-    schema: _Schema, name: str, parts: _Schema, choice: str | None = None
-) -> Iterator[Section]:
+def _walk_schema(
+    schema: _Schema, name: str, definitions: _Schema, type_name: str | None = None
+) -> Iterator[ConfigSection]:
     required = schema.get("required", ())
     fields = {field: one for field, one in schema["properties"].items() if field != "type"}
-    lines = {field: _line(field, one, field in required) for field, one in fields.items()}
-    yield Section(name, choice, _paragraphs(schema["description"]), lines)
+    lines = {field: _field_line(field, one, field in required) for field, one in fields.items()}
+    yield ConfigSection(name, type_name, _join_lines(schema["description"]), lines)
     for field, one in fields.items():
-        below = [parts[ref] for ref in _references(one)]
+        below = [definitions[ref] for ref in _definition_names(one)]
         for inner in below:
             chosen = inner["properties"]["type"]["const"] if len(below) > 1 else None
-            yield from _walk(inner, f"{name}.{field}".lstrip("."), parts, chosen)
+            yield from _walk_schema(inner, f"{name}.{field}".lstrip("."), definitions, chosen)
 
 
-def _references(schema: _Schema) -> Iterator[str]:
+def _definition_names(schema: _Schema) -> Iterator[str]:
     """The parts of a schema that a field may hold, by name."""
     if "$ref" in schema:
         yield schema["$ref"].rpartition("/")[2]
     for one in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        yield from _references(one)
+        yield from _definition_names(one)
     if "items" in schema:
-        yield from _references(schema["items"])
+        yield from _definition_names(schema["items"])
 
 
-def _line(name: str, schema: _Schema, is_required: bool) -> str:
+def _field_line(name: str, schema: _Schema, is_required: bool) -> str:
     default = ""
     if is_required:
         default = "; required"
-    elif "default" in schema and not any(_references(schema)):
+    elif "default" in schema and not any(_definition_names(schema)):
         default = f"; default `{json.dumps(schema['default'], ensure_ascii=False)}`"
     said = " ".join(schema["description"].split())
-    return f"- **`{name}`** ({_kind(schema)}{default}). {said}"
+    return f"- **`{name}`** ({_type_text(schema)}{default}). {said}"
 
 
-def _kind(schema: _Schema) -> str:
+def _type_text(schema: _Schema) -> str:
     """What a field holds, in words."""
-    if any(_references(schema)):
+    if any(_definition_names(schema)):
         return "list of mappings, see below" if "items" in schema else "mapping, see below"
     if choices := schema.get("anyOf"):
-        return " or ".join(map(_kind, choices))
+        return " or ".join(map(_type_text, choices))
     if choices := schema.get("enum"):
         return " or ".join(f"`{one}`" for one in choices)
     if schema["type"] == "array":
         if pair := schema.get("prefixItems"):
-            return f"[{', '.join(map(_kind, pair))}]"
-        return f"list of {_kind(schema['items'])}"
+            return f"[{', '.join(map(_type_text, pair))}]"
+        return f"list of {_type_text(schema['items'])}"
     if schema["type"] == "object":
         return "mapping"
-    bounds = [text.format(schema[name]) for name, text in _BOUNDS.items() if name in schema]
-    kind = _KINDS.get(schema["type"], schema["type"])
+    bounds = [text.format(schema[name]) for name, text in _BOUND_TEXTS.items() if name in schema]
+    kind = _TYPE_NAMES.get(schema["type"], schema["type"])
     return f"{kind} {', '.join(bounds)}".rstrip()
 
 
-def _paragraphs(text: str) -> str:
+def _join_lines(text: str) -> str:
     """A docstring without the line breaks inside of its paragraphs."""
     return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args
 
 import pydantic
 
-from jaxdistill.errors import UserError, nearest
+from jaxdistill.errors import UserError, did_you_mean
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -43,14 +43,14 @@ class Registry:
         return Annotated[Union[classes], pydantic.Field(discriminator="type")]  # noqa: UP007
 
     def __getitem__(self, name: str) -> type:
-        if name not in self._discovered():
-            raise UserError(f"no {self.kind} is called `{name}`.{nearest(name, list(self))}")
+        if name not in self._discover():
+            raise UserError(f"no {self.kind} is called `{name}`.{did_you_mean(name, list(self))}")
         return self._classes[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._discovered()))
+        return iter(sorted(self._discover()))
 
-    def _discovered(self) -> dict[str, type]:
+    def _discover(self) -> dict[str, type]:
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from jaxdistill.data.examples import Example
-from jaxdistill.data.pack import best_fit, sequence
+from jaxdistill.data.packing import best_fit_decreasing, pack_sequence
 from jaxdistill.errors import UserError
 from jaxdistill.types import Batch
 
 
-def batches(
+def shuffled_batches(
     examples: Sequence[Example],
     *,
     length: int,
@@ -40,12 +40,12 @@ def batches(
         process_index: Which process this is.
         process_count: How many there are; they divide `batch_size`.
     """
-    _check_share(batch_size, process_count)
-    sequences = grain.MapDataset.source(_Sequences(examples, length, pack))
+    _check_batch_divides(batch_size, process_count)
+    sequences = grain.MapDataset.source(_PackedSequences(examples, length, pack))
     endless = sequences.seed(seed).shuffle().repeat()
     mine, share = endless[process_index::process_count], batch_size // process_count
     # A batch of one of an endless set is more than grain can count.
-    mine = mine.map(_alone) if share == 1 else mine.batch(share, batch_fn=_stack)
+    mine = mine.map(_add_batch_axis) if share == 1 else mine.batch(share, batch_fn=_stack_sequences)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(mine.to_iter_dataset(options))
 
@@ -64,41 +64,43 @@ def ordered_batches(
     What it is filled with is padding only: segment 0, `loss_mask` 0. The arguments are those of
     `batches`.
     """
-    _check_share(batch_size, process_count)
-    sequences = _Sequences(examples, length, pack)
-    empty = sequence([], length, is_paired=sequences.is_paired)
+    _check_batch_divides(batch_size, process_count)
+    sequences = _PackedSequences(examples, length, pack)
+    empty = pack_sequence([], length, has_teacher_view=sequences.has_teacher_view)
     for first in range(0, len(sequences), batch_size):
         numbers = range(first + process_index, first + batch_size, process_count)
-        yield _stack([sequences[n] if n < len(sequences) else empty for n in numbers])
+        yield _stack_sequences([sequences[n] if n < len(sequences) else empty for n in numbers])
 
 
-class _Sequences:
+class _PackedSequences:
     """Random access to sequences, as grain wants its sources."""
 
     def __init__(self, examples: Sequence[Example], length: int, pack: bool):
         self._examples = examples
         self._length = length
-        self.is_paired = all(example.counterpart is not None for example in examples)
-        sizes = [example.num_places for example in examples]
-        self._bins = best_fit(sizes, length) if pack else [[n] for n in range(len(examples))]
+        self.has_teacher_view = all(example.teacher_example is not None for example in examples)
+        sizes = [example.num_positions for example in examples]
+        self._bins = (
+            best_fit_decreasing(sizes, length) if pack else [[n] for n in range(len(examples))]
+        )
 
     def __len__(self) -> int:
         return len(self._bins)
 
     def __getitem__(self, index: int) -> Batch:
         together = [self._examples[n] for n in self._bins[index]]
-        return sequence(together, self._length, is_paired=self.is_paired)
+        return pack_sequence(together, self._length, has_teacher_view=self.has_teacher_view)
 
 
-def _stack(sequences: Sequence[Batch]) -> Batch:
+def _stack_sequences(sequences: Sequence[Batch]) -> Batch:
     return jax.tree.map(lambda *parts: np.stack(parts), *sequences)
 
 
-def _alone(sequence: Batch) -> Batch:
-    return _stack([sequence])
+def _add_batch_axis(sequence: Batch) -> Batch:
+    return _stack_sequences([sequence])
 
 
-def _check_share(batch_size: int, process_count: int) -> None:
+def _check_batch_divides(batch_size: int, process_count: int) -> None:
     if batch_size % process_count:
         raise UserError(
             f"batch size {batch_size} cannot be shared evenly by {process_count} processes."

@@ -9,16 +9,16 @@ from jaxdistill.data.rollouts import ROLLOUTS
 from jaxdistill.data.rollouts.dataset import DatasetRollout
 
 
-def _several(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     """One name may stand without a list around it."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
 
 
-_Sources = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_several)]
+_Sources = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)]
 
-_Part = Literal["text", "prompt", "completion", "teacher_prompt"]
+_RowField = Literal["text", "prompt", "completion", "teacher_prompt"]
 
 
 @configclass
@@ -56,7 +56,7 @@ class DataConfig:
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     heldout_seed: int = 0
     heldout_sources: _Sources = ()
-    fields: dict[_Part, str] = Field(default_factory=dict)
+    fields: dict[_RowField, str] = Field(default_factory=dict)
     rollout: ROLLOUTS.union = DatasetRollout()  # pyright: ignore[reportInvalidTypeForm]
     heldout_answers: Literal["rollout", "rows"] = "rollout"
     prompt_template: Literal["plain", "chat"] = "plain"

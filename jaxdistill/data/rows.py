@@ -71,9 +71,9 @@ class Row:
         teacher_prompt: What a teacher is asked in place of its prompt, where that differs.
     """
 
-    place: str
+    source: str
     row_id: int
-    key: str
+    prompt_key: str
     content: Text | Chat | Tokens
     teacher_prompt: Text | Chat | None = None
 
@@ -86,7 +86,7 @@ class Row:
         return True
 
     @property
-    def has_answer(self) -> bool:
+    def has_completion(self) -> bool:
         """Whether there is something to learn, without a teacher's help."""
         match self.content:
             case Text(completion=completion):
@@ -97,7 +97,7 @@ class Row:
                 return True
 
 
-def for_teacher(row: Row) -> Row:
+def apply_teacher_prompt(row: Row) -> Row:
     """The row as a teacher reads it: with the prompt that is its own, if any, and the same answer.
 
     Between a chat and a plain prompt the spaces around an answer do not count: a plain prompt is
@@ -107,38 +107,40 @@ def for_teacher(row: Row) -> Row:
     if asked is None or isinstance(content, Tokens):
         return row
     if isinstance(asked, Text):
-        read: Text | Chat = Text(asked.prompt, _plain_answer(content, asked), content.is_finished)
+        read: Text | Chat = Text(
+            asked.prompt, _plain_completion(content, asked), content.is_finished
+        )
     else:
-        turns, size = (*asked.messages, *_turns(content)), len(asked.messages)
+        turns, size = (*asked.messages, *_completion_messages(content)), len(asked.messages)
         read = Chat(turns, size, first_scored=size, is_finished=content.is_finished)
     return replace(row, content=read, teacher_prompt=None)
 
 
-def _plain_answer(content: Text | Chat, asked: Text) -> str | None:
+def _plain_completion(content: Text | Chat, teacher_prompt: Text) -> str | None:
     if isinstance(content, Text):
         return content.completion
-    turns = _turns(content)
-    return _behind(asked.prompt, turns[0]["content"]) if turns else None
+    turns = _completion_messages(content)
+    return _space_after_prompt(teacher_prompt.prompt, turns[0]["content"]) if turns else None
 
 
-def _turns(content: Text | Chat) -> tuple[Message, ...]:
+def _completion_messages(content: Text | Chat) -> tuple[Message, ...]:
     """The answer as messages; none where it has still to be written."""
     if isinstance(content, Chat):
         return content.messages[content.num_prompt :]
-    return () if content.completion is None else (_turn(content.completion.strip()),)
+    return () if content.completion is None else (_assistant_message(content.completion.strip()),)
 
 
-def _turn(answer: str) -> Message:
-    return {"role": "assistant", "content": answer}
+def _assistant_message(completion: str) -> Message:
+    return {"role": "assistant", "content": completion}
 
 
-def _behind(prompt: str, answer: str) -> str:
+def _space_after_prompt(prompt: str, completion: str) -> str:
     """A chat's answer as it stands behind a plain prompt."""
-    said = answer.strip()
+    said = completion.strip()
     return said if not said or prompt[-1:].isspace() else f" {said}"
 
 
-def answered(row: Row, answer: str, *, is_finished: bool) -> Row:
+def with_completion(row: Row, completion: str, *, is_finished: bool) -> Row:
     """The row with another answer, as text.
 
     Spaces around the answer count as in `for_teacher`.
@@ -149,29 +151,29 @@ def answered(row: Row, answer: str, *, is_finished: bool) -> Row:
     match row.content:
         case Text(prompt=prompt):
             if isinstance(row.teacher_prompt, Chat):
-                answer = _behind(prompt, answer)
-            return replace(row, content=Text(prompt, answer, is_finished))
+                completion = _space_after_prompt(prompt, completion)
+            return replace(row, content=Text(prompt, completion, is_finished))
         case Chat(messages=messages, num_prompt=num_prompt):
-            said = answer.strip() if isinstance(row.teacher_prompt, Text) else answer
-            told = (*messages[:num_prompt], _turn(said))
+            said = completion.strip() if isinstance(row.teacher_prompt, Text) else completion
+            told = (*messages[:num_prompt], _assistant_message(said))
             return replace(row, content=Chat(told, num_prompt, num_prompt, is_finished))
         case Tokens():
-            raise UserError(f"{row.place}: {ONE_TOKENIZER}")
+            raise UserError(f"{row.source}: {TOKENS_NOT_PORTABLE}")
 
 
-ONE_TOKENIZER = (
+TOKENS_NOT_PORTABLE = (
     "exact tokens are those of one tokenizer, and here the teacher reads others: its tokenizer is "
     "not the student's, or rows have a `teacher_prompt`. Give the row as text: "
     '{"prompt", "completion"} or {"messages"}.'
 )
 
 
-def asked(row: Row) -> str:
+def readable_prompt(row: Row) -> str:
     """What a row asks, as a person reads it: a chat's last message; nothing where it asks nothing.
 
     Rows of exact tokens say it where their file has a readable `prompt`, too.
     """
-    said = json.loads(row.key)
+    said = json.loads(row.prompt_key)
     if not row.has_prompt or not isinstance(said[-1], dict):
         return ""
     return str(said[-1].get("content", ""))

@@ -14,18 +14,18 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from jaxdistill.errors import Findings, UserError, nearest
-from jaxdistill.files import check_name
+from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
+from jaxdistill.files import check_path_names
 
 _FORMATS = "JSONL (.jsonl), Parquet (.parquet), a `datasets` folder or a hub name (`org/name`)"
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[^:/]+))?")
 _FILE_SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".txt", ".arrow", ".gz"}
 
-Record = tuple[str, dict[str, Any]]
+RawRow = tuple[str, dict[str, Any]]
 """Where a row stands, and its fields."""
 
 
-def records(source: str, findings: Findings) -> Iterator[Record]:
+def read_rows(source: str, findings: ErrorCollector) -> Iterator[RawRow]:
     """The rows of one source, in its order.
 
     Args:
@@ -36,40 +36,40 @@ def records(source: str, findings: Findings) -> Iterator[Record]:
         UserError: where the source as a whole cannot be read.
     """
     path = Path(source).expanduser()
-    check_name(path)
+    check_path_names(path)
     folder, _, split = source.rpartition(":")
     if path.is_file():
-        return _file(path, findings)
+        return _read_file(path, findings)
     if path.is_dir():
-        return _folder(path, None)
+        return _read_dataset_folder(path, None)
     if folder and Path(folder).expanduser().is_dir():
-        return _folder(Path(folder).expanduser(), split)
+        return _read_dataset_folder(Path(folder).expanduser(), split)
     name = _HUB_NAME.fullmatch(source)
     # `data/row` beside a folder `data` is a slip of the pen, not an organisation of that name.
     is_local = path.suffix in _FILE_SUFFIXES or source[0] in ".~" or path.parent.is_dir()
     if name and not is_local:
-        return _hub(source, name["name"], name["config"], name["split"] or "train")
+        return _read_hub_dataset(source, name["name"], name["config"], name["split"] or "train")
     siblings = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-    close = nearest(path.name, sorted(siblings))
+    close = did_you_mean(path.name, sorted(siblings))
     raise UserError(f"{source}: no such file or folder.{close} A source is {_FORMATS}.")
 
 
-def _file(path: Path, findings: Findings) -> Iterator[Record]:
+def _read_file(path: Path, findings: ErrorCollector) -> Iterator[RawRow]:
     if path.suffix in (".jsonl", ".ndjson"):
-        return _jsonl(path, findings)
+        return _read_jsonl(path, findings)
     if path.suffix == ".parquet":
-        return _parquet(path)
+        return _read_parquet(path)
     raise UserError(f"{path}: `{path.suffix}` files are not read. A source is {_FORMATS}.")
 
 
-def _jsonl(path: Path, findings: Findings) -> Iterator[Record]:
+def _read_jsonl(path: Path, findings: ErrorCollector) -> Iterator[RawRow]:
     try:
-        yield from _lines(path, findings)
+        yield from _parse_jsonl_lines(path, findings)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
-def _lines(path: Path, findings: Findings) -> Iterator[Record]:
+def _parse_jsonl_lines(path: Path, findings: ErrorCollector) -> Iterator[RawRow]:
     with path.open("rb") as lines:  # only \n ends a line here; text mode would split at others
         for number, line in enumerate(lines, start=1):
             place = f"{path}:{number}"
@@ -82,38 +82,40 @@ def _lines(path: Path, findings: Findings) -> Iterator[Record]:
             if not line.strip():
                 continue
             with findings.collect():
-                yield place, _object(line, place)
+                yield place, _parse_json_object(line, place)
 
 
-def _object(line: bytes, place: str) -> dict[str, Any]:
+def _parse_json_object(line: bytes, source: str) -> dict[str, Any]:
     try:
         value = json.loads(line.decode().rstrip())  # an error at its end is in this line
     except UnicodeDecodeError as error:
         byte = line[error.start]
         raise UserError(
-            f"{place}: not UTF-8: byte 0x{byte:02x} at column {error.start + 1}. "
+            f"{source}: not UTF-8: byte 0x{byte:02x} at column {error.start + 1}. "
             "Save the file as UTF-8."
         ) from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON: {error.msg} at column {error.colno}.") from None
+        raise UserError(f"{source}: not JSON: {error.msg} at column {error.colno}.") from None
     except ValueError:
-        raise UserError(f"{place}: not a row: a number in it has too many digits.") from None
+        raise UserError(f"{source}: not a row: a number in it has too many digits.") from None
     except RecursionError:
-        raise UserError(f"{place}: not a row: nested too deeply to be read.") from None
+        raise UserError(f"{source}: not a row: nested too deeply to be read.") from None
     if not isinstance(value, dict):
-        raise UserError(f"{place}: expected an object like {{...}}, found {line[:40]!r}.")
+        raise UserError(f"{source}: expected an object like {{...}}, found {line[:40]!r}.")
     return value
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _read_parquet(path: Path) -> Iterator[RawRow]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {_first_line(error)}") from None
-    return _numbered(str(path), (row for batch in table.to_batches() for row in batch.to_pylist()))
+    return _with_row_numbers(
+        str(path), (row for batch in table.to_batches() for row in batch.to_pylist())
+    )
 
 
-def _folder(path: Path, split: str | None) -> Iterator[Record]:
+def _read_dataset_folder(path: Path, split: str | None) -> Iterator[RawRow]:
     if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         inside = sorted(p.name for p in path.iterdir() if p.suffix in (".jsonl", ".parquet"))
         hint = f" Name its files: {', '.join(inside[:4])}." if inside else ""
@@ -130,16 +132,16 @@ def _folder(path: Path, split: str | None) -> Iterator[Record]:
         if split not in splits:
             listed = ", ".join(splits)
             raise UserError(
-                f"{path}: has no split `{split}`.{nearest(split, splits)} Write "
+                f"{path}: has no split `{split}`.{did_you_mean(split, splits)} Write "
                 f"`{path}:SPLIT` with one of {listed}."
             )
         loaded = loaded[split]
     elif split:
         raise UserError(f"{path}: holds a single data set; write it without `:{split}`.")
-    return _numbered(str(path), iter(loaded))
+    return _with_row_numbers(str(path), iter(loaded))
 
 
-def _hub(source: str, name: str, config: str | None, split: str) -> Iterator[Record]:
+def _read_hub_dataset(source: str, name: str, config: str | None, split: str) -> Iterator[RawRow]:
     import datasets
 
     # Its five retries are no news beside the one line below.
@@ -151,11 +153,11 @@ def _hub(source: str, name: str, config: str | None, split: str) -> Iterator[Rec
             f"{source}: no such file or folder here, and the hub gives no such data set: "
             f"{_first_line(error)}"
         ) from None
-    return _numbered(source, iter(loaded))
+    return _with_row_numbers(source, iter(loaded))
 
 
-def _numbered(where: str, rows: Iterator[Any]) -> Iterator[Record]:
-    return ((f"{where} row {number}", dict(row)) for number, row in enumerate(rows))
+def _with_row_numbers(source: str, rows: Iterator[Any]) -> Iterator[RawRow]:
+    return ((f"{source} row {number}", dict(row)) for number, row in enumerate(rows))
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-RESAMPLES = 2000
+NUM_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ def ratio(
         weights: What the sums are divided by, such as scored tokens.
         seed: Of the draws.
     """
-    return _estimate(_drawn(sums, weights, seed), _by_seed(sums, weights), seed)
+    return _percentile_interval(
+        _resampled_ratios(sums, weights, seed), _ratio_by_seed(sums, weights), seed
+    )
 
 
 def mean(values: Float[np.ndarray, " R"], *, seed: int = 0) -> Estimate:
@@ -50,8 +52,8 @@ def mean(values: Float[np.ndarray, " R"], *, seed: int = 0) -> Estimate:
 
 
 def difference(
-    one: tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]],
-    other: tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]],
+    candidate: tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]],
+    baseline: tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]],
     *,
     seed: int = 0,
     level: float = 0.95,
@@ -64,41 +66,43 @@ def difference(
         seed: Of the draws.
         level: How often the interval is to hold; 95 % wherever nothing else is said.
     """
-    drawn = _drawn(*one, seed) - _drawn(*other, seed)
-    return _estimate(drawn, _by_seed(*one) - _by_seed(*other), seed, level)
+    drawn = _resampled_ratios(*candidate, seed) - _resampled_ratios(*baseline, seed)
+    return _percentile_interval(
+        drawn, _ratio_by_seed(*candidate) - _ratio_by_seed(*baseline), seed, level
+    )
 
 
-def _drawn(
+def _resampled_ratios(
     sums: Float[np.ndarray, "S R"], weights: Float[np.ndarray, "S R"], seed: int
 ) -> Float[np.ndarray, " draws"]:
     """The mean over seeds, with rows drawn again."""
     random = np.random.default_rng(seed)
     num_rows = sums.shape[1]
-    drawn = np.empty(RESAMPLES)
-    for draw in range(RESAMPLES):
+    drawn = np.empty(NUM_RESAMPLES)
+    for draw in range(NUM_RESAMPLES):
         rows = random.integers(num_rows, size=num_rows)
-        drawn[draw] = _by_seed(sums[:, rows], weights[:, rows]).mean()
+        drawn[draw] = _ratio_by_seed(sums[:, rows], weights[:, rows]).mean()
     return drawn
 
 
-def _by_seed(
+def _ratio_by_seed(
     sums: Float[np.ndarray, "S R"], weights: Float[np.ndarray, "S R"]
 ) -> Float[np.ndarray, " S"]:
     return sums.sum(axis=1) / weights.sum(axis=1)
 
 
-def _estimate(
-    drawn: Float[np.ndarray, " draws"],
-    by_seed: Float[np.ndarray, " S"],
+def _percentile_interval(
+    resampled: Float[np.ndarray, " draws"],
+    ratio_by_seed: Float[np.ndarray, " S"],
     seed: int,
     level: float = 0.95,
 ) -> Estimate:
     """The mean over seeds, and the interval of what was drawn, as wide as the seeds make it."""
-    count = len(by_seed)
+    count = len(ratio_by_seed)
     if count > 1:
-        error = by_seed.std(ddof=1) / math.sqrt(count)
+        error = ratio_by_seed.std(ddof=1) / math.sqrt(count)
         # Another stream than that of the rows.
         random = np.random.default_rng([seed, count])
-        drawn = drawn + error * random.standard_t(count - 1, size=len(drawn))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(by_seed.mean()), float(low), float(high))
+        resampled = resampled + error * random.standard_t(count - 1, size=len(resampled))
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(ratio_by_seed.mean()), float(low), float(high))

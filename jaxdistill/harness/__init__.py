@@ -19,5 +19,5 @@ except ModuleNotFoundError as error:
         "lm-evaluation-harness is not installed: `pip install 'jaxdistill[lm-eval]'`."
     ) from None
 
-from jaxdistill.harness.adapter import HarnessModel as HarnessModel
-from jaxdistill.harness.evaluate import evaluate as evaluate
+from jaxdistill.harness.lm_eval_model import HarnessModel as HarnessModel
+from jaxdistill.harness.lm_eval_tasks import evaluate as evaluate

@@ -5,11 +5,11 @@ from pathlib import Path
 from jaxdistill.errors import UserError
 
 # Weights and texts, never code or pickles; and no second copies in other layouts.
-_ALLOWED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
-_IGNORED = ("*/*", "consolidated*", "*.bin", "*.py")
+_ALLOWED_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_IGNORED_PATTERNS = ("*/*", "consolidated*", "*.bin", "*.py")
 
 
-def download(name: str, revision: str | None = None) -> Path:
+def download_model(name: str, revision: str | None = None) -> Path:
     """The local copy of a hub model; only what is not in the cache yet is downloaded.
 
     Raises:
@@ -29,7 +29,10 @@ def download(name: str, revision: str | None = None) -> Path:
     where = f"{name}: there is no such folder here, and the hub"
     try:
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=list(_ALLOWED), ignore_patterns=list(_IGNORED)
+            name,
+            revision=revision,
+            allow_patterns=list(_ALLOWED_PATTERNS),
+            ignore_patterns=list(_IGNORED_PATTERNS),
         )
     # The order matters: the first kinds of error are special cases of the last ones.
     except GatedRepoError:

@@ -16,7 +16,7 @@ Metadata = Mapping[str, Any]
 Tensors = Mapping[str, LazyTensor]
 
 
-def hf_config(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
+def gguf_to_hf_config(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
     """What `config.json` would say.
 
     Args:
@@ -41,35 +41,35 @@ def hf_config(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
         }
     except KeyError as error:
         raise UserError(f"{architecture}: the file has no {error.args[0]}.") from None
-    return config | _special_ids(metadata)
+    return config | _special_token_ids(metadata)
 
 
-def _special_ids(metadata: Metadata) -> dict[str, int]:
+def _special_token_ids(metadata: Metadata) -> dict[str, int]:
     names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     keys = {name: f"tokenizer.ggml.{short}_token_id" for name, short in names.items()}
     return {name: metadata[key] for name, key in keys.items() if key in metadata}
 
 
-def _transformer(own: Metadata) -> dict[str, Any]:
+def _common_config(arch: Metadata) -> dict[str, Any]:
     """What all but GPT-2 call by the same names."""
-    heads = own["attention.head_count"]
+    heads = arch["attention.head_count"]
     return {
-        "hidden_size": own["embedding_length"],
-        "intermediate_size": own["feed_forward_length"],
-        "num_hidden_layers": own["block_count"],
+        "hidden_size": arch["embedding_length"],
+        "intermediate_size": arch["feed_forward_length"],
+        "num_hidden_layers": arch["block_count"],
         "num_attention_heads": heads,
-        "num_key_value_heads": own.get("attention.head_count_kv", heads),
-        "head_dim": own.get("attention.key_length", own["embedding_length"] // heads),
-        "rms_norm_eps": own["attention.layer_norm_rms_epsilon"],
-        "max_position_embeddings": own["context_length"],
-        "rope_theta": own.get("rope.freq_base", 10000.0),
+        "num_key_value_heads": arch.get("attention.head_count_kv", heads),
+        "head_dim": arch.get("attention.key_length", arch["embedding_length"] // heads),
+        "rms_norm_eps": arch["attention.layer_norm_rms_epsilon"],
+        "max_position_embeddings": arch["context_length"],
+        "rope_theta": arch.get("rope.freq_base", 10000.0),
     }
 
 
-def _llama(own: Metadata, tensors: Tensors) -> dict[str, Any]:
-    if own.get("expert_count", 0):
+def _llama(arch: Metadata, tensors: Tensors) -> dict[str, Any]:
+    if arch.get("expert_count", 0):
         raise UserError("llama.expert_count: mixtures of experts are not supported.")
-    config = _transformer(own) | {
+    config = _common_config(arch) | {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "hidden_act": "silu",
@@ -77,62 +77,62 @@ def _llama(own: Metadata, tensors: Tensors) -> dict[str, Any]:
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
     }
     if "rope_freqs.weight" in tensors:
-        config["rope_scaling"] = _llama3_scaling(tensors["rope_freqs.weight"], config)
-    elif scaling := _rope_scaling(own):
+        config["rope_scaling"] = _llama3_rope_scaling(tensors["rope_freqs.weight"], config)
+    elif scaling := _rope_scaling(arch):
         config["rope_scaling"] = scaling
     return config
 
 
-def _qwen2(own: Metadata, tensors: Tensors) -> dict[str, Any]:
-    config = _transformer(own) | {
+def _qwen2(arch: Metadata, tensors: Tensors) -> dict[str, Any]:
+    config = _common_config(arch) | {
         "model_type": "qwen2",
         "architectures": ["Qwen2ForCausalLM"],
         "hidden_act": "silu",
         "use_sliding_window": False,
     }
-    if scaling := _rope_scaling(own):
+    if scaling := _rope_scaling(arch):
         config["rope_scaling"] = scaling
     return config
 
 
-def _gemma3(own: Metadata, tensors: Tensors) -> dict[str, Any]:
-    transformer = _transformer(own)
-    layers = own["block_count"]
+def _gemma3(arch: Metadata, tensors: Tensors) -> dict[str, Any]:
+    transformer = _common_config(arch)
+    layers = arch["block_count"]
     # LLM_TYPE_27B is the only size whose queries are scaled by the width over the heads.
     is_27b = layers == 62
-    query_scalar = own["embedding_length"] // own["attention.head_count"]
+    query_scalar = arch["embedding_length"] // arch["attention.head_count"]
     config = transformer | {
         "model_type": "gemma3_text",
         "architectures": ["Gemma3ForCausalLM"],
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": False,
         "query_pre_attn_scalar": query_scalar if is_27b else transformer["head_dim"],
-        "rope_theta": own.get("rope.freq_base", 1_000_000.0),
+        "rope_theta": arch.get("rope.freq_base", 1_000_000.0),
         # rope_freq_base_train_swa
         "rope_local_base_freq": 10000.0,
-        "sliding_window": own["attention.sliding_window"],
+        "sliding_window": arch["attention.sliding_window"],
         # set_swa_pattern(6)
         "layer_types": [
             "full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(layers)
         ],
         "attn_logit_softcapping": None,
-        "final_logit_softcapping": own.get("final_logit_softcapping"),
+        "final_logit_softcapping": arch.get("final_logit_softcapping"),
     }
-    if scaling := _rope_scaling(own):
+    if scaling := _rope_scaling(arch):
         config["rope_scaling"] = scaling
     return config
 
 
-def _gpt2(own: Metadata, tensors: Tensors) -> dict[str, Any]:
+def _gpt2(arch: Metadata, tensors: Tensors) -> dict[str, Any]:
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
-        "n_embd": own["embedding_length"],
-        "n_inner": own["feed_forward_length"],
-        "n_layer": own["block_count"],
-        "n_head": own["attention.head_count"],
-        "n_positions": own["context_length"],
-        "layer_norm_epsilon": own["attention.layer_norm_epsilon"],
+        "n_embd": arch["embedding_length"],
+        "n_inner": arch["feed_forward_length"],
+        "n_layer": arch["block_count"],
+        "n_head": arch["attention.head_count"],
+        "n_positions": arch["context_length"],
+        "layer_norm_epsilon": arch["attention.layer_norm_epsilon"],
         "activation_function": "gelu_new",
     }
 
@@ -145,24 +145,24 @@ _ARCHITECTURES: dict[str, Callable[[Metadata, Tensors], dict[str, Any]]] = {
 }
 
 
-def _rope_scaling(own: Metadata) -> dict[str, Any] | None:
-    kind = own.get("rope.scaling.type", "none")
+def _rope_scaling(arch: Metadata) -> dict[str, Any] | None:
+    kind = arch.get("rope.scaling.type", "none")
     if kind == "none":
         return None
-    scaling = {"rope_type": kind, "factor": own["rope.scaling.factor"]}
-    if "rope.scaling.original_context_length" in own:
-        length = own["rope.scaling.original_context_length"]
+    scaling = {"rope_type": kind, "factor": arch["rope.scaling.factor"]}
+    if "rope.scaling.original_context_length" in arch:
+        length = arch["rope.scaling.original_context_length"]
         scaling["original_max_position_embeddings"] = length
     return scaling
 
 
-def _llama3_scaling(stored: LazyTensor, config: Mapping[str, Any]) -> dict[str, Any]:
+def _llama3_rope_scaling(freq_factors: LazyTensor, config: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers behind the factors of Llama 3's stretched frequencies.
 
     A GGUF file has only the factors, one for each pair of channels. All of Llama 3.1 to 3.3 share
     the other three numbers; the factors that these give are compared with the stored ones.
     """
-    factors = stored.read()
+    factors = freq_factors.read()
     factor = float(factors.max())
     low, high, original = 1.0, 4.0, 8192
     channels = np.arange(0, config["head_dim"], 2) / config["head_dim"]

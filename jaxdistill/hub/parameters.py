@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
-from jaxdistill.hub.fit import fitting
 from jaxdistill.hub.source import Source
+from jaxdistill.hub.tensor_validation import validate_tensors
 from jaxdistill.hub.tensors import LazyTensor, check_dtype, check_range
-from jaxdistill.models import Rule, abstract_params
+from jaxdistill.models import TensorRule, abstract_params
 
 _ALIGNMENT_BYTES = 64
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 
 
 def load_params(
@@ -43,41 +43,48 @@ def load_params(
             `dtype` is none to compute with.
     """
     check_dtype(dtype)
-    tensors = fitting(source)
+    tensors = validate_tensors(source)
     shapes = abstract_params(source.config)
     params: dict[str, Any] = {}
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-        for rule in source.family.rules(source.config):
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
+        for rule in source.family.tensor_rules(source.config):
             pieces = [
-                (layer, name, tensors[name]) for layer, name in rule.names(source.config.num_layers)
+                (layer, name, tensors[name])
+                for layer, name in rule.tensor_names(source.config.num_layers)
             ]
-            held = np.dtype(dtype or _stored_dtype(tensor for *_, tensor in pieces))
+            held = np.dtype(dtype or _common_dtype(tensor for *_, tensor in pieces))
             fillings = [
-                _Filling(_at(shapes, path).shape, held, _at(shardings, path)) for path in rule.paths
+                _ShardBuffers(_get_leaf(shapes, path).shape, held, _get_leaf(shardings, path))
+                for path in rule.paths
             ]
-            deque(threads.map(partial(_fill, rule, fillings, held), *zip(*pieces, strict=True)), 0)
+            deque(
+                threads.map(
+                    partial(_read_into_buffers, rule, fillings, held), *zip(*pieces, strict=True)
+                ),
+                0,
+            )
             for path, filling in zip(rule.paths, fillings, strict=True):
-                _put_at(params, path, filling.finish())
+                _set_leaf(params, path, filling.to_array())
     return params
 
 
-def _fill(
-    rule: Rule,
-    fillings: Sequence["_Filling"],
-    held: np.dtype,
+def _read_into_buffers(
+    rule: TensorRule,
+    param_buffers: Sequence["_ShardBuffers"],
+    dtype: np.dtype,
     layer: int | None,
     name: str,
-    stored: LazyTensor,
+    lazy_tensor: LazyTensor,
 ) -> None:
     """Read one tensor into the parameters that it is a part of."""
-    if any(filling.wants(layer) for filling in fillings):
-        tensor = stored.read()
-        check_range(name, tensor, held)
-        for filling, array in zip(fillings, rule.to_ours(tensor), strict=True):
-            filling.put(layer, array)
+    if any(filling.holds_layer(layer) for filling in param_buffers):
+        tensor = lazy_tensor.read()
+        check_range(name, tensor, dtype)
+        for filling, array in zip(param_buffers, rule.to_params(tensor), strict=True):
+            filling.copy_in(layer, array)
 
 
-class _Filling:
+class _ShardBuffers:
     """A parameter on its way in: one buffer for each distinct shard on this process's devices."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None):
@@ -86,17 +93,19 @@ class _Filling:
         # With no sharding given there is one shard, which is everything, and no chosen device.
         everything = {None: (slice(None),) * len(shape)}
         devices = sharding.addressable_devices_indices_map(shape) if sharding else everything
-        self.bounds = {device: _bounds(index or (), shape) for device, index in devices.items()}
+        self.bounds = {
+            device: _shard_bounds(index or (), shape) for device, index in devices.items()
+        }
         self.buffers = {
             bounds: _aligned_empty(tuple(stop - start for start, stop in bounds), dtype)
             for bounds in set(self.bounds.values())
         }
 
-    def wants(self, layer: int | None) -> bool:
+    def holds_layer(self, layer: int | None) -> bool:
         """Whether any shard here holds some of this layer (None: the array is not stacked)."""
         return layer is None or any(first <= layer < last for (first, last), *_ in self.buffers)
 
-    def put(self, layer: int | None, array: np.ndarray) -> None:
+    def copy_in(self, layer: int | None, array: np.ndarray) -> None:
         """Copy what each shard holds of an array, cast to its dtype."""
         for bounds, buffer in self.buffers.items():
             if layer is None:
@@ -106,7 +115,7 @@ class _Filling:
             if first <= layer < last:
                 buffer[layer - first] = array[tuple(slice(*bound) for bound in inner)]
 
-    def finish(self) -> jax.Array:
+    def to_array(self) -> jax.Array:
         """The whole array on its devices; the buffers are given away."""
         buffers, self.buffers = self.buffers, {}
         shards = [jax.device_put(buffers[bounds], device) for device, bounds in self.bounds.items()]
@@ -117,9 +126,9 @@ class _Filling:
         return jax.make_array_from_single_device_arrays(self.shape, self.sharding, shards)
 
 
-def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def _shard_bounds(slices: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Where a shard begins and ends on each axis."""
-    return tuple(cut.indices(size)[:2] for cut, size in zip(index, shape, strict=True))
+    return tuple(cut.indices(size)[:2] for cut, size in zip(slices, shape, strict=True))
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -130,18 +139,18 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return memory[start : start + num_bytes].view(dtype).reshape(shape)
 
 
-def _stored_dtype(tensors: Iterable[LazyTensor]) -> jnp.dtype:
+def _common_dtype(tensors: Iterable[LazyTensor]) -> jnp.dtype:
     dtypes = {"float32" if tensor.dtype == "float64" else tensor.dtype for tensor in tensors}
     return jnp.result_type(*dtypes)
 
 
-def _at(tree: Any, path: tuple[str, ...]) -> Any:
+def _get_leaf(tree: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         tree = tree and tree[key]
     return tree
 
 
-def _put_at(tree: dict[str, Any], path: tuple[str, ...], leaf: jax.Array) -> None:
+def _set_leaf(tree: dict[str, Any], path: tuple[str, ...], leaf: jax.Array) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = leaf

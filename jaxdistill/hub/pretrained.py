@@ -8,8 +8,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.errors import UserError
+from jaxdistill.hub.model_path import read_source
 from jaxdistill.hub.parameters import load_params
-from jaxdistill.hub.read import read
 from jaxdistill.hub.tensors import check_dtype
 from jaxdistill.hub.tokenizer import real_vocab_size
 from jaxdistill.models import DecoderConfig, Family
@@ -73,7 +73,7 @@ def load(
     *,
     dtype: str | None = "float32",
     shardings: Any = None,
-    tokenizer: bool = True,
+    with_tokenizer: bool = True,
     revision: str | None = None,
 ) -> Pretrained:
     """Read a model: weights, config and tokenizer.
@@ -89,10 +89,10 @@ def load(
         UserError: There is no model, it is not whole, or it is none that we can honour.
     """
     check_dtype(dtype)
-    source = read(path, revision=revision)
+    source = read_source(path, revision=revision)
     config = source.config
     # The tokenizer first: it takes a moment, weights take many.
-    loaded_tokenizer = source.load_tokenizer() if tokenizer else None
+    loaded_tokenizer = source.load_tokenizer() if with_tokenizer else None
     return Pretrained(
         family=source.family,
         config=config,

@@ -14,7 +14,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.hub.tensors import LazyTensor
 from jaxdistill.models import FAMILIES, DecoderConfig, Family
 
-_PIECE_BYTES = 4096
+_SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Source:
     @cached_property
     def family(self) -> Family:
         """The family that knows this `model_type`."""
-        with self._named():
+        with self._prefix_errors():
             return FAMILIES[self.hf_config.get("model_type", "")]
 
     @cached_property
     def config(self) -> DecoderConfig:
         """The model's shape; its `vocab_size` counts the rows of the head, padding included."""
         family = self.family
-        with self._named():
+        with self._prefix_errors():
             return family.decoder_config(self.hf_config)
 
     @cached_property
-    def identity(self) -> str:
+    def weights_hash(self) -> str:
         """A name for the weights: a copy of the files has the same, other weights another.
 
         Pieces of every file are looked at, a thousand or all of it, and not where it lies.
@@ -60,13 +60,13 @@ class Source:
             size = path.stat().st_size
             digest.update(f"{path.name} {size} ".encode())
             with path.open("rb") as file:
-                for start in range(0, size, max(_PIECE_BYTES, size // 1000)):
+                for start in range(0, size, max(_SAMPLE_BYTES, size // 1000)):
                     file.seek(start)
-                    digest.update(file.read(_PIECE_BYTES))
+                    digest.update(file.read(_SAMPLE_BYTES))
         return digest.hexdigest()[:12]
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _prefix_errors(self) -> Iterator[None]:
         """Families do not know where a `config.json` lies: say so in front of what they find."""
         where = f"{self.path}/" if self.path.is_dir() else f"{self.path}: "
         try:

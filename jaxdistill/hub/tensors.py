@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxdistill.errors import UserError, nearest
+from jaxdistill.errors import UserError, did_you_mean
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
+WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
+WEIGHTS_NAME = "model.safetensors"
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What weights may be stored as; anything else is a quantised format and is refused by name."""
 
-HELD_DTYPES = ("float32", "bfloat16", "float16")
+PARAM_DTYPES = ("float32", "bfloat16", "float16")
 """What parameters may be held and saved in."""
 
 
@@ -70,13 +70,13 @@ def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
     Raises:
         UserError: Files are missing, truncated, or not what they are called; all are named.
     """
-    if not (folder / INDEX_NAME).exists():
-        return dict(_open_file(folder / SINGLE_NAME))
-    weight_map = read_json(folder / INDEX_NAME).get("weight_map")
+    if not (folder / WEIGHTS_INDEX_NAME).exists():
+        return dict(_open_safetensors_file(folder / WEIGHTS_NAME))
+    weight_map = read_json(folder / WEIGHTS_INDEX_NAME).get("weight_map")
     if not isinstance(weight_map, Mapping):
-        raise UserError(f"{folder / INDEX_NAME}: has no `weight_map`.")
+        raise UserError(f"{folder / WEIGHTS_INDEX_NAME}: has no `weight_map`.")
     nameless = [
-        f"{folder / INDEX_NAME}: `weight_map` puts {name} into {shard!r}, expected a file's name."
+        f"{folder / WEIGHTS_INDEX_NAME}: `weight_map` puts {name} into {shard!r}, expected a file's name."
         for name, shard in weight_map.items()
         if not isinstance(shard, str)
     ]
@@ -86,7 +86,7 @@ def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
     problems: list[str] = []
     for shard in sorted(set(weight_map.values())):
         try:
-            shards[shard] = dict(_open_file(folder / shard))
+            shards[shard] = dict(_open_safetensors_file(folder / shard))
         except UserError as error:
             problems.extend(error.lines)
     if problems:
@@ -97,7 +97,7 @@ def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
     }
 
 
-def _open_file(path: Path) -> Iterator[tuple[str, LazyTensor]]:
+def _open_safetensors_file(path: Path) -> Iterator[tuple[str, LazyTensor]]:
     try:
         # Mapped pages would count as memory of ours next to the copy; `pread` reads just the copy.
         file = safe_open(path, framework="numpy", backend="pread")
@@ -128,12 +128,12 @@ def check_dtype(dtype: str | None) -> None:
     """Refuse a dtype that is none for parameters; None, for the stored one, is fine.
 
     Raises:
-        UserError: `dtype` is not one of `HELD_DTYPES`.
+        UserError: `dtype` is not one of `PARAM_DTYPES`.
     """
-    if dtype is not None and dtype not in HELD_DTYPES:
+    if dtype is not None and dtype not in PARAM_DTYPES:
         raise UserError(
-            f"dtype: {dtype!r} is not one of {', '.join(HELD_DTYPES)}."
-            f"{nearest(str(dtype), HELD_DTYPES)}"
+            f"dtype: {dtype!r} is not one of {', '.join(PARAM_DTYPES)}."
+            f"{did_you_mean(str(dtype), PARAM_DTYPES)}"
         )
 
 

@@ -25,14 +25,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     # `transformers` and `tokenizers` raise bare exceptions of many kinds for a bad file.
     except Exception as error:  # noqa: BLE001
-        reason = _damage(folder) or " ".join(str(error).split())
+        reason = _describe_broken_file(folder) or " ".join(str(error).split())
         raise UserError(f"{folder}: the tokenizer cannot be read: {reason}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{folder}: has no fast tokenizer: expected tokenizer.json.")
     return tokenizer
 
 
-def _damage(folder: Path) -> str:
+def _describe_broken_file(folder: Path) -> str:
     """Which of its files is missing or broken, if one is; `transformers` does not say."""
     if not (folder / "tokenizer.json").is_file():
         return "there is no tokenizer.json, and no other file that could be read in its place"
@@ -46,7 +46,7 @@ def _damage(folder: Path) -> str:
     return ""
 
 
-def gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+def build_gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     """The tokenizer in a GGUF file's metadata, with its special tokens and chat template.
 
     `transformers.AutoTokenizer` would build the same, but needs PyTorch to read the file.
@@ -99,7 +99,7 @@ def gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> PreTrainedTokeniz
     return tokenizer
 
 
-def real_vocab_size(tokenizer: PreTrainedTokenizerBase, padded: int) -> int:
+def real_vocab_size(tokenizer: PreTrainedTokenizerBase, padded_vocab_size: int) -> int:
     """How many rows of a head stand for a token: up to the highest id that the tokenizer makes.
 
     Args:
@@ -107,4 +107,4 @@ def real_vocab_size(tokenizer: PreTrainedTokenizerBase, padded: int) -> int:
         padded: The rows of the head. A tokenizer may name more ids than the model has rows for
             (Gemma 3's image token in the text-only models): these can never be predicted.
     """
-    return min(max(tokenizer.get_vocab().values()) + 1, padded)
+    return min(max(tokenizer.get_vocab().values()) + 1, padded_vocab_size)

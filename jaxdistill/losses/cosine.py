@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-_LEAST = 1e-12
+_MIN_SQUARED_NORM = 1e-12
 """What a squared length is divided by at least: a vector of 0 has no direction."""
 
 
@@ -15,12 +15,12 @@ def cosine_distance(
 
     Where the angle is a right one or wider, and where a vector is 0, they have nothing in common.
     """
-    left, right = map(_direction, (left, right))
+    left, right = map(_normalize, (left, right))
     cosine = jnp.einsum("rnd,rmd->rnm", left, right, precision=jax.lax.Precision.HIGHEST)
     return 1 - jnp.clip(cosine, 0, 1)
 
 
-def _direction(vectors: Float[Array, "R N D"]) -> Float32[Array, "R N D"]:
+def _normalize(vectors: Float[Array, "R N D"]) -> Float32[Array, "R N D"]:
     vectors = vectors.astype(jnp.float32)
     squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
-    return vectors * jax.lax.rsqrt(jnp.maximum(squares, _LEAST))
+    return vectors * jax.lax.rsqrt(jnp.maximum(squares, _MIN_SQUARED_NORM))

@@ -7,14 +7,14 @@ on both. It then adds its limit, 0 log 0 = 0, and no NaN, to the value and to th
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from jaxdistill.losses.logs import finite_log
+from jaxdistill.losses.finite_log import finite_log
 
 
 def forward_kl(
     log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"]
 ) -> Float32[Array, "*R"]:
     """KL(p‖q) = Σ p (log p − log q), infinite when the student rules out what the teacher says."""
-    return _relative_entropy(log_p, log_q)
+    return _kl_divergence(log_p, log_q)
 
 
 def reverse_kl(
@@ -46,9 +46,9 @@ def jensen_shannon(
         return forward_kl(log_p, log_q)
     if beta == 1:
         return reverse_kl(log_p, log_q)
-    log_m = _log_mixture(log_p, log_q, share_of_p=beta)
-    to_teacher = _relative_entropy(log_p, log_m)
-    to_student = _relative_entropy(log_q, log_m)
+    log_m = _log_mixture(log_p, log_q, p_weight=beta)
+    to_teacher = _kl_divergence(log_p, log_m)
+    to_student = _kl_divergence(log_q, log_m)
     return beta * to_teacher + (1 - beta) * to_student
 
 
@@ -61,7 +61,7 @@ def skew_kl(
         Ko et al., "DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024,
         https://arxiv.org/abs/2402.03898
     """
-    return _relative_entropy(log_p, _log_mixture(log_p, log_q, share_of_p=alpha))
+    return _kl_divergence(log_p, _log_mixture(log_p, log_q, p_weight=alpha))
 
 
 def skew_reverse_kl(
@@ -73,7 +73,7 @@ def skew_reverse_kl(
         Ko et al., "DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024,
         https://arxiv.org/abs/2402.03898
     """
-    return _relative_entropy(log_q, _log_mixture(log_p, log_q, share_of_p=1 - alpha))
+    return _kl_divergence(log_q, _log_mixture(log_p, log_q, p_weight=1 - alpha))
 
 
 def total_variation(
@@ -83,7 +83,7 @@ def total_variation(
     return jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2
 
 
-def _relative_entropy(
+def _kl_divergence(
     log_a: Float32[Array, "*R V"], log_b: Float32[Array, "*R V"]
 ) -> Float32[Array, "*R"]:
     """Σ a (log a − log b) over the words that `a` can say."""
@@ -97,8 +97,8 @@ def _relative_entropy(
 
 
 def _log_mixture(
-    log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"], *, share_of_p: float
+    log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"], *, p_weight: float
 ) -> Float32[Array, "*R V"]:
     """log(s p + (1 − s) q), kept finite where neither side has any mass."""
-    mixture = share_of_p * jnp.exp(log_p) + (1 - share_of_p) * jnp.exp(log_q)
+    mixture = p_weight * jnp.exp(log_p) + (1 - p_weight) * jnp.exp(log_q)
     return finite_log(mixture)

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float32, Int, Integer
 
 def normalised_edit_distance(
     left: Integer[Array, "*R L"],
-    left_sizes: Int[Array, "*R"],
+    left_lengths: Int[Array, "*R"],
     right: Integer[Array, "*R L"],
-    right_sizes: Int[Array, "*R"],
+    right_lengths: Int[Array, "*R"],
 ) -> Float32[Array, "*R"]:
     """The edit distance of two words, divided by the longer one's length: between 0 and 1.
 
@@ -18,9 +18,9 @@ def normalised_edit_distance(
 
     Args:
         left: The letters of one word, with anything behind its end.
-        left_sizes: How many letters it has, at most L.
+        left_lengths: How many letters it has, at most L.
         right: The letters of the other.
-        right_sizes: How many it has.
+        right_lengths: How many it has.
     """
     length = left.shape[-1]
     places = jax.lax.broadcasted_iota(jnp.int32, (*left.shape[:-1], length + 1), left.ndim - 1)
@@ -34,9 +34,9 @@ def normalised_edit_distance(
         best = jnp.concatenate([first, jnp.minimum(replaced, deleted)], axis=-1)
         # Insertions lead from left to right, each at the cost of one: a running minimum.
         best = jax.lax.cummin(best - places, axis=left.ndim - 1) + places
-        is_last = (left_sizes == at + 1)[..., None]
+        is_last = (left_lengths == at + 1)[..., None]
         return (best, jnp.where(is_last, best, found)), None
 
     (_, found), _ = jax.lax.scan(extend, (places, places), jnp.arange(length))
-    found = jnp.take_along_axis(found, right_sizes[..., None], axis=-1)[..., 0]
-    return found / jnp.maximum(jnp.maximum(left_sizes, right_sizes), 1).astype(jnp.float32)
+    found = jnp.take_along_axis(found, right_lengths[..., None], axis=-1)[..., 0]
+    return found / jnp.maximum(jnp.maximum(left_lengths, right_lengths), 1).astype(jnp.float32)

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-_LEAST = 1e-9
+_MIN_MASS = 1e-9
 """What a word weighs at least: the gradient of one that weighs nothing is not a number."""
 
 
-def transport_cost(
+def entropic_transport_cost(
     p: Float32[Array, "R N"],
     q: Float32[Array, "R M"],
     cost: Float32[Array, "R N M"],
@@ -64,4 +64,4 @@ def transport_cost(
 
     cost = jax.lax.stop_gradient(cost)
     with jax.default_matmul_precision("float32"), jax.numpy_rank_promotion("allow"):
-        return jax.vmap(of_row)(jnp.maximum(p, _LEAST), jnp.maximum(q, _LEAST), cost)
+        return jax.vmap(of_row)(jnp.maximum(p, _MIN_MASS), jnp.maximum(q, _MIN_MASS), cost)

@@ -10,20 +10,20 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
-from jaxdistill.models.layers import Normalize, constant, project, weight
-from jaxdistill.models.rope import rotate, rotation
+from jaxdistill.models.layers import NormLayer, apply_linear, constant_param, normal_param
+from jaxdistill.models.rope import apply_rope, rope_cos_sin
 
-MASKED = -1e30
+MASK_VALUE = -1e30
 """What is added to a score that must not count: finite, so that padding never makes a NaN."""
 
-Mix = Callable[[Array, Array, Array], tuple[Array, Any]]
+AttentionFunction = Callable[[Array, Array, Array], tuple[Array, Any]]
 """Queries `[B, T, H, C]`, keys and values `[B, T, K, C]` of some tokens to what the queries see
 of all values, `[B, T, H, C]`, and whatever else is to be kept of the layer."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Cache:
+class KVCache:
     """Keys and values of the tokens read so far; `S` slots, of which `length` are filled.
 
     All rows fill the same slots; a slot says which position and segment of its row it holds, and
@@ -37,27 +37,29 @@ class Cache:
     segment_ids: Int[Array, "B S"]
     length: Int[Array, ""]
 
-    def reserve(self, positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"]) -> "Cache":
+    def reserve_slots(
+        self, positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"]
+    ) -> "KVCache":
         """The cache with the next `T` slots marked as these places; keys and values follow."""
         start = (0, self.length)
         return replace(
             self,
-            positions=_write(self.positions, positions, start),
-            segment_ids=_write(self.segment_ids, segment_ids, start),
+            positions=_update_slice(self.positions, positions, start),
+            segment_ids=_update_slice(self.segment_ids, segment_ids, start),
             length=self.length + positions.shape[1],
         )
 
 
-def _write(array: Array, values: Array, start: tuple[Array | int, ...]) -> Array:
+def _update_slice(array: Array, values: Array, start: tuple[Array | int, ...]) -> Array:
     return jax.lax.dynamic_update_slice(array, values.astype(array.dtype), start)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Context:
+class AttentionContext:
     """What attention needs besides hidden states: the same in all layers of a kind.
 
-    `bias` is added to scores: 0 where a key is seen, `MASKED` where not. The rotation is None
+    `bias` is added to scores: 0 where a key is seen, `MASK_VALUE` where not. The rotation is None
     without RoPE.
     """
 
@@ -66,7 +68,7 @@ class Context:
     sine: Float[Array, "*kinds B T half"] | None
 
 
-def context(
+def attention_context(
     kind: LayerKind,
     head_dim: int,
     *,
@@ -74,17 +76,17 @@ def context(
     segment_ids: Int[Array, "B T"],
     key_positions: Int[Array, "B S"],
     key_segment_ids: Int[Array, "B S"],
-) -> Context:
+) -> AttentionContext:
     """The mask and the rotation of one kind of layer."""
     distance = positions[:, :, None] - key_positions[:, None, :]
     seen = (segment_ids[:, :, None] == key_segment_ids[:, None, :]) & (distance >= 0)
     if kind.window is not None:
         seen &= distance < kind.window
-    cosine, sine = rotation(kind.rope, head_dim, positions) if kind.rope else (None, None)
-    return Context(jnp.where(seen, 0.0, MASKED), cosine, sine)
+    cosine, sine = rope_cos_sin(kind.rope, head_dim, positions) if kind.rope else (None, None)
+    return AttentionContext(jnp.where(seen, 0.0, MASK_VALUE), cosine, sine)
 
 
-def attend(
+def dot_product_attention(
     query: Float[Array, "B T H C"],
     key: Float[Array, "B K S C"],
     value: Float[Array, "B K S C"],
@@ -105,28 +107,28 @@ def attend(
     return mixed.reshape(batch, time, heads, channels)
 
 
-def mix_alone(context: Context) -> Mix:
+def uncached_attention(context: AttentionContext) -> AttentionFunction:
     """Tokens that see each other and nothing else."""
 
     def mix(query: Array, key: Array, value: Array) -> tuple[Array, None]:
         key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-        return attend(query, key, value, context.bias), None
+        return dot_product_attention(query, key, value, context.bias), None
 
     return mix
 
 
-def mix_cached(
-    context: Context,
-    store: tuple[Float[Array, "B K S C"], Float[Array, "B K S C"]],
+def cached_attention(
+    context: AttentionContext,
+    layer_cache: tuple[Float[Array, "B K S C"], Float[Array, "B K S C"]],
     slot: Int[Array, ""],
-) -> Mix:
+) -> AttentionFunction:
     """Tokens written into a layer's keys and values from `slot` on, which see all before them."""
 
     def mix(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
         start = (0, 0, slot, 0)
-        keys = _write(store[0], key.transpose(0, 2, 1, 3), start)
-        values = _write(store[1], value.transpose(0, 2, 1, 3), start)
-        return attend(query, keys, values, context.bias), (keys, values)
+        keys = _update_slice(layer_cache[0], key.transpose(0, 2, 1, 3), start)
+        values = _update_slice(layer_cache[1], value.transpose(0, 2, 1, 3), start)
+        return dot_product_attention(query, keys, values, context.bias), (keys, values)
 
     return mix
 
@@ -138,35 +140,41 @@ class Attention(nnx.Module):
         heads = {"heads": config.num_heads, "channels": config.head_dim}
         kv_heads = {"kv_heads": config.num_kv_heads, "channels": config.head_dim}
         embed = config.embed_dim
-        self.scale = config.query_scale
-        self.query = weight(config, rngs, embed=embed, **heads)
-        self.key = weight(config, rngs, embed=embed, **kv_heads)
-        self.value = weight(config, rngs, embed=embed, **kv_heads)
-        self.output = weight(config, rngs, **heads, embed=embed)
+        self.query_scale = config.query_scale
+        self.query = normal_param(config, rngs, embed=embed, **heads)
+        self.key = normal_param(config, rngs, embed=embed, **kv_heads)
+        self.value = normal_param(config, rngs, embed=embed, **kv_heads)
+        self.output = normal_param(config, rngs, **heads, embed=embed)
         bias = config.has_query_key_value_bias
-        self.query_bias = constant(0.0, **heads) if bias else None
-        self.key_bias = constant(0.0, **kv_heads) if bias else None
-        self.value_bias = constant(0.0, **kv_heads) if bias else None
-        self.output_bias = constant(0.0, embed=embed) if config.has_attention_output_bias else None
+        self.query_bias = constant_param(0.0, **heads) if bias else None
+        self.key_bias = constant_param(0.0, **kv_heads) if bias else None
+        self.value_bias = constant_param(0.0, **kv_heads) if bias else None
+        self.output_bias = (
+            constant_param(0.0, embed=embed) if config.has_attention_output_bias else None
+        )
         norms = config.has_query_key_norm
-        self.query_norm = Normalize(config, channels=config.head_dim) if norms else None
-        self.key_norm = Normalize(config, channels=config.head_dim) if norms else None
+        self.query_norm = NormLayer(config, channels=config.head_dim) if norms else None
+        self.key_norm = NormLayer(config, channels=config.head_dim) if norms else None
 
     def __call__(
-        self, x: Float[Array, "B T D"], context: Context, scale: Float[Array, ""], mix: Mix
+        self,
+        x: Float[Array, "B T D"],
+        context: AttentionContext,
+        score_scale: Float[Array, ""],
+        attention_fn: AttentionFunction,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """What the tokens take from each other, and what `mix` wants to be kept."""
-        query = project(x, self.query, self.query_bias)
-        key = project(x, self.key, self.key_bias)
-        value = project(x, self.value, self.value_bias)
+        query = apply_linear(x, self.query, self.query_bias)
+        key = apply_linear(x, self.key, self.key_bias)
+        value = apply_linear(x, self.value, self.value_bias)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        factor = self.scale * scale
+        factor = self.query_scale * score_scale
         if context.cosine is None or context.sine is None:
             query = (query * factor).astype(query.dtype)
         else:
             # Scaling the small tables instead of the queries costs nothing.
-            query = rotate(query, context.cosine * factor, context.sine * factor)
-            key = rotate(key, context.cosine, context.sine)
-        mixed, kept = mix(query, key, value)
-        return project(mixed, self.output, self.output_bias, num_summed=2), kept
+            query = apply_rope(query, context.cosine * factor, context.sine * factor)
+            key = apply_rope(key, context.cosine, context.sine)
+        mixed, kept = attention_fn(query, key, value)
+        return apply_linear(mixed, self.output, self.output_bias, num_input_axes=2), kept

@@ -13,7 +13,7 @@ class Activation(enum.Enum):
     RELU = "relu"
 
 
-class Norm(enum.Enum):
+class NormKind(enum.Enum):
     """How hidden states are normalised.
 
     `RMS` multiplies by the weight, `RMS_PLUS_ONE` by one plus the weight, and `LAYER` also
@@ -42,7 +42,7 @@ class Rope:
         base: The base of the wavelengths (`rope_theta`).
         kind: How frequencies are stretched.
         factor: By how much; 1 leaves them as they are.
-        original_positions: The context length before stretching (llama3, yarn).
+        original_max_positions: The context length before stretching (llama3, yarn).
         slow: Below this many rotations over the original context, a frequency is stretched in
             full (llama3's `low_freq_factor`, yarn's `beta_slow`).
         fast: Above this many rotations it is kept (`high_freq_factor`, `beta_fast`).
@@ -53,10 +53,10 @@ class Rope:
     base: float
     kind: RopeKind = RopeKind.DEFAULT
     factor: float = 1.0
-    original_positions: int = 0
-    slow: float = 1.0
-    fast: float = 1.0
-    amplitude: float = 1.0
+    original_max_positions: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 1.0
+    attention_factor: float = 1.0
     is_truncated: bool = True
 
 
@@ -100,7 +100,7 @@ class DecoderConfig:
         query_scale: What scores are multiplied by.
         is_scaled_by_inverse_layer: Whether scores of layer `i` are also divided by `i + 1`.
         embed_scale: What the token embedding is multiplied by.
-        has_tied_head: Whether the unembedding is the embedding.
+        has_tied_embeddings: Whether the unembedding is the embedding.
         logit_soft_cap: Logits are `cap * tanh(logits / cap)`; None leaves them as they are.
         initializer_range: Standard deviation of fresh weights.
     """
@@ -114,7 +114,7 @@ class DecoderConfig:
     layers: tuple[LayerKind, ...]
     max_positions: int
     has_learned_positions: bool = False
-    norm: Norm = Norm.RMS
+    norm: NormKind = NormKind.RMS
     norm_epsilon: float = 1e-6
     has_query_key_norm: bool = False
     has_post_norms: bool = False
@@ -126,7 +126,7 @@ class DecoderConfig:
     query_scale: float
     is_scaled_by_inverse_layer: bool = False
     embed_scale: float = 1.0
-    has_tied_head: bool = False
+    has_tied_embeddings: bool = False
     logit_soft_cap: float | None = None
     initializer_range: float = 0.02
 
@@ -136,6 +136,6 @@ class DecoderConfig:
         return len(self.layers)
 
     @property
-    def kinds(self) -> tuple[LayerKind, ...]:
+    def distinct_layer_kinds(self) -> tuple[LayerKind, ...]:
         """The distinct kinds of layer, each once: masks and rotations are made for each."""
         return tuple(dict.fromkeys(self.layers))

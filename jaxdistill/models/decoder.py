@@ -14,16 +14,16 @@ from jaxtyping import Array, Float, Int
 
 from jaxdistill.models.attention import (
     Attention,
-    Cache,
-    Context,
-    Mix,
-    context,
-    mix_alone,
-    mix_cached,
+    AttentionContext,
+    AttentionFunction,
+    KVCache,
+    attention_context,
+    cached_attention,
+    uncached_attention,
 )
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.layers import FeedForward, Normalize, weight
-from jaxdistill.types import Batch, Embedding, Head, Output, Params
+from jaxdistill.models.layers import FeedForward, NormLayer, normal_param
+from jaxdistill.types import Batch, Embedding, LMHead, ModelOutput, Params
 
 
 class Layer(nnx.Module):
@@ -31,18 +31,22 @@ class Layer(nnx.Module):
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         embed = config.embed_dim
-        self.attention_norm = Normalize(config, embed=embed)
+        self.attention_norm = NormLayer(config, embed=embed)
         self.attention = Attention(config, rngs=rngs)
-        self.attention_post_norm = Normalize(config, embed=embed) if config.has_post_norms else None
-        self.mlp_norm = Normalize(config, embed=embed)
+        self.attention_post_norm = NormLayer(config, embed=embed) if config.has_post_norms else None
+        self.mlp_norm = NormLayer(config, embed=embed)
         self.mlp = FeedForward(config, rngs=rngs)
-        self.mlp_post_norm = Normalize(config, embed=embed) if config.has_post_norms else None
+        self.mlp_post_norm = NormLayer(config, embed=embed) if config.has_post_norms else None
 
     def __call__(
-        self, x: Float[Array, "B T D"], context: Context, scale: Float[Array, ""], mix: Mix
+        self,
+        x: Float[Array, "B T D"],
+        context: AttentionContext,
+        score_scale: Float[Array, ""],
+        attention_fn: AttentionFunction,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """The layer's result, and what `mix` wants to be kept."""
-        mixed, kept = self.attention(self.attention_norm(x), context, scale, mix)
+        mixed, kept = self.attention(self.attention_norm(x), context, score_scale, attention_fn)
         x = x + (mixed if self.attention_post_norm is None else self.attention_post_norm(mixed))
         inner = self.mlp(self.mlp_norm(x))
         x = x + (inner if self.mlp_post_norm is None else self.mlp_post_norm(inner))
@@ -61,29 +65,29 @@ class Decoder(nnx.Module):
         def stacked(rngs: nnx.Rngs) -> Layer:
             return Layer(config, rngs=rngs)
 
-        self.embedding = weight(config, rngs, vocab=vocab, embed=embed)
+        self.embedding = normal_param(config, rngs, vocab=vocab, embed=embed)
         if config.has_learned_positions:
-            self.positions = weight(config, rngs, positions=config.max_positions, embed=embed)
+            self.positions = normal_param(config, rngs, positions=config.max_positions, embed=embed)
         self.layers = stacked(rngs)
-        self.final_norm = Normalize(config, embed=embed)
-        if not config.has_tied_head:
-            self.unembedding = weight(config, rngs, vocab=vocab, embed=embed)
+        self.final_norm = NormLayer(config, embed=embed)
+        if not config.has_tied_embeddings:
+            self.unembedding = normal_param(config, rngs, vocab=vocab, embed=embed)
 
     def __call__(
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
-        cache: Cache | None,
+        cache: KVCache | None,
         *,
         remat: bool,
-    ) -> Output:
+    ) -> ModelOutput:
         """Hidden states after the final norm, and the cache with these tokens in it."""
         config = self.config
         x = self.embed(tokens, positions)
-        seen = cache.reserve(positions, segment_ids) if cache is not None else None
+        seen = cache.reserve_slots(positions, segment_ids) if cache is not None else None
         contexts = [
-            context(
+            attention_context(
                 kind,
                 config.head_dim,
                 positions=positions,
@@ -91,14 +95,14 @@ class Decoder(nnx.Module):
                 key_positions=positions if seen is None else seen.positions,
                 key_segment_ids=segment_ids if seen is None else seen.segment_ids,
             )
-            for kind in config.kinds
+            for kind in config.distinct_layer_kinds
         ]
         slot = jnp.zeros((), jnp.int32) if cache is None else cache.length
         stores = None if cache is None else (cache.keys, cache.values)
-        x, stores = self._scan(x, contexts, stores, slot, remat=remat)
+        x, stores = self._scan_layers(x, contexts, stores, slot, remat=remat)
         if seen is not None:
             seen = replace(seen, keys=stores[0], values=stores[1])
-        return Output(self.final_norm(x), seen)
+        return ModelOutput(self.final_norm(x), seen)
 
     def embed(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
@@ -111,10 +115,10 @@ class Decoder(nnx.Module):
             x = x + self.positions[...][positions]
         return x
 
-    def _scan(
+    def _scan_layers(
         self,
         x: Float[Array, "B T D"],
-        contexts: list[Context],
+        contexts: list[AttentionContext],
         stores: tuple[Array, Array] | None,
         slot: Int[Array, ""],
         *,
@@ -124,7 +128,7 @@ class Decoder(nnx.Module):
         config = self.config
         definition, layers = nnx.split(self.layers)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts)
-        kinds = np.array([config.kinds.index(kind) for kind in config.layers])
+        kinds = np.array([config.distinct_layer_kinds.index(kind) for kind in config.layers])
         scales = np.ones(config.num_layers, np.float32)
         if config.is_scaled_by_inverse_layer:
             scales = scales / np.arange(1, config.num_layers + 1, dtype=np.float32)
@@ -133,7 +137,11 @@ class Decoder(nnx.Module):
             parameters, kind, scale, store = layer
             # One kind needs no choice: its mask and rotation stay constants of the loop.
             chosen = contexts[0] if len(contexts) == 1 else jax.tree.map(lambda a: a[kind], stacked)
-            mix = mix_alone(chosen) if store is None else mix_cached(chosen, store, slot)
+            mix = (
+                uncached_attention(chosen)
+                if store is None
+                else cached_attention(chosen, store, slot)
+            )
             apply: Layer = nnx.merge(definition, parameters)
             return apply(x, chosen, scale, mix)
 
@@ -146,14 +154,14 @@ class Decoder(nnx.Module):
 
 
 @remember
-def blueprint(config: DecoderConfig) -> tuple[Any, Any]:
+def abstract_decoder(config: DecoderConfig) -> tuple[Any, Any]:
     """The module's definition and its parameters' shapes; no array is made."""
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
 
 
 def abstract_params(config: DecoderConfig, dtype: Any = "float32") -> dict[str, Any]:
     """The shape and dtype of every parameter, as nested dicts."""
-    shapes = nnx.to_pure_dict(blueprint(config)[1])
+    shapes = nnx.to_pure_dict(abstract_decoder(config)[1])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), shapes)
 
 
@@ -166,7 +174,7 @@ def init_params(config: DecoderConfig, key: Array, dtype: Any = "float32") -> di
 
 def parameter_axes(config: DecoderConfig) -> dict[str, Any]:
     """The logical name of every axis of every parameter, for shardings: tuples as leaves."""
-    _, state = blueprint(config)
+    _, state = abstract_decoder(config)
 
     def names(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str, ...]:
         stacked = ("layers",) if path[0] == "layers" else ()
@@ -184,9 +192,9 @@ def forward(
     *,
     positions: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"],
-    cache: Cache | None = None,
+    cache: KVCache | None = None,
     remat: bool = False,
-) -> Output:
+) -> ModelOutput:
     """Hidden states of tokens that see what is before them in their own segment.
 
     Computes in the parameters' dtype; norms and softmax are in float32. Dropout keys of a
@@ -205,11 +213,11 @@ def forward(
     Returns:
         Hidden states after the final norm (padding's mean nothing), and the cache, if one came.
     """
-    decoder = nnx.merge(blueprint(config)[0], params)
+    decoder = nnx.merge(abstract_decoder(config)[0], params)
     return decoder(tokens, positions, segment_ids, cache, remat=remat)
 
 
-def forward_batch(config: DecoderConfig, params: Params, batch: Batch) -> Output:
+def forward_batch(config: DecoderConfig, params: Params, batch: Batch) -> ModelOutput:
     """`forward` for the places of a `Batch`."""
     return forward(
         config,
@@ -220,33 +228,35 @@ def forward_batch(config: DecoderConfig, params: Params, batch: Batch) -> Output
     )
 
 
-def head(config: DecoderConfig, params: Params, *, vocab_size: int | None = None) -> Head:
+def lm_head(config: DecoderConfig, params: Params, *, vocab_size: int | None = None) -> LMHead:
     """The unembedding. `vocab_size` is the real one, where the last rows stand for no word."""
-    matrix = params["embedding" if config.has_tied_head else "unembedding"]
-    return Head(matrix, soft_cap=config.logit_soft_cap, vocab_size=vocab_size or config.vocab_size)
+    matrix = params["embedding" if config.has_tied_embeddings else "unembedding"]
+    return LMHead(
+        matrix, soft_cap=config.logit_soft_cap, vocab_size=vocab_size or config.vocab_size
+    )
 
 
-def embedding(config: DecoderConfig, params: Params) -> Embedding:
+def token_embedding(config: DecoderConfig, params: Params) -> Embedding:
     """What it reads of each word, before its place is added."""
     return Embedding(params["embedding"], scale=config.embed_scale)
 
 
 def init_cache(
-    config: DecoderConfig, batch_size: int, length: int, dtype: Any = "float32"
-) -> Cache:
+    config: DecoderConfig, batch_size: int, num_slots: int, dtype: Any = "float32"
+) -> KVCache:
     """An empty cache of `length` slots: the longest prompt plus the tokens to be written."""
-    shape = (config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim)
-    empty = jnp.zeros((batch_size, length), jnp.int32)
-    return Cache(
+    shape = (config.num_layers, batch_size, config.num_kv_heads, num_slots, config.head_dim)
+    empty = jnp.zeros((batch_size, num_slots), jnp.int32)
+    return KVCache(
         jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, empty, jnp.zeros((), jnp.int32)
     )
 
 
 def select_layers(
-    config: DecoderConfig, params: Params, layers: Sequence[int]
+    config: DecoderConfig, params: Params, layer_indices: Sequence[int]
 ) -> tuple[DecoderConfig, dict[str, Any]]:
     """A shallower decoder made of some of the layers, each computing what it did before."""
-    chosen = np.asarray(layers)
+    chosen = np.asarray(layer_indices)
     if np.array_equal(chosen, np.arange(config.num_layers)):
         return config, dict(params)
     stacked = jax.tree.map(lambda leaf: leaf[chosen], params["layers"])
@@ -259,5 +269,5 @@ def select_layers(
             shape = (-1,) + (1,) * (leaf.ndim - 1)
             attention[name] = (leaf * ratio.reshape(shape)).astype(leaf.dtype)
         stacked = {**stacked, "attention": attention}
-    kinds = tuple(config.layers[layer] for layer in layers)
+    kinds = tuple(config.layers[layer] for layer in layer_indices)
     return replace(config, layers=kinds), {**params, "layers": stacked}

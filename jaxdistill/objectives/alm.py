@@ -12,14 +12,14 @@ from jaxtyping import Array, Float32
 from pydantic import Field
 
 from jaxdistill import losses
-from jaxdistill.align import Alignment
+from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, RowLogits, RowObjective
+from jaxdistill.objectives.base import OBJECTIVES, PositionObjective, TokenDistribution
 
 
 @OBJECTIVES.register
 @configclass
-class ALM(RowObjective):
+class ALM(PositionObjective):
     """The binary cross-entropy of how likely a group of tokens is, by the student and the teacher.
 
     It looks at the words that are there and at no others.
@@ -40,28 +40,37 @@ class ALM(RowObjective):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "labels"})
 
     @property
-    def alignment(self) -> Alignment:
+    def alignment_rule(self) -> AlignmentRule:
         """Groups that stand for the same text."""
-        return Alignment("spans")
+        return AlignmentRule("spans")
 
     @property
-    def lookups(self) -> frozenset[str]:
+    def vocab_needs(self) -> frozenset[str]:
         """Where words may begin, to be asked behind each group."""
         return frozenset() if self.debias is None else frozenset({"boundaries"})
 
     @property
-    def merges(self) -> bool:
+    def needs_span_prefix(self) -> bool:
         """Groups may be of several tokens."""
         return True
 
-    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
+    def values(
+        self, student: TokenDistribution, teacher: TokenDistribution | None
+    ) -> Float32[Array, " R"]:
         """How far the two are apart, plus the entropy of the teacher's side."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"
-        log_p, log_q = teacher.group_log_probs(), student.group_log_probs()
+        log_p, log_q = teacher.span_log_probs(), student.span_log_probs()
         if self.debias is None:
             return losses.binary_cross_entropy(log_p, log_q, temperature=self.temperature)
-        assert teacher.log_boundary is not None, "the run asks for whom looks boundaries up"
-        assert student.log_boundary is not None, "the run asks for whom looks boundaries up"
-        log_p, log_q = log_p + teacher.log_boundary, log_q + student.log_boundary
+        assert teacher.span_boundary_log_probs is not None, (
+            "the run asks for whom looks boundaries up"
+        )
+        assert student.span_boundary_log_probs is not None, (
+            "the run asks for whom looks boundaries up"
+        )
+        log_p, log_q = (
+            log_p + teacher.span_boundary_log_probs,
+            log_q + student.span_boundary_log_probs,
+        )
         values = losses.binary_cross_entropy(log_p, log_q, temperature=self.temperature)
-        return jnp.where(teacher.log_boundary >= math.log(self.debias), values, 0)
+        return jnp.where(teacher.span_boundary_log_probs >= math.log(self.debias), values, 0)

@@ -5,17 +5,19 @@ from typing import ClassVar, Literal
 from jaxtyping import Array, Float32
 
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, RowLogits, RowObjective
+from jaxdistill.objectives.base import OBJECTIVES, PositionObjective, TokenDistribution
 
 
 @OBJECTIVES.register
 @configclass
-class CrossEntropy(RowObjective):
+class CrossEntropy(PositionObjective):
     """-log q(label), per row, in nats."""
 
     type: Literal["cross_entropy"] = "cross_entropy"
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
+    def values(
+        self, student: TokenDistribution, teacher: TokenDistribution | None
+    ) -> Float32[Array, " R"]:
         """The label's negative log-probability."""
         return -student.label_log_probs()

@@ -8,9 +8,9 @@ from typing import Literal
 
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES
-from jaxdistill.objectives.dual_space import Carried, DualSpace
-from jaxdistill.objectives.whole import linear, silent
-from jaxdistill.types import Batch, Params, Signal
+from jaxdistill.objectives.batch_objective import linear, zero_unscored
+from jaxdistill.objectives.dual_space import DualSpace, ProjectedHidden
+from jaxdistill.types import Batch, HiddenSignal, Params
 
 
 @OBJECTIVES.register
@@ -25,12 +25,14 @@ class DSKD(DualSpace):
 
     type: Literal["dskd"] = "dskd"
 
-    def _places(self, batch: Batch) -> tuple[Batch, Batch]:
-        assert batch.pairing is None, "a run whose teacher reads other tokens is refused"
+    def _scored_batches(self, batch: Batch) -> tuple[Batch, Batch]:
+        assert batch.alignment is None, "a run whose teacher reads other tokens is refused"
         return batch, batch
 
-    def _carry(self, modules: Params, student: Signal, teacher: Signal, batch: Batch) -> Carried:
-        return Carried(
-            linear(modules["to_student"], silent(teacher.hidden, batch)),
-            linear(modules["to_teacher"], silent(student.hidden, batch)),
+    def _project_hidden(
+        self, modules: Params, student: HiddenSignal, teacher: HiddenSignal, batch: Batch
+    ) -> ProjectedHidden:
+        return ProjectedHidden(
+            linear(modules["to_student"], zero_unscored(teacher.hidden, batch)),
+            linear(modules["to_teacher"], zero_unscored(student.hidden, batch)),
         )

@@ -12,14 +12,14 @@ from jaxtyping import Array, Float, Float32
 from pydantic import Field
 
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import RowObjective
+from jaxdistill.objectives.base import PositionObjective
+from jaxdistill.objectives.batch_objective import TrainableObjective, VocabEngine, init_linear
 from jaxdistill.objectives.cross_entropy import CrossEntropy
 from jaxdistill.objectives.forward_kl import ForwardKL
-from jaxdistill.objectives.whole import LearnedObjective, Walk, init_linear
-from jaxdistill.types import Batch, Params, Signal
+from jaxdistill.types import Batch, HiddenSignal, Params
 
 
-class Carried(NamedTuple):
+class ProjectedHidden(NamedTuple):
     """Hidden states in the space that they do not come from.
 
     Attributes:
@@ -27,12 +27,12 @@ class Carried(NamedTuple):
         to_teacher: The student's, at the teacher's places.
     """
 
-    to_student: Float[Array, "B T D"]
-    to_teacher: Float[Array, "B S E"]
+    in_student_space: Float[Array, "B T D"]
+    in_teacher_space: Float[Array, "B S E"]
 
 
 @configclass
-class DualSpace(LearnedObjective):
+class DualSpace(TrainableObjective):
     """Both spaces: what is carried into one is read by the head of that one, which stays as it is.
 
     In the student's space, -log t(label) teaches the projection to say what the teacher knows in
@@ -50,7 +50,7 @@ class DualSpace(LearnedObjective):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "teacher_hidden", "labels"})
-    parts: ClassVar[tuple[str, ...]] = (
+    term_names: ClassVar[tuple[str, ...]] = (
         "projected_cross_entropy",
         "student_space_kl",
         "teacher_space_kl",
@@ -65,35 +65,46 @@ class DualSpace(LearnedObjective):
         }
 
     def sums(
-        self, modules: Params, student: Signal, teacher: Signal, batch: Batch, walk: Walk
+        self,
+        modules: Params,
+        student: HiddenSignal,
+        teacher: HiddenSignal,
+        batch: Batch,
+        engine: VocabEngine,
     ) -> dict[str, Float32[Array, ""]]:
         """The three sums, each a walk of its own."""
-        carried = self._carry(modules, student, teacher, batch)
-        here, there = self._places(batch)
-        head = jax.lax.stop_gradient(student.head)
-        as_student = Signal(carried.to_student.astype(student.hidden.dtype), head)
-        as_teacher = Signal(carried.to_teacher.astype(teacher.hidden.dtype), teacher.head)
+        carried = self._project_hidden(modules, student, teacher, batch)
+        here, there = self._scored_batches(batch)
+        head = jax.lax.stop_gradient(student.lm_head)
+        as_student = HiddenSignal(carried.in_student_space.astype(student.hidden.dtype), head)
+        as_teacher = HiddenSignal(
+            carried.in_teacher_space.astype(teacher.hidden.dtype), teacher.lm_head
+        )
         target = jax.lax.stop_gradient(as_student)
         found = (
-            walk.compare(CrossEntropy(), as_student, None, here),
-            walk.compare(self._student_space_kl, student, target, here),
-            walk.compare(ForwardKL(temperature=self.temperature), as_teacher, teacher, there),
+            engine.objective_sum(CrossEntropy(), as_student, None, here),
+            engine.objective_sum(self._student_space_kl, student, target, here),
+            engine.objective_sum(
+                ForwardKL(temperature=self.temperature), as_teacher, teacher, there
+            ),
         )
-        return dict(zip(self.parts, found, strict=True))
+        return dict(zip(self.term_names, found, strict=True))
 
-    def counts(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
+    def denominators(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
         """The places that count on the side where each is read."""
-        here, there = (places.loss_mask.sum() for places in self._places(batch))
-        return dict(zip(self.parts, (here, here, there), strict=True))
+        here, there = (places.loss_mask.sum() for places in self._scored_batches(batch))
+        return dict(zip(self.term_names, (here, here, there), strict=True))
 
     @property
-    def _student_space_kl(self) -> RowObjective:
+    def _student_space_kl(self) -> PositionObjective:
         return ForwardKL(temperature=self.temperature)
 
     @abstractmethod
-    def _places(self, batch: Batch) -> tuple[Batch, Batch]:
+    def _scored_batches(self, batch: Batch) -> tuple[Batch, Batch]:
         """The places that the student reads and those that the teacher reads, with what counts."""
 
     @abstractmethod
-    def _carry(self, modules: Params, student: Signal, teacher: Signal, batch: Batch) -> Carried:
+    def _project_hidden(
+        self, modules: Params, student: HiddenSignal, teacher: HiddenSignal, batch: Batch
+    ) -> ProjectedHidden:
         """Both models' hidden states, carried over."""

@@ -19,7 +19,7 @@ class ForwardKL(Divergence):
 
     type: Literal["forward_kl"] = "forward_kl"
 
-    def _compare(
+    def _divergence(
         self, log_p: Float32[Array, "R V"], log_q: Float32[Array, "R V"]
     ) -> Float32[Array, " R"]:
         return losses.forward_kl(log_p, log_q)

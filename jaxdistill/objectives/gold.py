@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, RowLogits
-from jaxdistill.objectives.hybrid import Hybrid
+from jaxdistill.objectives.base import OBJECTIVES, TokenDistribution
+from jaxdistill.objectives.hybrid_objective import HybridObjective
 
 
 @OBJECTIVES.register
 @configclass
-class GOLD(Hybrid):
+class GOLD(HybridObjective):
     """w · Jensen–Shannon of the words that both know + (1 − w) · sorted difference of the others.
 
     Words of the same bytes are known to both. Unlike TRL's it weights by mass unless told
@@ -27,11 +27,15 @@ class GOLD(Hybrid):
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "words"})
 
-    def _partners(self, teacher: RowLogits, student: RowLogits) -> tuple[Array, Array]:
-        twins = student.twins[None]
-        log_p, log_q = teacher.merged_log_probs(), student.merged_log_probs()
+    def _matched_log_probs(
+        self, teacher: TokenDistribution, student: TokenDistribution
+    ) -> tuple[Array, Array]:
+        twins = student.exact_match[None]
+        log_p, log_q = teacher.joint_log_probs(), student.joint_log_probs()
         beside = jnp.where(twins >= 0, log_p[:, jnp.maximum(twins[0], 0)], -jnp.inf)
         return beside, jnp.where(twins >= 0, log_q, -jnp.inf)
 
-    def _have_partners(self, teacher: RowLogits, student: RowLogits) -> tuple[Array, Array]:
-        return teacher.twins[None] >= 0, student.twins[None] >= 0
+    def _is_matched(
+        self, teacher: TokenDistribution, student: TokenDistribution
+    ) -> tuple[Array, Array]:
+        return teacher.exact_match[None] >= 0, student.exact_match[None] >= 0

@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 
 from jaxtyping import Array
 
-from jaxdistill.align import Alignment
+from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, RowLogits
-from jaxdistill.objectives.hybrid import Hybrid
+from jaxdistill.objectives.base import OBJECTIVES, TokenDistribution
+from jaxdistill.objectives.hybrid_objective import HybridObjective
 
 
 @OBJECTIVES.register
 @configclass
-class HybridKL(Hybrid):
+class HybridKL(HybridObjective):
     """w · Jensen–Shannon of what words begin with + (1 − w) · sorted difference of the rest.
 
     What words begin with has a place in a space that both vocabularies share, as in `projected_kl`.
@@ -33,18 +33,24 @@ class HybridKL(Hybrid):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "places"})
 
     @property
-    def alignment(self) -> Alignment:
+    def alignment_rule(self) -> AlignmentRule:
         """Groups of tokens that stand for the same text, where they begin."""
-        return Alignment("spans", self.average, at="begins")
+        return AlignmentRule("spans", self.average, compare_at="begins")
 
     @property
-    def merges(self) -> bool:
+    def needs_span_prefix(self) -> bool:
         """Nothing is left out before the place where a group begins."""
         return False
 
-    def _partners(self, teacher: RowLogits, student: RowLogits) -> tuple[Array, Array]:
-        log_p, log_q = (side.place_log_probs(1.0, pieces=1)[:, 1:] for side in (teacher, student))
+    def _matched_log_probs(
+        self, teacher: TokenDistribution, student: TokenDistribution
+    ) -> tuple[Array, Array]:
+        log_p, log_q = (
+            side.bucket_log_probs(1.0, num_subtokens=1)[:, 1:] for side in (teacher, student)
+        )
         return log_p, log_q
 
-    def _have_partners(self, teacher: RowLogits, student: RowLogits) -> tuple[Array, Array]:
-        return teacher.places[None, :, 0] > 0, student.places[None, :, 0] > 0
+    def _is_matched(
+        self, teacher: TokenDistribution, student: TokenDistribution
+    ) -> tuple[Array, Array]:
+        return teacher.buckets[None, :, 0] > 0, student.buckets[None, :, 0] > 0

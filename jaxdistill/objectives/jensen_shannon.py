@@ -26,7 +26,7 @@ class JensenShannon(Divergence):
     type: Literal["jensen_shannon"] = "jensen_shannon"
     beta: Annotated[float, Field(ge=0, le=1)] = 0.5
 
-    def _compare(
+    def _divergence(
         self, log_p: Float32[Array, "R V"], log_q: Float32[Array, "R V"]
     ) -> Float32[Array, " R"]:
         return losses.jensen_shannon(log_p, log_q, beta=self.beta)

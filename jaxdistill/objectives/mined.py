@@ -10,9 +10,9 @@ from jaxtyping import Array, Float32
 from pydantic import Field
 
 from jaxdistill import losses
-from jaxdistill.align import Alignment
+from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, Divergence, RowLogits
+from jaxdistill.objectives.base import OBJECTIVES, Divergence, TokenDistribution
 
 
 @OBJECTIVES.register
@@ -32,18 +32,20 @@ class MinED(Divergence):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "nearest"})
 
     @property
-    def alignment(self) -> Alignment:
+    def alignment_rule(self) -> AlignmentRule:
         """Tokens that stand alone for the same text on both sides."""
-        return Alignment("spans", at="singles")
+        return AlignmentRule("spans", compare_at="singles")
 
-    def _compare(
+    def _divergence(
         self, log_p: Float32[Array, "R V"], log_q: Float32[Array, "R V"]
     ) -> Float32[Array, " R"]:
         return losses.forward_kl(log_p, log_q)
 
-    def _log_probs(
-        self, student: RowLogits, teacher: RowLogits
+    def _log_p_and_log_q(
+        self, student: TokenDistribution, teacher: TokenDistribution
     ) -> tuple[Float32[Array, "R V"], Float32[Array, "R V"]]:
         num_words = student.logits.shape[-1]
-        found = losses.largest_by_place(teacher.logits, teacher.nearest, num_places=num_words)
+        found = losses.bucket_max_logits(
+            teacher.logits, teacher.nearest_token, num_buckets=num_words
+        )
         return jax.nn.log_softmax(found / self.temperature), student.log_probs(self.temperature)

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float32
 from pydantic import Field
 
 from jaxdistill import losses
-from jaxdistill.align import Alignment
-from jaxdistill.align.projection import MAX_PIECES
+from jaxdistill.align import AlignmentRule
+from jaxdistill.align.shared_buckets import MAX_SUBTOKENS
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, Divergence, RowLogits
+from jaxdistill.objectives.base import OBJECTIVES, Divergence, TokenDistribution
 
 
 @OBJECTIVES.register
@@ -30,25 +30,25 @@ class ProjectedKL(Divergence):
     """
 
     type: Literal["projected_kl"] = "projected_kl"
-    pieces: Annotated[int, Field(ge=1, le=MAX_PIECES)] = 1
+    pieces: Annotated[int, Field(ge=1, le=MAX_SUBTOKENS)] = 1
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "places"})
 
     @property
-    def alignment(self) -> Alignment:
+    def alignment_rule(self) -> AlignmentRule:
         """Groups of tokens that stand for the same text, where they begin."""
-        return Alignment("spans", at="begins")
+        return AlignmentRule("spans", compare_at="begins")
 
-    def _compare(
+    def _divergence(
         self, log_p: Float32[Array, "R K"], log_q: Float32[Array, "R K"]
     ) -> Float32[Array, " R"]:
         return losses.forward_kl(log_p, log_q)
 
-    def _log_probs(
-        self, student: RowLogits, teacher: RowLogits
+    def _log_p_and_log_q(
+        self, student: TokenDistribution, teacher: TokenDistribution
     ) -> tuple[Float32[Array, "R K"], Float32[Array, "R K"]]:
         log_p, log_q = (
-            side.place_log_probs(self.temperature, pieces=self.pieces)
+            side.bucket_log_probs(self.temperature, num_subtokens=self.pieces)
             for side in (teacher, student)
         )
         return log_p, log_q

@@ -20,7 +20,7 @@ class ReverseKL(Divergence):
 
     type: Literal["reverse_kl"] = "reverse_kl"
 
-    def _compare(
+    def _divergence(
         self, log_p: Float32[Array, "R V"], log_q: Float32[Array, "R V"]
     ) -> Float32[Array, " R"]:
         return losses.reverse_kl(log_p, log_q)

@@ -15,19 +15,19 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from pydantic import Field
 
 from jaxdistill import losses
-from jaxdistill.align import Alignment
+from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, RowLogits, RowObjective
+from jaxdistill.objectives.base import OBJECTIVES, PositionObjective, TokenDistribution
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-_OTHERS = jnp.iinfo(jnp.int32).min
+_REST_TOKEN_ID = jnp.iinfo(jnp.int32).min
 """The number, on both sides, of the place of all words that are not looked at."""
 
 
 @OBJECTIVES.register
 @configclass
-class Sinkhorn(RowObjective):
+class Sinkhorn(PositionObjective):
     """S(p, q) = C(p, q) − ½ C(p, p) − ½ C(q, q), with C the smoothed cost of moving probabilities.
 
     C alone would not be least where the student says what the teacher says: smoothing moves mass
@@ -62,52 +62,56 @@ class Sinkhorn(RowObjective):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "words"})
 
     @property
-    def lookups(self) -> frozenset[str]:
+    def vocab_needs(self) -> frozenset[str]:
         """For embeddings, what the student's words are written in, too."""
         return self.needs & {"words"} | ({"places"} if self.cost == "embeddings" else set())
 
     @property
-    def alignment(self) -> Alignment:
+    def alignment_rule(self) -> AlignmentRule:
         """Groups of tokens that stand for the same text, where they begin."""
-        return Alignment("spans", at="begins")
+        return AlignmentRule("spans", compare_at="begins")
 
-    def row_values(self, student: RowLogits, teacher: RowLogits | None) -> Float32[Array, " R"]:
+    def values(
+        self, student: TokenDistribution, teacher: TokenDistribution | None
+    ) -> Float32[Array, " R"]:
         """The cost beyond that of each side with itself."""
         assert teacher is not None, "the wall shows the teacher to whom needs it"
-        p, q = self._likely(student, teacher)
-        between, *alone = (self._moved(*pair) for pair in ((p, q), (p, p), (q, q)))
+        p, q = self._top_k(student, teacher)
+        between, *alone = (self._transport_cost(*pair) for pair in ((p, q), (p, p), (q, q)))
         # Zero unless mass may be lost; then both sides may have unlike totals.
         unlike = self.epsilon / 2 * (p.probs.sum(axis=-1) - q.probs.sum(axis=-1)) ** 2
         return between - sum(alone) / 2 + unlike
 
-    def _likely(self, student: RowLogits, teacher: RowLogits) -> tuple["_Likely", "_Likely"]:
+    def _top_k(
+        self, student: TokenDistribution, teacher: TokenDistribution
+    ) -> tuple["_TopKTokens", "_TopKTokens"]:
         (log_p, theirs), (log_q, mine) = (
             jax.lax.top_k(side.log_probs(), min(self.k, side.logits.shape[-1]))
             for side in (teacher, student)
         )
-        sizes = teacher.sizes[theirs], student.sizes[mine]
+        sizes = teacher.num_bytes[theirs], student.num_bytes[mine]
         if self.cost == "letters":
-            looks = (teacher.letters[theirs], sizes[0]), (student.letters[mine], sizes[1])
+            looks = (teacher.token_bytes[theirs], sizes[0]), (student.token_bytes[mine], sizes[1])
         else:
-            assert teacher.embeddings is not None, "the wall shows the teacher's embeddings"
+            assert teacher.output_embeddings is not None, "the wall shows the teacher's embeddings"
             # All in the teacher's space, which stands still: the student's own embeddings move
             # while it learns, and may begin at random.
-            table = teacher.embeddings
-            looks = table[theirs], _written(student.pieces[mine], table)
-        twins = student.twins[mine]
+            table = teacher.output_embeddings
+            looks = table[theirs], _sum_subtoken_embeddings(student.subtokens[mine], table)
+        twins = student.exact_match[mine]
         numbers = theirs, jnp.where(twins >= 0, twins, -1 - mine)
         probs = jnp.exp(log_p), jnp.exp(log_q)
-        p, q = map(_Likely, probs, numbers, (size == 0 for size in sizes), looks)
+        p, q = map(_TopKTokens, probs, numbers, (size == 0 for size in sizes), looks)
         return (p, q) if self.relaxed is not None else (_with_rest(p), _with_rest(q))
 
-    def _moved(self, source: "_Likely", target: "_Likely") -> Float32[Array, " R"]:
+    def _transport_cost(self, source: "_TopKTokens", target: "_TopKTokens") -> Float32[Array, " R"]:
         """The smoothed cost of moving one side's probabilities to another's, or to its own."""
-        cost = (_by_letters if self.cost == "letters" else losses.cosine_distance)(
-            source.looks, target.looks
+        cost = (_edit_distance if self.cost == "letters" else losses.cosine_distance)(
+            source.features, target.features
         )
-        cost = jnp.where(source.is_mark[:, :, None] | target.is_mark[:, None], 1, cost)
-        cost = jnp.where(source.numbers[:, :, None] == target.numbers[:, None], 0, cost)
-        return losses.transport_cost(
+        cost = jnp.where(source.is_special[:, :, None] | target.is_special[:, None], 1, cost)
+        cost = jnp.where(source.token_ids[:, :, None] == target.token_ids[:, None], 0, cost)
+        return losses.entropic_transport_cost(
             source.probs,
             target.probs,
             cost,
@@ -117,48 +121,51 @@ class Sinkhorn(RowObjective):
         )
 
 
-class _Likely(NamedTuple):
+class _TopKTokens(NamedTuple):
     """The likeliest words of one side.
 
     Attributes:
         probs: How likely they are.
         numbers: The teacher's number of each; below 0 for words that only the student has.
-        is_mark: Whether they stand for no text.
+        is_special: Whether they stand for no text.
         looks: What says how far they are from others: letters and how many, or embeddings.
     """
 
     probs: Float32[Array, "R N"]
-    numbers: Int[Array, "R N"]
-    is_mark: Bool[Array, "R N"]
-    looks: Any
+    token_ids: Int[Array, "R N"]
+    is_special: Bool[Array, "R N"]
+    features: Any
 
 
-def _by_letters(source: Any, target: Any) -> Float32[Array, "R N M"]:
-    (left, left_sizes), (right, right_sizes) = source, target
-    shape = (*left_sizes.shape, right_sizes.shape[-1])
+def _edit_distance(source: Any, target: Any) -> Float32[Array, "R N M"]:
+    (left, left_lengths), (right, right_lengths) = source, target
+    shape = (*left_lengths.shape, right_lengths.shape[-1])
     return losses.normalised_edit_distance(
         jnp.broadcast_to(left[:, :, None], (*shape, left.shape[-1])),
-        jnp.broadcast_to(left_sizes[:, :, None], shape),
+        jnp.broadcast_to(left_lengths[:, :, None], shape),
         jnp.broadcast_to(right[:, None], (*shape, right.shape[-1])),
-        jnp.broadcast_to(right_sizes[:, None], shape),
+        jnp.broadcast_to(right_lengths[:, None], shape),
     )
 
 
-def _written(pieces: Int[Array, "R M N"], table: Float[Array, "W D"]) -> Float[Array, "R M D"]:
+def _sum_subtoken_embeddings(
+    subtokens: Int[Array, "R M N"], embeddings: Float[Array, "W D"]
+) -> Float[Array, "R M D"]:
     """The sum of what the table has of the pieces of each word."""
     found = (
-        jnp.where(piece[..., None] >= 0, table[piece], 0) for piece in jnp.moveaxis(pieces, -1, 0)
+        jnp.where(piece[..., None] >= 0, embeddings[piece], 0)
+        for piece in jnp.moveaxis(subtokens, -1, 0)
     )
     return jnp.asarray(sum(found))
 
 
-def _with_rest(side: _Likely) -> _Likely:
+def _with_rest(tokens: _TopKTokens) -> _TopKTokens:
     """All other words are one more place, which is as far from every word as a mark."""
     last = ((0, 0), (0, 1))
-    others = jnp.maximum(1 - jnp.sum(side.probs, axis=-1, keepdims=True), 0)
-    return _Likely(
-        jnp.concatenate([side.probs, others], axis=-1),
-        jnp.pad(side.numbers, last, constant_values=_OTHERS),
-        jnp.pad(side.is_mark, last, constant_values=True),
-        jax.tree.map(lambda a: jnp.pad(a, (*last, *[(0, 0)] * (a.ndim - 2))), side.looks),
+    others = jnp.maximum(1 - jnp.sum(tokens.probs, axis=-1, keepdims=True), 0)
+    return _TopKTokens(
+        jnp.concatenate([tokens.probs, others], axis=-1),
+        jnp.pad(tokens.token_ids, last, constant_values=_REST_TOKEN_ID),
+        jnp.pad(tokens.is_special, last, constant_values=True),
+        jax.tree.map(lambda a: jnp.pad(a, (*last, *[(0, 0)] * (a.ndim - 2))), tokens.features),
     )

@@ -26,7 +26,7 @@ class SkewKL(Divergence):
     type: Literal["skew_kl"] = "skew_kl"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
-    def _compare(
+    def _divergence(
         self, log_p: Float32[Array, "R V"], log_q: Float32[Array, "R V"]
     ) -> Float32[Array, " R"]:
         return losses.skew_kl(log_p, log_q, alpha=self.alpha)

@@ -20,7 +20,7 @@ class TotalVariation(Divergence):
 
     type: Literal["total_variation"] = "total_variation"
 
-    def _compare(
+    def _divergence(
         self, log_p: Float32[Array, "R V"], log_q: Float32[Array, "R V"]
     ) -> Float32[Array, " R"]:
         return losses.total_variation(log_p, log_q)

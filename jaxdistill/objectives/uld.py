@@ -9,15 +9,15 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from jaxdistill.align import Alignment
+from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, RowLogits
-from jaxdistill.objectives.by_rank import ByRank
+from jaxdistill.objectives.base import OBJECTIVES, TokenDistribution
+from jaxdistill.objectives.sorted_difference import SortedDifference
 
 
 @OBJECTIVES.register
 @configclass
-class ULD(ByRank):
+class ULD(SortedDifference):
     """Σ |p₍ᵢ₎ − q₍ᵢ₎|, with the i-th largest of both sides beside each other; between 0 and 2.
 
     It does not see which words are likely, only how likely the likeliest are: give it
@@ -36,17 +36,17 @@ class ULD(ByRank):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
 
     @property
-    def alignment(self) -> Alignment:
+    def alignment_rule(self) -> AlignmentRule:
         """As `align` and `average` say."""
-        return Alignment(self.align, self.average)
+        return AlignmentRule(self.align, self.average)
 
     @property
-    def merges(self) -> bool:
+    def needs_span_prefix(self) -> bool:
         """Groups may be of several tokens."""
         return self.align == "spans"
 
-    def _compare(
-        self, student: RowLogits, teacher: RowLogits
+    def _values_and_bounds(
+        self, student: TokenDistribution, teacher: TokenDistribution
     ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
-        p, q = jnp.exp(teacher.merged_log_probs()), jnp.exp(student.merged_log_probs())
+        p, q = jnp.exp(teacher.joint_log_probs()), jnp.exp(student.joint_log_probs())
         return self._sorted_difference(p, q, self._max_error(teacher))

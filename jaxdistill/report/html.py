@@ -5,10 +5,10 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from jaxdistill.report.comparison import printable
+from jaxdistill.report.quantities import strip_control_characters
 
 
-def document(title: str, lead: str, sections: Mapping[str, str], *, css: str = "") -> str:
+def render_document(title: str, lead: str, sections: Mapping[str, str], *, css: str = "") -> str:
     """A page as HTML.
 
     Args:
@@ -17,34 +17,36 @@ def document(title: str, lead: str, sections: Mapping[str, str], *, css: str = "
         sections: HTML by its heading, which is text; an empty section is left out.
         css: Rules beyond those that all pages have.
     """
-    return Template(_file("page.html")).substitute(
-        title=escaped(title),
+    return Template(_read_asset("page.html")).substitute(
+        title=escape_html(title),
         lead=lead,
-        css=f"{_file('page.css')}{css}".strip(),
+        css=f"{_read_asset('page.css')}{css}".strip(),
         sections="\n".join(
-            f"<section>\n<h2>{escaped(heading)}</h2>\n{content}\n</section>"
+            f"<section>\n<h2>{escape_html(heading)}</h2>\n{content}\n</section>"
             for heading, content in sections.items()
             if content
         ),
     )
 
 
-def facts(found: Mapping[str, str]) -> str:
+def render_definitions(definitions: Mapping[str, str]) -> str:
     """What is worth knowing, as HTML by its name; nothing where there is nothing."""
-    lines = "\n".join(f"<dt>{escaped(name)}</dt><dd>{text}</dd>" for name, text in found.items())
+    lines = "\n".join(
+        f"<dt>{escape_html(name)}</dt><dd>{text}</dd>" for name, text in definitions.items()
+    )
     return f'<dl class="facts">\n{lines}\n</dl>' if lines else ""
 
 
-def scrolled(label: str, table: str) -> str:
+def wrap_scrollable(label: str, table_html: str) -> str:
     """A table that scrolls by itself where it is wider than the page, also by keys."""
-    box = f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(label)}">'
-    return f"{box}\n{table}\n</div>"
+    box = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape_html(label)}">'
+    return f"{box}\n{table_html}\n</div>"
 
 
-def escaped(text: str) -> str:
+def escape_html(text: str) -> str:
     """`text` as HTML, without what steers a terminal or turns the direction of writing."""
-    return escape(printable(text), quote=True)
+    return escape(strip_control_characters(text), quote=True)
 
 
-def _file(name: str) -> str:
+def _read_asset(name: str) -> str:
     return resources.files("jaxdistill.report").joinpath(name).read_text(encoding="utf-8")

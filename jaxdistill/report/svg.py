@@ -15,7 +15,9 @@ GRID = "#e4e4e4"
 _TEXT = "#444444"
 
 
-def svg(draw: Callable[[Figure], None], *, label: str, size: tuple[float, float]) -> str:
+def render_svg(
+    fill_figure: Callable[[Figure], None], *, alt_text: str, size_inches: tuple[float, float]
+) -> str:
     """What `draw` draws, as wide as the page allows.
 
     Args:
@@ -27,33 +29,33 @@ def svg(draw: Callable[[Figure], None], *, label: str, size: tuple[float, float]
         "font.family": "sans-serif",
         "font.size": 10,
         "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
-        "svg.hashsalt": label,  # ids must not be the same in two pictures of one page
+        "svg.hashsalt": alt_text,  # ids must not be the same in two pictures of one page
         "text.color": _TEXT,
         "xtick.color": _TEXT,
         "ytick.color": _TEXT,
         "axes.labelcolor": _TEXT,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
+        figure = Figure(figsize=size_inches, layout="constrained")
+        fill_figure(figure)
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(figure).print_svg(file, metadata=nothing)
-    return _inline(file.getvalue(), label=label)
+    return _extract_svg_element(file.getvalue(), alt_text=alt_text)
 
 
-def standalone(element: str) -> str:
+def to_standalone_svg(element: str) -> str:
     """An `<svg>` element as a file of its own, which must say what its words mean."""
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return element.replace("<svg", f"<svg {names}", 1) + "\n"
 
 
-def _inline(text: str, *, label: str) -> str:
+def _extract_svg_element(svg_file: str, *, alt_text: str) -> str:
     """Only the element, naming nothing outside of it."""
-    view = re.search(r'viewBox="[^"]*"', text)
+    view = re.search(r'viewBox="[^"]*"', svg_file)
     assert view, "matplotlib writes a view box"
-    body = text[text.index(">", text.index("<svg")) + 1 :]
+    body = svg_file[svg_file.index(">", svg_file.index("<svg")) + 1 :]
     # A style would hold for the whole page, and numbered ids stand in every picture.
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
     body = re.sub(r'\sid="[\w.]+_\d+"', "", body)
-    return f'<svg role="img" aria-label="{escape(label)}" {view[0]}>{body}'
+    return f'<svg role="img" aria-label="{escape(alt_text)}" {view[0]}>{body}'

@@ -11,19 +11,19 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import data, hub
-from jaxdistill.errors import Findings, UserError
+from jaxdistill.errors import ErrorCollector, UserError
 from jaxdistill.evals import num_parameters
-from jaxdistill.files import check_directory, check_name
+from jaxdistill.files import check_path_names, check_writable
 from jaxdistill.models import DecoderConfig, abstract_params
-from jaxdistill.objectives.base import VOCABULARY
-from jaxdistill.objectives.weight import in_words, is_nothing
-from jaxdistill.run import vocabularies
-from jaxdistill.run.config import RunConfig, kept_layers
+from jaxdistill.objectives.base import VOCAB_NEEDS
+from jaxdistill.objectives.weight_schedule import format_weight, is_always_zero
+from jaxdistill.run import vocab_tables
+from jaxdistill.run.config import RunConfig, layer_indices
 from jaxdistill.run.folder import RunFolder
-from jaxdistill.run.teacher import reader_beside, reader_of_own_prompts
+from jaxdistill.run.teacher_view import make_teacher_prompt_view, make_teacher_view
 from jaxdistill.sharding import make_mesh
 from jaxdistill.train import check_batch_size
-from jaxdistill.types import Lexicon
+from jaxdistill.types import VocabTables
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Inspection:
         vocab_size: How many tokens it has; further rows of the heads that use it are padding.
         beside: How the teacher reads the rows, where that is another way than the student's.
         mesh: The devices.
-        lookups: What the objectives ask of the words of both vocabularies.
+        vocab_needs: What the objectives ask of the words of both vocabularies.
         ends: Whether the rows are chats, on either side (`data.Rows.ends`).
     """
 
@@ -49,15 +49,15 @@ class Inspection:
     teacher: hub.Source | None
     tokenizer: PreTrainedTokenizerBase
     vocab_size: int
-    beside: data.Beside | None
+    teacher_view: data.TeacherView | None
     mesh: Mesh
-    lookups: frozenset[str]
-    ends: tuple[tuple[bool, bool], ...] = ()
+    vocab_needs: frozenset[str]
+    chat_kinds: tuple[tuple[bool, bool], ...] = ()
 
     @property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
         """What the teacher reads with."""
-        return self.tokenizer if self.beside is None else self.beside.templates.tokenizer
+        return self.tokenizer if self.teacher_view is None else self.teacher_view.renderer.tokenizer
 
     @property
     def has_one_tokenizer(self) -> bool:
@@ -72,14 +72,16 @@ class Inspection:
         return hub.real_vocab_size(self.teacher_tokenizer, self.teacher.config.vocab_size)
 
     @cached_property
-    def lexicons(self) -> tuple[Lexicon | None, Lexicon | None]:
+    def vocab_tables(self) -> tuple[VocabTables | None, VocabTables | None]:
         """What the student's words are to the teacher, and the other way, where that is asked."""
         teacher = None
-        if self.beside is not None and not self.has_one_tokenizer:
-            teacher = self.beside.templates
+        if self.teacher_view is not None and not self.has_one_tokenizer:
+            teacher = self.teacher_view.renderer
         sizes = self.vocab_size, self.teacher_vocab_size
-        student = data.Templates(self.tokenizer)
-        return vocabularies.lexicons(student, teacher, sizes, self.lookups, self.ends)
+        student = data.Renderer(self.tokenizer)
+        return vocab_tables.make_vocab_tables(
+            student, teacher, sizes, self.vocab_needs, self.chat_kinds
+        )
 
 
 def check(config: RunConfig) -> str:
@@ -88,20 +90,22 @@ def check(config: RunConfig) -> str:
     Raises:
         UserError: with everything that is wrong.
     """
-    findings = Findings()
+    findings = ErrorCollector()
     inspection, lines = None, ""
     with findings.collect():
         inspection = inspect(config)
     with findings.collect():
         if inspection is None:
-            data.read(config.data)
+            data.read_split(config.data)
         else:
-            rows = data.read(config.data)
-            inspection = with_rows(config, inspection, rows)
-            lines = data.check(config.data, inspection.tokenizer, inspection.beside, rows=rows)
-    findings.raise_any()
+            rows = data.read_split(config.data)
+            inspection = inspect_rows(config, inspection, rows)
+            lines = data.check_data(
+                config.data, inspection.tokenizer, inspection.teacher_view, split=rows
+            )
+    findings.raise_if_any()
     assert inspection is not None
-    facts = {**summary(config, inspection), "data": lines}
+    facts = {**run_facts(config, inspection), "data": lines}
     return "\n".join(f"{name:<12} {value}" for name, value in facts.items())
 
 
@@ -111,19 +115,19 @@ def check_objectives(config: RunConfig) -> None:
     Raises:
         UserError: where they do not, or a tokenizer cannot be read.
     """
-    findings = Findings()
+    findings = ErrorCollector()
     with findings.collect():
         _check_needs(config)
     with findings.collect():
         if config.teacher is not None and config.teacher.model != config.student.model:
             models = config.student.model, config.teacher.model
-            _ = reader_beside(config, *map(_tokenizer, models))
-    findings.raise_any()
+            _ = make_teacher_view(config, *map(_load_tokenizer, models))
+    findings.raise_if_any()
 
 
 @cache
-def _tokenizer(model: str) -> PreTrainedTokenizerBase:
-    return hub.read(model).load_tokenizer()
+def _load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    return hub.read_source(model).load_tokenizer()
 
 
 def inspect(config: RunConfig) -> Inspection:
@@ -132,25 +136,25 @@ def inspect(config: RunConfig) -> Inspection:
     Raises:
         UserError: with everything that is wrong, except in the data.
     """
-    findings = Findings()
+    findings = ErrorCollector()
     student = teacher = tokenizer = theirs = beside = mesh = None
     layers: tuple[int, ...] = ()
     with findings.collect("student.model"):
-        student = hub.read(config.student.model)
+        student = hub.read_source(config.student.model)
         _ = student.config
         tokenizer = student.load_tokenizer()
     with findings.collect():
         if student is not None and tokenizer is not None:
-            layers = kept_layers(config.student, student.config.num_layers)
+            layers = layer_indices(config.student, student.config.num_layers)
     with findings.collect("teacher.model"):
         if config.teacher is not None:
-            teacher = hub.read(config.teacher.model)
+            teacher = hub.read_source(config.teacher.model)
             _ = teacher.config
             if config.teacher.model != config.student.model:
                 theirs = teacher.load_tokenizer()
     with findings.collect():
         if tokenizer is not None and theirs is not None:
-            beside = reader_beside(config, tokenizer, theirs)
+            beside = make_teacher_view(config, tokenizer, theirs)
     with findings.collect():
         for source in filter(None, (student, teacher)):
             check_length(config.data.length, source.config, str(source.path), "data.length")
@@ -160,14 +164,14 @@ def inspect(config: RunConfig) -> Inspection:
         mesh = make_mesh(config.mesh)
         check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     with findings.collect("train"):
-        config.train.optimizer.rate(config.train.steps)
+        config.train.optimizer.learning_rate_schedule(config.train.steps)
     with findings.collect("output"):
         _check_output(RunFolder(config.output).path)
     with findings.collect("data.rollout.directory"):
         rollout = config.data.rollout
         if isinstance(rollout, data.TeacherRollout) and rollout.directory is not None:
             _check_output(Path(rollout.directory).expanduser())
-    findings.raise_any()
+    findings.raise_if_any()
     assert student is not None
     assert tokenizer is not None
     assert mesh is not None
@@ -175,9 +179,9 @@ def inspect(config: RunConfig) -> Inspection:
     heads = [student.config.vocab_size]
     if teacher is not None and beside is None:
         heads.append(teacher.config.vocab_size)
-    lookups = frozenset().union(*(objective.lookups for objective in config.objectives))
-    if lookups:
-        _ = data.Templates(tokenizer).token_bytes  # what cannot be read is told now
+    vocab_needs = frozenset().union(*(objective.vocab_needs for objective in config.objectives))
+    if vocab_needs:
+        _ = data.Renderer(tokenizer).token_bytes  # what cannot be read is told now
     return Inspection(
         student=student,
         layers=layers,
@@ -185,13 +189,13 @@ def inspect(config: RunConfig) -> Inspection:
         teacher=teacher,
         tokenizer=tokenizer,
         vocab_size=hub.real_vocab_size(tokenizer, min(heads)),
-        beside=beside,
+        teacher_view=beside,
         mesh=mesh,
-        lookups=lookups,
+        vocab_needs=vocab_needs,
     )
 
 
-def with_rows(config: RunConfig, inspection: Inspection, rows: data.Rows) -> Inspection:
+def inspect_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit) -> Inspection:
     """The inspection of a run on these rows.
 
     Their kinds say in which marks answers end. A teacher of the student's tokenizer reads the very
@@ -202,32 +206,32 @@ def with_rows(config: RunConfig, inspection: Inspection, rows: data.Rows) -> Ins
     Raises:
         UserError: where objectives want the places of both to meet in different ways.
     """
-    inspection = replace(inspection, ends=rows.ends)
-    is_beside = inspection.beside is not None or inspection.teacher is None
-    if is_beside or not rows.have_teacher_prompts:
+    inspection = replace(inspection, ends=rows.chat_kinds)
+    is_beside = inspection.teacher_view is not None or inspection.teacher is None
+    if is_beside or not rows.has_teacher_prompts:
         return inspection
-    return replace(inspection, beside=reader_of_own_prompts(config, inspection.tokenizer))
+    return replace(inspection, beside=make_teacher_prompt_view(config, inspection.tokenizer))
 
 
-def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
+def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
     """The facts worth reading before a run, by name."""
-    facts = {"student": describe(inspection.student_config, config.student.model)}
+    facts = {"student": describe_model(inspection.student_config, config.student.model)}
     heads = [inspection.student_config.vocab_size]
     if inspection.teacher is not None and config.teacher is not None:
-        facts["teacher"] = describe(inspection.teacher.config, config.teacher.model)
+        facts["teacher"] = describe_model(inspection.teacher.config, config.teacher.model)
         heads.append(inspection.teacher.config.vocab_size)
     padded = " and ".join(f"{rows:,}" for rows in heads)
     facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the heads have {padded} rows"
-    if inspection.beside is not None:
-        way = inspection.beside.alignment
+    if inspection.teacher_view is not None:
+        way = inspection.teacher_view.alignment
         own = f"the teacher has {inspection.teacher_vocab_size:,} tokens of its own"
         if inspection.has_one_tokenizer:
             own = "the teacher has prompts of its own, and answers"
         facts["vocabulary"] += (
-            f"; {own}, {'which are not compared' if way is None else f'aligned by {way.by}'}"
+            f"; {own}, {'which are not compared' if way is None else f'aligned by {way.method}'}"
         )
     facts["objectives"] = " + ".join(
-        f"{in_words(objective.weight)} · {objective.type}"  # pyright: ignore
+        f"{format_weight(objective.weight)} · {objective.type}"  # pyright: ignore
         for objective in config.objectives
     )
     shape: Mapping[str, int] = inspection.mesh.shape
@@ -236,7 +240,7 @@ def summary(config: RunConfig, inspection: Inspection) -> dict[str, Any]:
     return facts
 
 
-def check_length(length: int, config: DecoderConfig, place: str, option: str) -> None:
+def check_length(length: int, config: DecoderConfig, model_name: str, option: str) -> None:
     """See that a model reads sequences of so many places, as an option says.
 
     Raises:
@@ -244,34 +248,34 @@ def check_length(length: int, config: DecoderConfig, place: str, option: str) ->
     """
     if length > config.max_positions:
         raise UserError(
-            f"{option}: {length:,} places are more than the {config.max_positions:,} that {place} "
+            f"{option}: {length:,} places are more than the {config.max_positions:,} that {model_name} "
             "reads. Take at most that many."
         )
 
 
-def describe(config: DecoderConfig, place: str) -> str:
+def describe_model(config: DecoderConfig, name: str) -> str:
     """A model in a line."""
     return (
-        f"{place}: {config.num_layers} layer(s), width {config.embed_dim}, "
+        f"{name}: {config.num_layers} layer(s), width {config.embed_dim}, "
         f"{num_parameters(abstract_params(config)) / 1e6:,.1f} M parameters"
     )
 
 
 def _check_output(path: Path) -> None:
     """A run folder can be made where it is to be."""
-    check_name(path)
+    check_path_names(path)
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise UserError(f"{existing} is a file; a run needs a folder. Choose another place.")
-    check_directory(path)
+    check_writable(path)
 
 
 def _check_needs(config: RunConfig) -> None:
     """Every objective's needs are met by what the teacher provides."""
     provided = config.teacher.provides if config.teacher is not None else frozenset()
-    findings = Findings()
+    findings = ErrorCollector()
     for number, objective in enumerate(config.objectives):
-        missing = objective.needs - provided - {"labels"} - VOCABULARY
+        missing = objective.needs - provided - {"labels"} - VOCAB_NEEDS
         with findings.collect(f"objectives[{number}]"):
             if missing:
                 gives = f"teacher `{config.teacher.type}` gives" if config.teacher else "there is"
@@ -281,7 +285,7 @@ def _check_needs(config: RunConfig) -> None:
                     "Set `teacher.type=online` and `teacher.model`."
                 )
     with findings.collect("objectives"):
-        if all(is_nothing(objective.weight) for objective in config.objectives):
+        if all(is_always_zero(objective.weight) for objective in config.objectives):
             raise UserError("every weight is 0, so that nothing is learned. Raise one of them.")
     with findings.collect("data.rollout"):
         if config.data.rollout.needs_teacher and config.teacher is None:
@@ -289,4 +293,4 @@ def _check_needs(config: RunConfig) -> None:
                 f"`{config.data.rollout.type}` lets a teacher write, but there is none. "
                 "Set `teacher.model`, or `data.rollout.type=dataset`."
             )
-    findings.raise_any()
+    findings.raise_if_any()

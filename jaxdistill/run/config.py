@@ -95,12 +95,12 @@ class RunConfig:
     track: TrackConfig = TrackConfig()
 
 
-def read(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The config in a YAML file, with `a.b=value` overrides; UserError names every mistake."""
     return load(RunConfig, path, overrides)
 
 
-def kept_layers(config: StudentConfig, num_layers: int) -> tuple[int, ...]:
+def layer_indices(config: StudentConfig, num_layers: int) -> tuple[int, ...]:
     """The layers of `config.model`, which has `num_layers`, that the student starts with."""
     from jaxdistill.errors import UserError
 

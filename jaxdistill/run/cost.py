@@ -3,17 +3,17 @@
 from pathlib import Path
 
 from jaxdistill import evals, hub
-from jaxdistill.errors import UserError, nearest
+from jaxdistill.errors import UserError, did_you_mean
 from jaxdistill.run.folder import RunFolder
-from jaxdistill.runtimes.process import measure
-from jaxdistill.runtimes.request import RUNTIMES, Request
+from jaxdistill.runtimes.isolated_measurement import measure_in_subprocess
+from jaxdistill.runtimes.request import RUNTIMES, CostRequest
 
 PROMPT_TOKENS = 32
 NEW_TOKENS = 64
 """How long prompts and answers are where nothing else is said."""
 
 
-def cost(
+def measure_cost(
     path: str,
     *,
     runtime: str = "jax",
@@ -36,27 +36,29 @@ def cost(
         UserError: when the model is not there, or this runtime does not load it, or it does not
             read as much.
     """
-    _check(runtime, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch_size=batch_size)
-    place = _place(path, runtime)
-    request = Request(str(place), runtime, prompt_tokens, new_tokens, batch_size, dtype)
-    return evals.Cost(**measure(request), size_on_disk=evals.size_on_disk(place))
+    _check_arguments(
+        runtime, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch_size=batch_size
+    )
+    place = _model_path(path, runtime)
+    request = CostRequest(str(place), runtime, prompt_tokens, new_tokens, batch_size, dtype)
+    return evals.Cost(**measure_in_subprocess(request), size_on_disk=evals.size_on_disk(place))
 
 
-def _check(runtime: str, **counts: int) -> None:
+def _check_arguments(runtime: str, **counts: int) -> None:
     if runtime not in RUNTIMES:
         raise UserError(
             f"runtime: {runtime!r} is none; expected {' or '.join(RUNTIMES)}."
-            f"{nearest(runtime, RUNTIMES)}"
+            f"{did_you_mean(runtime, RUNTIMES)}"
         )
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name}: {count} is too few to measure anything. Take 1 or more.")
 
 
-def _place(path: str, runtime: str) -> Path:
+def _model_path(path: str, runtime: str) -> Path:
     """The folder or file that is measured, downloaded if it has to be."""
     model: str | Path = path
-    if RunFolder.is_one(path):
+    if RunFolder.is_run(path):
         model = RunFolder(path).student
         if not model.is_dir():
             raise UserError(
@@ -67,7 +69,7 @@ def _place(path: str, runtime: str) -> Path:
     folder = Path(model).expanduser()
     if runtime == "torch" and (folder / "config.json").is_file():
         return folder
-    place = hub.read(model).path
+    place = hub.read_source(model).path
     if runtime == "torch" and place.is_file():
         raise UserError(
             f"{place}: `transformers` would need further libraries for a .gguf file. Measure what "

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill import data, hub
-from jaxdistill.config import flat
+from jaxdistill.config import flatten
 from jaxdistill.errors import UserError
-from jaxdistill.files import check_name, whole_file
+from jaxdistill.files import atomic_file, check_path_names
 from jaxdistill.run.config import RunConfig
 
 # What may change between the beginning of a run and its continuation: places, records, and how
 # the work is divided. All else decides the result.
-_FREE = (
+_CHANGEABLE_FIELDS = (
     "output",
     "evaluation",
     "mesh",
@@ -26,7 +26,13 @@ _FREE = (
     "data.rollout.stop",  # what it changes is in the rows
     "data.unpaired",
 )
-_FREE_IN_TRAIN = ("accumulate", "chunk_rows", "log_every", "save_every", "keep_checkpoints")
+_CHANGEABLE_TRAIN_FIELDS = (
+    "accumulate",
+    "chunk_rows",
+    "log_every",
+    "save_every",
+    "keep_checkpoints",
+)
 
 
 class RunFolder:
@@ -43,22 +49,22 @@ class RunFolder:
         self.student = self.path / "student"
         self.report = self.path / "report"
         self.metrics = self.path / "metrics.jsonl"
-        self.scores = self.path / "heldout_scores.jsonl"
-        self.before = self.path / "before.json"
+        self.heldout_scores = self.path / "heldout_scores.jsonl"
+        self.initial_metrics = self.path / "before.json"
         self.result = self.path / "result.json"
 
     @staticmethod
-    def is_one(path: str | Path) -> bool:
+    def is_run(path: str | Path) -> bool:
         """Whether a run has begun in this folder.
 
         Raises:
             UserError: when no folder can have this name.
         """
-        check_name(Path(path))
+        check_path_names(Path(path))
         return RunFolder(path).config.is_file()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """While entered, no other process can train in this folder.
 
         Raises:
@@ -85,18 +91,23 @@ class RunFolder:
 
 
 def fingerprint(
-    config: RunConfig, prepared: data.Prepared, teacher: hub.Source | None
+    config: RunConfig, prepared: data.PreparedData, teacher: hub.Source | None
 ) -> dict[str, Any]:
     """What must stay as it is for a run to be continued, by dotted name."""
-    free = (*_FREE, *(f"train.{name}" for name in _FREE_IN_TRAIN))
-    fixed = {name: value for name, value in flat(config).items() if not name.startswith(free)}
+    free = (*_CHANGEABLE_FIELDS, *(f"train.{name}" for name in _CHANGEABLE_TRAIN_FIELDS))
+    fixed = {name: value for name, value in flatten(config).items() if not name.startswith(free)}
     digest = hashlib.sha256()
     for example in (*prepared.train, *prepared.heldout):
         digest.update(example.tokens.tobytes() + example.loss_mask.tobytes())
-        if (other := example.counterpart) is not None:
-            for column in (other.tokens, other.teacher_groups, other.student_groups, other.weight):
+        if (other := example.teacher_example) is not None:
+            for column in (
+                other.tokens,
+                other.teacher_span_ids,
+                other.student_span_ids,
+                other.weight,
+            ):
                 digest.update(column.tobytes())
-    weights = {} if teacher is None else {"the teacher's weights": teacher.identity}
+    weights = {} if teacher is None else {"the teacher's weights": teacher.weights_hash}
     return {**fixed, "the rows' content": digest.hexdigest()[:12], **weights}
 
 
@@ -111,5 +122,5 @@ def write_text(path: Path, content: str) -> None:
     Raises:
         UserError: when the disk does not take it.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write_text(content, encoding="utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-Write = Callable[[int], int]
+GenerateTokens = Callable[[int], int]
 """Writes so many new tokens for each of some prompts; says how many those were in all."""
 
 
@@ -46,7 +46,7 @@ class Cost:
     num_parameters: int
 
 
-def speed(write: Write, *, new_tokens: int = 64, repeats: int = 3) -> Speed:
+def measure_speed(generate: GenerateTokens, *, new_tokens: int = 64, repeats: int = 3) -> Speed:
     """How fast `write` is, by the best of `repeats`: other work can only make it slower.
 
     Args:
@@ -54,17 +54,17 @@ def speed(write: Write, *, new_tokens: int = 64, repeats: int = 3) -> Speed:
         new_tokens: How many tokens each prompt is continued by.
         repeats: How often to measure, after one time that compiles and warms caches.
     """
-    first_seconds, _ = _fastest(write, 1, repeats)
-    seconds, written = _fastest(write, new_tokens, repeats)
+    first_seconds, _ = _best_seconds(generate, 1, repeats)
+    seconds, written = _best_seconds(generate, new_tokens, repeats)
     return Speed(first_seconds, written / seconds)
 
 
-def _fastest(write: Write, new_tokens: int, repeats: int) -> tuple[float, int]:
-    written = write(new_tokens)
+def _best_seconds(generate: GenerateTokens, new_tokens: int, repeats: int) -> tuple[float, int]:
+    written = generate(new_tokens)
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
-        write(new_tokens)
+        generate(new_tokens)
         best = min(best, time.perf_counter() - start)
     return best, written
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxdistill.errors import UserError
-from jaxdistill.runtimes.cost import Write
+from jaxdistill.runtimes.cost import GenerateTokens
 
 RUNTIMES = ("jax", "torch")
 
 
 @dataclass(frozen=True)
-class Request:
+class CostRequest:
     """What is to be measured.
 
     Attributes:
@@ -29,7 +29,7 @@ class Request:
     batch_size: int
     dtype: str
 
-    def check(self, max_positions: int | None) -> None:
+    def check_length(self, max_positions: int | None) -> None:
         """See that the model reads as much; None where it does not say.
 
         Raises:
@@ -42,7 +42,7 @@ class Request:
                 f"new ones are more than the {max_positions:,} that the model reads. Take fewer."
             )
 
-    def prompts(self, vocab_size: int) -> list[list[int]]:
+    def dummy_prompts(self, vocab_size: int) -> list[list[int]]:
         """Prompts that mean nothing: reading costs the same, whatever is read."""
         return [
             [(row + place) % vocab_size for place in range(self.prompt_tokens)]
@@ -51,7 +51,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Ready:
+class LoadedModel:
     """A model in memory.
 
     Attributes:
@@ -60,9 +60,9 @@ class Ready:
         num_parameters: How many numbers it holds; what is tied counts once.
     """
 
-    write: Write
+    generate: GenerateTokens
     num_parameters: int
 
 
-MakeReady = Callable[[Request], Ready]
+LoadModel = Callable[[CostRequest], LoadedModel]
 """What a runtime is: it loads the model of a request, or raises a `UserError`."""

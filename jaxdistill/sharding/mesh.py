@@ -11,7 +11,7 @@ from pydantic import Field
 from jaxdistill.config import configclass
 from jaxdistill.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "tensor")
 """The mesh axes, outermost first: neighbouring devices, which talk fastest, share a `tensor`."""
 
 _Size = Annotated[int, Field(ge=-1)]
@@ -31,14 +31,14 @@ class MeshConfig:
     fsdp: _Size = 1
     tensor: _Size = 1
 
-    def sizes(self, num_devices: int) -> tuple[int, ...]:
+    def axis_sizes(self, num_devices: int) -> tuple[int, ...]:
         """The size of each of `AXES`.
 
         Raises:
             UserError: when they do not multiply to `num_devices`.
         """
         asked = (self.data, self.fsdp, self.tensor)
-        shown = ", ".join(f"{name}={size}" for name, size in zip(AXES, asked, strict=True))
+        shown = ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, asked, strict=True))
         if 0 in asked or asked.count(-1) > 1:
             raise UserError(
                 f"mesh ({shown}): sizes are positive, and one at most is -1 (= what is left)."
@@ -58,6 +58,6 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over all `devices` (of every process). The compiler chooses between the rules."""
     devices = jax.devices() if devices is None else devices
-    sizes = config.sizes(len(devices))
+    sizes = config.axis_sizes(len(devices))
     # jax.make_mesh defaults to *explicit* axes, under which every operation must name its own.
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)

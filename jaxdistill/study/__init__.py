@@ -2,5 +2,5 @@
 
 from jaxdistill.study.config import StudyConfig as StudyConfig
 from jaxdistill.study.config import read as read
-from jaxdistill.study.run import run as run
-from jaxdistill.study.table import Outcome as Outcome
+from jaxdistill.study.runner import run as run
+from jaxdistill.study.table import ArmResult as ArmResult

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from jaxdistill.config import configclass, load
-from jaxdistill.errors import Findings, UserError, nearest
-from jaxdistill.evals import RATIOS
+from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
+from jaxdistill.evals import RATIO_METRICS
 from jaxdistill.run import RunConfig
-from jaxdistill.run import read as read_run
+from jaxdistill.run import load_config as read_run
 
 _Name = Annotated[str, Field(min_length=1, pattern=r"^[\w.-]+$")]
 _Changes = dict[str, Any]
@@ -48,7 +48,7 @@ class StudyConfig:
 
 
 @dataclass(frozen=True)
-class Member:
+class StudyRun:
     """One run of a study.
 
     Attributes:
@@ -61,31 +61,31 @@ class Member:
 
     arm: str
     seed: int
-    source: Path
+    config_path: Path
     overrides: tuple[str, ...]
     config: RunConfig
 
 
 def read(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     """The study in a YAML file, with `a.b=value` overrides; UserError names every mistake."""
-    _check_overrides(overrides)
+    _check_study_overrides(overrides)
     config = load(StudyConfig, path, overrides)
     if config.baseline not in config.arms:
-        close = nearest(config.baseline, list(config.arms))
+        close = did_you_mean(config.baseline, list(config.arms))
         raise UserError(
             f"{path}: baseline: {config.baseline!r} is not one of the arms "
             f"{', '.join(config.arms)}.{close}"
         )
-    if unknown := [name for name in config.quantities if name not in RATIOS]:
-        close = nearest(unknown[0], list(RATIOS))
+    if unknown := [name for name in config.quantities if name not in RATIO_METRICS]:
+        close = did_you_mean(unknown[0], list(RATIO_METRICS))
         raise UserError(
-            f"{path}: quantities: {unknown[0]!r} is not one of {', '.join(RATIOS)}.{close}"
+            f"{path}: quantities: {unknown[0]!r} is not one of {', '.join(RATIO_METRICS)}.{close}"
         )
-    _check_own(config, path)
+    _check_reserved_fields(config, path)
     return config
 
 
-def _check_own(config: StudyConfig, path: str | Path) -> None:
+def _check_reserved_fields(config: StudyConfig, path: str | Path) -> None:
     """See that nothing is said of the runs which the study says for all of them."""
     changed = {"common": config.common} | {f"arms.{n}": one for n, one in config.arms.items()}
     findings = [
@@ -100,7 +100,7 @@ def _check_own(config: StudyConfig, path: str | Path) -> None:
         raise UserError(*findings)
 
 
-def _check_overrides(overrides: tuple[str, ...]) -> None:
+def _check_study_overrides(overrides: tuple[str, ...]) -> None:
     of_study, of_run = ({field.name for field in fields(cls)} for cls in (StudyConfig, RunConfig))
     findings = [
         f"override `{override}`: that is a field of the runs. Write `{name}: {value}` under "
@@ -113,7 +113,7 @@ def _check_overrides(overrides: tuple[str, ...]) -> None:
         raise UserError(*findings)
 
 
-def members(study: StudyConfig, path: str | Path) -> list[Member]:
+def expand_runs(study: StudyConfig, path: str | Path) -> list[StudyRun]:
     """All runs, seed by seed, so that a study which is stopped has seen every arm.
 
     Raises:
@@ -121,21 +121,21 @@ def members(study: StudyConfig, path: str | Path) -> list[Member]:
     """
     source = Path(path).parent / study.run
     # What is wrong in all runs is said once, and not of each.
-    read_run(source, tuple(_overrides({**study.common, "output": study.output, "seed": 0})))
-    findings = Findings()
+    read_run(source, tuple(_format_overrides({**study.common, "output": study.output, "seed": 0})))
+    findings = ErrorCollector()
     found = []
     for seed in study.seeds:
         for arm, changes in study.arms.items():
             place = Path(study.output) / f"{arm}-{seed}"
             changed = {**study.common, **changes, "output": str(place), "seed": seed}
-            overrides = tuple(_overrides(changed))
+            overrides = tuple(_format_overrides(changed))
             with findings.collect(f"arm `{arm}`, seed {seed}"):
                 config = read_run(source, overrides)
-                found.append(Member(arm, seed, source, overrides, config))
-    findings.raise_any()
+                found.append(StudyRun(arm, seed, source, overrides, config))
+    findings.raise_if_any()
     return found
 
 
-def _overrides(changes: Mapping[str, Any]) -> list[str]:
+def _format_overrides(changes: Mapping[str, Any]) -> list[str]:
     """Changes as they stand on a command line; JSON is YAML."""
     return [f"{name}={json.dumps(value)}" for name, value in changes.items()]

@@ -9,16 +9,16 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdistill.errors import UserError
-from jaxdistill.evals import RATIOS, Estimate, difference, ratio
-from jaxdistill.report import QUANTITIES, read_metrics, spent
+from jaxdistill.evals import RATIO_METRICS, Estimate, difference, ratio
+from jaxdistill.report import QUANTITIES, read_metrics, training_effort
 from jaxdistill.run.folder import RunFolder
-from jaxdistill.study.config import Member, StudyConfig
+from jaxdistill.study.config import StudyConfig, StudyRun
 
-_Ratio = tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]]
+_RatioTerms = tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ArmResult:
     """One arm.
 
     Attributes:
@@ -34,11 +34,11 @@ class Outcome:
     values: dict[str, Estimate]
     differences: dict[str, Estimate]
     by_seed: dict[str, list[float]]
-    tokens: float
-    seconds: float
+    mean_tokens: float
+    mean_seconds: float
 
 
-def outcomes(study: StudyConfig, runs: Sequence[Member]) -> list[Outcome]:
+def arm_results(study: StudyConfig, runs: Sequence[StudyRun]) -> list[ArmResult]:
     """Every arm of a study whose runs are all finished, the baseline first.
 
     Raises:
@@ -46,57 +46,59 @@ def outcomes(study: StudyConfig, runs: Sequence[Member]) -> list[Outcome]:
     """
     arms = sorted(study.arms, key=lambda arm: arm != study.baseline)
     folders = {arm: [RunFolder(m.config.output) for m in runs if m.arm == arm] for arm in arms}
-    lines = {arm: [_lines(folder) for folder in folders[arm]] for arm in arms}
-    _check_same(lines)
-    base = {name: _ratio(name, lines[study.baseline]) for name in study.quantities}
+    lines = {arm: [_read_scores(folder) for folder in folders[arm]] for arm in arms}
+    _check_same_rows(lines)
+    base = {name: _ratio_terms(name, lines[study.baseline]) for name in study.quantities}
     found = []
     for arm in arms:
-        ratios = {name: _ratio(name, lines[arm]) for name in study.quantities}
+        ratios = {name: _ratio_terms(name, lines[arm]) for name in study.quantities}
         differences = {name: difference(ratios[name], base[name]) for name in study.quantities}
-        costs = np.mean([spent(read_metrics(f.metrics)) for f in folders[arm]], axis=0)
+        costs = np.mean([training_effort(read_metrics(f.metrics)) for f in folders[arm]], axis=0)
         found.append(
-            Outcome(
+            ArmResult(
                 arm=arm,
                 values={name: ratio(*one) for name, one in ratios.items()},
                 differences={} if arm == study.baseline else differences,
                 by_seed={n: (s.sum(1) / w.sum(1)).tolist() for n, (s, w) in ratios.items()},
-                tokens=float(costs[0]),
-                seconds=float(costs[1]),
+                mean_tokens=float(costs[0]),
+                mean_seconds=float(costs[1]),
             )
         )
     return found
 
 
-def markdown(study: StudyConfig, found: Sequence[Outcome]) -> str:
+def markdown_table(study: StudyConfig, results: Sequence[ArmResult]) -> str:
     """The table as people read it, the best of each quantity in bold."""
     labels = [QUANTITIES[name].label for name in study.quantities]
     head = ["arm", *(f"{label} [95 %]" for label in labels)]
     head += [f"minus {study.baseline}: {label}" for label in labels]
     head += ["tokens", "seconds"]
-    best = {name: _best(name, found) for name in study.quantities}
+    best = {name: _best_arm(name, results) for name in study.quantities}
     rows = []
-    for outcome in found:
+    for outcome in results:
         cells = [outcome.arm]
         for name in study.quantities:
-            cell = _cell(name, outcome.values[name])
+            cell = _format_estimate(name, outcome.values[name])
             cells.append(f"**{cell}**" if outcome.arm == best[name] else cell)
         for name in study.quantities:
             beside = outcome.differences.get(name)
-            cells.append("" if beside is None else _cell(name, beside, signed=True))
-        rows.append([*cells, f"{outcome.tokens:,.0f}", f"{outcome.seconds:,.0f}"])
+            cells.append(
+                "" if beside is None else _format_estimate(name, beside, is_difference=True)
+            )
+        rows.append([*cells, f"{outcome.mean_tokens:,.0f}", f"{outcome.mean_seconds:,.0f}"])
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
         [
             *([study.question, ""] if study.question else []),
             *(f"| {' | '.join(line)} |" for line in lines),
             "",
-            _note(study.seeds),
+            _interval_note(study.seeds),
             "",
         ]
     )
 
 
-def _note(seeds: Sequence[int]) -> str:
+def _interval_note(seeds: Sequence[int]) -> str:
     paired = "the same ones for both arms of a difference"
     if len(seeds) == 1:
         return (
@@ -109,10 +111,10 @@ def _note(seeds: Sequence[int]) -> str:
     )
 
 
-def records(study: StudyConfig, found: Sequence[Outcome]) -> list[dict[str, Any]]:
+def csv_rows(study: StudyConfig, results: Sequence[ArmResult]) -> list[dict[str, Any]]:
     """The same as lines of a table for programs: one for each arm and quantity."""
     lines = []
-    for outcome in found:
+    for outcome in results:
         for name in study.quantities:
             value, beside = outcome.values[name], outcome.differences.get(name)
             lines.append(
@@ -126,22 +128,22 @@ def records(study: StudyConfig, found: Sequence[Outcome]) -> list[dict[str, Any]
                     "difference_low": "" if beside is None else beside.low,
                     "difference_high": "" if beside is None else beside.high,
                     "by_seed": json.dumps(outcome.by_seed[name]),
-                    "tokens": outcome.tokens,
-                    "seconds": outcome.seconds,
+                    "tokens": outcome.mean_tokens,
+                    "seconds": outcome.mean_seconds,
                 }
             )
     return lines
 
 
-def _lines(folder: RunFolder) -> list[dict[str, Any]]:
-    if not folder.scores.is_file():
+def _read_scores(folder: RunFolder) -> list[dict[str, Any]]:
+    if not folder.heldout_scores.is_file():
         raise UserError(f"{folder.path}: holds out no rows, so there is nothing to compare.")
-    return [json.loads(line) for line in folder.scores.read_text().splitlines()]
+    return [json.loads(line) for line in folder.heldout_scores.read_text().splitlines()]
 
 
-def _check_same(lines: dict[str, list[list[dict[str, Any]]]]) -> None:
+def _check_same_rows(scores_by_arm: dict[str, list[list[dict[str, Any]]]]) -> None:
     kinds = {}
-    for arm, runs in lines.items():
+    for arm, runs in scores_by_arm.items():
         for run in runs:
             key = tuple((line["place"].rpartition(":")[2], line["scored_tokens"]) for line in run)
             kinds.setdefault(key, arm)
@@ -152,22 +154,24 @@ def _check_same(lines: dict[str, list[list[dict[str, Any]]]]) -> None:
         )
 
 
-def _ratio(name: str, runs: list[list[dict[str, Any]]]) -> _Ratio:
+def _ratio_terms(name: str, scores_by_seed: list[list[dict[str, Any]]]) -> _RatioTerms:
     """The sums of a quantity and what they are divided by, for each seed and row."""
-    column, weight, factor = RATIOS[name]
-    if column not in runs[0][0]:
+    column, weight, factor = RATIO_METRICS[name]
+    if column not in scores_by_seed[0][0]:
         raise UserError(f"quantities: {name} was not measured in these runs.")
-    sums = np.array([[line[column] for line in run] for run in runs], float)
-    return factor * sums, np.array([[line[weight] for line in run] for run in runs], float)
+    sums = np.array([[line[column] for line in run] for run in scores_by_seed], float)
+    return factor * sums, np.array(
+        [[line[weight] for line in run] for run in scores_by_seed], float
+    )
 
 
-def _best(name: str, found: Sequence[Outcome]) -> str:
+def _best_arm(name: str, results: Sequence[ArmResult]) -> str:
     sign = -1 if QUANTITIES[name].better == "more" else 1
-    return min(found, key=lambda outcome: sign * outcome.values[name].value).arm
+    return min(results, key=lambda outcome: sign * outcome.values[name].value).arm
 
 
-def _cell(name: str, estimate: Estimate, *, signed: bool = False) -> str:
-    write = QUANTITIES[name].write
+def _format_estimate(name: str, estimate: Estimate, *, is_difference: bool = False) -> str:
+    write = QUANTITIES[name].format
     value, low, high = (write(x) for x in (estimate.value, estimate.low, estimate.high))
-    text = f"{'+' if signed and estimate.value > 0 else ''}{value} [{low}, {high}]"
-    return text.replace(" %", " points") if signed else text  # percentages differ by points
+    text = f"{'+' if is_difference and estimate.value > 0 else ''}{value} [{low}, {high}]"
+    return text.replace(" %", " points") if is_difference else text  # percentages differ by points

@@ -6,9 +6,9 @@ import jax
 from pydantic import Field
 
 from jaxdistill.config import configclass
-from jaxdistill.models import DecoderConfig, embedding, forward_batch, head
+from jaxdistill.models import DecoderConfig, forward_batch, lm_head, token_embedding
 from jaxdistill.teachers import TEACHERS
-from jaxdistill.types import Batch, Params, Signal
+from jaxdistill.types import Batch, HiddenSignal, Params
 
 
 @TEACHERS.register
@@ -28,7 +28,9 @@ class OnlineTeacher:
     provides: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "teacher_hidden"})
 
 
-def signal(config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: int) -> Signal:
+def online_signal(
+    config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: int
+) -> HiddenSignal:
     """The teacher's hidden states for `batch`, with its head; no gradient passes.
 
     Args:
@@ -38,10 +40,10 @@ def signal(config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: i
         vocab_size: How many words its tokenizer has; further rows of the head are padding.
     """
     params = jax.lax.stop_gradient(params)
-    read = batch if batch.pairing is None else batch.pairing.teacher
+    read = batch if batch.alignment is None else batch.alignment.teacher
     output = forward_batch(config, params, read)
-    return Signal(
+    return HiddenSignal(
         hidden=jax.lax.stop_gradient(output.hidden),
-        head=head(config, params, vocab_size=vocab_size),
-        embedding=embedding(config, params),
+        lm_head=lm_head(config, params, vocab_size=vocab_size),
+        embedding=token_embedding(config, params),
     )

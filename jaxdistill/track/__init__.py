@@ -2,9 +2,9 @@
 
 from jaxdistill.track.console import ConsoleTracker as ConsoleTracker
 from jaxdistill.track.jsonl import JsonlTracker as JsonlTracker
-from jaxdistill.track.output import Output as Output
-from jaxdistill.track.output import silence_output as silence_output
 from jaxdistill.track.progress import Progress as Progress
+from jaxdistill.track.stdout import SafeStdout as SafeStdout
+from jaxdistill.track.stdout import discard_stdout as discard_stdout
 from jaxdistill.track.tensorboard import TensorBoardTracker as TensorBoardTracker
 from jaxdistill.track.tracker import TrackConfig as TrackConfig
 from jaxdistill.track.tracker import Tracker as Tracker

@@ -20,19 +20,19 @@ class ConsoleTracker:
         self._num_steps = num_steps
         self._console = console or rich.get_console()
 
-    def config(self, config: Mapping[str, Any]) -> None:
+    def log_config(self, config: Mapping[str, Any]) -> None:
         """Prints `config` in two columns."""
         width = max(map(len, config), default=0)
         for name, value in config.items():
-            line = f"{name:<{width}}  {_shown(value)}"
+            line = f"{name:<{width}}  {_format_value(value)}"
             self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
-    def metrics(self, step: int, values: Mapping[str, float | int]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float | int]) -> None:
         """Prints a line for each room (`train`, `eval`, ...) in `values`; times join the first."""
         rooms: dict[str, list[str]] = {}
         for name, value in values.items():
             room, _, quantity = name.rpartition("/")
-            rooms.setdefault(room, []).append(f"{quantity} {_shown(value)}")
+            rooms.setdefault(room, []).append(f"{quantity} {_format_value(value)}")
         times = rooms.pop("time", [])
         counted = f"{step}" if self._num_steps is None else f"{step}/{self._num_steps}"
         for room, quantities in rooms.items():
@@ -44,7 +44,7 @@ class ConsoleTracker:
         """Nothing is held open."""
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int):

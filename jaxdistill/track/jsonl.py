@@ -26,15 +26,15 @@ class JsonlTracker:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _cut(path, restored_step)
+            _truncate_after(path, restored_step)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise _write_error(path, error) from None
 
-    def config(self, config: Mapping[str, Any]) -> None:
+    def log_config(self, config: Mapping[str, Any]) -> None:
         """Nothing: `config.yaml` stands beside the file."""
 
-    def metrics(self, step: int, values: Mapping[str, float | int]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float | int]) -> None:
         """Appends a line, on disk when this returns: a checkpoint must not outlive its record."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         try:
@@ -42,20 +42,20 @@ class JsonlTracker:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise _unwritable(self._path, error) from None
+            raise _write_error(self._path, error) from None
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
-def _cut(path: Path, restored_step: int | None) -> None:
+def _truncate_after(path: Path, restored_step: int | None) -> None:
     """Drops lines after `restored_step`, and a last line that was never finished, in one move."""
     if not path.exists():
         return
     last = -math.inf if restored_step is None else restored_step
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and _step(line) <= last]
+    kept = [line for line in lines if line.endswith(b"\n") and _parse_step(line) <= last]
     beside = path.with_name(path.name + ".tmp")
     with beside.open("wb") as file:
         file.writelines(kept)
@@ -64,14 +64,14 @@ def _cut(path: Path, restored_step: int | None) -> None:
     beside.replace(path)
 
 
-def _step(line: bytes) -> float:
+def _parse_step(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def _write_error(path: Path, error: OSError) -> UserError:
     return UserError(
         f"{path}: cannot be written: {error.strerror}. Free the disk, or move the run."
     )

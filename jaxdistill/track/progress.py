@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-_WINDOW = 30
+_SPEED_WINDOW = 30
 """Speed is told over this many of the latest advances, so that compilation is soon forgotten."""
 
 
@@ -52,7 +52,7 @@ class Progress:
         self._task = self._bar.add_task(
             description, total=total, completed=completed, speed="", note=""
         )
-        self._recent: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_SPEED_WINDOW)
 
     def __enter__(self) -> "Progress":
         self._bar.start()
@@ -67,7 +67,7 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def reach(self, completed: int, total: int, tokens: int) -> None:
+    def advance_to(self, completed: int, total: int, tokens: int) -> None:
         """Moves the bar to `completed` of `total`; the last part took `tokens`."""
         self._bar.update(self._task, total=total)
         task = self._bar.tasks[0]

@@ -30,12 +30,12 @@ class TensorBoardTracker:
         purge = None if restored_step is None else restored_step + 1
         self._writer = SummaryWriter(str(directory), purge_step=purge)
 
-    def config(self, config: Mapping[str, Any]) -> None:
+    def log_config(self, config: Mapping[str, Any]) -> None:
         """Writes the table as text."""
         rows = "\n".join(f"| {name} | {value} |" for name, value in config.items())
         self._writer.add_text("config", f"| | |\n|---|---|\n{rows}", 0)
 
-    def metrics(self, step: int, values: Mapping[str, float | int]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float | int]) -> None:
         """Writes one scalar for each of `values`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)

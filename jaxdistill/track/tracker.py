@@ -16,11 +16,11 @@ from jaxdistill.track.tensorboard import TensorBoardTracker
 class Tracker(Protocol):
     """Somewhere that a run's numbers go."""
 
-    def config(self, config: Mapping[str, Any]) -> None:
+    def log_config(self, config: Mapping[str, Any]) -> None:
         """Called once before the first step with what the run is, by name."""
         ...
 
-    def metrics(self, step: int, values: Mapping[str, float | int]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float | int]) -> None:
         """Called with the numbers of one step, named `room/quantity`, in the order of steps."""
         ...
 

@@ -3,10 +3,10 @@
 from jaxdistill.train.checkpoint import Checkpoints as Checkpoints
 from jaxdistill.train.checkpoint import Restored as Restored
 from jaxdistill.train.config import TrainConfig as TrainConfig
-from jaxdistill.train.loop import Batches as Batches
+from jaxdistill.train.loop import BatchIterator as BatchIterator
 from jaxdistill.train.loop import Hook as Hook
 from jaxdistill.train.loop import NonFiniteError as NonFiniteError
-from jaxdistill.train.loop import train as train
+from jaxdistill.train.loop import train_loop as train_loop
 from jaxdistill.train.optimizer import AdamW as AdamW
 from jaxdistill.train.state import TrainState as TrainState
 from jaxdistill.train.state import abstract_state as abstract_state

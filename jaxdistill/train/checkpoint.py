@@ -36,8 +36,8 @@ class Restored:
     """
 
     state: TrainState
-    data: Any
-    effort: Mapping[str, float]
+    data_state: Any
+    elapsed: Mapping[str, float]
     skipped: tuple[str, ...]
 
 
@@ -58,7 +58,7 @@ class Checkpoints:
         self.directory = directory.absolute()
         self._fingerprint = None if fingerprint is None else dict(fingerprint)
         only_looks = fingerprint is None
-        with _disk_errors(f"{directory}: no checkpoint can be written here"):
+        with _reraise_disk_errors(f"{directory}: no checkpoint can be written here"):
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -75,18 +75,20 @@ class Checkpoints:
             )
 
     @property
-    def last_step(self) -> int | None:
+    def latest_step(self) -> int | None:
         """The step of the newest checkpoint."""
         return self._manager.latest_step()
 
     @property
-    def last_good(self) -> str:
+    def latest_description(self) -> str:
         """A few words that say which checkpoint a run could continue from."""
-        if self.last_step is None:
+        if self.latest_step is None:
             return "there is no checkpoint before it"
-        return f"the last good one is {self.directory / str(self.last_step)}"
+        return f"the last good one is {self.directory / str(self.latest_step)}"
 
-    def save(self, state: TrainState, data: Any, effort: Mapping[str, float] | None = None) -> None:
+    def save(
+        self, state: TrainState, data_state: Any, elapsed: Mapping[str, float] | None = None
+    ) -> None:
         """Writes a checkpoint of `state` and the data iterator's state, unless it is there.
 
         Args:
@@ -98,25 +100,25 @@ class Checkpoints:
             UserError: when the disk does not take it; those before are untouched.
         """
         step = int(state.step)
-        if step == self.last_step:
+        if step == self.latest_step:
             return
-        run = {"data": data, "effort": dict(effort or {}), "fingerprint": self._fingerprint}
+        run = {"data": data_state, "effort": dict(elapsed or {}), "fingerprint": self._fingerprint}
         what = f"{self.directory / str(step)}: the checkpoint could not be written"
         try:
-            with _disk_errors(f"{what} ({self.last_good})"):
+            with _reraise_disk_errors(f"{what} ({self.latest_description})"):
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(_parts(state)),
+                        state=ocp.args.StandardSave(_saved_fields(state)),
                         run=ocp.args.JsonSave(run),
                     ),
                     force=True,
                 )
         except UserError:
-            self._drop_unfinished()
+            self._remove_unfinished()
             raise
 
-    def restore(self, like: TrainState) -> Restored | None:
+    def restore(self, template: TrainState) -> Restored | None:
         """The newest checkpoint that can be read, or None when there is none at all.
 
         Args:
@@ -131,11 +133,14 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             place = self.directory / str(step)
             try:
-                with _quiet():
-                    run, shapes = self._describe(step)
-                    self._compare(place, run["fingerprint"], shapes, like)
+                with _silence_orbax():
+                    run, shapes = self._read_metadata(step)
+                    self._check_compatible(place, run["fingerprint"], shapes, template)
                     parts = self._manager.restore(
-                        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_parts(like)))
+                        step,
+                        args=ocp.args.Composite(
+                            state=ocp.args.StandardRestore(_saved_fields(template))
+                        ),
                     )["state"]
             except UserError:
                 raise
@@ -146,7 +151,7 @@ class Checkpoints:
                 )
                 continue
             if self._fingerprint is not None:
-                self._set_aside(step)
+                self._rename_unreadable(step)
             return Restored(TrainState(**parts), run["data"], run.get("effort", {}), tuple(skipped))
         if skipped:
             raise UserError(*skipped, "No checkpoint is left: start in another run folder.")
@@ -156,26 +161,30 @@ class Checkpoints:
         """Ends Orbax's threads."""
         self._manager.close()
 
-    def _describe(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _read_metadata(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The JSON part of a checkpoint, and its arrays' shapes and dtypes by name."""
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))[
             "run"
         ]
         tree = self._manager.item_metadata(step)["state"].tree
-        return run, _named(tree)
+        return run, _array_specs(tree)
 
-    def _compare(
-        self, place: Path, written: dict[str, Any], shapes: dict[str, str], like: TrainState
+    def _check_compatible(
+        self,
+        path: Path,
+        saved_fingerprint: dict[str, Any],
+        shapes: dict[str, str],
+        template: TrainState,
     ) -> None:
-        now = written if self._fingerprint is None else self._fingerprint
+        now = saved_fingerprint if self._fingerprint is None else self._fingerprint
         lines = [
-            f"{place}: was written with {name} = {written.get(name)!r}, not {now.get(name)!r}."
-            for name in sorted({*written, *now})
-            if written.get(name) != now.get(name)
+            f"{path}: was written with {name} = {saved_fingerprint.get(name)!r}, not {now.get(name)!r}."
+            for name in sorted({*saved_fingerprint, *now})
+            if saved_fingerprint.get(name) != now.get(name)
         ]
-        wanted = _named(like)
+        wanted = _array_specs(template)
         lines += [
-            f"{place}: `{name}` is {shapes.get(name, 'missing')}, "
+            f"{path}: `{name}` is {shapes.get(name, 'missing')}, "
             f"and this config makes it {wanted.get(name, 'nothing')}."
             for name in sorted({*shapes, *wanted})
             if shapes.get(name) != wanted.get(name)
@@ -187,7 +196,7 @@ class Checkpoints:
                 "run folder (`output=...`).",
             )
 
-    def _set_aside(self, restored_step: int) -> None:
+    def _rename_unreadable(self, restored_step: int) -> None:
         """Renames newer checkpoints, none of which could be read, so that steps can be saved."""
         for step in self._manager.all_steps():
             if step > restored_step and jax.process_index() == 0:
@@ -195,12 +204,12 @@ class Checkpoints:
                 place.rename(place.with_name(f"unreadable-{step}"))
         self._manager.reload()
 
-    def _drop_unfinished(self) -> None:
+    def _remove_unfinished(self) -> None:
         for place in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _parts(state: TrainState) -> dict[str, Any]:
+def _saved_fields(state: TrainState) -> dict[str, Any]:
     """What is written of a state, by name: no modules where no objective has any.
 
     Orbax would write that there are none, and not read what was written when nobody had them.
@@ -209,7 +218,7 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return parts if state.modules else {k: part for k, part in parts.items() if k != "modules"}
 
 
-def _named(tree: Any) -> dict[str, str]:
+def _array_specs(tree: Any) -> dict[str, str]:
     """`float32[2, 3]` for each array of a tree, by its dotted name."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
@@ -221,10 +230,10 @@ def _named(tree: Any) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _disk_errors(what: str) -> Iterator[None]:
+def _reraise_disk_errors(what: str) -> Iterator[None]:
     """Turns what the file system refuses into one line."""
     try:
-        with _quiet():
+        with _silence_orbax():
             yield
     except (OSError, ValueError) as error:
         # TensorStore reports the system's error number inside the text of a ValueError.
@@ -237,7 +246,7 @@ def _disk_errors(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_orbax() -> Iterator[None]:
     """Without Orbax's own tracebacks on the console: what matters is raised."""
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from jaxdistill.config import configclass
-from jaxdistill.objectives.chunk import CHUNK_ROWS
+from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.train.optimizer import AdamW
 
 _Positive = Annotated[int, Field(gt=0)]
@@ -31,7 +31,7 @@ class TrainConfig:
     steps: Annotated[int, Field(gt=0, lt=2**31)] = 1000
     batch_size: Annotated[int, Field(gt=0, le=1_000_000)] = 8
     accumulate: _Positive = 1
-    chunk_rows: _Positive = CHUNK_ROWS
+    chunk_rows: _Positive = CHUNK_SIZE
     optimizer: AdamW = AdamW()
     log_every_steps: _Positive = 10
     save_every_steps: _Positive = 100

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxdistill.signals import Listener
+from jaxdistill.signal_handler import SignalHandler
 
 
-class Interrupt(Listener):
+class Interrupt(SignalHandler):
     """While entered, remembers the first signal instead of dying of it.
 
     After that first one the handlers that were there before are back, so that a second kills.
@@ -19,18 +19,18 @@ class Interrupt(Listener):
 
     def __init__(self) -> None:
         super().__init__()
-        self.received: str | None = None
+        self.signal_name: str | None = None
 
-    def agreed(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether any process was asked to stop: all must leave the loop after the same step."""
-        asked = self.received is not None
+        asked = self.signal_name is not None
         if jax.process_count() == 1:
             return asked
         return bool(np.any(multihost_utils.process_allgather(np.asarray(asked))))
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:
         """Remember it."""
-        self.received = signal.Signals(number).name
-        self.stop_listening()
+        self.signal_name = signal.Signals(number).name
+        self.restore_handlers()
         # A handler may run inside any print, so this one writes past Python's buffers.
         os.write(2, b"\nStopping after this step; once more stops at once.\n")

@@ -25,7 +25,7 @@ Hook = tuple[int, Callable[[int, TrainState], Mapping[str, float]]]
 
 
 @runtime_checkable
-class Batches(Protocol):
+class BatchIterator(Protocol):
     """An endless iterator over batches of NumPy arrays that can say where it is, as JSON."""
 
     def __next__(self) -> Batch:
@@ -41,11 +41,11 @@ class NonFiniteError(UserError):
     """The loss or the gradient became infinite or not a number."""
 
 
-def train(
+def train_loop(
     step: StepFunction,
     state: TrainState,
     teacher_params: Any,
-    batches: Batches,
+    batches: BatchIterator,
     *,
     num_steps: int,
     sharding: NamedSharding,
@@ -54,8 +54,8 @@ def train(
     hooks: Sequence[Hook] = (),
     checkpoints: Checkpoints | None = None,
     save_every_steps: int = 1,
-    place_of: Callable[[int], str] = str,
-    effort: Mapping[str, float] | None = None,
+    source_of: Callable[[int], str] = str,
+    elapsed: Mapping[str, float] | None = None,
 ) -> TrainState:
     """Trains until `num_steps` steps are done, or until a signal asks to stop.
 
@@ -86,7 +86,7 @@ def train(
         NonFiniteError: naming the step, the rows of its batch, and the last good checkpoint.
     """
     done = int(state.step)
-    log = _Log(trackers, num_steps, log_every_steps, checkpoints, place_of, effort or {})
+    log = _MetricLogger(trackers, num_steps, log_every_steps, checkpoints, source_of, elapsed or {})
     console = rich.get_console() if jax.process_index() == 0 else Console(quiet=True)
     stopping = False
     with (
@@ -95,31 +95,31 @@ def train(
     ):
         while done < num_steps and not stopping:
             batch = next(batches)
-            state, metrics = step(state, teacher_params, _placed(batch, sharding))
+            state, metrics = step(state, teacher_params, _shard_batch(batch, sharding))
             done += 1
-            log.settle(progress)
-            log.pending = _Pending(done, metrics, batch)
+            log.flush(progress)
+            log.pending = _PendingStep(done, metrics, batch)
 
-            stopping = interrupt.agreed()
+            stopping = interrupt.should_stop()
             is_last = stopping or done == num_steps
             due = [hook for every, hook in hooks if done % every == 0]
             is_saved = checkpoints and (is_last or done % save_every_steps == 0)
             if due or is_saved or is_last:
-                log.settle(progress)
+                log.flush(progress)
             if checkpoints and stopping:  # a scheduler may not wait for what is measured next
-                checkpoints.save(state, batches.get_state(), log.effort())
+                checkpoints.save(state, batches.get_state(), log.elapsed())
             for hook in due:
                 log.record(done, hook(done, state))
             if checkpoints and is_saved:
-                checkpoints.save(state, batches.get_state(), log.effort())
+                checkpoints.save(state, batches.get_state(), log.elapsed())
     if done < num_steps:
-        line = _farewell(done, num_steps, checkpoints)
+        line = _stop_message(done, num_steps, checkpoints)
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return state
 
 
 @dataclass(frozen=True)
-class _Pending:
+class _PendingStep:
     """A step whose numbers have not been read yet."""
 
     step: int
@@ -127,7 +127,7 @@ class _Pending:
     batch: Batch
 
 
-class _Log:
+class _MetricLogger:
     """Reads the numbers of a step, checks them, and hands them on."""
 
     def __init__(
@@ -136,37 +136,37 @@ class _Log:
         num_steps: int,
         log_every_steps: int,
         checkpoints: Checkpoints | None,
-        place_of: Callable[[int], str],
-        effort: Mapping[str, float],
+        source_of: Callable[[int], str],
+        elapsed: Mapping[str, float],
     ):
-        self.pending: _Pending | None = None
+        self.pending: _PendingStep | None = None
         self._trackers = trackers
         self._num_steps = num_steps
         self._log_every_steps = log_every_steps
         self._checkpoints = checkpoints
-        self._place_of = place_of
+        self._source_of = source_of
         # A run that goes on has cost what its parts cost together.
-        self._start = time.monotonic() - effort.get("seconds", 0)
-        self._since = self._start + effort.get("recorded_seconds", 0)
-        self._tokens = effort.get("unrecorded_tokens", 0)
+        self._start = time.monotonic() - elapsed.get("seconds", 0)
+        self._recorded_at = self._start + elapsed.get("recorded_seconds", 0)
+        self._unrecorded_tokens = elapsed.get("unrecorded_tokens", 0)
 
-    def effort(self) -> dict[str, float]:
+    def elapsed(self) -> dict[str, float]:
         """The seconds so far, those up to the last record, and the tokens since then."""
         return {
             "seconds": time.monotonic() - self._start,
-            "recorded_seconds": self._since - self._start,
-            "unrecorded_tokens": self._tokens,
+            "recorded_seconds": self._recorded_at - self._start,
+            "unrecorded_tokens": self._unrecorded_tokens,
         }
 
-    def settle(self, progress: Progress) -> None:
+    def flush(self, progress: Progress) -> None:
         """Waits for the pending step, if there is one, and records it."""
         if self.pending is None:
             return
         pending, self.pending = self.pending, None
         values = {name: value.item() for name, value in jax.device_get(pending.metrics).items()}
         if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-            raise self._not_finite(pending, {name: values[name] for name in bad})
-        self._tokens += values["train/tokens"]
+            raise self._nonfinite_error(pending, {name: values[name] for name in bad})
+        self._unrecorded_tokens += values["train/tokens"]
         progress.advance(tokens=values["train/tokens"], note=f"loss {values['train/loss']:.4g}")
         if pending.step % self._log_every_steps == 0 or pending.step == self._num_steps:
             self.record(pending.step, {**values, **self._times()})
@@ -174,34 +174,36 @@ class _Log:
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Hands numbers to every tracker."""
         for tracker in self._trackers:
-            tracker.metrics(step, values)
+            tracker.log_metrics(step, values)
 
     def _times(self) -> dict[str, float]:
         now = time.monotonic()
-        speed = self._tokens / max(now - self._since, 1e-9)
-        self._since, self._tokens = now, 0
+        speed = self._unrecorded_tokens / max(now - self._recorded_at, 1e-9)
+        self._recorded_at, self._unrecorded_tokens = now, 0
         return {"time/seconds": now - self._start, "time/tokens_per_second": speed}
 
-    def _not_finite(self, pending: _Pending, bad: Mapping[str, float]) -> NonFiniteError:
+    def _nonfinite_error(self, pending: _PendingStep, bad: Mapping[str, float]) -> NonFiniteError:
         named = ", ".join(f"{name} is {value}" for name, value in bad.items())
-        numbers = np.unique(pending.batch.row_ids)
-        rows = [self._place_of(int(number)) for number in numbers[numbers >= 0]]
-        last_good = f"; {self._checkpoints.last_good}" if self._checkpoints else ""
+        numbers = np.unique(pending.batch.example_ids)
+        rows = [self._source_of(int(number)) for number in numbers[numbers >= 0]]
+        latest_description = (
+            f"; {self._checkpoints.latest_description}" if self._checkpoints else ""
+        )
         return NonFiniteError(
             f"step {pending.step}: {named}.",
             f"The batch was made of the rows {', '.join(rows)}.",
-            f"It was not saved{last_good}. Look at these rows, or lower "
+            f"It was not saved{latest_description}. Look at these rows, or lower "
             "`train.optimizer.learning_rate` or the `weight` of an objective.",
         )
 
 
-def _placed(batch: Batch, sharding: NamedSharding) -> Batch:
+def _shard_batch(batch: Batch, sharding: NamedSharding) -> Batch:
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array, array.shape), batch
     )
 
 
-def _farewell(done: int, num_steps: int, checkpoints: Checkpoints | None) -> str:
+def _stop_message(done: int, num_steps: int, checkpoints: Checkpoints | None) -> str:
     if checkpoints is None:
         return f"Stopped after step {done} of {num_steps}; nothing is saved."
     return (

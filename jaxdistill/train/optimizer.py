@@ -9,7 +9,7 @@ from pydantic import Field
 
 from jaxdistill.config import configclass
 from jaxdistill.errors import UserError
-from jaxdistill.train.schedules import Cosine, OneCycle, Schedule
+from jaxdistill.train.schedules import Cosine, LearningRateSchedule, OneCycle
 
 _Moment = Annotated[float, Field(ge=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -34,7 +34,7 @@ class AdamW:
     """
 
     learning_rate: _Positive = 1e-3
-    schedule: Schedule = Cosine()
+    schedule: LearningRateSchedule = Cosine()
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     b1: _Moment = 0.9
     b2: _Moment = 0.95
@@ -42,7 +42,7 @@ class AdamW:
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     clip_norm: _Positive | None = 1.0
 
-    def rate(self, num_steps: int) -> optax.Schedule:
+    def learning_rate_schedule(self, num_steps: int) -> optax.Schedule:
         """The learning rate of each step, from 0, of a run of `num_steps`.
 
         Raises:
@@ -66,8 +66,11 @@ class AdamW:
         climb = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
         return optax.join_schedules([climb, main], [warmup])
 
-    def transform(
-        self, num_steps: int, axes: Any, scales: Mapping[str, float] | None = None
+    def make_optimizer(
+        self,
+        num_steps: int,
+        logical_axes: Any,
+        learning_rate_scales: Mapping[str, float] | None = None,
     ) -> optax.GradientTransformation:
         """The optimizer for parameters whose logical axes are `axes`.
 
@@ -77,20 +80,20 @@ class AdamW:
             scales: What the learning rate of some of its branches is multiplied by.
         """
         adamw = optax.adamw(
-            self.rate(num_steps),
+            self.learning_rate_schedule(num_steps),
             b1=self.b1,
             b2=self.b2,
             eps=self.eps,
             weight_decay=self.weight_decay,
-            mask=decays(axes),
+            mask=weight_decay_mask(logical_axes),
         )
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        scale = [_scale(scales)] if scales else []
+        scale = [_scale_updates(learning_rate_scales)] if learning_rate_scales else []
         # One transformation is left alone, as checkpoints have it.
         return optax.chain(*clip, adamw, *scale) if clip or scale else adamw
 
 
-def _scale(scales: Mapping[str, float]) -> optax.GradientTransformation:
+def _scale_updates(scales: Mapping[str, float]) -> optax.GradientTransformation:
     """Multiplies the updates of some branches."""
 
     def scaled(updates: Any, _: Any) -> Any:
@@ -102,7 +105,7 @@ def _scale(scales: Mapping[str, float]) -> optax.GradientTransformation:
     return optax.stateless(scaled)
 
 
-def decays(axes: Any) -> Any:
+def weight_decay_mask(logical_axes: Any) -> Any:
     """Which parameters weight decay pulls to zero: matrices, and neither biases nor norms.
 
     Args:
@@ -115,5 +118,5 @@ def decays(axes: Any) -> Any:
         return not last.endswith("bias") and sum(name != "layers" for name in names) > 1
 
     return jax.tree_util.tree_map_with_path(
-        is_decayed, axes, is_leaf=lambda node: isinstance(node, tuple)
+        is_decayed, logical_axes, is_leaf=lambda node: isinstance(node, tuple)
     )

@@ -120,10 +120,10 @@ class OneCycle:
         return rate
 
 
-def _half_cosine(start: float, end: float, part: Array | float) -> Array:
-    return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * jnp.clip(part, 0, 1)))
+def _half_cosine(start: float, end: float, fraction: Array | float) -> Array:
+    return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * jnp.clip(fraction, 0, 1)))
 
 
-Schedule = Annotated[
+LearningRateSchedule = Annotated[
     Constant | Linear | Cosine | WarmupStableDecay | OneCycle, Field(discriminator="type")
 ]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxdistill.sharding import replicated
+from jaxdistill.sharding import replicated_sharding
 from jaxdistill.types import Params
 
 
@@ -28,14 +28,14 @@ class TrainState:
     modules: Params = field(default_factory=dict)
 
     @property
-    def trained(self) -> Params:
+    def trainable(self) -> Params:
         """All that the optimizer updates: one tree, so that its gradient has one norm."""
         return {**self.params, **self.modules}
 
-    def updated(self, step: Any, trained: Params, opt_state: Any) -> "TrainState":
+    def with_values(self, step: Any, trainable: Params, opt_state: Any) -> "TrainState":
         """The state with other values of everything."""
         params, modules = (
-            {name: trained[name] for name in part} for part in (self.params, self.modules)
+            {name: trainable[name] for name in part} for part in (self.params, self.modules)
         )
         return TrainState(step, params, opt_state, modules)
 
@@ -53,19 +53,21 @@ def init_state(
     """
 
     def fresh(params: Params, modules: Params) -> TrainState:
-        return _state(jax.tree.map(jnp.copy, params), modules, optimizer)
+        return _make_state(jax.tree.map(jnp.copy, params), modules, optimizer)
 
     return jax.jit(fresh, out_shardings=shardings)(params, modules or {})
 
 
 def abstract_state(
-    shapes: Params,
+    param_shapes: Params,
     optimizer: optax.GradientTransformation,
     shardings: TrainState,
     module_shapes: Params | None = None,
 ) -> TrainState:
     """The shapes, dtypes and shardings of a state, which is what a restore asks for."""
-    state = jax.eval_shape(lambda p, m: _state(p, m, optimizer), shapes, module_shapes or {})
+    state = jax.eval_shape(
+        lambda p, m: _make_state(p, m, optimizer), param_shapes, module_shapes or {}
+    )
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
@@ -75,15 +77,17 @@ def abstract_state(
 
 def state_shardings(
     mesh: Mesh,
-    shapes: Params,
+    param_shapes: Params,
     param_shardings: Any,
     optimizer: optax.GradientTransformation,
     module_shapes: Params | None = None,
 ) -> TrainState:
     """Moments lie where their parameters lie; counters and modules are everywhere."""
-    everywhere = replicated(mesh)
+    everywhere = replicated_sharding(mesh)
     modules = jax.tree.map(lambda _: everywhere, module_shapes or {})
-    state = jax.eval_shape(lambda p, m: _state(p, m, optimizer), shapes, module_shapes or {})
+    state = jax.eval_shape(
+        lambda p, m: _make_state(p, m, optimizer), param_shapes, module_shapes or {}
+    )
     opt_shardings = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,
@@ -94,11 +98,13 @@ def state_shardings(
     return TrainState(everywhere, param_shardings, opt_shardings, modules)
 
 
-def _state(params: Params, modules: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    moments = _moments(optimizer, {**params, **modules})
+def _make_state(
+    params: Params, modules: Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+    moments = _init_opt_state(optimizer, {**params, **modules})
     return TrainState(jnp.zeros((), jnp.int32), params, moments, modules)
 
 
-def _moments(optimizer: optax.GradientTransformation, params: Params) -> Any:
+def _init_opt_state(optimizer: optax.GradientTransformation, params: Params) -> Any:
     """The optimizer's first state, in float32 as the gradients are, whatever the parameters."""
     return optimizer.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))

@@ -1,9 +1,9 @@
 """Texts that are one token, by what a tokenizer makes of them and not by its vocabulary."""
 
-from jaxdistill.data import Templates
+from jaxdistill.data import Renderer
 
 
-def single_tokens(student: Templates, teacher: Templates) -> list[tuple[int, int]]:
+def single_tokens(student: Renderer, teacher: Renderer) -> list[tuple[int, int]]:
     """The tokens of both for every text that is one token for both.
 
     The texts are those of the student's words; a tokenizer that adds something is left out there.
@@ -14,7 +14,7 @@ def single_tokens(student: Templates, teacher: Templates) -> list[tuple[int, int
             texts[word.decode()] = word
         except (AttributeError, UnicodeDecodeError):
             continue  # a mark, or a part of a character
-    made = [templates.encode(list(texts)) for templates in (student, teacher)]
+    made = [templates.encode_batch(list(texts)) for templates in (student, teacher)]
     found = {}
     for word, mine, theirs in zip(texts.values(), *made, strict=True):
         if len(mine) == len(theirs) == 1 and (

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill import align
-from jaxdistill.align import nearest_words
+from jaxdistill.align import nearest_tokens
 
 VOCABULARIES = st.lists(st.none() | st.text("aé東", max_size=6).map(str.encode), max_size=12)
 
@@ -33,8 +33,8 @@ def nearest(word, words):
 
 @given(VOCABULARIES, VOCABULARIES)
 def test_each_word_has_the_nearest_of_all(student, teacher):
-    twins, _ = align.twins(student, teacher)
-    found = nearest_words(student, teacher, twins)
+    twins, _ = align.exact_matches(student, teacher)
+    found = nearest_tokens(student, teacher, twins)
     assert found.shape == twins.shape
     assert found.dtype == twins.dtype
     expected = [-1 if word is None else nearest(word, teacher) for word in student]
@@ -56,18 +56,18 @@ def test_each_word_has_the_nearest_of_all(student, teacher):
     ],
 )
 def test_known_words(word, words, expected):
-    assert nearest_words([word], words, np.array([-1])).tolist() == [expected]
+    assert nearest_tokens([word], words, np.array([-1])).tolist() == [expected]
 
 
 def test_twins_stay_and_marks_have_no_others():
     student, teacher = [None, None, b"the", b"hree"], [b"the", None, b"three"]
     twins = np.array([1, -1, 0, -1])
-    assert nearest_words(student, teacher, twins).tolist() == [1, -1, 0, 2]
+    assert nearest_tokens(student, teacher, twins).tolist() == [1, -1, 0, 2]
     assert twins.tolist() == [1, -1, 0, -1]
 
 
 def test_more_words_than_are_compared_at_a_time():
     words = [f"{number:03}".encode() for number in range(400)]
     near = [word + b"." for word in words]
-    found = nearest_words(near, words, np.full(400, -1))
+    found = nearest_tokens(near, words, np.full(400, -1))
     assert found.tolist() == list(range(400))

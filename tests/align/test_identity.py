@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from jaxdistill.align import difference
+from jaxdistill.align import tokenizer_difference
 
 
 def made_of(merges):
@@ -17,7 +17,7 @@ def made_of(merges):
 
 
 def test_the_same_tokenizer_made_twice():
-    assert difference(tiny.tokenizer(), tiny.tokenizer()) is None
+    assert tokenizer_difference(tiny.tokenizer(), tiny.tokenizer()) is None
 
 
 def test_equal_sizes_do_not_suffice():
@@ -32,7 +32,7 @@ def test_equal_sizes_do_not_suffice():
         def encode(self, text, *, add_special_tokens):
             return teacher.encode(text, add_special_tokens=add_special_tokens)
 
-    found = difference(student, Swapped())
+    found = tokenizer_difference(student, Swapped())
     assert found is not None
     assert "300" in found
 
@@ -46,13 +46,13 @@ def test_equal_vocabularies_do_not_suffice():
             del add_special_tokens
             return list(text.encode())
 
-    found = difference(tiny.tokenizer(), Bytewise())
+    found = tokenizer_difference(tiny.tokenizer(), Bytewise())
     assert found is not None
     assert "split differently" in found
 
 
 def test_equal_vocabularies_of_other_merges_are_told_by_their_words():
-    found = difference(
+    found = tokenizer_difference(
         made_of([("x", "q"), ("q", "z"), ("xq", "z")]), made_of([("x", "q"), ("q", "z")])
     )
     assert found == "'xqz' is split differently"
@@ -61,6 +61,6 @@ def test_equal_vocabularies_of_other_merges_are_told_by_their_words():
 def test_a_word_more_is_named():
     teacher = tiny.tokenizer()
     teacher.add_tokens(["<think>"])
-    found = difference(tiny.tokenizer(), teacher)
+    found = tokenizer_difference(tiny.tokenizer(), teacher)
     assert found is not None
     assert "'<think>' to the teacher" in found

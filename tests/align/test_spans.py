@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.align.spans import Extents, positions, spans
+from jaxdistill.align.spans import ByteRanges, align_positions, align_spans
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_trl_spans.json").read_text())
 
@@ -17,7 +17,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden_trl_spans.json").read_text(
 def extents(*ends, start=0):
     """Tokens one after the other."""
     ends = np.array(ends, dtype=int)
-    return Extents(np.concatenate([[start], ends[:-1]])[: len(ends)].astype(int), ends)
+    return ByteRanges(np.concatenate([[start], ends[:-1]])[: len(ends)].astype(int), ends)
 
 
 @st.composite
@@ -33,7 +33,7 @@ def tokenizations(draw):
         kept = np.arange(first, last)
         if draw(st.booleans()) and len(kept):
             kept = np.delete(kept, draw(st.integers(0, len(kept) - 1)))
-        sides.append(Extents(whole.begins[kept], whole.ends[kept]))
+        sides.append(ByteRanges(whole.starts[kept], whole.ends[kept]))
     return sides
 
 
@@ -49,7 +49,7 @@ def covered(side, numbers, number):
 
 @given(tokenizations())
 def test_groups_cover_the_same_bytes(made):
-    found = spans(*made)
+    found = align_spans(*made)
     groups = [
         [covered(side, numbers, n) for n in range(numbers.max(initial=-1) + 1)]
         for side, numbers in zip(made, found, strict=True)
@@ -73,7 +73,7 @@ def test_groups_cover_the_same_bytes(made):
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: str(case["ends"]))
 def test_groups_are_those_of_trl_but_for_tails_that_do_not_meet(case):
-    found = spans(*(extents(*ends) for ends in case["ends"]))
+    found = align_spans(*(extents(*ends) for ends in case["ends"]))
     theirs = list(zip(*case["groups"], strict=True))
     student, teacher = theirs[-1]
     # It makes one more group of what is left on both sides, whatever text that is.
@@ -88,49 +88,49 @@ def test_groups_are_those_of_trl_but_for_tails_that_do_not_meet(case):
 
 def test_pieces_of_a_character_stay_together():
     # "é🙂!" as [é, 🙂, !] beside [é, two pieces of 🙂, !].
-    found = spans(extents(2, 6, 7), extents(2, 6, 6, 7))
+    found = align_spans(extents(2, 6, 7), extents(2, 6, 6, 7))
     assert found.student.tolist() == [0, 1, 2]
     assert found.teacher.tolist() == [0, 1, 1, 2]
 
 
 def test_numbers_are_grouped():
     # "1234 " as [12, 34, space] beside [1, 2, 3, 4, space].
-    found = spans(extents(2, 4, 5), extents(1, 2, 3, 4, 5))
+    found = align_spans(extents(2, 4, 5), extents(1, 2, 3, 4, 5))
     assert found.student.tolist() == [0, 1, 2]
     assert found.teacher.tolist() == [0, 0, 1, 1, 2]
 
 
 def test_what_was_cut_is_in_no_group():
     # The student lost the first two of "abcdef", the teacher the first and the last two.
-    found = spans(extents(4, 5, 6, start=2), extents(2, 3, 4, start=1))
+    found = align_spans(extents(4, 5, 6, start=2), extents(2, 3, 4, start=1))
     assert found.student.tolist() == [0, -1, -1]
     assert found.teacher.tolist() == [-1, 0, 0]
 
 
 def test_a_token_that_was_left_out_spoils_its_group_alone():
-    student = Extents(np.array([0, 4, 6]), np.array([2, 6, 7]))  # nothing from 2 to 4
-    found = spans(student, extents(2, 3, 6, 7))
+    student = ByteRanges(np.array([0, 4, 6]), np.array([2, 6, 7]))  # nothing from 2 to 4
+    found = align_spans(student, extents(2, 3, 6, 7))
     assert found.student.tolist() == [0, -1, 1]
     assert found.teacher.tolist() == [0, -1, -1, 1]
 
 
 def test_positions_pair_what_has_the_same_number():
-    found = positions(np.array([-1, 1, 2, 3, -1]), np.array([0, -1, 2, 3, 4]))
+    found = align_positions(np.array([-1, 1, 2, 3, -1]), np.array([0, -1, 2, 3, 4]))
     assert found.student.tolist() == [-1, -1, 0, 1, -1]
     assert found.teacher.tolist() == [-1, -1, 0, 1, -1]
-    assert positions(np.array([0]), np.array([-1])).student.tolist() == [-1]
+    assert align_positions(np.array([0]), np.array([-1])).student.tolist() == [-1]
 
 
 def test_where_groups_meet():
     student = extents(1, 2, 4, 6, 7)
     teacher = extents(1, 3, 4, 5, 6, 7, 8)
-    found = spans(student, teacher)
+    found = align_spans(student, teacher)
     assert found.student.tolist() == [0, 1, 1, 2, 3]
     assert found.teacher.tolist() == [0, 1, 1, 2, 2, 3, -1]
-    assert found.at("ends") is found
-    begins = found.at("begins")
+    assert found.select("ends") is found
+    begins = found.select("begins")
     assert begins.student.tolist() == [0, 1, -1, 2, 3]
     assert begins.teacher.tolist() == [0, 1, -1, 2, -1, 3, -1]
-    singles = found.at("singles")
+    singles = found.select("singles")
     assert singles.student.tolist() == [0, -1, -1, -1, 1]
     assert singles.teacher.tolist() == [0, -1, -1, -1, -1, 1, -1]

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import shapes
 
-from jaxdistill.losses import sorted_difference, sorted_difference_of_top
+from jaxdistill.losses import sorted_difference, sorted_difference_top_k
 from jaxdistill.models import FAMILIES, init_params
-from jaxdistill.objectives.chunk import CHUNK_ROWS
+from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.sampling import Sampling, generate
 
 WIDTH, INNER = shapes.CONFIG["hidden_size"], shapes.CONFIG["intermediate_size"]
@@ -92,7 +92,7 @@ def pair_step() -> None:
     rows = shapes.PAIR_BATCH * shapes.PAIR_LENGTH
     products("step with two tokenizers, its products", rows, counts)
     chances = [jax.nn.softmax(random(16, words)) for words in (TEACHER_WORDS, WORDS)]
-    ways = {"exact": sorted_difference, "top_k": partial(sorted_difference_of_top, k=1024)}
+    ways = {"exact": sorted_difference, "top_k": partial(sorted_difference_top_k, k=1024)}
     for name, way in ways.items():
         differentiate = jax.jit(jax.grad(lambda q, p, way=way: jax.tree.leaves(way(p, q))[0].sum()))
         seconds = best(differentiate, *reversed(chances)) * rows / 16
@@ -114,8 +114,8 @@ def products(what: str, rows: int, counts: list[tuple[tuple[int, int], int, int]
 
 def wall_chunk() -> None:
     """The products of one chunk of the wall."""
-    hidden, matrix = random(CHUNK_ROWS, WIDTH), random(WORDS, WIDTH)
-    slope, total = random(CHUNK_ROWS, WORDS), random(WORDS, WIDTH)
+    hidden, matrix = random(CHUNK_SIZE, WIDTH), random(WORDS, WIDTH)
+    slope, total = random(CHUNK_SIZE, WORDS), random(WORDS, WIDTH)
     say("wall, a chunk's logits", 1e3 * best(jax.jit(lambda h, w: h @ w.T), hidden, matrix))
     say("wall, a chunk's hidden gradient", 1e3 * best(jax.jit(lambda d, w: d @ w), slope, matrix))
     add = jax.jit(lambda t, d, h: t + d.T @ h)

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from jaxdistill.report.svg import COLOURS, GRID, svg
+from jaxdistill.report.svg import COLOURS, GRID, render_svg
 
 
 def draw_ratios(ratios: Mapping[str, float]) -> str:
     """A bar for each, by its name, as an `<svg>` element."""
     said = "; ".join(f"{name}: {ratio:.2f} times" for name, ratio in ratios.items())
-    return svg(
+    return render_svg(
         lambda figure: _draw(figure, ratios),
-        label=f"Speed beside the peer. {said}.",
-        size=(7.5, 0.8 + 0.5 * len(ratios)),
+        alt_text=f"Speed beside the peer. {said}.",
+        size_inches=(7.5, 0.8 + 0.5 * len(ratios)),
     )
 
 

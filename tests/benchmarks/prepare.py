@@ -10,7 +10,7 @@ import shapes
 
 import jaxdistill
 from jaxdistill import hub
-from jaxdistill.files import whole_directory
+from jaxdistill.files import atomic_directory
 from jaxdistill.models import select_layers
 
 
@@ -24,7 +24,7 @@ def start(models: Path, folder: Path) -> None:
         params=jax.tree.map(jax.numpy.asarray, params),
         hf_config={**teacher.hf_config, "num_hidden_layers": shapes.STUDENT_LAYERS},
     )
-    with whole_directory(folder) as unfinished:
+    with atomic_directory(folder) as unfinished:
         hub.save(teacher, unfinished / "teacher")
         hub.save(student, unfinished / "student")
         _write(unfinished, _prompts())
@@ -34,7 +34,7 @@ def pair(models: Path, folder: Path) -> None:
     """A teacher and a student of unlike tokenizers, and rows longer than what is read."""
     prompts = _prompts()
     share = len(prompts) // shapes.PAIR_BATCH
-    with whole_directory(folder) as unfinished:
+    with atomic_directory(folder) as unfinished:
         for side, name in (("teacher", "gemma3-270m"), ("student", "smollm2-135m-instruct")):
             hub.save(jaxdistill.load(hub.fetch(name, models)).pretrained, unfinished / side)
         rows = (prompts[share * n : share * (n + 1)] for n in range(shapes.PAIR_BATCH))

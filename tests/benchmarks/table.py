@@ -9,8 +9,8 @@ from pathlib import Path
 from cases import CASES, LATER, Case
 from picture import draw_ratios
 
-from jaxdistill.files import whole_file
-from jaxdistill.report import standalone
+from jaxdistill.files import atomic_file
+from jaxdistill.report import to_standalone_svg
 
 DOCS = Path(__file__).parents[2] / "docs"
 _HEAD = ("work", "beside", "ours, units/s", "theirs", "speed", "ours, GiB", "theirs", "memory")
@@ -66,7 +66,7 @@ def keep(name: str, row: Row) -> None:
     _write("benchmarks.json", json.dumps(kept, indent=1) + "\n")
     _write("benchmarks.md", "\n".join(_page(rows)))
     ratios = {CASES[name].work: row.faster for name, row in rows.items()}
-    _write("benchmarks.svg", standalone(draw_ratios(ratios)))
+    _write("benchmarks.svg", to_standalone_svg(draw_ratios(ratios)))
 
 
 def line(case: Case, row: Row) -> str:
@@ -115,7 +115,7 @@ def _page(rows: Mapping[str, Row]) -> Iterator[str]:
 
 
 def _write(name: str, text: str) -> None:
-    with whole_file(DOCS / name) as file:
+    with atomic_file(DOCS / name) as file:
         file.write_text(text, encoding="utf-8")
 
 

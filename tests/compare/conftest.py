@@ -83,5 +83,5 @@ def _costs(monkeypatch: pytest.MonkeyPatch):
 
 def _measured_before(patch: pytest.MonkeyPatch) -> None:
     # tests/run/test_cost.py measures; here it would take most of the time.
-    patch.setattr(run, "cost", lambda path: COSTS[Path(path).name])
-    patch.setattr(bootstrap, "RESAMPLES", 100)
+    patch.setattr(run, "measure_cost", lambda path: COSTS[Path(path).name])
+    patch.setattr(bootstrap, "NUM_RESAMPLES", 100)

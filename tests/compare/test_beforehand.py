@@ -11,7 +11,7 @@ import tiny
 
 from jaxdistill import hub, run
 from jaxdistill.cli import main
-from jaxdistill.compare import options
+from jaxdistill.compare import make_options
 from jaxdistill.errors import UserError
 
 RUN = """
@@ -36,11 +36,11 @@ train: {{steps: 1, optimizer: {{learning_rate: 0.01}}}}
 def test_mistakes_are_told_before_anything_is_read(tmp_path, models, more, said):
     given = {"sources": ["r"], "out": str(tmp_path / "out"), "reading": {}, "prices": []} | more
     with pytest.raises(UserError, match=said):
-        options(models, **given)
+        make_options(models, **given)
 
 
 def test_files_that_are_not_there_are_told_before_anything_is_measured(place, capfd, monkeypatch):
-    monkeypatch.setattr(run, "cost", lambda path: pytest.fail("measured"))
+    monkeypatch.setattr(run, "measure_cost", lambda path: pytest.fail("measured"))
     for flag, said in (("--judgements", "cannot be read"), ("--task", "no such config file")):
         assert main([*place.command, flag, str(place.folder / "none.csv")]) == 2
         assert said in capfd.readouterr().err
@@ -51,16 +51,18 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(tmp_pat
     given = {"sources": ["r"], "reading": {}, "prices": []}
     for out in (tmp_path / "file" / "out", tmp_path / ("x" * 300), Path("/proc/out")):
         with pytest.raises(UserError, match=r"cannot be written|no file can have this name"):
-            options(["a", "b"], out=str(out), **given)
+            make_options(["a", "b"], out=str(out), **given)
     with pytest.raises(UserError, match="there is no such model"):
-        options([f"{tmp_path}/{name}" for name in "ab"], out=str(tmp_path / "new" / "out"), **given)
+        make_options(
+            [f"{tmp_path}/{name}" for name in "ab"], out=str(tmp_path / "new" / "out"), **given
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing of the trial stays
 
 
 def test_files_that_do_not_fit_are_told_before_anything_is_measured(
     place, tmp_path, capfd, monkeypatch
 ):
-    monkeypatch.setattr(run, "cost", lambda path: pytest.fail("measured"))
+    monkeypatch.setattr(run, "measure_cost", lambda path: pytest.fail("measured"))
     asks = "prompt: '{query}'\nreference: prompt\n"
     (tmp_path / "task.yaml").write_text(asks + "metrics: [exact_match]\n")
     (tmp_path / "metric.yaml").write_text("prompt: a\nreference: prompt\nmetrics: [bleu]\n")
@@ -83,7 +85,7 @@ def test_files_that_do_not_fit_are_told_before_anything_is_measured(
 def test_tasks_that_a_model_cannot_be_asked_are_told_before_anything_is_measured(
     place, tmp_path, capfd, monkeypatch
 ):
-    monkeypatch.setattr(run, "cost", lambda path: pytest.fail("measured"))
+    monkeypatch.setattr(run, "measure_cost", lambda path: pytest.fail("measured"))
     mute = hub.load(place.folder / "small", dtype=None)
     hub.save(replace(mute, tokenizer=tiny.tokenizer(chat_template=None)), tmp_path / "mute")
     unfinished = tmp_path / "run"

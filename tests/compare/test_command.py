@@ -14,10 +14,10 @@ import tiny
 
 from jaxdistill import compare, evals, load, run
 from jaxdistill.cli import main
-from jaxdistill.cli.options import parser
-from jaxdistill.compare import options
-from jaxdistill.compare.again import command
-from jaxdistill.compare.options import Options
+from jaxdistill.cli.parser import build_parser
+from jaxdistill.compare import make_options
+from jaxdistill.compare.command_line import format_command
+from jaxdistill.compare.options import CompareOptions
 from jaxdistill.data import DataConfig
 from jaxdistill.errors import UserError
 from tests.compare.conftest import COSTS, NASTY, Place
@@ -117,7 +117,7 @@ def test_the_page_says_how_to_make_it_again(place: Place):
     (line,) = [one for one in text.splitlines() if ": jaxdistill compare " in one]
     assert re.search(r"\d{4}-\d\d-\d\d: jaxdistill compare ", line)
     words = shlex.split(line.partition(": jaxdistill ")[2])
-    again, first = (vars(parser().parse_args(one)) for one in (words, place.command))
+    again, first = (vars(build_parser().parse_args(one)) for one in (words, place.command))
     models = [f"{name}={place.folder / path}" for name, path in zip(NAMES, FOLDERS, strict=True)]
     filled = {"models": models, "loss_on": "completion", "prompt_template": "plain"}
     assert again == first | filled
@@ -128,15 +128,15 @@ def test_the_page_says_how_to_make_it_again(place: Place):
     [("lr=0.1", "lr-0.1"), ("my model (2)", "my-model-2"), ("-x", "x"), ("größe.gguf", "größe")],
 )
 def test_a_folder_of_any_name_is_compared_again(place: Place, monkeypatch, folder, name):
-    asked: list[Options] = []
+    asked: list[CompareOptions] = []
     monkeypatch.setattr(compare, "compare", asked.append)
-    monkeypatch.setattr(run, "check_reads", lambda path, length, option: 512)
+    monkeypatch.setattr(run, "check_max_positions", lambda path, length, option: 512)
     monkeypatch.chdir(place.folder)
     given = ["compare", f"runs/{folder}", "big", "--data", "rows.jsonl", "--out", "new"]
     assert main([*given, "--price", f"{name}=0.25"]) == 0
     assert asked[0].models == {name: f"runs/{folder}", "big": "big"}
     assert asked[0].prices == {name: 0.25}
-    assert main(shlex.split(command(asked[0]))[1:]) == 0
+    assert main(shlex.split(format_command(asked[0]))[1:]) == 0
     assert asked[1] == asked[0]
 
 
@@ -197,7 +197,7 @@ class Data(HTMLParser):
 )
 def test_rows_that_cannot_be_compared(place: Place, tmp_path, capfd, row, said, monkeypatch):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    monkeypatch.setattr(run, "cost", lambda path: None)
+    monkeypatch.setattr(run, "measure_cost", lambda path: None)
     models = [str(place.folder / name) for name in ("big", "small")]
     arguments = ["compare", *models, "--data", str(tmp_path / "rows.jsonl"), "--length", "64"]
     arguments += ["--loss-on", "all"] if "text" in row else []
@@ -220,7 +220,7 @@ def test_only_rows_that_all_models_read_are_asked(place: Place, tmp_path):
         return COSTS["small"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "cost", measure)
+        patch.setattr(run, "measure_cost", measure)
         assert main([*arguments, "--max-new-tokens", "4", "--out", str(out)]) == 0
     html = (tmp_path / "out-2" / "index.html").read_text()
     assert [path.name for path in out.iterdir()] == ["thesis.doc"]
@@ -260,16 +260,19 @@ def test_texts_without_prompts_and_a_task(place: Place, tmp_path, capfd):
 def test_runs_say_how_rows_are_read(tmp_path, monkeypatch):
     trained = {"one": DataConfig(sources=("r",), length=64), "two": DataConfig(sources=("r",))}
     for module in (run, sys.modules["jaxdistill.run.evaluate"]):  # `run.evaluate` is a function
-        monkeypatch.setattr(module, "trained_on", lambda path: trained.get(path))
-    monkeypatch.setattr(run, "check_reads", lambda path, length, option: 9999)
+        monkeypatch.setattr(module, "run_data_config", lambda path: trained.get(path))
+    monkeypatch.setattr(run, "check_max_positions", lambda path, length, option: 9999)
     common = {"sources": ["r"], "out": str(tmp_path / "out"), "prices": []}
     nothing = dict.fromkeys(("length", "loss_on", "prompt_template"))
-    found = options(["one", "base"], reading=nothing, **common)
+    found = make_options(["one", "base"], data_options=nothing, **common)
     assert found.data.length == 64
     assert found.data.truncation == "drop"
     with pytest.raises(UserError, match=r"data\.length is 64 and 1024\. Say which with `--length`"):
-        options(["one", "two"], reading=nothing, **common)
-    assert options(["one", "two"], reading=nothing | {"length": 9}, **common).data.length == 9
+        make_options(["one", "two"], data_options=nothing, **common)
+    assert (
+        make_options(["one", "two"], data_options=nothing | {"length": 9}, **common).data.length
+        == 9
+    )
 
 
 def test_the_default_length_is_what_every_model_reads(tmp_path):
@@ -278,9 +281,9 @@ def test_the_default_length_is_what_every_model_reads(tmp_path):
     models = [str(tmp_path / name) for name in ("long", "short")]
     common = {"sources": ["r"], "out": str(tmp_path / "out"), "prices": []}
     nothing = dict.fromkeys(("length", "loss_on", "prompt_template"))
-    assert options(models, reading=nothing, **common).data.length == 96
+    assert make_options(models, data_options=nothing, **common).data.length == 96
     with pytest.raises(UserError, match=r"^--length: 97 places are more than the 96 that .*short"):
-        options(models, reading=nothing | {"length": 97}, **common)
+        make_options(models, data_options=nothing | {"length": 97}, **common)
 
 
 def test_the_picture_says_what_the_table_says(place: Place):

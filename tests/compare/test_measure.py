@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from jaxdistill.compare.measure import (
-    Scored,
-    measure_bins,
-    measure_quality,
-    measure_rows_to_tell,
-    measure_task,
-    scored_words,
+from jaxdistill.compare.metrics import ALL_MODELS, ComparisonMetrics
+from jaxdistill.compare.quality import (
+    ScoredWords,
+    add_quality,
+    add_required_rows,
+    add_task_scores,
+    add_word_bins,
+    collect_scored_words,
 )
-from jaxdistill.compare.reading import Reading
-from jaxdistill.compare.record import ALL, Record
-from jaxdistill.data import Words
+from jaxdistill.compare.scoring import ModelScores
+from jaxdistill.data import WordOffsets
 from jaxdistill.errors import UserError
-from jaxdistill.evals import Estimate, bootstrap, word_table
+from jaxdistill.evals import Estimate, bootstrap, make_word_table
 
 ROWS = range(24)
 
@@ -26,19 +26,19 @@ def reading(
     *,
     first_position: int = 0,
     token_ends: list[int] | None = None,
-) -> Reading:
+) -> ModelScores:
     """A model that reads the rows "cat sat" in two tokens, one a word unless it is said."""
-    words = Words(
+    words = WordOffsets(
         texts=("cat", "sat"),
-        ends=np.array(ends),
+        word_ends=np.array(ends),
         positions=np.array([first_position, 1]),
         token_ends=np.array(token_ends or ends),
     )
-    return Reading(
-        is_alike=False,
-        sums={},
-        words=dict.fromkeys(ROWS, words),
-        nats=dict.fromkeys(ROWS, np.array(nats)),
+    return ModelScores(
+        has_same_tokenizer=False,
+        sums_by_example={},
+        words_by_example=dict.fromkeys(ROWS, words),
+        word_nats_by_example=dict.fromkeys(ROWS, np.array(nats)),
     )
 
 
@@ -52,8 +52,8 @@ def test_models_are_compared_on_the_same_bytes_whichever_is_first():
         {"pieces": PIECES, "bytes": BYTES},
         {"bytes": BYTES, "pieces": PIECES},
     ):
-        record = Record()
-        measure_quality(record, scored_words(readings, ROWS), readings, ROWS, 0.05)
+        record = ComparisonMetrics()
+        add_quality(record, collect_scored_words(readings, ROWS), readings, ROWS, 0.05)
         for name in readings:
             line = record.get(name, "bits_per_byte")
             assert line is not None
@@ -66,64 +66,68 @@ def test_models_are_compared_on_the_same_bytes_whichever_is_first():
 def test_rows_without_a_word_that_is_scored_whole_are_refused():
     unpredicted = reading([3, 7], [0.0, 0.0], first_position=-1, token_ends=[6, 7])
     with pytest.raises(UserError, match="no word of these rows is the same bytes"):
-        scored_words({"a": unpredicted, "b": unpredicted}, ROWS)
+        collect_scored_words({"a": unpredicted, "b": unpredicted}, ROWS)
 
 
 def test_costs_that_are_no_numbers_are_told_of_their_model():
     with pytest.raises(UserError, match="what broken pays for a word is not finite"):
-        scored_words({"good": PIECES, "broken": reading([4, 8], [1.0, np.nan])}, ROWS)
+        collect_scored_words({"good": PIECES, "broken": reading([4, 8], [1.0, np.nan])}, ROWS)
 
 
 def test_the_record_is_json_whatever_it_holds():
-    record = Record()
+    record = ComparisonMetrics()
     record.add("a", "bits_per_byte", float("nan"))
-    assert record.jsonl() == '{"model": "a", "quantity": "bits_per_byte", "value": null}\n'
-    assert record.said("a", "bits_per_byte").text == "nan"
+    assert record.to_jsonl() == '{"model": "a", "quantity": "bits_per_byte", "value": null}\n'
+    assert record.show("a", "bits_per_byte").text == "nan"
 
 
-def words_of(num_rows: int, more: dict[int, float]) -> Scored:
+def words_of(num_rows: int, more: dict[int, float]) -> ScoredWords:
     """Rows of twelve words; words cost the candidate `more` nats by place."""
     ends = [np.arange(4, 52, 4)] * num_rows
-    table = word_table([[f"word{n}" for n in range(12)]] * num_rows, ends)
-    noise = np.random.default_rng(0).normal(size=len(table.rows))
-    extra = np.array([more.get(place, 0.0) for place in table.positions.tolist()])
+    table = make_word_table([[f"word{n}" for n in range(12)]] * num_rows, ends)
+    noise = np.random.default_rng(0).normal(size=len(table.example_indices))
+    extra = np.array([more.get(place, 0.0) for place in table.word_indices.tolist()])
     nats = {"a": np.full(len(noise), 2.0), "b": 2.0 + noise + extra}
-    return Scored(table, np.full(len(noise), True), nats)
+    return ScoredWords(table, np.full(len(noise), True), nats)
 
 
 @pytest.fixture
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
+    monkeypatch.setattr(bootstrap, "NUM_RESAMPLES", 400)
 
 
 @pytest.mark.usefixtures("few_draws")
 def test_a_model_falls_behind_most_where_it_clearly_does():
     late = dict.fromkeys(range(5, 13), 3.0)
-    assert measure_bins(Record(), words_of(30, late)).worst == {"b": "words 5 to 16 of an answer"}
+    assert add_word_bins(ComparisonMetrics(), words_of(30, late)).worst_bin == {
+        "b": "words 5 to 16 of an answer"
+    }
     everywhere_better = dict.fromkeys(range(1, 13), -3.0)
-    assert measure_bins(Record(), words_of(30, everywhere_better)).worst == {"b": None}
+    assert add_word_bins(ComparisonMetrics(), words_of(30, everywhere_better)).worst_bin == {
+        "b": None
+    }
 
 
 @pytest.mark.usefixtures("few_draws")
 def test_few_rows_have_no_interval_and_are_nobodys_worst():
-    record = Record()
-    found = measure_bins(record, words_of(19, dict.fromkeys(range(1, 13), 3.0)))
-    assert found.worst == {"b": None}
+    record = ComparisonMetrics()
+    found = add_word_bins(record, words_of(19, dict.fromkeys(range(1, 13), 3.0)))
+    assert found.worst_bin == {"b": None}
     assert all(line.low is None for line in record)
-    few = Record()
-    measure_task(few, {name: {"exact_match": np.ones(19)} for name in "ab"}, 0.1)
+    few = ComparisonMetrics()
+    add_task_scores(few, {name: {"exact_match": np.ones(19)} for name in "ab"}, 0.1)
     assert all(line.low is None for line in few)
 
 
 def test_one_of_many_intervals_above_0_is_no_news(monkeypatch: pytest.MonkeyPatch):
     """An interval of 95 % that barely lies above 0 does not once it is widened."""
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 2000)
+    monkeypatch.setattr(bootstrap, "NUM_RESAMPLES", 2000)
     # 20 rows, of which 14 cost more: the mean is 0.4, its error 0.2 or so.
-    table = word_table([["word"]] * 20, [np.array([4])] * 20)
+    table = make_word_table([["word"]] * 20, [np.array([4])] * 20)
     extra = np.where(np.arange(20) < 14, 1.0, -1.0) + 0.05
-    scored = Scored(table, np.full(20, True), {"a": np.full(20, 2.0), "b": 2.0 + extra})
-    record = Record()
-    worst = measure_bins(record, scored).worst["b"]
+    scored = ScoredWords(table, np.full(20, True), {"a": np.full(20, 2.0), "b": 2.0 + extra})
+    record = ComparisonMetrics()
+    worst = add_word_bins(record, scored).worst_bin["b"]
     labels = {line.bin for line in record if line.quantity == "extra_bits_per_byte"}
     lines = [record.get("b", "extra_bits_per_byte", bin=label) for label in labels]
     assert len(lines) == 3
@@ -132,11 +136,11 @@ def test_one_of_many_intervals_above_0_is_no_news(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_task_is_compared_row_by_row(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
+    monkeypatch.setattr(bootstrap, "NUM_RESAMPLES", 400)
     first = np.array([1.0, 0.0] * 20)
-    record = Record()
+    record = ComparisonMetrics()
     values = {"a": first, "b": first, "c": 0 * first}
-    measure_task(record, {name: {"exact_match": one} for name, one in values.items()}, 0.1)
+    add_task_scores(record, {name: {"exact_match": one} for name, one in values.items()}, 0.1)
     same, worse, limit = (
         record.get("b", "task_loss"),
         record.get("c", "task_loss"),
@@ -146,17 +150,17 @@ def test_a_task_is_compared_row_by_row(monkeypatch: pytest.MonkeyPatch):
     assert worse.value == 0.5
     assert limit.value == pytest.approx(0.05)
     errors = {"a": {"character_error_rate": first}, "b": {"character_error_rate": 2 * first}}
-    measure_task(record, errors, 0.1)
+    add_task_scores(record, errors, 0.1)
     assert record.get("b", "task_loss").value == 0.5
     assert record.quantity("task/character_error_rate").better == "less"
 
 
 def test_rows_that_would_tell_are_noted_only_where_these_do_not():
-    record = Record()
-    record.add(ALL, "rows", 50)
+    record = ComparisonMetrics()
+    record.add(ALL_MODELS, "rows", 50)
     record.add("a", "accepted_extra", 0.05)
     record.add("b", "extra_bits_per_byte", Estimate(0.07, 0.03, 0.11))
     record.add("c", "extra_bits_per_byte", Estimate(0.2, 0.1, 0.3))
-    measure_rows_to_tell(record, "a", ["b", "c"])
+    add_required_rows(record, "a", ["b", "c"])
     assert record.get("b", "rows_to_tell").value == pytest.approx(200)
     assert record.get("c", "rows_to_tell") is None

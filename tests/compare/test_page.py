@@ -2,9 +2,9 @@
 
 import pytest
 
-from jaxdistill.compare.breakdown import _Scale
-from jaxdistill.compare.page import _sample
-from jaxdistill.compare.record import ALL, Record, counted, plain
+from jaxdistill.compare.metrics import ALL_MODELS, ComparisonMetrics, format_plain, pluralize
+from jaxdistill.compare.page import _render_sample
+from jaxdistill.compare.word_breakdown import _IntervalBars
 from jaxdistill.evals import Estimate
 from jaxdistill.report import Sample
 
@@ -14,9 +14,9 @@ from jaxdistill.report import Sample
     [(302.52, "+30,252 %"), (0.0291 / 8.84 - 1, "−99.7 %"), (-1.0, "−100 %"), (-0.5, "−50 %")],
 )
 def test_what_is_not_quite_nothing_is_not_said_to_be(value: float, said: str):
-    record = Record()
+    record = ComparisonMetrics()
     record.add("a", "relative_price", value)
-    assert plain((record.said("a", "relative_price"),)) == said
+    assert format_plain((record.show("a", "relative_price"),)) == said
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_what_is_not_quite_nothing_is_not_said_to_be(value: float, said: str):
 )
 def test_bars_fill_their_scale_whichever_side_of_nothing_they_are_on(ends, said):
     low, value, high = ends
-    record = Record()
+    record = ComparisonMetrics()
     record.add("a", "extra_bits_per_byte", Estimate(value, low, high), bin="words")
     nothing, interval, dot = (f'style="{one}"' for one in said)
-    bar = _Scale(record, "a", ["words"]).bar("words")
+    bar = _IntervalBars(record, "a", ["words"]).render_bar("words")
     assert all(one in bar for one in (f"<u {nothing}>", f"<i {interval}>", f"<b {dot}>")), bar
 
 
@@ -40,12 +40,12 @@ def test_bars_fill_their_scale_whichever_side_of_nothing_they_are_on(ends, said)
     ("count", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1001, "1,001 rows")]
 )
 def test_one_of_a_thing_is_not_many(count: int, said: str):
-    record = Record()
-    record.add(ALL, "rows", count)
-    assert plain(counted(record.said(ALL, "rows"), "row")) == said
+    record = ComparisonMetrics()
+    record.add(ALL_MODELS, "rows", count)
+    assert format_plain(pluralize(record.show(ALL_MODELS, "rows"), "row")) == said
 
 
 def test_answers_have_no_holes_and_no_words_of_ours():
-    html = _sample("a", Sample("Why?", {"a": "One.\n\n \n\nTwo.", "b": " "}))
+    html = _render_sample("a", Sample("Why?", {"a": "One.\n\n \n\nTwo.", "b": " "}))
     assert "One.\n\nTwo." in html
     assert '<span class="none">[no answer]</span>' in html

@@ -5,19 +5,19 @@ from collections.abc import Mapping
 
 import pytest
 
-from jaxdistill.compare.recommend import headline, recommend
-from jaxdistill.compare.record import ALL, Record, plain
-from jaxdistill.compare.rules import (
-    FEWEST_ROWS,
-    NOTICEABLE,
-    NOTICEABLE_MEASURED,
+from jaxdistill.compare.decision_rules import (
+    MIN_MEASURED_SAVING,
+    MIN_ROWS,
+    MIN_SAVING,
+    decide,
+    estimate_rows_needed,
     is_cheaper,
-    people,
-    quality,
-    rows_to_tell,
-    together,
-    verdict,
+    judge_preference,
+    judge_quality,
+    worst_status,
 )
+from jaxdistill.compare.metrics import ALL_MODELS, ComparisonMetrics, format_plain
+from jaxdistill.compare.recommendation import format_headline, recommend
 from jaxdistill.evals import Estimate
 
 LIMIT = 0.05
@@ -35,15 +35,15 @@ LIMIT = 0.05
 )
 def test_quality_is_where_the_interval_lies(low: float, high: float, found: str):
     extra = Estimate((low + high) / 2, low, high)
-    assert quality(extra, LIMIT) == found
-    assert quality(None, LIMIT) == "few"
+    assert judge_quality(extra, LIMIT) == found
+    assert judge_quality(None, LIMIT) == "few"
 
 
 def test_people_count_when_they_agree():
-    assert people(None) == "silent"
-    assert people(Estimate(0.6, 0.4, 0.8)) == "silent"
-    assert people(Estimate(0.7, 0.51, 0.8)) == "for"
-    assert people(Estimate(0.2, 0.1, 0.49)) == "against"
+    assert judge_preference(None) == "silent"
+    assert judge_preference(Estimate(0.6, 0.4, 0.8)) == "silent"
+    assert judge_preference(Estimate(0.7, 0.51, 0.8)) == "for"
+    assert judge_preference(Estimate(0.2, 0.1, 0.49)) == "against"
 
 
 def test_every_case_of_the_verdict():
@@ -52,39 +52,45 @@ def test_every_case_of_the_verdict():
         for q, p, cheaper in itertools.product(
             ("within", "beyond", "unclear", "few"), ("for", "against", "silent"), (True, False)
         )
-        if verdict(q, p, is_cheaper=cheaper) == "take"
+        if decide(q, p, is_cheaper=cheaper) == "take"
     }
     assert taken == {
         ("within", "silent", True),
         ("within", "for", True),
         ("unclear", "for", True),
     }
-    assert verdict("unclear", "silent", is_cheaper=True) == "unclear"
-    assert verdict("beyond", "for", is_cheaper=True) == "disputed"
-    assert verdict("few", "for", is_cheaper=True) == "unclear"
+    assert decide("unclear", "silent", is_cheaper=True) == "unclear"
+    assert decide("beyond", "for", is_cheaper=True) == "disputed"
+    assert decide("few", "for", is_cheaper=True) == "unclear"
     for quality_found in ("within", "beyond", "unclear", "few"):
-        assert verdict(quality_found, "against", is_cheaper=True) == "keep"
+        assert decide(quality_found, "against", is_cheaper=True) == "keep"
         for heard in ("for", "against", "silent"):  # nothing is gained by it
-            assert verdict(quality_found, heard, is_cheaper=False) == "keep"
+            assert decide(quality_found, heard, is_cheaper=False) == "keep"
 
 
 def test_four_times_the_rows_halve_an_interval():
     # 0.02 from the limit and 0.04 wide to each side: it must become half as wide.
     extra = Estimate(0.07, 0.03, 0.11)
-    assert rows_to_tell(extra, LIMIT, num_rows=50) == pytest.approx(200)
+    assert estimate_rows_needed(extra, LIMIT, num_rows=50) == pytest.approx(200)
     # Only the side that faces the limit counts, whichever is longer.
-    assert rows_to_tell(Estimate(0.02, -0.05, 0.06), LIMIT, num_rows=90) == pytest.approx(160)
-    assert rows_to_tell(Estimate(0.08, 0.04, 0.09), LIMIT, num_rows=90) == pytest.approx(160)
-    assert rows_to_tell(Estimate(0.05, 0.05, 0.05), LIMIT, num_rows=3) == FEWEST_ROWS
-    assert rows_to_tell(None, LIMIT, num_rows=3) == FEWEST_ROWS
-    assert rows_to_tell(Estimate(0.05, 0.0, 0.1), LIMIT, num_rows=50) is None
-    assert rows_to_tell(Estimate(0.0501, 0.0, 0.1), LIMIT, num_rows=50) is None
+    assert estimate_rows_needed(Estimate(0.02, -0.05, 0.06), LIMIT, num_rows=90) == pytest.approx(
+        160
+    )
+    assert estimate_rows_needed(Estimate(0.08, 0.04, 0.09), LIMIT, num_rows=90) == pytest.approx(
+        160
+    )
+    assert estimate_rows_needed(Estimate(0.05, 0.05, 0.05), LIMIT, num_rows=3) == MIN_ROWS
+    assert estimate_rows_needed(None, LIMIT, num_rows=3) == MIN_ROWS
+    assert estimate_rows_needed(Estimate(0.05, 0.0, 0.1), LIMIT, num_rows=50) is None
+    assert estimate_rows_needed(Estimate(0.0501, 0.0, 0.1), LIMIT, num_rows=50) is None
 
 
-def noted(extra: Mapping[str, Estimate | float], speed: dict[str, float], rows: int = 50) -> Record:
-    record = Record()
-    record.add(ALL, "rows", rows)
-    record.add(ALL, "tolerance", 0.05)
+def noted(
+    extra: Mapping[str, Estimate | float], speed: dict[str, float], rows: int = 50
+) -> ComparisonMetrics:
+    record = ComparisonMetrics()
+    record.add(ALL_MODELS, "rows", rows)
+    record.add(ALL_MODELS, "tolerance", 0.05)
     record.add("big", "bits_per_byte", Estimate(1.0, 0.9, 1.1))
     record.add("big", "accepted_extra", LIMIT)
     record.add("big", "words_per_second", 100)
@@ -92,7 +98,7 @@ def noted(extra: Mapping[str, Estimate | float], speed: dict[str, float], rows: 
         record.add(name, "extra_bits_per_byte", estimate)
         record.add(name, "words_per_second", 100 * (1 + speed[name]))
         record.add(name, "relative_speed", speed[name])
-        record.add(name, "least_saving", NOTICEABLE_MEASURED)
+        record.add(name, "least_saving", MIN_MEASURED_SAVING)
     return record
 
 
@@ -124,16 +130,16 @@ def test_prices_come_before_speed():
     record.add("a", "relative_price", 0.5)
     found = recommend(record, "big", ["a"])
     assert found.verdict == "keep"
-    assert "Price: a million words cost $3.00 with a and $2.00 with big (+50 %)" in plain(
+    assert "Price: a million words cost $3.00 with a and $2.00 with big (+50 %)" in format_plain(
         found.advice[0].reasons[1]
     )
 
 
 def test_every_measure_of_quality_must_hold():
-    assert together(["within", "within"]) == "within"
-    assert together(["within", "unclear"]) == "unclear"
-    assert together(["unclear", "beyond"]) == "beyond"
-    assert together(["few", "unclear", "within"]) == "few"
+    assert worst_status(["within", "within"]) == "within"
+    assert worst_status(["within", "unclear"]) == "unclear"
+    assert worst_status(["unclear", "beyond"]) == "beyond"
+    assert worst_status(["few", "unclear", "within"]) == "few"
 
 
 @pytest.mark.parametrize(
@@ -156,27 +162,27 @@ def test_a_task_counts_as_quality(worse, found, said):
     record.add("a", "task_loss", worse)
     recommendation = recommend(record, "big", ["a"])
     assert recommendation.verdict == found
-    reason = plain(recommendation.advice[0].reasons[1])
+    reason = format_plain(recommendation.advice[0].reasons[1])
     assert reason.startswith("Task: exact match is ")
     assert said in reason
     assert reason.endswith("the limit is +4.5 points, 5 % of what big has.")
 
 
 def test_what_costs_nothing_is_a_price_like_any_other():
-    assert not is_cheaper(5.0, 0.0, speed=1.0)
-    assert not is_cheaper(0.0, 0.0, speed=1.0)
-    assert is_cheaper(0.0, 5.0, speed=-0.5)
-    assert is_cheaper(None, 5.0, speed=1.0)
-    assert not is_cheaper(4.0, 5.0, speed=1.0)
-    assert is_cheaper(3.7, 5.0, speed=1.0)
-    assert not is_cheaper(4.8, 5.0, speed=1.0, least=NOTICEABLE)
-    assert is_cheaper(4.7, 5.0, speed=1.0, least=NOTICEABLE)
+    assert not is_cheaper(5.0, 0.0, relative_speed=1.0)
+    assert not is_cheaper(0.0, 0.0, relative_speed=1.0)
+    assert is_cheaper(0.0, 5.0, relative_speed=-0.5)
+    assert is_cheaper(None, 5.0, relative_speed=1.0)
+    assert not is_cheaper(4.0, 5.0, relative_speed=1.0)
+    assert is_cheaper(3.7, 5.0, relative_speed=1.0)
+    assert not is_cheaper(4.8, 5.0, relative_speed=1.0, min_saving=MIN_SAVING)
+    assert is_cheaper(4.7, 5.0, relative_speed=1.0, min_saving=MIN_SAVING)
     record = noted({"a": GOOD}, {"a": 1.0})
     record.add("big", "cost_per_million_words", 0.0)
     record.add("a", "cost_per_million_words", 5.0)
     found = recommend(record, "big", ["a"])
     assert found.verdict == "keep"
-    assert [plain(reason) for reason in found.advice[0].reasons[1:]] == [
+    assert [format_plain(reason) for reason in found.advice[0].reasons[1:]] == [
         "Price: a million words cost $5.00 with a and $0.0000 with big, no saving worth a "
         "change (more than 25 % of the price).",
         "Speed: words per second are 200.0 with a and 100.0 with big (+100 %).",
@@ -185,8 +191,8 @@ def test_what_costs_nothing_is_a_price_like_any_other():
 
 @pytest.mark.parametrize("speed", [-0.5, 0.0, 0.2, 0.3, 0.34, 1.0, 3.0])
 def test_a_price_by_the_hour_changes_no_verdict(speed: float):
-    by_speed = is_cheaper(None, None, speed=speed)
-    assert is_cheaper(2.0 / (1 + speed), 2.0, speed=speed) == by_speed
+    by_speed = is_cheaper(None, None, relative_speed=speed)
+    assert is_cheaper(2.0 / (1 + speed), 2.0, relative_speed=speed) == by_speed
 
 
 def test_of_those_that_can_be_taken_the_cheapest_known_price_comes_first():
@@ -201,8 +207,8 @@ def test_of_those_that_can_be_taken_the_cheapest_known_price_comes_first():
 def test_reasons_name_the_numbers():
     record = noted({"a": OPEN}, {"a": 1.0})
     found = recommend(record, "big", ["a"])
-    assert plain(headline(found, record)) == "This cannot be told from 50 rows."
-    said = [plain(reason) for reason in found.advice[0].reasons]
+    assert format_plain(format_headline(found, record)) == "This cannot be told from 50 rows."
+    said = [format_plain(reason) for reason in found.advice[0].reasons]
     assert said == [
         "Quality: a needs +0.050 bits per byte beside big [+0.000, +0.100], which may or may "
         "not be accepted: the limit is +0.050, 5 % of what big needs.",
@@ -219,7 +225,7 @@ def test_people_are_heard():
     record.add("a", "preferred", Estimate(0.95, 0.7, 1.0))
     found = recommend(record, "big", ["a"])
     assert found.verdict == "take"
-    assert plain(found.advice[0].reasons[-1]).startswith(
+    assert format_plain(found.advice[0].reasons[-1]).startswith(
         "People: of a's answers they found 9 better, 1 as good and 0 worse than big's, so that its "
         "share is 95.0 % [70.0 %, 100.0 %]"
     )
@@ -242,7 +248,7 @@ def test_people_who_prefer_what_numbers_refuse_are_not_told_to_bring_rows(extra,
     recommendation = recommend(record, "big", list(extra))
     assert recommendation.advice[0].verdict == "disputed"
     assert recommendation.verdict == found
-    assert plain(headline(recommendation, record)) == said
+    assert format_plain(format_headline(recommendation, record)) == said
 
 
 def test_nobody_outvotes_rows_that_are_not_there():
@@ -253,10 +259,10 @@ def test_nobody_outvotes_rows_that_are_not_there():
     record.add("a", "preferred", Estimate(1.0, 0.7, 1.0))
     found = recommend(record, "big", ["a"])
     assert found.verdict == "unclear"
-    assert [plain(reason) for reason in found.advice[0].reasons[:2]] == [
+    assert [format_plain(reason) for reason in found.advice[0].reasons[:2]] == [
         "Quality: a needs +1.358 bits per byte beside big, but fewer than 20 rows "
         "tell nothing; the limit is +0.050, 5 % of what big needs.",
         "Rows: 11 here; at least 20 are needed to tell.",
     ]
-    record.add(ALL, "rows", 1)
-    assert plain(headline(found, record)) == "This cannot be told from 1 row."
+    record.add(ALL_MODELS, "rows", 1)
+    assert format_plain(format_headline(found, record)) == "This cannot be told from 1 row."

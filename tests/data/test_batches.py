@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdistill.data import Example, batches, ordered_batches
-from jaxdistill.data.pack import best_fit, sequence
+from jaxdistill.data import Example, ordered_batches, shuffled_batches
+from jaxdistill.data.packing import best_fit_decreasing, pack_sequence
 from jaxdistill.errors import UserError
 
 LENGTH = 12
-FIELDS = ("tokens", "labels", "loss_mask", "positions", "segment_ids", "row_ids")
+FIELDS = ("tokens", "labels", "loss_mask", "positions", "segment_ids", "example_ids")
 
 
 def example(row_id: int, num_tokens: int) -> Example:
@@ -36,7 +36,7 @@ SIZES = st.lists(st.integers(2, LENGTH + 1), min_size=1, max_size=20)
 @settings(deadline=None)
 @given(SIZES)
 def test_bins_hold_everything_once_and_no_more_than_fits(sizes):
-    bins = best_fit(sizes, LENGTH + 1)
+    bins = best_fit_decreasing(sizes, LENGTH + 1)
     assert sorted(thing for one in bins for thing in one) == list(range(len(sizes)))
     assert all(sum(sizes[thing] for thing in one) <= LENGTH + 1 for one in bins)
     filled = sorted(sum(sizes[thing] for thing in one) for one in bins)
@@ -46,7 +46,7 @@ def test_bins_hold_everything_once_and_no_more_than_fits(sizes):
 def pairs(batch) -> Counter:
     """What is learned: (row, token read, position, token predicted), counted."""
     kept = np.asarray(batch.loss_mask) > 0
-    columns = (batch.row_ids, batch.tokens, batch.positions, batch.labels)
+    columns = (batch.example_ids, batch.tokens, batch.positions, batch.labels)
     return Counter(zip(*(np.asarray(c)[kept].tolist() for c in columns), strict=True))
 
 
@@ -70,8 +70,8 @@ def test_evaluation_sees_every_token_once_and_none_across_segments(sizes, pack, 
         assert batch.loss_mask.dtype == np.float32
         seen += pairs(batch)
         real = batch.segment_ids > 0
-        places.update(batch.row_ids[real].tolist())
-        assert (batch.row_ids[~real] == -1).all()
+        places.update(batch.example_ids[real].tolist())
+        assert (batch.example_ids[~real] == -1).all()
         assert not batch.loss_mask[~real].any()
         assert not batch.positions[~real].any()
         for tokens, segments, positions in zip(
@@ -82,27 +82,29 @@ def test_evaluation_sees_every_token_once_and_none_across_segments(sizes, pack, 
                 assert len(set((tokens[inside] // 100).tolist())) == 1
                 assert positions[inside].tolist() == list(range(inside.sum()))
     assert seen == expected(rows)
-    assert places == Counter({e.row_id: e.num_places for e in rows})
+    assert places == Counter({e.row_id: e.num_positions for e in rows})
 
 
 def test_labels_are_the_next_tokens():
     first, second = examples(4, 3)
-    batch = sequence([first, second], 7)
+    batch = pack_sequence([first, second], 7)
     assert batch.tokens.tolist() == [100, 101, 102, 200, 201, 0, 0]
     assert batch.labels.tolist() == [101, 102, 103, 201, 202, 0, 0]
     assert batch.segment_ids.tolist() == [1, 1, 1, 2, 2, 0, 0]
     assert batch.positions.tolist() == [0, 1, 2, 0, 1, 0, 0]
-    assert batch.row_ids.tolist() == [0, 0, 0, 1, 1, -1, -1]
+    assert batch.example_ids.tolist() == [0, 0, 0, 1, 1, -1, -1]
     assert batch.loss_mask.tolist() == [*first.loss_mask[1:], *second.loss_mask[1:], 0, 0]
 
 
 def stream(rows, **options):
-    return batches(rows, **{"length": LENGTH, "batch_size": 4, "pack": False, "seed": 0} | options)
+    return shuffled_batches(
+        rows, **{"length": LENGTH, "batch_size": 4, "pack": False, "seed": 0} | options
+    )
 
 
 def rows_in(batch) -> list[int]:
     """The rows of an unpacked batch."""
-    return batch.row_ids[:, 0].tolist()
+    return batch.example_ids[:, 0].tolist()
 
 
 def test_every_row_once_an_epoch_in_a_new_order_each():

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from jaxdistill.data import DataConfig, read
+from jaxdistill.data import DataConfig, read_split
 
 PROMPTS = Path(__file__).parents[2] / "configs" / "quickstart" / "prompts.jsonl"
 
 
 def test_the_shipped_prompts_are_read_and_differ():
-    rows = read(DataConfig(sources=(str(PROMPTS),), heldout=0.1))
+    rows = read_split(DataConfig(sources=(str(PROMPTS),), heldout=0.1))
     prompts = [row.content.prompt for row in (*rows.train, *rows.heldout)]
     assert len({prompt.casefold() for prompt in prompts}) == len(prompts) == 360
     assert max(map(len, prompts)) < 200

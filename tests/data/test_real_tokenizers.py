@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from real_tokenizers import TOKENIZERS
 
 from jaxdistill import align
-from jaxdistill.data.beside import Beside
-from jaxdistill.data.examples import Counterpart
-from jaxdistill.data.shapes import parse
-from jaxdistill.data.templates import Templates
-from jaxdistill.data.tokenize import encode, encode_whole
+from jaxdistill.data.examples import TeacherExample
+from jaxdistill.data.renderer import Renderer
+from jaxdistill.data.row_formats import parse_row
+from jaxdistill.data.teacher_view import TeacherView
+from jaxdistill.data.tokenization import tokenize_rows, tokenize_untruncated
 from tests.align.single_tokens import single_tokens
 
 pytestmark = pytest.mark.slow
 
-SPANS = align.Alignment("spans")
+SPANS = align.AlignmentRule("spans")
 PAIRS = list(itertools.permutations(TOKENIZERS, 2))
 
 HARD = (
@@ -120,15 +120,15 @@ def character_ends(offsets, text):
 
 @cache
 def reader(name):
-    return Templates(TOKENIZERS[name]())
+    return Renderer(TOKENIZERS[name]())
 
 
 def paired(rows, mine, theirs):
-    beside = Beside(reader(theirs), SPANS, "refuse")
-    made, _ = encode(
+    beside = TeacherView(reader(theirs), SPANS, "refuse")
+    made, _ = tokenize_rows(
         rows,
         reader(mine),
-        beside=beside,
+        teacher_view=beside,
         loss_on="completion",
         length=100_000,
         truncation="drop",
@@ -138,7 +138,7 @@ def paired(rows, mine, theirs):
 
 def row(prompt, answer):
     fields = {"prompt": prompt, "completion": answer}
-    return parse(fields, place="rows:1", row_id=0, as_chat=False)
+    return parse_row(fields, source="rows:1", row_id=0, as_chat=False)
 
 
 def groups_of(example):
@@ -148,19 +148,19 @@ def groups_of(example):
     groups = [
         [
             np.flatnonzero(side == n).tolist()
-            for side in (other.student_groups, other.teacher_groups)
+            for side in (other.student_span_ids, other.teacher_span_ids)
         ]
         for n in numbers
     ]
     assert groups.pop() == [[len(example.tokens) - 1], [len(other.tokens) - 1]]
-    assert sum(map(len, (one[0] for one in groups))) == (other.student_groups >= 0).sum() - 1
+    assert sum(map(len, (one[0] for one in groups))) == (other.student_span_ids >= 0).sum() - 1
     return groups
 
 
 def check(prompt, answer, mine, theirs):
     (example,) = paired([row(prompt, answer)], mine, theirs)
     sides = [Reading.of(name, prompt + answer) for name in (mine, theirs)]
-    for side, tokens in zip(sides, (example.tokens, example.counterpart.tokens), strict=True):
+    for side, tokens in zip(sides, (example.tokens, example.teacher_example.tokens), strict=True):
         assert tokens[:-1].tolist() == side.tokens
     groups = groups_of(example)
     start = first_meeting(sides, len(prompt.encode()))
@@ -274,25 +274,27 @@ def test_a_text_that_is_one_token_of_both_is_one_word(mine, theirs):
     student, teacher = reader(mine), reader(theirs)
     pairs = single_tokens(student, teacher)
     assert len(pairs) > 1000
-    left, right = align.twins(student.words, teacher.words)
-    space = align.projection(
-        align.pieces(student.words, teacher.words, teacher.encode),
-        align.pieces(teacher.words, student.words, student.encode),
+    left, right = align.exact_matches(student.text_token_bytes, teacher.text_token_bytes)
+    space = align.build_shared_buckets(
+        align.retokenize(student.text_token_bytes, teacher.text_token_bytes, teacher.encode_batch),
+        align.retokenize(teacher.text_token_bytes, student.text_token_bytes, student.encode_batch),
     )
     for one, other in pairs:
         assert (left[one], right[other]) == (other, one)
-        assert space.student[one, 0] == space.teacher[other] > 0
+        assert space.student_buckets[one, 0] == space.teacher_buckets[other] > 0
 
 
 @pytest.mark.parametrize(("mine", "theirs"), PAIRS)
 def test_thousands_of_tokens_are_aligned_in_a_second(mine, theirs):
     rows, readers = sums(1000), [reader(mine), reader(theirs)]
-    made = [list(encode_whole(rows, templates, loss_on="completion")) for templates in readers]
+    made = [
+        list(tokenize_untruncated(rows, templates, loss_on="completion")) for templates in readers
+    ]
     assert all(len(templates.token_bytes) > 1000 for templates in readers)  # read, to begin with
-    beside = Beside(readers[1], SPANS, "refuse")
+    beside = TeacherView(readers[1], SPANS, "refuse")
     start = time.process_time()  # of one core, whatever else the machine does
     for left, right in zip(*made, strict=True):
-        assert isinstance(beside.counterpart(left, right, readers[0], 1000, "drop"), Counterpart)
+        assert isinstance(beside.align_row(left, right, readers[0], 1000, "drop"), TeacherExample)
     seconds = time.process_time() - start
     num_tokens = sum(len(encoded.tokens) for encoded in made[0])
     assert num_tokens / seconds > 20_000

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from jaxdistill.align import Alignment
+from jaxdistill.align import AlignmentRule
 from jaxdistill.data import (
-    Beside,
     DataConfig,
+    GenerationCache,
+    Renderer,
     TeacherRollout,
-    Templates,
-    Writer,
-    check,
+    TeacherView,
+    check_data,
     prepare,
-    read,
+    read_split,
 )
 from jaxdistill.errors import UserError
 from tests import tiny
@@ -42,7 +42,7 @@ class Teacher:
 def writer(directory, teacher, **fields):
     eos = [TOKENIZER.eos_token_id]
     fields = {"identity": "a", "eos_ids": eos, "directory": directory / "run"} | fields
-    return Writer(generate=teacher, **fields)
+    return GenerationCache(generate=teacher, **fields)
 
 
 @pytest.fixture
@@ -72,7 +72,9 @@ def file(tmp_path):
 def test_answers_are_learned_to_the_token(tmp_path, config):
     teacher, told = Teacher(), []
     prepared = prepare(
-        config(), TOKENIZER, writer=writer(tmp_path, teacher, on_batch=lambda *a: told.append(a))
+        config(),
+        TOKENIZER,
+        generation_cache=writer(tmp_path, teacher, on_batch=lambda *a: told.append(a)),
     )
     assert len(prepared.train) + len(prepared.heldout) == 11
     assert prepared.counts.rows == 11
@@ -83,7 +85,7 @@ def test_answers_are_learned_to_the_token(tmp_path, config):
         text = TOKENIZER.decode(example.tokens)
         assert text.startswith("<|im_start|>user\nWhat is")
         assert "<|im_start|>assistant\n" in text
-    sides = read(config())
+    sides = read_split(config())
     assert {e.row_id for e in prepared.train} == {row.row_id for row in sides.train}
     assert [sum(len(batch) for batch, *_ in teacher.asked), told[-1][:2]] == [10, (10, 10)]
     assert sum(new for _, _, new in told) == 60
@@ -91,9 +93,9 @@ def test_answers_are_learned_to_the_token(tmp_path, config):
 
 
 def test_a_second_run_asks_nothing(tmp_path, config):
-    first = prepare(config(), TOKENIZER, writer=writer(tmp_path, Teacher()))
+    first = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
     again = Teacher()
-    second = prepare(config(), TOKENIZER, writer=writer(tmp_path, again))
+    second = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, again))
     assert again.asked == []
     assert tokens(first) == tokens(second)
 
@@ -101,15 +103,15 @@ def test_a_second_run_asks_nothing(tmp_path, config):
 @pytest.mark.parametrize("deaths", [0, 1, 3])
 @pytest.mark.parametrize("torn_bytes", [0, 1, 60])
 def test_a_killed_rollout_ends_like_an_undisturbed_one(tmp_path, config, deaths, torn_bytes):
-    whole = prepare(config(), TOKENIZER, writer=writer(tmp_path / "whole", Teacher()))
+    whole = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path / "whole", Teacher()))
     with pytest.raises(KeyboardInterrupt):
-        prepare(config(), TOKENIZER, writer=writer(tmp_path, Teacher(dies_after=deaths)))
+        prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher(dies_after=deaths)))
     if deaths:
         path = file(tmp_path)
         content = path.read_bytes()
         path.write_bytes(content[: len(content) - torn_bytes])
     resumed = Teacher()
-    after = prepare(config(), TOKENIZER, writer=writer(tmp_path, resumed))
+    after = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, resumed))
     assert tokens(after) == tokens(whole)
     assert len(resumed.asked) == 4 - deaths + (torn_bytes > 0 and deaths > 0)
     lines = [json.loads(line) for line in file(tmp_path).read_text().splitlines()]
@@ -118,21 +120,21 @@ def test_a_killed_rollout_ends_like_an_undisturbed_one(tmp_path, config, deaths,
 
 
 def test_another_setting_or_teacher_writes_anew(tmp_path, config):
-    prepare(config(), TOKENIZER, writer=writer(tmp_path, Teacher()))
+    prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
     for fields in ({"temperature": 0.5}, {"seed": 1}, {"top_p": 0.9}, {"max_new_tokens": 5}):
         teacher = Teacher()
-        prepare(config(**fields), TOKENIZER, writer=writer(tmp_path, teacher))
+        prepare(config(**fields), TOKENIZER, generation_cache=writer(tmp_path, teacher))
         assert len(teacher.asked) == 4, fields
     other = Teacher()
-    prepare(config(), TOKENIZER, writer=writer(tmp_path, other, identity="b"))
+    prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, other, identity="b"))
     assert len(other.asked) == 4
     same = Teacher()
-    prepare(config(batch_size=7), TOKENIZER, writer=writer(tmp_path, same))
+    prepare(config(batch_size=7), TOKENIZER, generation_cache=writer(tmp_path, same))
     assert same.asked == []
 
 
 def test_the_file_is_a_source_with_the_same_split_and_tokens(tmp_path, config):
-    prepared = prepare(config(), TOKENIZER, writer=writer(tmp_path, Teacher()))
+    prepared = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
     source = DataConfig(sources=(str(file(tmp_path)),), heldout=0.3)
     again = prepare(source, TOKENIZER)
     for one, other in ((prepared.train, again.train), (prepared.heldout, again.heldout)):
@@ -145,7 +147,7 @@ def test_the_file_is_a_source_with_the_same_split_and_tokens(tmp_path, config):
 
 def test_another_tokenizer_reads_the_text_of_the_file(tmp_path, config):
     """Its own ids may all exist there, and say something else."""
-    prepare(config(), TOKENIZER, writer=writer(tmp_path, Teacher()))
+    prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
     lines = [json.loads(line) for line in file(tmp_path).read_text().splitlines()]
     path = tmp_path / "text.jsonl"
     path.write_text(
@@ -160,10 +162,10 @@ def test_another_tokenizer_reads_the_text_of_the_file(tmp_path, config):
     for tokenizer, beside, source in (
         (other, None, file(tmp_path)),
         (TOKENIZER, None, foreign),
-        (TOKENIZER, Beside(Templates(other), Alignment("spans")), file(tmp_path)),
+        (TOKENIZER, TeacherView(Renderer(other), AlignmentRule("spans")), file(tmp_path)),
     ):
         found, expected = (
-            prepare(DataConfig(sources=(str(one),), heldout=0.3), tokenizer, beside=beside)
+            prepare(DataConfig(sources=(str(one),), heldout=0.3), tokenizer, teacher_view=beside)
             for one in (source, path)
         )
         assert tokens(found) == tokens(expected)
@@ -172,19 +174,19 @@ def test_another_tokenizer_reads_the_text_of_the_file(tmp_path, config):
 
 def test_unfinished_and_empty_answers(tmp_path, config):
     unfinished = writer(tmp_path, lambda prompts, seed, first: [[65, 66] for _ in prompts])
-    prepared = prepare(config(), TOKENIZER, writer=unfinished)
+    prepared = prepare(config(), TOKENIZER, generation_cache=unfinished)
     assert all(e.tokens[-2:].tolist() == [65, 66] for e in prepared.train)
     line = json.loads(file(tmp_path).read_text().splitlines()[0])
     assert line["finished"] is False
     silent = writer(tmp_path / "silent", lambda prompts, seed, first: [[] for _ in prompts])
     with pytest.raises(UserError, match="nothing is left to learn"):
-        prepare(config(), TOKENIZER, writer=silent)
+        prepare(config(), TOKENIZER, generation_cache=silent)
 
 
 def test_a_prompt_that_leaves_no_room_is_not_asked(tmp_path, config):
     teacher = Teacher()
     short = DataConfig(**{**vars(config()), "length": 20})
-    prepared = prepare(short, TOKENIZER, writer=writer(tmp_path, teacher))
+    prepared = prepare(short, TOKENIZER, generation_cache=writer(tmp_path, teacher))
     asked = [prompt for batch, *_ in teacher.asked for prompt in batch]
     assert 0 < len(asked) < 10
     assert max(map(len, asked)) <= 20
@@ -197,13 +199,13 @@ def test_rows_without_a_prompt_and_broken_files_are_named(tmp_path, config):
     path.write_text('{"text": "no prompt"}\n{"prompt": "Why?"}\n')
     texts = DataConfig(sources=(str(path),), heldout=0.0, rollout=TeacherRollout())
     with pytest.raises(UserError, match=r"texts.jsonl:1: has no prompt for the teacher"):
-        check(texts, TOKENIZER)
-    assert check(config(), TOKENIZER).startswith("9 rows to train on, 2 held out; ")
-    prepare(config(), TOKENIZER, writer=writer(tmp_path, Teacher()))
+        check_data(texts, TOKENIZER)
+    assert check_data(config(), TOKENIZER).startswith("9 rows to train on, 2 held out; ")
+    prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
     rollout = file(tmp_path)
     rollout.write_text('{"torn\n' + rollout.read_text())
     with pytest.raises(UserError, match=r"rollout-\w+.jsonl:1: not JSON"):
-        prepare(config(), TOKENIZER, writer=writer(tmp_path, Teacher()))
+        prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
 
 
 def test_a_full_disk_is_one_line(tmp_path, config, monkeypatch):
@@ -212,7 +214,7 @@ def test_a_full_disk_is_one_line(tmp_path, config, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*is kept") as caught:
-        prepare(config(), TOKENIZER, writer=writer(tmp_path, Teacher()))
+        prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
     assert len(caught.value.lines) == 1
 
 
@@ -221,7 +223,7 @@ def test_plain_prompts_keep_no_end(tmp_path):
     path.write_text('{"prompt": "The cat"}\n')
     plain = DataConfig(sources=(str(path),), heldout=0.0, rollout=TeacherRollout())
     tokenizer, teacher = tiny.tokenizer(bos=True), Teacher()
-    prepare(plain, tokenizer, writer=writer(tmp_path, teacher))
+    prepare(plain, tokenizer, generation_cache=writer(tmp_path, teacher))
     ((asked, *_),) = teacher.asked
     assert asked == [tokenizer("The cat")["input_ids"]]
     assert np.equal(asked[0], tokenizer.bos_token_id).sum() == 1

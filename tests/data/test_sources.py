@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from jaxdistill.config import load
-from jaxdistill.data import DataConfig, read
+from jaxdistill.data import DataConfig, read_split
 from jaxdistill.errors import UserError
 
 ROWS = [{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(5)]
@@ -24,13 +24,13 @@ def config(*sources: str, **fields) -> DataConfig:
 
 def findings(data: DataConfig) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
-        read(data)
+        read_split(data)
     assert "Traceback" not in str(caught.value)
     return caught.value.lines
 
 
 def contents(data: DataConfig) -> list:
-    return [row.content for row in read(data).train]
+    return [row.content for row in read_split(data).train]
 
 
 def test_every_format_gives_the_same_rows(tmp_path, monkeypatch):
@@ -47,7 +47,7 @@ def test_every_format_gives_the_same_rows(tmp_path, monkeypatch):
         assert contents(config(source)) == expected, source
     assert contents(config("splits:test")) == expected[:1]
     assert contents(config(jsonl, "splits:test")) == [*expected, expected[0]]
-    ids = [row.row_id for row in read(config(jsonl, "splits:test")).train]
+    ids = [row.row_id for row in read_split(config(jsonl, "splits:test")).train]
     assert ids == list(range(6))
 
 
@@ -113,11 +113,11 @@ def test_a_null_and_a_missing_brace_are_called_so(tmp_path):
 def test_many_findings_are_shown_by_ten_and_counted(tmp_path):
     path = write(tmp_path / "bad.jsonl", *["{"] * 25)
     with pytest.raises(UserError) as caught:
-        read(config(path, path))
+        read_split(config(path, path))
     assert len(caught.value.lines) == 50
-    assert len(caught.value.shown) == 11
-    assert caught.value.shown[-1] == "... and 40 more."
-    assert str(caught.value) == "\n".join(caught.value.shown)
+    assert len(caught.value.shown_lines) == 11
+    assert caught.value.shown_lines[-1] == "... and 40 more."
+    assert str(caught.value) == "\n".join(caught.value.shown_lines)
 
 
 def test_several_sources_are_judged_at_once(tmp_path):

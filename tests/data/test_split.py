@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.data import DataConfig, prepare, read
-from jaxdistill.data.shapes import parse
+from jaxdistill.data import DataConfig, prepare, read_split
+from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.split import is_heldout
 from jaxdistill.errors import UserError
 from tests import tiny
 
 
 def key(fields, as_chat=False):
-    return parse(fields, place="", row_id=0, as_chat=as_chat).key
+    return parse_row(fields, source="", row_id=0, as_chat=as_chat).prompt_key
 
 
 def sides(tmp_path, rows, **fields):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    read_rows = read(DataConfig(sources=(str(path),), **{"heldout": 0.3, **fields}))
+    read_rows = read_split(DataConfig(sources=(str(path),), **{"heldout": 0.3, **fields}))
     return {r.content.prompt for r in read_rows.train}, {
         r.content.prompt for r in read_rows.heldout
     }
@@ -87,11 +87,11 @@ def test_rows_that_ask_what_is_held_out_are_not_trained_on(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = DataConfig(sources=(str(path),), heldout_sources=(str(other),))
-    found = read(config)
-    assert not {row.key for row in found.train} & {row.key for row in found.heldout}
+    found = read_split(config)
+    assert not {row.prompt_key for row in found.train} & {row.prompt_key for row in found.heldout}
     assert str(found) == "18 rows to train on (2 more ask what is held out), 3 held out"
     with pytest.raises(UserError, match=r"data\.heldout_sources: its rows ask what all 20 rows"):
-        read(DataConfig(sources=(str(path),), heldout_sources=(str(path),)))
+        read_split(DataConfig(sources=(str(path),), heldout_sources=(str(path),)))
     answered = DataConfig(sources=(str(path),), heldout_sources=(_first(tmp_path, rows),))
     prepared = prepare(answered, tiny.tokenizer())
     assert "20 rows, " in str(prepared.train_counts)

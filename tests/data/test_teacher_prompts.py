@@ -6,15 +6,23 @@ import pytest
 from test_beside import READERS, SPANS, check_groups
 
 from jaxdistill import align
-from jaxdistill.data import DataConfig, TeacherRollout, Writer, check, for_teacher, prepare, read
-from jaxdistill.data.beside import Beside
-from jaxdistill.data.rows import Chat, Text, answered
-from jaxdistill.data.shapes import parse
-from jaxdistill.data.templates import Templates
-from jaxdistill.data.tokenize import encode
+from jaxdistill.data import (
+    DataConfig,
+    GenerationCache,
+    TeacherRollout,
+    apply_teacher_prompt,
+    check_data,
+    prepare,
+    read_split,
+)
+from jaxdistill.data.renderer import Renderer
+from jaxdistill.data.row_formats import parse_row
+from jaxdistill.data.rows import Chat, Text, with_completion
+from jaxdistill.data.teacher_view import TeacherView
+from jaxdistill.data.tokenization import tokenize_rows
 from jaxdistill.errors import UserError
 
-POSITIONS = align.Alignment("positions", "rows")
+POSITIONS = align.AlignmentRule("positions", "rows")
 SHOTS = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "1 and 1?"},
@@ -25,7 +33,7 @@ PLAIN, CHAT = "2 and 2?\nAnswer:", [{"role": "user", "content": "2 and 2?"}]
 
 
 def row(as_chat=False, **fields):
-    return parse(fields, place="rows:1", row_id=0, as_chat=as_chat)
+    return parse_row(fields, source="rows:1", row_id=0, as_chat=as_chat)
 
 
 def said(content):
@@ -46,20 +54,22 @@ def test_the_teacher_reads_the_same_answer_after_its_own_prompt(
     prompt, completion, teacher_prompt, expected
 ):
     whole = row(prompt=prompt, completion=completion, teacher_prompt=teacher_prompt)
-    read = for_teacher(whole)
+    read = apply_teacher_prompt(whole)
     assert said(read.content) == expected
-    assert read.key == whole.key == row(prompt=prompt, completion="else").key
+    assert read.prompt_key == whole.prompt_key == row(prompt=prompt, completion="else").prompt_key
     if isinstance(read.content, Chat):
         assert read.content.messages[:-1] == tuple(SHOTS)
         assert read.content.first_scored == len(SHOTS)  # what is shown is not learned
-    again = answered(row(prompt=prompt, teacher_prompt=teacher_prompt), expected, is_finished=True)
+    again = with_completion(
+        row(prompt=prompt, teacher_prompt=teacher_prompt), expected, is_finished=True
+    )
     assert said(again.content) == completion  # and back
 
 
 def test_a_string_is_a_message_where_prompts_are():
-    read = for_teacher(row(prompt="Hi", teacher_prompt="Say hi", as_chat=True))
+    read = apply_teacher_prompt(row(prompt="Hi", teacher_prompt="Say hi", as_chat=True))
     assert read.content.messages == ({"role": "user", "content": "Say hi"},)
-    assert not read.has_answer
+    assert not read.has_completion
 
 
 def said_tokens(side, reader):
@@ -81,15 +91,15 @@ def said_tokens(side, reader):
 )
 def test_only_the_answer_is_compared(prompt, completion, teacher_prompt, theirs, alignment):
     whole = row(prompt=prompt, completion=completion, teacher_prompt=teacher_prompt)
-    (example,), _ = encode(
+    (example,), _ = tokenize_rows(
         [whole],
-        Templates(READERS["byte-level"]),
-        beside=Beside(Templates(READERS[theirs]), alignment),
+        Renderer(READERS["byte-level"]),
+        teacher_view=TeacherView(Renderer(READERS[theirs]), alignment),
         loss_on="completion",
         length=500,
         truncation="cut_end",
     )
-    text = READERS[theirs].decode(example.counterpart.tokens)
+    text = READERS[theirs].decode(example.teacher_example.tokens)
     assert ("1 and 1?" in text) == ("1 and 1?" in str(teacher_prompt))
     if alignment == SPANS:
         groups = check_groups(example, "byte-level", theirs)
@@ -99,9 +109,9 @@ def test_only_the_answer_is_compared(prompt, completion, teacher_prompt, theirs,
         assert compared.strip().endswith("sat")
         assert list(groups.values())[-1] == "a mark"
         return
-    sides = (example, READERS["byte-level"]), (example.counterpart, READERS[theirs])
+    sides = (example, READERS["byte-level"]), (example.teacher_example, READERS[theirs])
     sizes = [len(said_tokens(side, reader)) for side, reader in sides]
-    assert (example.counterpart.weight > 0).sum() == min(sizes)  # the n-th beside the n-th
+    assert (example.teacher_example.weight > 0).sum() == min(sizes)  # the n-th beside the n-th
 
 
 @pytest.mark.parametrize(
@@ -147,7 +157,7 @@ def writer(folder, asked, reader, answer):
         tokens = reader.encode(answer, add_special_tokens=False)
         return [[*tokens, reader.eos_token_id] for _ in prompts]
 
-    return Writer(
+    return GenerationCache(
         generate=generate, identity="a", eos_ids=[reader.eos_token_id], directory=folder / "run"
     )
 
@@ -158,17 +168,22 @@ def test_the_teacher_is_asked_its_own_and_the_student_learns_after_its_prompt(
 ):
     mine, reader, asked = READERS["byte-level"], READERS[theirs], []
     config = rows(teacher_prompt=SHOTS)
-    beside = None if theirs == "byte-level" else Beside(Templates(reader), SPANS)
+    beside = None if theirs == "byte-level" else TeacherView(Renderer(reader), SPANS)
     prepared = prepare(
-        config, mine, writer=writer(tmp_path, asked, reader, "the cat"), beside=beside
+        config,
+        mine,
+        generation_cache=writer(tmp_path, asked, reader, "the cat"),
+        teacher_view=beside,
     )
     assert len(asked) == 1  # eight students' prompts, one question
     assert "1 and 1?" in asked[0]
     texts = [mine.decode(example.tokens) for example in (*prepared.train, *prepared.heldout)]
     assert sorted(texts) == [f"{n} and {n}?\nAnswer: the cat<|im_end|>" for n in range(8)]
-    without = read(rows())
-    assert [row.key for row in prepared.rows.train] == [row.key for row in without.train]
-    assert prepared.rows.digest != without.digest
+    without = read_split(rows())
+    assert [row.prompt_key for row in prepared.split.train] == [
+        row.prompt_key for row in without.train
+    ]
+    assert prepared.split.digest != without.digest
     (file,) = (tmp_path / "run").glob("rollout-*.jsonl")
     assert json.loads(file.read_text())["prompt"] == SHOTS  # what was really asked
 
@@ -177,17 +192,17 @@ def test_another_question_is_asked_anew(tmp_path, rows):
     reader = READERS["byte-level"]
     for more in ({}, {"teacher_prompt": "Be brief."}, {"teacher_prompt": "Be long."}):
         asked = []
-        prepare(rows(**more), reader, writer=writer(tmp_path, asked, reader, "a"))
+        prepare(rows(**more), reader, generation_cache=writer(tmp_path, asked, reader, "a"))
         assert asked == ([more["teacher_prompt"]] if more else asked)
         assert asked
 
 
 def test_a_tokenizer_without_a_template_is_named_before_a_model_is_loaded(rows):
-    bare = Beside(Templates(READERS["byte-level"]), None)
-    check(rows(teacher_prompt=SHOTS), READERS["byte-level"], bare)
-    bare.templates.tokenizer.chat_template, kept = None, bare.templates.tokenizer.chat_template
+    bare = TeacherView(Renderer(READERS["byte-level"]), None)
+    check_data(rows(teacher_prompt=SHOTS), READERS["byte-level"], bare)
+    bare.renderer.tokenizer.chat_template, kept = None, bare.renderer.tokenizer.chat_template
     try:
         with pytest.raises(UserError, match="no chat template, which messages need"):
-            check(rows(teacher_prompt=SHOTS), READERS["byte-level"], bare)
+            check_data(rows(teacher_prompt=SHOTS), READERS["byte-level"], bare)
     finally:
-        bare.templates.tokenizer.chat_template = kept
+        bare.renderer.tokenizer.chat_template = kept

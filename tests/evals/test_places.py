@@ -10,9 +10,9 @@ import pytest
 from jaxdistill.data.batches import ordered_batches
 from jaxdistill.data.examples import Example
 from jaxdistill.errors import UserError
-from jaxdistill.evals import Evaluation, Places, num_parameters, size_on_disk
+from jaxdistill.evals import TokenEvaluator, TokenMetrics, num_parameters, size_on_disk
 from jaxdistill.sharding import MeshConfig, make_mesh
-from jaxdistill.types import Batch, Head, Output, Signal
+from jaxdistill.types import Batch, HiddenSignal, LMHead, ModelOutput
 
 WORDS, REAL, WIDTH = 19, 17, 5
 
@@ -39,17 +39,17 @@ def models() -> tuple[dict, dict]:
     )  # pyright: ignore
 
 
-def forward(params, batch: Batch) -> Output:
+def forward(params, batch: Batch) -> ModelOutput:
     hidden = params["embedding"][batch.tokens]
-    return Output(hidden + 0.1 * batch.positions[..., None])
+    return ModelOutput(hidden + 0.1 * batch.positions[..., None])
 
 
-def head(params) -> Head:
-    return Head(jnp.asarray(params["head"]), vocab_size=REAL)
+def head(params) -> LMHead:
+    return LMHead(jnp.asarray(params["head"]), vocab_size=REAL)
 
 
-def teacher(params, batch: Batch) -> Signal:
-    return Signal(forward(params, batch).hidden, head(params))
+def teacher(params, batch: Batch) -> HiddenSignal:
+    return HiddenSignal(forward(params, batch).hidden, head(params))
 
 
 def dense(rows: list[Example]) -> dict[str, np.ndarray]:
@@ -67,7 +67,7 @@ def dense(rows: list[Example]) -> dict[str, np.ndarray]:
         labels = row.tokens[1:]
         five_best = np.argsort(-log_q, axis=-1)[:, :5]
         values = {
-            "row_ids": np.full(len(places), row.row_id),
+            "example_ids": np.full(len(places), row.row_id),
             "positions": places,
             "labels": labels,
             "nll": -log_q[places, labels],
@@ -83,15 +83,15 @@ def dense(rows: list[Example]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
-def ordered(places: Places) -> dict[str, np.ndarray]:
+def ordered(places: TokenMetrics) -> dict[str, np.ndarray]:
     """By row and position, which packing changes."""
     columns = {
-        "row_ids": places.row_ids,
+        "example_ids": places.example_ids,
         "positions": places.positions,
         "labels": places.labels,
         **places.values,
     }
-    order = np.lexsort((places.positions, places.row_ids))
+    order = np.lexsort((places.positions, places.example_ids))
     return {name: column[order] for name, column in columns.items()}
 
 
@@ -100,7 +100,9 @@ def ordered(places: Places) -> dict[str, np.ndarray]:
 def test_every_place_equals_dense_numpy(pack: bool, devices: int) -> None:
     rows = examples()
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-    evaluate = Evaluation(forward=forward, head=head, teacher=teacher, mesh=mesh, chunk_rows=3)
+    evaluate = TokenEvaluator(
+        forward=forward, lm_head=head, teacher_signal=teacher, mesh=mesh, chunk_size=3
+    )
     student, other = models()
     batches = ordered_batches(rows, length=12, batch_size=4, pack=pack)
     found = ordered(evaluate(student, batches, teacher_params=other))
@@ -113,7 +115,7 @@ def test_every_place_equals_dense_numpy(pack: bool, devices: int) -> None:
 def test_without_a_teacher_only_what_the_student_knows() -> None:
     rows = examples()
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    evaluate = Evaluation(forward=forward, head=head, mesh=mesh)
+    evaluate = TokenEvaluator(forward=forward, lm_head=head, mesh=mesh)
     places = evaluate(models()[0], ordered_batches(rows, length=12, batch_size=2))
     assert places.values.keys() == {"nll", "accuracy", "confidence"}
     np.testing.assert_allclose(ordered(places)["nll"], dense(rows)["nll"], rtol=2e-5)
@@ -121,7 +123,7 @@ def test_without_a_teacher_only_what_the_student_knows() -> None:
 
 def test_a_student_that_is_its_teacher_agrees_with_it() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    evaluate = Evaluation(forward=forward, head=head, teacher=teacher, mesh=mesh)
+    evaluate = TokenEvaluator(forward=forward, lm_head=head, teacher_signal=teacher, mesh=mesh)
     student = models()[0]
     batches = ordered_batches(examples(), length=12, batch_size=2)
     values = evaluate(student, batches, teacher_params=student).values
@@ -132,7 +134,7 @@ def test_a_student_that_is_its_teacher_agrees_with_it() -> None:
 
 def test_a_draw_is_won_by_the_first_word_on_both_sides() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    evaluate = Evaluation(forward=forward, head=head, teacher=teacher, mesh=mesh)
+    evaluate = TokenEvaluator(forward=forward, lm_head=head, teacher_signal=teacher, mesh=mesh)
     undecided = jax.tree.map(np.zeros_like, models()[0])
     batches = ordered_batches(examples(), length=12, batch_size=2)
     places = evaluate(undecided, batches, teacher_params=undecided)
@@ -142,7 +144,7 @@ def test_a_draw_is_won_by_the_first_word_on_both_sides() -> None:
 
 def test_what_cannot_be_evaluated() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:2])
-    evaluate = Evaluation(forward=forward, head=head, mesh=mesh)
+    evaluate = TokenEvaluator(forward=forward, lm_head=head, mesh=mesh)
     student = models()[0]
     with pytest.raises(UserError, match="no token to score"):
         evaluate(student, [])

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.evals import Places, by_row, summary, with_digits
-from jaxdistill.evals.summary import calibration_error
+from jaxdistill.evals import TokenMetrics, add_digit_accuracy, mean_metrics, sum_by_example
+from jaxdistill.evals.aggregation import calibration_error
 
 
-def places(**values: list[float]) -> Places:
-    return Places(
-        row_ids=np.array([7, 3, 7, 3, 3]),
+def places(**values: list[float]) -> TokenMetrics:
+    return TokenMetrics(
+        example_ids=np.array([7, 3, 7, 3, 3]),
         positions=np.array([4, 2, 5, 3, 9]),
         labels=np.zeros(5, int),
         values={name: np.array(value, np.float32) for name, value in values.items()},
@@ -29,7 +29,7 @@ PLAIN = {
 
 
 def test_means_and_what_follows_from_them() -> None:
-    found = summary(places(**PLAIN, teacher_nll=[1.0] * 5, forward_kl=[2.0] * 5), num_bytes=10)
+    found = mean_metrics(places(**PLAIN, teacher_nll=[1.0] * 5, forward_kl=[2.0] * 5), num_bytes=10)
     assert found == pytest.approx(
         {
             "nll": 3.0,
@@ -49,24 +49,24 @@ def test_means_and_what_follows_from_them() -> None:
 
 def test_digits_are_counted_apart() -> None:
     of_words = replace(places(**PLAIN), labels=np.array([1, 1, 0, 2, 0]))
-    found = with_digits(of_words, np.array([True, False, False]))
-    assert summary(found, num_bytes=10)["digit_accuracy"] == 0.5
-    rows = by_row(found)
+    found = add_digit_accuracy(of_words, np.array([True, False, False]))
+    assert mean_metrics(found, num_bytes=10)["digit_accuracy"] == 0.5
+    rows = sum_by_example(found)
     np.testing.assert_array_equal(rows["digits"], [1, 1])
     np.testing.assert_array_equal(rows["digit_accuracy"], [0, 1])
-    none = with_digits(of_words, np.zeros(3, bool))
-    assert summary(none, num_bytes=10).keys() == summary(of_words, num_bytes=10).keys()
+    none = add_digit_accuracy(of_words, np.zeros(3, bool))
+    assert mean_metrics(none, num_bytes=10).keys() == mean_metrics(of_words, num_bytes=10).keys()
 
 
 def test_a_hopeless_model_has_infinite_perplexity_and_no_bytes_no_bits() -> None:
-    found = summary(places(**{**PLAIN, "nll": [1e4] * 5}), num_bytes=0)
+    found = mean_metrics(places(**{**PLAIN, "nll": [1e4] * 5}), num_bytes=0)
     assert found["perplexity"] == math.inf
     assert "bits_per_byte" not in found
 
 
 def test_sums_of_rows() -> None:
-    found = by_row(places(**PLAIN))
-    np.testing.assert_array_equal(found["row_ids"], [3, 7])
+    found = sum_by_example(places(**PLAIN))
+    np.testing.assert_array_equal(found["example_ids"], [3, 7])
     np.testing.assert_array_equal(found["scored_tokens"], [3, 2])
     np.testing.assert_array_equal(found["nll"], [11, 4])
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from jaxdistill.errors import UserError
-from jaxdistill.evals.text import METRICS
+from jaxdistill.evals.text_metrics import TEXT_METRICS
 
 EXACT = {
     # metric: prediction, references, value
@@ -61,24 +61,24 @@ EXACT = {
 )
 def test_by_hand(name: str, case: tuple[str, list[str], float]) -> None:
     prediction, references, value = case
-    assert METRICS[name](prediction, references) == pytest.approx(value, abs=1e-9)
+    assert TEXT_METRICS[name](prediction, references) == pytest.approx(value, abs=1e-9)
 
 
 @given(st.text("abc dEF,.-3", max_size=40), st.text("abc dEF,.-3", max_size=40))
 def test_rouge_of_ascii_text_is_the_librarys(prediction: str, reference: str) -> None:
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     expected = scorer.score(reference, prediction)["rougeL"].fmeasure
-    assert METRICS["rouge_l"](prediction, [reference]) == expected
+    assert TEXT_METRICS["rouge_l"](prediction, [reference]) == expected
 
 
 def test_every_metric_is_tried() -> None:
-    assert EXACT.keys() == METRICS.keys()
+    assert EXACT.keys() == TEXT_METRICS.keys()
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", TEXT_METRICS)
 @given(prediction=st.text(max_size=30), reference=st.text(max_size=30))
 def test_any_text_can_be_scored(name: str, prediction: str, reference: str) -> None:
-    value = METRICS[name](prediction, [reference])
+    value = TEXT_METRICS[name](prediction, [reference])
     assert value >= 0
     assert value <= 1 + 1e-9 or name == "character_error_rate"
 
@@ -86,4 +86,4 @@ def test_any_text_can_be_scored(name: str, prediction: str, reference: str) -> N
 def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(UserError, match=r"needs the library jiwer.*jaxdistill\[text\]"):
-        METRICS["character_error_rate"]("a", ["b"])
+        TEXT_METRICS["character_error_rate"]("a", ["b"])

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 
 from jaxdistill.errors import UserError
 from jaxdistill.harness import HarnessModel
-from jaxdistill.harness.writing import cut, wish
+from jaxdistill.harness.generation_settings import decode_until_stop, parse_generation_kwargs
 
 PAIRS = [
     ("What is 3 and 3?", " It is 6."),
@@ -77,7 +77,7 @@ def test_what_the_model_writes_itself_is_greedy(ours):
 
 
 def test_what_is_too_long_loses_its_beginning_and_is_counted_once(ours, caplog):
-    with caplog.at_level(logging.WARNING, "jaxdistill.harness.adapter"):
+    with caplog.at_level(logging.WARNING, "jaxdistill.harness.lm_eval_model"):
         ours.loglikelihood(requests("loglikelihood", PAIRS))
     assert [record.getMessage() for record in caplog.records] == [
         "1 requests are longer than the 64 tokens that the model reads: their beginnings were "
@@ -158,8 +158,10 @@ def test_requests_are_answered_as_each_of_them_asks(ours):
 
 def test_an_answer_ends_where_the_task_says():
     tokenizer = tiny.tokenizer()
-    asked = wish({"until": [" sat", "", "<|im_start|>"], "max_new_tokens": 5}, tokenizer)
-    assert asked.stop == (" sat", "<|im_start|>")
+    asked = parse_generation_kwargs(
+        {"until": [" sat", "", "<|im_start|>"], "max_new_tokens": 5}, tokenizer
+    )
+    assert asked.stop_strings == (" sat", "<|im_start|>")
     assert asked.sampling.max_new_tokens == 5
     assert asked.sampling.temperature == 0
     for text, expected in [
@@ -168,7 +170,7 @@ def test_an_answer_ends_where_the_task_says():
         ("The cat", "The cat"),
         (" sat", ""),
     ]:
-        assert cut(tokenizer.encode(text), asked, tokenizer) == expected
+        assert decode_until_stop(tokenizer.encode(text), asked, tokenizer) == expected
 
 
 def test_a_text_that_begins_with_bos_gets_no_second(place, tmp_path):

@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 from jaxdistill.cli import main
 
 MODULE = importlib.import_module(
-    "jaxdistill.harness.evaluate"
+    "jaxdistill.harness.lm_eval_tasks"
 )  # the package's `evaluate` is the function
 NAMES = ("tiny_choice", "tiny_write", "tiny_perplexity")
 
@@ -26,8 +26,8 @@ def evaluate(place, capsys, monkeypatch):
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
     # What takes seconds and is the same for every test: to index the harness's own tasks, and to
     # ask the machine what it is.
-    own_only = functools.partial(MODULE._Tasks, include_defaults=False)
-    monkeypatch.setattr(MODULE, "_Tasks", own_only)
+    own_only = functools.partial(MODULE._CheckedTaskManager, include_defaults=False)
+    monkeypatch.setattr(MODULE, "_CheckedTaskManager", own_only)
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
 
     def run(*arguments: object) -> tuple[int, str, str]:

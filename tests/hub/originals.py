@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from jaxdistill import hub
-from jaxdistill.models import forward, head
+from jaxdistill.models import forward, lm_head
 
 VOCAB = 320
 PADDED = 336
@@ -103,4 +103,4 @@ def our_logits(model: hub.Pretrained) -> np.ndarray:
     output = _forward(
         model.config, model.params, ids, positions=places, segment_ids=jnp.ones_like(ids)
     )
-    return np.asarray(output.hidden @ head(model.config, model.params).matrix.T)
+    return np.asarray(output.hidden @ lm_head(model.config, model.params).matrix.T)

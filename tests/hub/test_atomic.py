@@ -12,7 +12,7 @@ from originals import save_original
 
 from jaxdistill import hub
 from jaxdistill.errors import UserError
-from jaxdistill.files import whole_directory
+from jaxdistill.files import atomic_directory
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_full_disk_while_the_tokenizer_is_written(model: hub.Pretrained, tmp_p
 
 def test_what_goes_wrong_in_between_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with whole_directory(tmp_path / "student") as folder:
+        with atomic_directory(tmp_path / "student") as folder:
             (folder / "config.json").write_text("{}")
             raise KeyboardInterrupt
 
@@ -87,7 +87,7 @@ def test_what_a_killed_save_left_is_removed_by_the_next(tmp_path: Path) -> None:
     for name in (*left, *others):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_text("")
-    with whole_directory(target) as folder:
+    with atomic_directory(target) as folder:
         (folder / "config.json").write_text("{}")
         # Were there no target, this would be the last whole model.
         assert (tmp_path / left[1]).exists()

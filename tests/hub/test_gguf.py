@@ -16,8 +16,8 @@ from originals import PADDED, VOCAB, original, our_logits, their_logits
 
 from jaxdistill import hub
 from jaxdistill.errors import UserError
-from jaxdistill.hub.tokenizer import gguf_tokenizer
-from jaxdistill.models import FAMILIES, DecoderConfig, forward, head
+from jaxdistill.hub.tokenizer import build_gguf_tokenizer
+from jaxdistill.models import FAMILIES, DecoderConfig, forward, lm_head
 from jaxdistill.types import Params
 
 ATOL = 1e-4
@@ -27,7 +27,7 @@ TEXT = "The cat sat.\n\n1. Zürich has  42 cafés — 東京 🙂\tdef f(x):\n  
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_and_config_equal_the_original(name: str, tmp_path: Path) -> None:
-    ours = hub.load(write_gguf(name, tmp_path / "model.gguf"), tokenizer=False)
+    ours = hub.load(write_gguf(name, tmp_path / "model.gguf"), with_tokenizer=False)
     expected = their_logits(original(name))
     np.testing.assert_allclose(our_logits(ours), expected, atol=ATOL, rtol=0)
     hf = original(name).config.to_dict()
@@ -71,14 +71,14 @@ def test_a_large_vocabulary_is_read_where_there_is_no_network(tmp_path: Path) ->
         "tokenizer.ggml.merges": [],
         "tokenizer.ggml.eos_token_id": 2,
     }
-    tokenizer = gguf_tokenizer(path, metadata)
+    tokenizer = build_gguf_tokenizer(path, metadata)
     assert tokenizer.get_vocab()["99999"] == 99_999
     assert tokenizer.eos_token == "00002"
     assert tokenizer.name_or_path == str(path)
 
 
 def test_smollm_cuts_digits_first(tmp_path: Path) -> None:
-    tokenizer = hub.read(write_gguf("llama", tmp_path / "model.gguf")).load_tokenizer()
+    tokenizer = hub.read_source(write_gguf("llama", tmp_path / "model.gguf")).load_tokenizer()
     cuts = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("is\n\n12  3")
     assert [piece for piece, _ in cuts] == ["is", "ĊĊ", "1", "2", "ĠĠ", "3"]
 
@@ -87,7 +87,7 @@ def test_smollm_cuts_digits_first(tmp_path: Path) -> None:
 def test_quantised_tensors_are_read_as_the_library_reads_them(kind: str, tmp_path: Path) -> None:
     quantised = gguf.GGMLQuantizationType[kind]
     path = write_gguf("gpt2", tmp_path / "model.gguf", quantised=quantised)
-    tensors = hub.read(path).tensors
+    tensors = hub.read_source(path).tensors
     # The only matrix of the tiny model whose rows are whole blocks.
     name = "transformer.h.1.mlp.c_proj.weight"
     exact = original("gpt2").state_dict()[name].numpy().T
@@ -103,7 +103,7 @@ def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.close()
     with pytest.raises(UserError, match=r"model\.gguf: .*`mamba` is not one of llama, qwen2"):
-        hub.read(tmp_path / "model.gguf")
+        hub.read_source(tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize("kept", [0, 3, 200, 9000, -2000])
@@ -123,14 +123,14 @@ def test_tensors_and_metadata_that_contradict_each_other(tmp_path: Path) -> None
     path.write_bytes(content.replace(key + two, key + four))
     assert path.read_bytes() != content
     with pytest.raises(UserError, match=r"model\.gguf: .*shape"):
-        hub.load(path, tokenizer=False)
+        hub.load(path, with_tokenizer=False)
 
 
 def test_several_files_in_a_folder(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"a\.gguf, b\.gguf"):
-        hub.read(tmp_path)
+        hub.read_source(tmp_path)
 
 
 def test_llama3_frequencies_are_recognised(tmp_path: Path) -> None:
@@ -148,10 +148,10 @@ def test_llama3_frequencies_are_recognised(tmp_path: Path) -> None:
     plain = LLAMA3_BASE ** (-np.arange(0, 6, 2, dtype=np.float32) / 6)
     factors = (plain / stretched.numpy()).astype(np.float32)
     path = write_gguf("llama", tmp_path / "model.gguf", rope_factors=factors)
-    assert hub.read(path).hf_config["rope_scaling"] == pytest.approx(scaling)
+    assert hub.read_source(path).hf_config["rope_scaling"] == pytest.approx(scaling)
     path = write_gguf("llama", tmp_path / "other.gguf", rope_factors=factors + 0.5)
     with pytest.raises(UserError, match=r"other\.gguf: rope_freqs\.weight"):
-        hub.read(path)
+        hub.read_source(path)
 
 
 @pytest.mark.slow
@@ -195,4 +195,4 @@ def test_real_models_equal_transformers(variable: str) -> None:
 def _logits(config: DecoderConfig, params: Params, ids: list[int]) -> np.ndarray:
     tokens, places = jnp.asarray([ids]), jnp.arange(len(ids))[None]
     output = forward(config, params, tokens, positions=places, segment_ids=jnp.ones_like(tokens))
-    return np.asarray(output.hidden[0] @ head(config, params).matrix.T)
+    return np.asarray(output.hidden[0] @ lm_head(config, params).matrix.T)

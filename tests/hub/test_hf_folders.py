@@ -29,7 +29,7 @@ ATOL = 1e-4
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_equal_transformers_both_ways(name: str, tmp_path: Path) -> None:
-    ours = hub.load(save_original(name, tmp_path / "theirs"), tokenizer=False)
+    ours = hub.load(save_original(name, tmp_path / "theirs"), with_tokenizer=False)
     expected = their_logits(original(name))
     np.testing.assert_allclose(our_logits(ours), expected, atol=ATOL, rtol=0)
 
@@ -47,7 +47,7 @@ def test_files_survive_bit_for_bit(name: str, dtype: str, tmp_path: Path) -> Non
     config = json.loads((theirs / "config.json").read_text())
     (theirs / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
 
-    ours = hub.save(hub.load(theirs, dtype=None, tokenizer=False), tmp_path / "ours")
+    ours = hub.save(hub.load(theirs, dtype=None, with_tokenizer=False), tmp_path / "ours")
     assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
     assert transformers.AutoModelForCausalLM.from_pretrained(ours).dtype == getattr(torch, dtype)
 
@@ -60,7 +60,7 @@ def _recast(file: Path, dtype: str) -> None:
 def test_shards_are_read_and_written(tmp_path: Path) -> None:
     theirs = save_original("llama", tmp_path / "theirs", max_shard_size="20KB")
     assert (theirs / "model.safetensors.index.json").is_file()
-    ours = hub.load(theirs, tokenizer=False)
+    ours = hub.load(theirs, with_tokenizer=False)
     expected = their_logits(original("llama"))
     np.testing.assert_allclose(our_logits(ours), expected, atol=ATOL, rtol=0)
 
@@ -78,7 +78,7 @@ def test_shards_are_read_and_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("max_shard_bytes", [5_000_000_000, 20_000])
 def test_torch_files_are_loaded_by_torch(tmp_path: Path, max_shard_bytes: int) -> None:
-    ours = hub.load(save_original("gpt2", tmp_path / "theirs"), tokenizer=False)
+    ours = hub.load(save_original("gpt2", tmp_path / "theirs"), with_tokenizer=False)
     written = hub.save(
         ours, tmp_path / "ours", format="torch", dtype="bfloat16", max_shard_bytes=max_shard_bytes
     )
@@ -89,7 +89,9 @@ def test_torch_files_are_loaded_by_torch(tmp_path: Path, max_shard_bytes: int) -
             assert tensor.dtype == torch.bfloat16
             assert torch.equal(tensor, state[name].bfloat16())
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(written, dtype=torch.float32)
-    half = hub.load(save_original("gpt2", tmp_path / "half"), dtype="bfloat16", tokenizer=False)
+    half = hub.load(
+        save_original("gpt2", tmp_path / "half"), dtype="bfloat16", with_tokenizer=False
+    )
     single = hub.Pretrained(
         **{**vars(half), "params": jax.tree.map(lambda x: x.astype("float32"), half.params)}
     )
@@ -105,13 +107,13 @@ def test_every_tensor_may_have_its_own_dtype(tmp_path: Path) -> None:
         for number, (name, tensor) in enumerate(tensors.items())
     }
     save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
-    params = hub.load(folder, tokenizer=False).params
+    params = hub.load(folder, with_tokenizer=False).params
     for leaf in jax.tree.leaves(params):
         assert leaf.dtype == jnp.float32
     embedding = mixed["model.embed_tokens.weight"].astype(np.float32)
     np.testing.assert_array_equal(params["embedding"], embedding)
     # As stored: stacked layers get the narrowest dtype that rounds none of them.
-    stored = hub.load(folder, tokenizer=False, dtype=None).params
+    stored = hub.load(folder, with_tokenizer=False, dtype=None).params
     for path, leaf in jax.tree.leaves_with_path(stored):
         same = np.asarray(leaf, np.float32)
         np.testing.assert_array_equal(same, _at(params, path), err_msg=str(path))
@@ -129,7 +131,7 @@ def test_a_body_without_its_prefix_is_read(tmp_path: Path) -> None:
     bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     bare["h.0.attn.bias"] = np.ones((1, 1, 64, 64), np.uint8)  # an old buffer, not a weight
     save_file(bare, folder / "model.safetensors")
-    ours = hub.load(folder, tokenizer=False)
+    ours = hub.load(folder, with_tokenizer=False)
     np.testing.assert_allclose(our_logits(ours), their_logits(original("gpt2")), atol=ATOL, rtol=0)
 
 
@@ -138,11 +140,11 @@ def test_a_tied_head_may_be_in_the_file_when_it_is_the_same(tmp_path: Path) -> N
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
     save_file(tensors, folder / "model.safetensors")
-    hub.load(folder, tokenizer=False)
+    hub.load(folder, with_tokenizer=False)
     tensors["lm_head.weight"] += 1
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(UserError, match="tie_word_embeddings"):
-        hub.load(folder, tokenizer=False)
+        hub.load(folder, with_tokenizer=False)
 
 
 def test_tokenizer_and_generation_config_travel(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_tokenizer_and_generation_config_travel(tmp_path: Path) -> None:
 
 
 def test_check_needs_no_weights(tmp_path: Path) -> None:
-    source = hub.read(save_original("llama", tmp_path, tokenizer=True))
+    source = hub.read_source(save_original("llama", tmp_path, tokenizer=True))
     assert source.config.num_layers == 4
     assert source.config.vocab_size == PADDED
     assert hub.real_vocab_size(source.load_tokenizer(), PADDED) == VOCAB

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 def lines(path: Path | str) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
-        hub.load(path, tokenizer=False)
+        hub.load(path, with_tokenizer=False)
     assert all(str(path) in line for line in caught.value.lines)
     return caught.value.lines
 
@@ -194,7 +194,7 @@ def test_what_the_hub_answers(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(UserError) as caught:
-        hub.read("some-organisation/some-model", revision="v2")
+        hub.read_source("some-organisation/some-model", revision="v2")
     (line,) = caught.value.lines
     assert line.startswith("some-organisation/some-model: ")
     assert told in line
@@ -210,7 +210,7 @@ def test_hub_names_are_downloaded_without_code(
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert hub.load("organisation/tiny", tokenizer=False, revision="v2").config.num_layers == 4
+    assert hub.load("organisation/tiny", with_tokenizer=False, revision="v2").config.num_layers == 4
     assert (asked["name"], asked["revision"]) == ("organisation/tiny", "v2")
     files = ["model.safetensors", "config.json", "modeling.py", "pytorch_model.bin", "onnx/a.json"]
     kept = huggingface_hub.utils.filter_repo_objects(
@@ -225,7 +225,7 @@ def test_ends_that_are_no_tokens(folder: Path, file: str, value: object) -> None
     (folder / "generation_config.json").write_text("{}")
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps({**content, "eos_token_id": value}))
-    model = hub.load(folder, tokenizer=False)
+    model = hub.load(folder, with_tokenizer=False)
     with pytest.raises(UserError) as caught:
         _ = model.eos_ids
     assert caught.value.lines[0].startswith(f"{file}: `eos_token_id` is {value!r}, expected a")
@@ -256,9 +256,9 @@ def test_heads_that_do_not_divide_are_found_before_the_tokenizer(folder: Path) -
 def test_dtypes_that_hold_no_parameters(folder: Path, tmp_path: Path, dtype: str) -> None:
     told = f"'{dtype}' is not one of float32, bfloat16, float16"
     with pytest.raises(UserError, match=told):
-        hub.load(folder, tokenizer=False, dtype=dtype)
+        hub.load(folder, with_tokenizer=False, dtype=dtype)
     with pytest.raises(UserError, match=told):
-        hub.save(hub.load(folder, tokenizer=False), tmp_path / "copy", dtype=dtype)
+        hub.save(hub.load(folder, with_tokenizer=False), tmp_path / "copy", dtype=dtype)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_dtypes_that_hold_no_parameters(folder: Path, tmp_path: Path, dtype: str
     ],
 )
 def test_rows_that_have_no_logits(folder: Path, tokens: list[list[int]], told: str) -> None:
-    model = Model(hub.load(folder, tokenizer=False))
+    model = Model(hub.load(folder, with_tokenizer=False))
     with pytest.raises(UserError, match=told):
         model.logits(tokens)
 
@@ -306,4 +306,4 @@ def test_broken_tokenizer(folder: Path, files: dict[str, str], said: str) -> Non
 def test_too_large_for_float16(folder: Path) -> None:
     edit_tensors(folder, {"model.norm.weight": np.full(24, 1e6, np.float32)})
     with pytest.raises(UserError, match=r"model\.norm\.weight: 1e\+06 is too large for float16"):
-        hub.load(folder, tokenizer=False, dtype="float16")
+        hub.load(folder, with_tokenizer=False, dtype="float16")

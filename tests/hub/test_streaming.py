@@ -42,9 +42,9 @@ def shardings(config: object, axis: int) -> dict:
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 9])
 def test_sharded_equals_whole(folder: Path, axis: int, tmp_path: Path) -> None:
-    whole = hub.load(folder, tokenizer=False)
+    whole = hub.load(folder, with_tokenizer=False)
     wanted = shardings(whole.config, axis)
-    sharded = hub.load(folder, tokenizer=False, shardings=wanted)
+    sharded = hub.load(folder, with_tokenizer=False, shardings=wanted)
     jax.tree.map(np.testing.assert_array_equal, sharded.params, whole.params)
     for leaf, sharding in zip(
         jax.tree.leaves(sharded.params), jax.tree.leaves(wanted), strict=True
@@ -55,13 +55,13 @@ def test_sharded_equals_whole(folder: Path, axis: int, tmp_path: Path) -> None:
 
 
 def test_whole_arrays_may_go_to_any_device(folder: Path) -> None:
-    params = hub.load(folder, tokenizer=False).params
+    params = hub.load(folder, with_tokenizer=False).params
     assert not any(leaf.committed for leaf in jax.tree.leaves(params))
 
 
 def test_they_go_to_the_device_that_was_chosen(folder: Path) -> None:
     with jax.default_device(jax.devices()[2]):
-        params = hub.load(folder, tokenizer=False).params
+        params = hub.load(folder, with_tokenizer=False).params
     assert all(leaf.devices() == {jax.devices()[2]} for leaf in jax.tree.leaves(params))
 
 
@@ -73,7 +73,7 @@ def test_every_tensor_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch
         init(self, shape, dtype, lambda: (reads.append(shape), read())[1])
 
     monkeypatch.setattr(LazyTensor, "__init__", counting)
-    source = hub.read(folder)
+    source = hub.read_source(folder)
     hub.load_params(source, shardings=shardings(source.config, 1))
     assert sorted(reads) == sorted(tensor.shape for tensor in source.tensors.values())
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill.losses.likelihood import binary_cross_entropy
+from jaxdistill.losses.binary_cross_entropy import binary_cross_entropy
 
 
 def dense(log_p, log_q, temperature):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from jaxdistill.losses import logarithmic_cost, transport_of_places
+from jaxdistill.losses import sequential_logarithmic_cost, sinkhorn_distance
 
 
 def places(seed, count, columns=6):
@@ -22,7 +22,7 @@ def cost(p, q):
 def transport(p, q, is_pair=None, *, epsilon=0.1, num_iterations=10):
     if is_pair is None:
         is_pair = jnp.ones((len(p), len(q)), bool)
-    return transport_of_places(p, q, is_pair, epsilon=epsilon, num_iterations=num_iterations)
+    return sinkhorn_distance(p, q, is_pair, epsilon=epsilon, num_iterations=num_iterations)
 
 
 def test_it_tends_to_the_cheapest_assignment():
@@ -60,6 +60,6 @@ def test_answers_do_not_see_each_other_and_padding_is_in_none():
 def test_the_logarithmic_cost_is_least_at_the_teachers_likeliest_column():
     p = places(2, 1)
     columns = jnp.eye(p.shape[-1])
-    found = logarithmic_cost(jnp.broadcast_to(p, columns.shape), columns)
+    found = sequential_logarithmic_cost(jnp.broadcast_to(p, columns.shape), columns)
     assert found.argmin() == p.argmax()
-    assert found.min() < logarithmic_cost(p, p)[0]
+    assert found.min() < sequential_logarithmic_cost(p, p)[0]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from jaxdistill.losses import normalised_edit_distance, transport_cost
+from jaxdistill.losses import entropic_transport_cost, normalised_edit_distance
 from tests.losses.plans import cheapest, cost_of
 
 LENGTH = 6
@@ -33,7 +33,7 @@ def test_it_tends_to_the_exact_cost(seed):
     expected = [exact(*map(np.float64, row)) for row in zip(p, q, cost, strict=True)]
     errors = []
     for epsilon, num_iterations in ((0.1, 200), (0.01, 1000), (0.001, 8000)):
-        found = transport_cost(p, q, cost, epsilon=epsilon, num_iterations=num_iterations)
+        found = entropic_transport_cost(p, q, cost, epsilon=epsilon, num_iterations=num_iterations)
         errors.append(np.abs(np.asarray(found) - expected).max())
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 3e-3
@@ -43,7 +43,7 @@ def test_the_gradient_is_that_of_the_optimum():
     p, q, cost = problem(7)
 
     def value(q, p=p):
-        return transport_cost(p, q, cost, epsilon=0.05, num_iterations=500).sum()
+        return entropic_transport_cost(p, q, cost, epsilon=0.05, num_iterations=500).sum()
 
     slope, step = jax.grad(value)(q), 1e-2
     for row, (gain, loss) in enumerate([(0, 1), (3, 5), (6, 2)]):
@@ -57,7 +57,9 @@ def test_the_gradient_is_that_of_the_optimum():
         assert slope[row, gain] - slope[row, loss] == pytest.approx(float(expected), abs=2e-2)
 
     def swapped(p):
-        return transport_cost(q, p, cost.swapaxes(1, 2), epsilon=0.05, num_iterations=500).sum()
+        return entropic_transport_cost(
+            q, p, cost.swapaxes(1, 2), epsilon=0.05, num_iterations=500
+        ).sum()
 
     # Up to what all words have in common, which probabilities do not hear of.
     of_first = jax.grad(lambda p: value(q, p))(p)
@@ -75,7 +77,7 @@ def test_words_of_no_weight_and_lost_mass_do_no_harm():
     p, q, cost = problem(1)
     p = p.at[:, 0].set(0)
     value, slope = jax.value_and_grad(
-        lambda q: transport_cost(
+        lambda q: entropic_transport_cost(
             p, q.at[:, 1].set(0), cost, epsilon=0.05, num_iterations=100, relaxed=1.0
         ).sum()
     )(q)
@@ -96,7 +98,7 @@ def test_where_mass_may_be_lost_it_is_what_the_cheapest_plan_costs(epsilon, rela
             other = plan * np.exp(size * random.normal(size=plan.shape))
             assert cost_of(other, *row, **options) > expected[-1]
     sides = [jnp.float32(one) for one in (p, q, cost)]
-    found = transport_cost(*sides, num_iterations=400, **options)
+    found = entropic_transport_cost(*sides, num_iterations=400, **options)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 

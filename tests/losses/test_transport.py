@@ -12,10 +12,10 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 
 from jaxdistill.losses import transport
-from jaxdistill.losses.transport import (
+from jaxdistill.losses.sorted_difference import (
     sorted_difference,
-    sorted_difference_of_top,
-    sorted_difference_within,
+    sorted_difference_adaptive,
+    sorted_difference_top_k,
 )
 
 
@@ -69,7 +69,7 @@ def test_any_rows(pair):
 @given(rows(), st.integers(1, 12))
 def test_the_bound_holds(pair, k):
     p, q = map(jnp.asarray, pair)
-    value, error = sorted_difference_of_top(p, q, k=k)
+    value, error = sorted_difference_top_k(p, q, k=k)
     true = dense(*pair)
     assert (value <= true + 1e-5).all()
     assert (true <= value + error + 1e-5).all()
@@ -90,7 +90,7 @@ def spread():
 @pytest.mark.parametrize("max_error", [1.0, 0.1, 0.0])
 def test_as_many_words_as_it_takes(spread, k, max_error):
     true = dense(*map(np.asarray, spread))
-    value, error = sorted_difference_within(*spread, k=k, max_error=jnp.full(3, max_error))
+    value, error = sorted_difference_adaptive(*spread, k=k, max_error=jnp.full(3, max_error))
     assert (error <= max_error).all()
     assert (value <= true + 1e-5).all()
     assert (true <= value + error + 1e-5).all()
@@ -100,22 +100,22 @@ def test_as_many_words_as_it_takes(spread, k, max_error):
 
 def test_no_more_words_than_it_takes(spread):
     first = [side[:1] for side in spread]
-    of_one = sorted_difference_of_top(*first, k=1)
+    of_one = sorted_difference_top_k(*first, k=1)
     assert of_one[1] < 1.9
     np.testing.assert_array_equal(
-        sorted_difference_within(*first, k=1, max_error=jnp.full(1, 1.9)), of_one
+        sorted_difference_adaptive(*first, k=1, max_error=jnp.full(1, 1.9)), of_one
     )
     # The second row needs more than one word, and the first then gets them, too.
-    of_all = sorted_difference_within(*spread, k=1, max_error=jnp.array([1.9, 0.5, jnp.inf]))
-    np.testing.assert_array_equal(of_all, sorted_difference_of_top(*spread, k=4))
+    of_all = sorted_difference_adaptive(*spread, k=1, max_error=jnp.array([1.9, 0.5, jnp.inf]))
+    np.testing.assert_array_equal(of_all, sorted_difference_top_k(*spread, k=4))
 
 
 @pytest.mark.parametrize(("max_error", "k"), [(jnp.inf, 2), (0.0, 300)])
 def test_the_gradient_is_that_of_the_words_that_were_looked_at(spread, max_error, k):
     p, q = spread
     limits = jnp.full(3, max_error)
-    found = jax.grad(lambda q: sorted_difference_within(p, q, k=2, max_error=limits)[0].sum())(q)
-    expected = jax.grad(lambda q: sorted_difference_of_top(p, q, k=k)[0].sum())(q)
+    found = jax.grad(lambda q: sorted_difference_adaptive(p, q, k=2, max_error=limits)[0].sum())(q)
+    expected = jax.grad(lambda q: sorted_difference_top_k(p, q, k=k)[0].sum())(q)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -123,7 +123,7 @@ def test_the_gradient_is_that_of_the_rule():
     random = np.random.default_rng(0)
     p, q = (random.dirichlet(np.ones(size), 5).astype(np.float32) for size in (9, 7))
     found = jax.grad(lambda q: sorted_difference(jnp.asarray(p), q).sum())(jnp.asarray(q))
-    top = jax.grad(lambda q: sorted_difference_of_top(jnp.asarray(p), q, k=9)[0].sum())
+    top = jax.grad(lambda q: sorted_difference_top_k(jnp.asarray(p), q, k=9)[0].sum())
     whole = top(jnp.asarray(q))
     step = 1e-4
     for place in np.ndindex(q.shape):
@@ -156,11 +156,11 @@ def test_numpy_sorts_as_xla_does(ties):
     x = np.random.default_rng(3).random((5, 97), np.float32)
     x = jnp.asarray(np.round(x, 1) if ties else x)
     for count in (1, 40, 97):
-        by_numpy = jax.jit(partial(transport._largest_by_numpy, count=count))(x)
-        by_xla = transport._largest_by_xla(x, count=count)
+        by_numpy = jax.jit(partial(transport._top_and_rest_numpy, count=count))(x)
+        by_xla = transport._top_and_rest_xla(x, count=count)
         np.testing.assert_array_equal(by_numpy[0], by_xla[0])
         np.testing.assert_allclose(by_numpy[1], by_xla[1], rtol=1e-6)
     for ours, theirs in zip(
-        jax.jit(transport._order_by_numpy)(x), transport._order_by_xla(x), strict=True
+        jax.jit(transport._stable_sort_numpy)(x), transport._stable_sort_xla(x), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)

@@ -17,14 +17,14 @@ from jaxdistill.models import (
     Activation,
     DecoderConfig,
     LayerKind,
-    Norm,
+    NormKind,
     Rope,
     RopeKind,
     abstract_params,
-    head,
     init_params,
+    lm_head,
 )
-from jaxdistill.models.rope import frequencies
+from jaxdistill.models.rope import rope_frequencies
 
 ROPE = Rope(base=100.0)
 BASE = DecoderConfig(
@@ -50,7 +50,7 @@ CHANGES: dict[str, Any] = {
     "layers": (LayerKind(rope=ROPE, window=3),) * 2,
     "max_positions": 40,
     "has_learned_positions": False,
-    "norm": Norm.LAYER,
+    "norm": NormKind.LAYER,
     "norm_epsilon": 0.1,
     "has_query_key_norm": True,
     "has_post_norms": True,
@@ -62,18 +62,23 @@ CHANGES: dict[str, Any] = {
     "query_scale": 0.5,
     "is_scaled_by_inverse_layer": True,
     "embed_scale": 2.0,
-    "has_tied_head": True,
+    "has_tied_embeddings": True,
     "logit_soft_cap": 2.0,
     "initializer_range": 0.3,
 }
 STRETCHED = Rope(
-    base=100.0, kind=RopeKind.YARN, factor=4.0, original_positions=64, slow=1.0, fast=4.0
+    base=100.0,
+    kind=RopeKind.YARN,
+    factor=4.0,
+    original_max_positions=64,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
 )
 ROPE_CHANGES: dict[str, Any] = {
     "base": 1000.0,
     "kind": RopeKind.LLAMA3,
     "factor": 8.0,
-    "original_positions": 32,
+    "original_max_positions": 32,
     "slow": 0.1,
     "fast": 9.0,
     "amplitude": 1.5,
@@ -93,7 +98,7 @@ def logits(config: DecoderConfig) -> np.ndarray:
         abstract_params(config),
     )
     hidden = run(config, params, np.arange(20).reshape(2, 10))
-    return np.asarray(project(head(config, params), hidden))
+    return np.asarray(project(lm_head(config, params), hidden))
 
 
 @pytest.fixture(scope="module")
@@ -121,18 +126,22 @@ def test_initializer_range_is_the_spread_of_fresh_weights() -> None:
 @pytest.mark.parametrize("activation", Activation)
 def test_every_activation_is_its_own(activation: Activation) -> None:
     """Two of them may be alike, but none equals another."""
-    from jaxdistill.models.layers import ACTIVATIONS
+    from jaxdistill.models.layers import ACTIVATION_FUNCTIONS
 
     x = np.linspace(-3, 3, 50, dtype=np.float32)
     for other in set(Activation) - {activation}:
-        assert np.abs(ACTIVATIONS[activation](x) - ACTIVATIONS[other](x)).max() > 1e-5
+        assert (
+            np.abs(ACTIVATION_FUNCTIONS[activation](x) - ACTIVATION_FUNCTIONS[other](x)).max()
+            > 1e-5
+        )
 
 
 @pytest.mark.parametrize("name", ROPE_CHANGES, ids="of-{}".format)
 def test_every_rope_field_matters(name: str) -> None:
     changed = replace(STRETCHED, **{name: ROPE_CHANGES[name]})
     before, after = (
-        np.append(frequencies(rope, 64), rope.amplitude) for rope in (STRETCHED, changed)
+        np.append(rope_frequencies(rope, 64), rope.attention_factor)
+        for rope in (STRETCHED, changed)
     )
     assert np.abs(before - after).max() > 1e-6
 
@@ -160,8 +169,8 @@ def test_frequencies_equal_transformers_at_full_size(
     expected, amplitude = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](original, "cpu")
     rope = FAMILIES["llama"].decoder_config(hf).layers[0].rope
     assert rope is not None
-    np.testing.assert_allclose(frequencies(rope, 128), expected.numpy(), rtol=2e-6)
-    assert rope.amplitude == pytest.approx(amplitude, rel=1e-12)
+    np.testing.assert_allclose(rope_frequencies(rope, 128), expected.numpy(), rtol=2e-6)
+    assert rope.attention_factor == pytest.approx(amplitude, rel=1e-12)
 
 
 SHARED_KEYS: dict[str, Any] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_models import make_case, run
 
-from jaxdistill.models import extend, forward, init_cache, step, take_apart
+from jaxdistill.models import decode_step, forward, init_cache, unstack_cache, unstack_layers
 
 SAME = 2e-5
 
@@ -38,9 +38,9 @@ def test_steps_equal_a_whole_pass(name: str, tokens: np.ndarray) -> None:
         cache=init_cache(case.config, 2, longest),
     )
     params = jax.tree.map(jnp.asarray, case.params)
-    layers = take_apart(case.config, params)
-    cache = extend(output.cache, longest + steps)
-    advance = jax.jit(partial(step, case.config))
+    layers = unstack_layers(case.config, params)
+    cache = unstack_cache(output.cache, longest + steps)
+    advance = jax.jit(partial(decode_step, case.config))
     for number in range(steps):
         at = prompts + number
         hidden, cache = advance(params, layers, tokens[np.arange(2), at], positions=at, cache=cache)

@@ -11,9 +11,9 @@ from jaxdistill.models import (
     FAMILIES,
     abstract_params,
     forward,
-    head,
     init_cache,
     init_params,
+    lm_head,
     parameter_axes,
     select_layers,
 )
@@ -53,15 +53,15 @@ def test_config_survives_the_round_trip(case: Case) -> None:
 def test_tensors_survive_the_round_trip_bit_for_bit(case: Case) -> None:
     written = tensors_of(case.family, case.config, case.params)
     state = {name: value.numpy() for name, value in case.original.state_dict().items()}
-    tied = {"lm_head.weight"} if case.config.has_tied_head else set()
+    tied = {"lm_head.weight"} if case.config.has_tied_embeddings else set()
     assert set(written) == set(state) - tied
     for name, tensor in written.items():
         assert tensor.shape == state[name].shape
         np.testing.assert_array_equal(tensor, state[name])
     shapes = {
         name: rule.shape
-        for rule in case.family.rules(case.config)
-        for _, name in rule.names(case.config.num_layers)
+        for rule in case.family.tensor_rules(case.config)
+        for _, name in rule.tensor_names(case.config.num_layers)
     }
     assert shapes == {name: tensor.shape for name, tensor in written.items()}
 
@@ -179,7 +179,7 @@ def test_selected_layers_leave_for_transformers(case: Case, tokens: np.ndarray) 
     state = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
     missing, unexpected = student.load_state_dict(state, strict=False)
     assert not unexpected
-    assert set(missing) <= ({"lm_head.weight"} if config.has_tied_head else set())
+    assert set(missing) <= ({"lm_head.weight"} if config.has_tied_embeddings else set())
     again = params_of(case.family, config, student)
     jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(np.asarray, params))
     ours = Case(written, case.family, config, student, params).logits(tokens)
@@ -188,8 +188,8 @@ def test_selected_layers_leave_for_transformers(case: Case, tokens: np.ndarray) 
 
 def test_head_knows_the_real_vocabulary() -> None:
     case = make_case("gemma3-nested")
-    assert head(case.config, case.params).vocab_size == 61
-    padded = head(case.config, case.params, vocab_size=50)
+    assert lm_head(case.config, case.params).vocab_size == 61
+    padded = lm_head(case.config, case.params, vocab_size=50)
     assert (padded.vocab_size, padded.matrix.shape, padded.soft_cap) == (50, (61, 24), 3.0)
 
 

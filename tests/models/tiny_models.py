@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import transformers
 
-from jaxdistill.models import FAMILIES, DecoderConfig, Family, forward, head
-from jaxdistill.types import Head
+from jaxdistill.models import FAMILIES, DecoderConfig, Family, forward, lm_head
+from jaxdistill.types import LMHead
 
 TIME = 24
 
@@ -134,10 +134,10 @@ class Case:
 
     def logits(self, tokens: np.ndarray, **changes: Any) -> np.ndarray:
         hidden = run(self.config, self.params, tokens, **changes)
-        return np.asarray(project(head(self.config, self.params), hidden))
+        return np.asarray(project(lm_head(self.config, self.params), hidden))
 
 
-def project(head: Head, hidden: jax.Array) -> jax.Array:
+def project(head: LMHead, hidden: jax.Array) -> jax.Array:
     logits = hidden @ head.matrix.T * head.scale
     return logits if head.soft_cap is None else head.soft_cap * jnp.tanh(logits / head.soft_cap)
 
@@ -152,8 +152,8 @@ def params_of(family: Family, config: DecoderConfig, model: torch.nn.Module) -> 
     """Import by the table, as the hub does."""
     tensors = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     tree: dict[str, Any] = {}
-    for rule in family.rules(config):
-        slices = [rule.to_ours(tensors[name]) for _, name in rule.names(config.num_layers)]
+    for rule in family.tensor_rules(config):
+        slices = [rule.to_params(tensors[name]) for _, name in rule.tensor_names(config.num_layers)]
         for path, arrays in zip(rule.paths, zip(*slices, strict=True), strict=True):
             place = tree
             for step in path[:-1]:
@@ -165,16 +165,16 @@ def params_of(family: Family, config: DecoderConfig, model: torch.nn.Module) -> 
 def tensors_of(family: Family, config: DecoderConfig, params: Any) -> dict[str, np.ndarray]:
     """Export by the table, as the hub does."""
     tensors = {}
-    for rule in family.rules(config):
+    for rule in family.tensor_rules(config):
         arrays = []
         for path in rule.paths:
             place = params
             for step in path:
                 place = place[step]
             arrays.append(np.asarray(place))
-        for layer, name in rule.names(config.num_layers):
+        for layer, name in rule.tensor_names(config.num_layers):
             slices = arrays if layer is None else [array[layer] for array in arrays]
-            tensors[name] = rule.to_hf(*slices)
+            tensors[name] = rule.to_hf_tensor(*slices)
     return tensors
 
 

@@ -7,7 +7,7 @@ import pytest
 from random_rows import Case, measure, random_case
 
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
-from jaxdistill.objectives.combined import Combined
+from jaxdistill.objectives.loss import CombinedLoss
 from jaxdistill.types import Batch
 
 METHODS = {
@@ -40,8 +40,8 @@ def case(key) -> Case:
 def test_the_bound_is_what_was_asked_for(fields, max_bound, groups, key):
     case = single(random_case(key, groups, 4))
     objective = build(**fields, k=1, max_bound=max_bound)
-    (value, bound) = weighted_loss((objective,), ONE, *case.arguments(), chunk_rows=4)[1]
-    exact = weighted_loss((build(**fields),), ONE, *case.arguments(), chunk_rows=4)[0]
+    (value, bound) = weighted_loss((objective,), ONE, *case.arguments(), chunk_size=4)[1]
+    exact = weighted_loss((build(**fields),), ONE, *case.arguments(), chunk_size=4)[0]
     assert 0 <= bound <= max_bound
     assert value - 1e-5 <= exact <= value + bound + 1e-5
     if max_bound == 0:
@@ -53,16 +53,16 @@ def test_at_no_bound_at_all_everything_is_exact(fields, case):
     found, slopes = measure((build(**fields, k=1, max_bound=0.0),), case)
     expected, of_all = measure((build(**fields),), case)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    ours, theirs = slopes.student_head.matrix, of_all.student_head.matrix
+    ours, theirs = slopes.student_lm_head.matrix, of_all.student_lm_head.matrix
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_that_do_not_count_ask_for_no_more_words(case):
     """They are of zeros, so all words are equally likely there: the bound is 2 · 25 / 33."""
     few, bounded = build("uld", k=8), build("uld", k=8, max_bound=1.4)
-    of_few = weighted_loss((few,), ONE, *single(case).arguments(), chunk_rows=4)[1]
+    of_few = weighted_loss((few,), ONE, *single(case).arguments(), chunk_size=4)[1]
     assert 1e-6 < of_few[1] < 1.4
-    found = weighted_loss((bounded,), ONE, *single(case).arguments(), chunk_rows=4)[1]
+    found = weighted_loss((bounded,), ONE, *single(case).arguments(), chunk_size=4)[1]
     np.testing.assert_allclose(found, of_few, rtol=1e-6)
 
 
@@ -71,7 +71,7 @@ def test_of_one_group_no_more_is_computed_than_it_takes(groups, key):
     objective = build("uld", k=1, max_bound=0.1)
 
     def loss(case):
-        return weighted_loss((objective,), ONE, *case.arguments(), chunk_rows=4)[0]
+        return weighted_loss((objective,), ONE, *case.arguments(), chunk_size=4)[0]
 
     text = jax.jit(loss).lower(random_case(key, groups, 4)).compile().as_text()
     assert text is not None
@@ -81,8 +81,8 @@ def test_of_one_group_no_more_is_computed_than_it_takes(groups, key):
 def test_two_of_a_kind_have_bounds_of_their_own():
     zeros = np.zeros((1, 4), np.int32)
     batch = Batch(zeros, zeros, np.ones((1, 4), np.float32), zeros, zeros + 1, zeros)
-    combined = Combined((build("uld", k=2), build("uld", k=3)))
-    assert set(combined.counts(batch)) == {"uld", "uld_bound", "uld_2", "uld_2_bound"}
+    combined = CombinedLoss((build("uld", k=2), build("uld", k=3)))
+    assert set(combined.denominators(batch)) == {"uld", "uld_bound", "uld_2", "uld_2_bound"}
 
 
 @pytest.mark.parametrize("name", ["uld", "gold", "hybrid_kl"])

@@ -9,8 +9,8 @@ from ott.tools.sinkhorn_divergence import sinkhorn_divergence
 from scipy.optimize import minimize
 
 from jaxdistill import align
-from jaxdistill.objectives import OBJECTIVES, RowLogits
-from jaxdistill.types import Lexicon
+from jaxdistill.objectives import OBJECTIVES, TokenDistribution
+from jaxdistill.types import VocabTables
 from tests.losses.plans import cheapest, cost_of
 
 # The last word of each is the end of an answer; the student has one more mark, which means nothing
@@ -28,20 +28,27 @@ def tables():
     def never(texts):
         return [[] for _ in texts]  # so that words are taken apart from the left
 
-    shared = align.projection(
-        align.pieces(STUDENT, TEACHER, never, ENDS), align.pieces(TEACHER, STUDENT, never, swapped)
+    shared = align.build_shared_buckets(
+        align.retokenize(STUDENT, TEACHER, never, ENDS),
+        align.retokenize(TEACHER, STUDENT, never, swapped),
     )
-    twins = align.twins(STUDENT, TEACHER, ENDS)
+    twins = align.exact_matches(STUDENT, TEACHER, ENDS)
     student, teacher = (
-        Lexicon(of_side, *align.letters(side), align.boundaries(side), owners=shared.owners, **more)
+        VocabTables(
+            of_side,
+            *align.padded_token_bytes(side),
+            align.word_boundaries(side),
+            bucket_token=shared.bucket_token,
+            **more,
+        )
         for of_side, side, more in (
-            (twins[0], STUDENT, {"places": shared.student, "pieces": shared.pieces}),
+            (twins[0], STUDENT, {"buckets": shared.student_buckets, "subtokens": shared.subtokens}),
             (
                 twins[1],
                 TEACHER,
                 {
-                    "places": shared.teacher[:, None],
-                    "nearest": align.nearest_words(TEACHER, STUDENT, twins[1]),
+                    "buckets": shared.teacher_buckets[:, None],
+                    "nearest_token": align.nearest_tokens(TEACHER, STUDENT, twins[1]),
                 },
             ),
         )
@@ -52,12 +59,17 @@ def tables():
 def value(objective, q, p=P, prefixes=(None, None)):
     sides = []
     for probs, words, prefix in zip((q, p), tables(), prefixes, strict=True):
-        log_prefix = None if prefix is None else jnp.log(jnp.array([prefix]))
+        span_prefix_log_probs = None if prefix is None else jnp.log(jnp.array([prefix]))
         logits = jnp.log(jnp.maximum(jnp.array([probs], jnp.float32), 1e-30))
         sides.append(
-            RowLogits(logits, jnp.zeros(1, jnp.int32), lexicon=words, log_prefix=log_prefix)
+            TokenDistribution(
+                logits,
+                jnp.zeros(1, jnp.int32),
+                vocab_tables=words,
+                span_prefix_log_probs=span_prefix_log_probs,
+            )
         )
-    return objective.row_values(*sides)[0]
+    return objective.values(*sides)[0]
 
 
 def best(objective):
@@ -89,7 +101,7 @@ def test_gold_asks_what_has_no_partner_of_whatever_has_none():
 
 
 def test_mined_reads_words_as_those_spelt_most_alike():
-    nearest = tables()[1].nearest
+    nearest = tables()[1].nearest_token
     assert nearest.tolist() == [0, 1, 2, 0, 3, 5]  # `ab` is `a`, `cab` is `cat`
     temperature = 2.0
     logits = np.log(P) / temperature
@@ -192,7 +204,9 @@ def test_the_gradient_of_sinkhorn_is_that_of_its_value(relaxed, distance):
     """With the iterations that it has by default, also where both sides nearly agree."""
     random = np.random.default_rng(0)
     names = [bytes(random.choice(list(b"abcdef 12"), size=1 + n % 6).tolist()) for n in range(24)]
-    words = Lexicon(np.arange(24), *align.letters(names), align.boundaries(names))
+    words = VocabTables(
+        np.arange(24), *align.padded_token_bytes(names), align.word_boundaries(names)
+    )
     logits = jnp.float32(4 * random.normal(size=24))
     student = logits + distance * jnp.float32(random.normal(size=24))
     objective = OBJECTIVES["sinkhorn"](k=24, relaxed=relaxed)
@@ -200,10 +214,10 @@ def test_the_gradient_of_sinkhorn_is_that_of_its_value(relaxed, distance):
     @jax.jit
     def values(students):
         sides = [
-            RowLogits(rows, jnp.zeros(len(rows), jnp.int32), lexicon=words)
+            TokenDistribution(rows, jnp.zeros(len(rows), jnp.int32), vocab_tables=words)
             for rows in (students, jnp.tile(logits, (len(students), 1)))
         ]
-        return objective.row_values(*sides)
+        return objective.values(*sides)
 
     with jax.numpy_rank_promotion("allow"):  # OTT-JAX's backward pass does
         slope = jax.grad(lambda one: values(one[None])[0])(student)
@@ -216,16 +230,16 @@ def test_the_gradient_of_sinkhorn_is_that_of_its_value(relaxed, distance):
 def test_sinkhorn_is_least_where_the_student_says_what_the_teacher_says(relaxed):
     names = [b"the", b" the", b" The", b"cat", b" cats", b" dog", b"1", b"12", None]
     numbers = np.arange(len(names))
-    words = Lexicon(numbers, *align.letters(names), align.boundaries(names))
+    words = VocabTables(numbers, *align.padded_token_bytes(names), align.word_boundaries(names))
     logits = jnp.array([0.0, 5.0, 1.0, 2.0, 3.0, 0.5, -1.0, 2.5, 1.5])
     # As it is, too sure, too unsure, and wrong in one or another of the words that are looked at.
     wrong = logits[None] + 0.5 * np.delete(np.eye(9), 6, axis=0)
     students = jnp.stack([logits, 1.3 * logits, 0.7 * logits, *wrong])
     sides = [
-        RowLogits(rows, jnp.zeros(len(students), jnp.int32), lexicon=words)
+        TokenDistribution(rows, jnp.zeros(len(students), jnp.int32), vocab_tables=words)
         for rows in (students, jnp.tile(logits, (len(students), 1)))
     ]
     objective = OBJECTIVES["sinkhorn"](k=7, relaxed=relaxed)
-    found = jax.jit(lambda: objective.row_values(*sides))()
+    found = jax.jit(lambda: objective.values(*sides))()
     assert found[0] == pytest.approx(0, abs=1e-6)
     assert np.all(found[1:] > 2e-5)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill.objectives import OBJECTIVES, Combined, init_modules
-from jaxdistill.types import Batch, Embedding, Head, Pairing, Signal
+from jaxdistill.objectives import OBJECTIVES, CombinedLoss, init_modules
+from jaxdistill.types import Batch, Embedding, HiddenSignal, LMHead, TokenAlignment
 
 WORDS, DIMS = (11, 13), (6, 8)
 TEMPERATURE = 2.0
@@ -43,14 +43,14 @@ def laid_out(rows: Rows, length: int, words: int, seed: int) -> Batch:
 def beside(here: Batch, there: Batch) -> Batch:
     groups = [np.full(batch.tokens.shape, -1, np.int32) for batch in (here, there)]
     weight = np.zeros(here.tokens.shape, np.float32)
-    return dataclasses.replace(here, pairing=Pairing(there, weight, *groups))
+    return dataclasses.replace(here, pairing=TokenAlignment(there, weight, *groups))
 
 
-def said(batch: Batch, words: int, width: int, seed: int) -> Signal:
+def said(batch: Batch, words: int, width: int, seed: int) -> HiddenSignal:
     keys = jax.random.split(jax.random.key(seed), 3)
-    return Signal(
+    return HiddenSignal(
         jax.random.normal(keys[0], (*batch.tokens.shape, width)),
-        Head(jax.random.normal(keys[1], (words, width)), vocab_size=words),
+        LMHead(jax.random.normal(keys[1], (words, width)), vocab_size=words),
         Embedding(jax.random.normal(keys[2], (words, width)), scale=1.5),
     )
 
@@ -70,12 +70,12 @@ def case(name: str, readings: int) -> tuple[Any, Any, Batch]:
     return objective, (modules, student, teacher), beside(here, there) if readings == 2 else here
 
 
-def measured(objective: Any, parts: Any, batch: Batch, *, num_groups: int = 1) -> Any:
+def measured(objective: Any, parts: Any, batch: Batch, *, num_shards: int = 1) -> Any:
     """`(loss, sums)` as a step adds them up."""
     modules, student, teacher = parts
     batch = jax.tree.map(jnp.asarray, batch)  # as in the step
-    combined = Combined([objective], num_groups=num_groups, chunk_rows=4)
-    name, counts = objective.type, combined.counts(batch)
+    combined = CombinedLoss([objective], num_shards=num_shards, chunk_size=4)
+    name, counts = objective.type, combined.denominators(batch)
     weights = {name: jnp.float32(objective.weight)}
     loss, sums = combined({name: modules}, student, teacher, batch, weights=weights, counts=counts)
     return loss, (sums, combined.means(sums, counts))
@@ -111,7 +111,7 @@ def projected(modules: Any, student: Any, teacher: Any) -> tuple[Any, Any]:
     return apply(modules["to_student"], teacher[0]), apply(modules["to_teacher"], student[0])
 
 
-def answer(signal: Signal, batch: Batch, sequence: int, segment: int) -> tuple[Any, Any]:
+def answer(signal: HiddenSignal, batch: Batch, sequence: int, segment: int) -> tuple[Any, Any]:
     """`((hidden, read, follows), labels)` at the places of one answer."""
     is_there = (batch.segment_ids[sequence] == segment) & (batch.loss_mask[sequence] > 0)
     at = np.flatnonzero(is_there)
@@ -128,7 +128,7 @@ def dense(objective: Any, parts: Any, batch: Batch) -> tuple[Any, dict[str, Any]
     """The formulas of the authors: the loss, and its three means."""
     modules, student, teacher = parts
     still, is_attending = jax.lax.stop_gradient, objective.type == "dskd_cma"
-    there = batch if batch.pairing is None else batch.pairing.teacher
+    there = batch if batch.alignment is None else batch.alignment.teacher
     heads = student.head.matrix, still(student.head.matrix), still(teacher.head.matrix)
     sums, sizes = dict.fromkeys(PARTS, 0.0), [0, 0]
     for sequence, packed in enumerate(HERE):
@@ -195,9 +195,9 @@ def test_what_does_not_count_is_never_looked_at(name, readings):
     objective, parts, batch = case(name, readings)
     (loss, _), gradient = differentiated(objective, parts, batch)
     modules, student, teacher = parts
-    there = batch if batch.pairing is None else batch.pairing.teacher
+    there = batch if batch.alignment is None else batch.alignment.teacher
 
-    def spoilt(signal: Signal, read: Batch) -> tuple[Signal, Batch]:
+    def spoilt(signal: HiddenSignal, read: Batch) -> tuple[HiddenSignal, Batch]:
         is_idle = read.loss_mask == 0
         hidden = jnp.where(is_idle[..., None], jnp.nan, signal.hidden)
         ids = [np.where(is_idle, 1, ids).astype(np.int32) for ids in (read.tokens, read.labels)]
@@ -207,8 +207,8 @@ def test_what_does_not_count_is_never_looked_at(name, readings):
 
     mine, here = spoilt(student, batch)
     theirs, there = spoilt(teacher, there)
-    if batch.pairing is not None:
-        pairing = dataclasses.replace(batch.pairing, teacher=there)
+    if batch.alignment is not None:
+        pairing = dataclasses.replace(batch.alignment, teacher=there)
         here = dataclasses.replace(here, pairing=pairing)
     (found, _), moved = differentiated(objective, (modules, mine, theirs), here)
     assert found == loss
@@ -219,7 +219,7 @@ def test_what_does_not_count_is_never_looked_at(name, readings):
 def test_rows_that_share_a_sequence_do_not_meet():
     objective, (modules, student, teacher), batch = case("dskd_cma", 2)
 
-    def alone(signal: Signal, read: Batch, segment: int) -> tuple[Signal, Batch]:
+    def alone(signal: HiddenSignal, read: Batch, segment: int) -> tuple[HiddenSignal, Batch]:
         here = read.segment_ids[:1] == segment
         mask = (read.loss_mask[:1] * here).astype(np.float32)
         first = jax.tree.map(lambda column: column[:1], dataclasses.replace(read, pairing=None))
@@ -229,7 +229,7 @@ def test_rows_that_share_a_sequence_do_not_meet():
     total: dict[str, Any] = dict.fromkeys(PARTS, 0.0)
     for segment in (1, 2):
         mine, here = alone(student, batch, segment)
-        theirs, there = alone(teacher, batch.pairing.teacher, segment)
+        theirs, there = alone(teacher, batch.alignment.teacher, segment)
         sums = measured(objective, (modules, mine, theirs), beside(here, there))[1][0]
         total = {part: total[part] + sums[f"dskd_cma_{part}"] for part in PARTS}
     first = jax.tree.map(lambda column: column[:1], batch)
@@ -241,7 +241,7 @@ def test_rows_that_share_a_sequence_do_not_meet():
 
 def test_an_answer_that_the_teacher_did_not_read_teaches_nothing():
     objective, parts, batch = case("dskd_cma", 2)
-    there = batch.pairing.teacher
+    there = batch.alignment.teacher
     silent = dataclasses.replace(there, loss_mask=there.loss_mask * (there.segment_ids != 2))
     (loss, _), gradient = differentiated(objective, parts, beside(batch, silent))
     assert np.isfinite(loss)
@@ -252,7 +252,7 @@ def test_an_answer_that_the_teacher_did_not_read_teaches_nothing():
 @every_case
 def test_groups_of_rows_change_nothing(name, readings):
     objective, parts, batch = case(name, readings)
-    one, other = (differentiated(objective, parts, batch, num_groups=n) for n in (1, 2))
+    one, other = (differentiated(objective, parts, batch, num_shards=n) for n in (1, 2))
     assert_close(other, one)
 
 

@@ -7,13 +7,13 @@ import pytest
 from random_rows import Case, dense_sums, measure, random_case
 
 from jaxdistill.config import configclass, dump, load
-from jaxdistill.objectives import OBJECTIVES, Divergence, RowObjective, weighted_loss
-from jaxdistill.types import Head
+from jaxdistill.objectives import OBJECTIVES, Divergence, PositionObjective, weighted_loss
+from jaxdistill.types import LMHead
 
 ONE = jnp.ones(1)
 
 every_objective = pytest.mark.parametrize(
-    "name", [name for name in OBJECTIVES if issubclass(OBJECTIVES[name], RowObjective)]
+    "name", [name for name in OBJECTIVES if issubclass(OBJECTIVES[name], PositionObjective)]
 )
 
 
@@ -22,7 +22,7 @@ def case(key: jax.Array) -> Case:
     return random_case(key)
 
 
-def build(name: str, **fields: object) -> RowObjective:
+def build(name: str, **fields: object) -> PositionObjective:
     return OBJECTIVES[name](**fields)
 
 
@@ -44,7 +44,7 @@ BY_RANK = "uld", "gold", "hybrid_kl"  # which have an edge there, and no gradien
 @every_objective
 def test_equal_models_are_at_rest_and_others_are_not(name: str, case: Case) -> None:
     assert loss(name, case) > 0.1
-    equal = case.replace(teacher_hidden=case.student_hidden, teacher_head=case.student_head)
+    equal = case.replace(teacher_hidden=case.student_hidden, teacher_lm_head=case.student_lm_head)
     at_rest = is_divergence(name) or name == "sinkhorn"
     if at_rest or name in BY_RANK:
         np.testing.assert_allclose(loss(name, equal), 0, atol=1e-5)
@@ -65,7 +65,7 @@ def test_rows_that_the_mask_leaves_out_do_not_count(name: str, case: Case) -> No
     assert loss(name, spoilt) == loss(name, case)
     before, after = gradient(name, case), gradient(name, spoilt)
     np.testing.assert_array_equal(after.student_hidden, before.student_hidden)
-    np.testing.assert_array_equal(after.student_head.matrix, before.student_head.matrix)
+    np.testing.assert_array_equal(after.student_lm_head.matrix, before.student_lm_head.matrix)
     np.testing.assert_array_equal(after.student_hidden[case.mask == 0], 0)
     assert np.all(np.abs(after.student_hidden[case.mask != 0]).max(-1) > 0)
 
@@ -86,24 +86,24 @@ def test_halves_add_up_to_the_whole(name: str, case: Case) -> None:
 
 @every_objective
 def test_gradients_are_those_of_the_dense_loss(name: str, case: Case) -> None:
-    def dense(hidden: jax.Array, head: Head) -> jax.Array:
-        changed = case.replace(student_hidden=hidden, student_head=head)
+    def dense(hidden: jax.Array, head: LMHead) -> jax.Array:
+        changed = case.replace(student_hidden=hidden, student_lm_head=head)
         return dense_sums((build(name),), changed)[0]
 
     value, (hidden, head) = jax.value_and_grad(dense, argnums=(0, 1), allow_int=True)(
-        case.student_hidden, case.student_head
+        case.student_hidden, case.student_lm_head
     )
     np.testing.assert_allclose(loss(name, case), value, rtol=1e-5)
     ours = gradient(name, case)
     np.testing.assert_allclose(ours.student_hidden, hidden, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(ours.student_head.matrix, head.matrix, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours.student_lm_head.matrix, head.matrix, rtol=1e-5, atol=1e-5)
 
 
 @every_objective
 def test_no_gradient_reaches_the_teacher(name: str, case: Case) -> None:
     found = gradient(name, case)
     np.testing.assert_array_equal(found.teacher_hidden, 0)
-    np.testing.assert_array_equal(found.teacher_head.matrix, 0)
+    np.testing.assert_array_equal(found.teacher_lm_head.matrix, 0)
 
 
 @every_objective
@@ -113,7 +113,7 @@ def test_gradients_are_finite_at_logits_a_thousand_times_too_large(name: str, ca
     )
     assert np.isfinite(loss(name, huge))
     assert np.all(np.isfinite(gradient(name, huge).student_hidden))
-    assert np.all(np.isfinite(gradient(name, huge).student_head.matrix))
+    assert np.all(np.isfinite(gradient(name, huge).student_lm_head.matrix))
 
 
 @every_objective
@@ -128,7 +128,7 @@ def test_bfloat16_goes_in_and_float32_comes_out(name: str, case: Case) -> None:
     found, expected = gradient(name, low), gradient(name, case)
     for ours, theirs in [
         (found.student_hidden, expected.student_hidden),
-        (found.student_head.matrix, expected.student_head.matrix),
+        (found.student_lm_head.matrix, expected.student_lm_head.matrix),
     ]:
         assert ours.dtype == jnp.bfloat16
         scale = np.abs(theirs).max()
@@ -137,7 +137,7 @@ def test_bfloat16_goes_in_and_float32_comes_out(name: str, case: Case) -> None:
 
 @every_objective
 def test_jit_changes_nothing(name: str, case: Case) -> None:
-    eager = weighted_loss((build(name),), ONE, *case.arguments(), chunk_rows=4)[0]
+    eager = weighted_loss((build(name),), ONE, *case.arguments(), chunk_size=4)[0]
     np.testing.assert_allclose(eager, loss(name, case), rtol=1e-6)
 
 
@@ -176,4 +176,4 @@ def test_it_says_what_it_needs(name: str, case: Case) -> None:
         assert loss(name, other) == loss(name, case)
     if "teacher_logits" not in build(name).needs:
         alone = case.without_teacher()
-        assert weighted_loss((build(name),), ONE, *alone, chunk_rows=4)[0] == loss(name, case)
+        assert weighted_loss((build(name),), ONE, *alone, chunk_size=4)[0] == loss(name, case)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill.objectives import OBJECTIVES, RowLogits
+from jaxdistill.objectives import OBJECTIVES, TokenDistribution
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_trl.json").read_text())
 
@@ -20,7 +20,9 @@ def test_jensen_shannon_is_trls(case: dict) -> None:
     labels = jnp.zeros(len(student), jnp.int32)
 
     def total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        values = objective.row_values(RowLogits(logits, labels), RowLogits(teacher, labels))
+        values = objective.values(
+            TokenDistribution(logits, labels), TokenDistribution(teacher, labels)
+        )
         return jnp.sum(values), values
 
     gradient, values = jax.grad(total, has_aux=True)(student)

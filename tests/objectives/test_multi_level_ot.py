@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxdistill.objectives.batch_objective import VocabEngine
 from jaxdistill.objectives.multi_level_ot import MultiLevelOT
-from jaxdistill.objectives.whole import Walk
-from jaxdistill.types import Batch, Head, Pairing, Signal
+from jaxdistill.types import Batch, HiddenSignal, LMHead, TokenAlignment
 
 LENGTH, PROMPT = 8, 2
 SIZES = 7, 11
 """How many words the student has, and the teacher."""
 
 
-def total(objective, student, teacher, batch, *, num_groups=1, chunk_rows=256):
+def total(objective, student, teacher, batch, *, num_shards=1, chunk_rows=256):
     """What the three costs add up to."""
-    walk = Walk(never, num_groups, chunk_rows)
+    walk = VocabEngine(never, num_shards, chunk_rows)
     return sum(objective.sums({}, student, teacher, batch, walk).values())
 
 
@@ -55,28 +55,28 @@ def released(student, teacher, *, k, beta, gamma, epsilon=0.1, num_iterations=10
 def side(counts, length, first=0):
     """Answers of so many places, each behind a prompt, one after the other in a sequence."""
     tokens, positions, segment_ids = np.zeros((3, length), np.int32)
-    row_ids, loss_mask, start = np.full(length, -1, np.int32), np.zeros(length, np.float32), 0
+    example_ids, loss_mask, start = np.full(length, -1, np.int32), np.zeros(length, np.float32), 0
     for number, count in enumerate(counts):
         end = start + PROMPT + count
         positions[start:end] = np.arange(end - start)
-        segment_ids[start:end], row_ids[start:end] = 1 + number, first + number
+        segment_ids[start:end], example_ids[start:end] = 1 + number, first + number
         loss_mask[start + PROMPT : end] = 1
         start = end
-    return Batch(tokens, tokens, loss_mask, positions, segment_ids, row_ids)
+    return Batch(tokens, tokens, loss_mask, positions, segment_ids, example_ids)
 
 
 def paired(counts, length, first=0):
     """The n-th place of each answer beside the n-th of the teacher's, in one sequence."""
     mine, theirs = (side([both[n] for both in counts], length, first) for n in range(2))
-    student_groups, teacher_groups = np.full((2, length), -1, np.int32)
+    student_span_ids, teacher_span_ids = np.full((2, length), -1, np.int32)
     for number, both in enumerate(counts, start=1):
         here, there = (
             np.flatnonzero((one.segment_ids == number) & (one.loss_mask > 0))[: min(both)]
             for one in (mine, theirs)
         )
-        student_groups[here] = teacher_groups[there] = here
-    weight = np.float32(student_groups >= 0)
-    pairing = Pairing(theirs, weight, student_groups, teacher_groups)
+        student_span_ids[here] = teacher_span_ids[there] = here
+    weight = np.float32(student_span_ids >= 0)
+    pairing = TokenAlignment(theirs, weight, student_span_ids, teacher_span_ids)
     return dataclasses.replace(mine, pairing=pairing)
 
 
@@ -84,13 +84,13 @@ def stacked(*sequences):
     return jax.tree.map(lambda *rows: np.stack(rows), *sequences)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("num_groups", "chunk_rows"))
-def measure(objective, student, teacher, batch, *, num_groups=1, chunk_rows=3):
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("num_shards", "chunk_rows"))
+def measure(objective, student, teacher, batch, *, num_shards=1, chunk_rows=3):
     """The loss of models whose hidden states are logits, and its gradient to the student's."""
 
     def loss(student):
-        sides = (Signal(one, Head(jnp.eye(one.shape[-1]))) for one in (student, teacher))
-        return total(objective, *sides, batch, num_groups=num_groups, chunk_rows=chunk_rows)
+        sides = (HiddenSignal(one, LMHead(jnp.eye(one.shape[-1]))) for one in (student, teacher))
+        return total(objective, *sides, batch, num_shards=num_shards, chunk_rows=chunk_rows)
 
     return jax.value_and_grad(loss)(student)
 
@@ -135,7 +135,7 @@ def test_it_is_the_rule_of_the_released_code(k):
     is_learned = BATCH.loss_mask > 0
     np.testing.assert_array_equal(slope[~is_learned], 0)
     assert np.abs(slope[is_learned]).max(-1).min() > 0
-    np.testing.assert_allclose(OBJECTIVE.counts(BATCH)["transport"], len(COUNTS), rtol=1e-6)
+    np.testing.assert_allclose(OBJECTIVE.denominators(BATCH)["transport"], len(COUNTS), rtol=1e-6)
 
 
 def test_one_tokenizer_needs_no_pairing():
@@ -153,7 +153,7 @@ def laid_out(tables, batch):
         logits = np.full((*one.tokens.shape, table.shape[-1]), 77, np.float32)
         logits[..., 0] = -50
         is_learned = one.loss_mask > 0
-        answers, places = one.row_ids[is_learned], one.positions[is_learned]
+        answers, places = one.example_ids[is_learned], one.positions[is_learned]
         logits[is_learned] = table[answers, places - PROMPT]
         found.append(jnp.asarray(logits))
     return found
@@ -172,7 +172,7 @@ def test_packing_groups_and_chunks_change_nothing():
         return found, slope[is_learned]
 
     expected = of(packed)
-    for other in (of(packed, chunk_rows=64), of(apart), of(apart, num_groups=2)):
+    for other in (of(packed, chunk_rows=64), of(apart), of(apart, num_shards=2)):
         np.testing.assert_allclose(other[0], expected[0], rtol=1e-5)
         np.testing.assert_allclose(other[1], expected[1], rtol=1e-4, atol=1e-6)
 
@@ -185,13 +185,13 @@ def test_devices_change_nothing(vocabulary):
         for shape in ((4, LENGTH), (8,))
     )
 
-    @functools.partial(jax.jit, static_argnames="num_groups")
+    @functools.partial(jax.jit, static_argnames="num_shards")
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
-    def of(hidden, matrices, batch, *, num_groups):
-        sides = (Signal(*both) for both in zip(hidden, map(Head, matrices), strict=True))
-        return total(OBJECTIVE, *sides, batch, num_groups=num_groups, chunk_rows=4)
+    def of(hidden, matrices, batch, *, num_shards):
+        sides = (HiddenSignal(*both) for both in zip(hidden, map(LMHead, matrices), strict=True))
+        return total(OBJECTIVE, *sides, batch, num_shards=num_shards, chunk_rows=4)
 
-    expected = of(hidden, matrices, BATCH, num_groups=1)
+    expected = of(hidden, matrices, BATCH, num_shards=1)
     np.testing.assert_array_equal(expected[1][0][1], 0)  # nothing reaches the teacher
     np.testing.assert_array_equal(expected[1][1][1], 0)
     logits = [jnp.einsum("btd,vd->btv", *both) for both in zip(hidden, matrices, strict=True)]
@@ -200,12 +200,12 @@ def test_devices_change_nothing(vocabulary):
     head_slope = jnp.einsum("btv,btd->vd", slope, hidden[0])
     np.testing.assert_allclose(expected[1][1][0], head_slope, rtol=1e-4, atol=1e-6)
 
-    num_groups = 4 // vocabulary
+    num_shards = 4 // vocabulary
     axis_types = (AxisType.Auto, AxisType.Auto)
-    mesh = jax.make_mesh((num_groups, vocabulary), ("data", "words"), axis_types=axis_types)
+    mesh = jax.make_mesh((num_shards, vocabulary), ("data", "words"), axis_types=axis_types)
     rows, words = (NamedSharding(mesh, PartitionSpec(name)) for name in ("data", "words"))
     spread = jax.device_put((hidden, matrices, BATCH), (rows, words, rows))
-    found = of(*spread, num_groups=num_groups)
+    found = of(*spread, num_shards=num_shards)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
@@ -224,7 +224,7 @@ def test_the_order_of_words_is_no_matter():
 def test_padding_of_heads_is_no_word():
     logits = random_logits(3, len(COUNTS))
     wide = [
-        Signal(one, Head(jnp.pad(jnp.eye(size), ((0, 3), (0, 0))), vocab_size=size))
+        HiddenSignal(one, LMHead(jnp.pad(jnp.eye(size), ((0, 3), (0, 0))), vocab_size=size))
         for one, size in zip(logits, SIZES, strict=True)
     ]
     objective = MultiLevelOT(**{**OPTIONS, "k": 50})
@@ -244,7 +244,7 @@ def test_a_batch_without_answers_is_nothing():
     batch = stacked(*[paired([], LENGTH)] * len(COUNTS))
     found, slope = measure(OBJECTIVE, *random_logits(7, len(COUNTS)), batch)
     assert found == 0
-    assert OBJECTIVE.counts(batch)["transport"] == 0
+    assert OBJECTIVE.denominators(batch)["transport"] == 0
     np.testing.assert_array_equal(slope, 0)
 
 
@@ -253,7 +253,7 @@ def test_memory_does_not_grow_with_rows_times_vocabulary():
 
     def temporary_bytes(sequences, length=256):
         def loss(hidden, matrix, batch):
-            side = Signal(hidden, Head(matrix))
+            side = HiddenSignal(hidden, LMHead(matrix))
             return total(OBJECTIVE, side, side, batch, chunk_rows=32)
 
         batch = stacked(*[side([100, 100], length)] * sequences)

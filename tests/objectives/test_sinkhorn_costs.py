@@ -22,13 +22,13 @@ def case(key):
 
 def distributions(case):
     """Of every row, the teacher's and the student's."""
-    sides = (case.teacher_hidden, case.teacher_head), (case.student_hidden, case.student_head)
+    sides = (case.teacher_hidden, case.teacher_lm_head), (case.student_hidden, case.student_lm_head)
     return [jax.nn.softmax(hidden[0] @ head.matrix.T) for hidden, head in sides]
 
 
 def distances(case):
     """Between all words: the teacher's and the student's, and those of each side."""
-    table, words = np.float64(case.teacher_head.matrix), case.student_head.lexicon
+    table, words = np.float64(case.teacher_lm_head.matrix), case.student_lm_head.vocab_tables
     written = np.array([sum(table[piece] for piece in own if piece >= 0) for own in words.pieces])
     between = apart(table, written)
     between[words.twins[words.twins >= 0], np.flatnonzero(words.twins >= 0)] = 0
@@ -68,19 +68,19 @@ def test_no_gradient_goes_through_the_cost(case):
     costs = [jnp.broadcast_to(jnp.float32(c), (2, WORDS, WORDS)) for c in distances(case)]
 
     def dense(head):
-        _, q = distributions(case.replace(student_head=head))
+        _, q = distributions(case.replace(student_lm_head=head))
         between, *alone = (
-            losses.transport_cost(*pair, cost, epsilon=0.05, num_iterations=4000).sum()
+            losses.entropic_transport_cost(*pair, cost, epsilon=0.05, num_iterations=4000).sum()
             for pair, cost in zip(((p, q), (p, p), (q, q)), costs, strict=True)
         )
         return between - sum(alone) / 2
 
-    head = case.student_head
+    head = case.student_lm_head
     expected = jax.grad(lambda matrix: dense(type(head)(matrix)))(head.matrix)
     value, gradient = measure((objective,), case)
     np.testing.assert_allclose(value, dense(head), rtol=1e-3)
-    np.testing.assert_allclose(gradient.student_head.matrix, expected, atol=1e-3)
-    np.testing.assert_array_equal(gradient.teacher_head.matrix, 0)
+    np.testing.assert_allclose(gradient.student_lm_head.matrix, expected, atol=1e-3)
+    np.testing.assert_array_equal(gradient.teacher_lm_head.matrix, 0)
 
 
 def test_words_of_one_direction_are_one_and_of_none_nothing():

@@ -8,27 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill.align import letters
-from jaxdistill.data.beside import Beside
-from jaxdistill.data.examples import Covered, Encoded, Example
-from jaxdistill.data.pack import sequence
-from jaxdistill.data.templates import Templates, Turn
+from jaxdistill.align import padded_token_bytes
+from jaxdistill.data.examples import Example, TextOffsets, TokenizedRow
+from jaxdistill.data.packing import pack_sequence
+from jaxdistill.data.renderer import AssistantTurn, Renderer
+from jaxdistill.data.teacher_view import TeacherView
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
-from jaxdistill.objectives.pair import pair
-from jaxdistill.types import Head, Lexicon, Signal
+from jaxdistill.objectives.alignment import align_batch
+from jaxdistill.types import HiddenSignal, LMHead, VocabTables
 from tests import tiny
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_trl_uld.json").read_text())
 LENGTH = 9
 WORDS = [
-    Lexicon(
+    VocabTables(
         np.array([other.get(word, -1) for word in own]),
-        *letters([b"a"] * len(own)),
-        is_boundary=np.arange(len(own)) % 2 == 0,
+        *padded_token_bytes([b"a"] * len(own)),
+        is_word_boundary=np.arange(len(own)) % 2 == 0,
     )
     for own, other in (GOLDEN["vocabularies"], GOLDEN["vocabularies"][::-1])
 ]
-TEMPLATES = Templates(tiny.tokenizer())
+TEMPLATES = Renderer(tiny.tokenizer())
 
 
 def encoded(tokens, ends, *, has_mark=False, prompt=GOLDEN["prompt"]):
@@ -45,35 +45,41 @@ def encoded(tokens, ends, *, has_mark=False, prompt=GOLDEN["prompt"]):
     is_special = np.zeros(len(reached), bool)
     is_special[len(reached) - has_mark :] = True
     begins, ends = np.array([0, *reached[:-1]]), np.array(reached)
-    covered = Covered(
-        text, begins, ends, is_special, (Turn(answer, answer),), turn_ids, is_special & False
+    covered = TextOffsets(
+        text,
+        begins,
+        ends,
+        is_special,
+        (AssistantTurn(answer, answer),),
+        turn_ids,
+        is_special & False,
     )
-    return Encoded(tokens, turn_ids >= 0, covered)
+    return TokenizedRow(tokens, turn_ids >= 0, covered)
 
 
 def example(row, number, alignment, tokens):
     """A row of the golden file as the data room makes it; None where nothing can be compared."""
     mine = encoded(tokens[0][number], row["student"], has_mark=True)
     theirs = encoded(tokens[1][number], row["teacher"])
-    beside = Beside(TEMPLATES, alignment)
-    found = beside.counterpart(mine, theirs, TEMPLATES, LENGTH, "cut_end")
+    beside = TeacherView(TEMPLATES, alignment)
+    found = beside.align_row(mine, theirs, TEMPLATES, LENGTH, "cut_end")
     if found == "unpaired":
         return None
     return Example(mine.tokens, mine.loss_mask, number, f"row {number}", 1, found)
 
 
-def loss(objective, student_logits, teacher_logits, batch, *, num_groups=1, words=WORDS):
+def loss(objective, student_logits, teacher_logits, batch, *, num_shards=1, words=WORDS):
     """The mean over what counts, of logits that are given as hidden states."""
     student, teacher = (
-        Signal(hidden, Head(jnp.eye(hidden.shape[-1]), lexicon=own))
+        HiddenSignal(hidden, LMHead(jnp.eye(hidden.shape[-1]), vocab_tables=own))
         for hidden, own in zip((student_logits, teacher_logits), words, strict=True)
     )
-    asked = {"merge": objective.merges, "debias": "boundaries" in objective.lookups}
-    rows = pair(student, teacher, batch, num_groups=num_groups, **asked)
+    asked = {"with_span_prefix": objective.needs_span_prefix, "with_span_boundary": "boundaries" in objective.vocab_needs}
+    rows = align_batch(student, teacher, batch, num_shards=num_shards, **asked)
     total, _ = weighted_loss(
-        (objective,), jnp.ones(1), rows, student.head, teacher.head, chunk_rows=4
+        (objective,), jnp.ones(1), rows, student.lm_head, teacher.lm_head, chunk_size=4
     )
-    counted = rows.mask if rows.pair_mask is None else rows.pair_mask
+    counted = rows.loss_mask if rows.span_weight is None else rows.span_weight
     return total / counted.sum()
 
 
@@ -90,7 +96,7 @@ def test_it_is_trls(case, k):
     kept = len(made) - 1
     batch = jax.tree.map(
         lambda *rows: np.stack(rows),
-        *(sequence([one], LENGTH, is_paired=True) for one in made[:-1]),
+        *(pack_sequence([one], LENGTH, has_teacher_view=True) for one in made[:-1]),
     )
     student, teacher = (jnp.array(side, jnp.float32)[:kept] for side in GOLDEN["logits"])
     value, gradient = jax.value_and_grad(lambda x: loss(objective, x, teacher, batch))(student)
@@ -130,7 +136,8 @@ def test_it_is_the_official_rule_on_odd_rows(kind):
     objective = OBJECTIVES["uld"]()
     made = [example(row, n, objective.alignment, GOLDEN["tokens"]) for n, row in enumerate(rows)]
     batch = jax.tree.map(
-        lambda *parts: np.stack(parts), *(sequence([one], LENGTH, is_paired=True) for one in made)
+        lambda *parts: np.stack(parts),
+        *(pack_sequence([one], LENGTH, has_teacher_view=True) for one in made),
     )
     found, gradient = jax.value_and_grad(loss, argnums=1)(
         objective, jnp.float32(student), jnp.float32(teacher), batch
@@ -166,20 +173,20 @@ def test_packing_and_groups_of_devices_change_nothing(objective):
 
     apart = jax.tree.map(
         lambda *parts: np.stack(parts),
-        *(sequence([one], LENGTH, is_paired=True) for one in [*made, made[0]]),
+        *(pack_sequence([one], LENGTH, has_teacher_view=True) for one in [*made, made[0]]),
     )
-    packed = sequence([*made, made[0]], 4 * LENGTH, is_paired=True)
+    packed = pack_sequence([*made, made[0]], 4 * LENGTH, has_teacher_view=True)
     packed = jax.tree.map(lambda column: column[None], packed)
     expected = of(apart)
     np.testing.assert_allclose(of(packed), expected, rtol=1e-5)
-    np.testing.assert_allclose(of(apart, num_groups=2), expected, rtol=1e-5)
+    np.testing.assert_allclose(of(apart, num_shards=2), expected, rtol=1e-5)
 
 
 def test_alm_of_merged_tokens_is_written_out():
     objective = OBJECTIVES["alm"](temperature=2.0)
     row = {"student": [2, 4], "teacher": [1, 3, 4]}
     made = example(row, 0, objective.alignment, GOLDEN["tokens"])
-    batch = jax.tree.map(lambda a: a[None], sequence([made], LENGTH, is_paired=True))
+    batch = jax.tree.map(lambda a: a[None], pack_sequence([made], LENGTH, has_teacher_view=True))
     student, teacher = (jnp.array(side, jnp.float32)[:1] for side in GOLDEN["logits"])
     totals = []
     for logits, tokens, size in ((student, 0, 2), (teacher, 1, 3)):
@@ -232,7 +239,7 @@ def test_debiased_alm_is_written_out(debias):
     objective = OBJECTIVES["alm"](temperature=2.0, debias=debias)
     row = {"student": [2, 4, 6], "teacher": [1, 3, 4, 6]}
     made = example(row, 0, objective.alignment, GOLDEN["tokens"])
-    batch = jax.tree.map(lambda a: a[None], sequence([made], LENGTH, is_paired=True))
+    batch = jax.tree.map(lambda a: a[None], pack_sequence([made], LENGTH, has_teacher_view=True))
     student, teacher = (jnp.array(side, jnp.float32)[:1] for side in GOLDEN["logits"])
     # Two tokens beside three, then one beside one; behind that the teacher reads nothing.
     groups = [((2, 3), (2, 3, 4), True), ((4,), (5,), False)]
@@ -254,9 +261,10 @@ def test_debiased_alm_is_written_out(debias):
 def test_debiased_alm_of_one_tokenizer_is_written_out():
     objective = OBJECTIVES["alm"](temperature=2.0, debias=1e-4)
     made = encoded(GOLDEN["tokens"][0][0], [2, 4, 6])
-    batch = sequence([Example(made.tokens, made.loss_mask, 0, "row 0", 1)], LENGTH)
+    batch = pack_sequence([Example(made.tokens, made.loss_mask, 0, "row 0", 1)], LENGTH)
     student, teacher = (
-        jax.random.normal(jax.random.key(n), (1, LENGTH, len(WORDS[0].twins))) for n in range(2)
+        jax.random.normal(jax.random.key(n), (1, LENGTH, len(WORDS[0].exact_match)))
+        for n in range(2)
     )
     labels = batch.labels
     groups = [((2,), (2,), True), ((3,), (3,), True), ((4,), (4,), False)]

@@ -10,8 +10,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from random_rows import WORDS, Case, measure, random_case
 
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
-from jaxdistill.objectives.rows import Rows, Side
-from jaxdistill.types import Head
+from jaxdistill.objectives.compaction import AlignedPositions, ModelPositions
+from jaxdistill.types import LMHead
 
 MIX = (OBJECTIVES["forward_kl"](), OBJECTIVES["cross_entropy"]())
 QWEN_WORDS, WIDTH = 151_936, 64
@@ -25,9 +25,11 @@ def compile_wall(rows: int, *, differentiate: tuple[int, ...] = (0, 1)):
     mask = jax.ShapeDtypeStruct((1, rows), jnp.float32)
 
     def loss(student_hidden, matrix, labels, mask, teacher_hidden, teacher_matrix):
-        rows = Rows(Side(student_hidden, labels), Side(teacher_hidden, labels), mask)
-        heads = Head(matrix), Head(teacher_matrix)
-        return weighted_loss(MIX, jnp.ones(2), rows, *heads, chunk_rows=64)[0]
+        rows = AlignedPositions(
+            ModelPositions(student_hidden, labels), ModelPositions(teacher_hidden, labels), mask
+        )
+        heads = LMHead(matrix), LMHead(teacher_matrix)
+        return weighted_loss(MIX, jnp.ones(2), rows, *heads, chunk_size=64)[0]
 
     function = jax.value_and_grad(loss, argnums=differentiate) if differentiate else loss
     return jax.jit(function).lower(hidden, matrix, labels, mask, hidden, matrix).compile()
@@ -40,7 +42,7 @@ def temporary_bytes(rows: int, **options) -> int:
 def test_temporary_memory_does_not_grow_with_rows_times_vocabulary() -> None:
     growth = temporary_bytes(2048) - temporary_bytes(1024)
     row_of_hidden = 4 * WIDTH
-    # Packed copies of both hidden states and the gradient, before and after it is put in order.
+    # Compacted copies of both hidden states and the gradient, before and after it is put in order.
     assert growth <= 1024 * (4 * row_of_hidden + 64)
     assert growth < 1024 * QWEN_WORDS * 4 / 100
 
@@ -70,21 +72,21 @@ def on_mesh(case: Case, data: int, vocabulary: int) -> Case:
     mesh = jax.make_mesh((data, vocabulary), ("data", "vocabulary"), axis_types=axis_types)
     rows = NamedSharding(mesh, PartitionSpec("data"))
     words = NamedSharding(mesh, PartitionSpec("vocabulary"))
-    heads = jax.device_put((case.student_head, case.teacher_head), words)
+    heads = jax.device_put((case.student_lm_head, case.teacher_lm_head), words)
     spread = jax.device_put(case, rows)
-    return spread.replace(student_head=heads[0], teacher_head=heads[1])
+    return spread.replace(student_lm_head=heads[0], teacher_lm_head=heads[1])
 
 
 def with_words(case: Case, num_words: int) -> Case:
     """Heads of an even width, of which `num_words` rows are words and the rest is junk."""
     heads = [
-        Head(
+        LMHead(
             jnp.concatenate([head.matrix, jnp.full((36 - WORDS, head.matrix.shape[1]), 9.0)]),
             vocab_size=num_words,
         )
-        for head in (case.student_head, case.teacher_head)
+        for head in (case.student_lm_head, case.teacher_lm_head)
     ]
-    return case.replace(student_head=heads[0], teacher_head=heads[1])
+    return case.replace(student_lm_head=heads[0], teacher_lm_head=heads[1])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_devices_change_nothing(key: jax.Array, mesh: str, num_words: int) -> No
     value, gradient = measure(MIX, case)
     spread_value, spread_gradient = measure(MIX, on_mesh(case, *MESHES[mesh]))
     np.testing.assert_allclose(spread_value, value, rtol=1e-6)
-    for name in ("student_hidden", "student_head"):
+    for name in ("student_hidden", "student_lm_head"):
         found, expected = getattr(spread_gradient, name), getattr(gradient, name)
         for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)

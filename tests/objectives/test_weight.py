@@ -8,7 +8,7 @@ import pytest
 from jaxdistill.config import configclass, dump, load
 from jaxdistill.errors import UserError
 from jaxdistill.objectives import OBJECTIVES
-from jaxdistill.objectives.weight import Weight, in_words, weight_at
+from jaxdistill.objectives.weight_schedule import WeightSchedule, format_weight, weight_at
 
 LINE = ((2, 1.0), (4, 0.5))
 
@@ -18,14 +18,14 @@ class Holder:
     objectives: tuple[OBJECTIVES.union, ...]  # pyright: ignore[reportInvalidTypeForm]
 
 
-def along(weight: Weight) -> list[float]:
+def along(weight: WeightSchedule) -> list[float]:
     return [float(weight_at(weight, jnp.int32(step))) for step in range(6)]
 
 
 def test_straight_between_points_and_constant_beyond() -> None:
     assert along(LINE) == [1.0, 1.0, 1.0, 0.75, 0.5, 0.5]
     assert along(0.25) == [0.25] * 6
-    assert (in_words(LINE), in_words(0.25)) == ("1 to 0.5", "0.25")
+    assert (format_weight(LINE), format_weight(0.25)) == ("1 to 0.5", "0.25")
 
 
 def test_a_line_is_written_and_read(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from jaxdistill.errors import UserError
 from jaxdistill.report import (
-    Report,
+    RunReport,
     Sample,
     print_comparison,
     print_samples,
     read_metrics,
-    write,
+    write_report,
 )
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -84,17 +84,17 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def html(tmp_path: Path) -> str:
-    report = Report(
+    report = RunReport(
         title=f"A run {NASTY}",
         lead="Two models.",
         comparison=COMPARISON,
-        main="student after",
+        main_model="student after",
         records=RECORDS,
         samples=[Sample(NASTY, {"student after": NASTY, "teacher": "Fine.\n\tIndeed."})],
         facts={"time": "3 min", "place": NASTY},
         config=f"output: {NASTY}\n",
     )
-    path = write(report, tmp_path / "report")
+    path = write_report(report, tmp_path / "report")
     assert path == tmp_path / "report" / "index.html"
     assert [entry.name for entry in path.parent.iterdir()] == ["index.html"]
     return path.read_text(encoding="utf-8")
@@ -145,7 +145,7 @@ def test_what_models_say_is_only_text(html: str) -> None:
 
 
 def test_a_page_of_almost_nothing(tmp_path: Path) -> None:
-    html = write(Report(title="Empty", comparison={}), tmp_path).read_text()
+    html = write_report(RunReport(title="Empty", comparison={}), tmp_path).read_text()
     Page(html)
     assert "<h2>" not in html
 
@@ -153,14 +153,14 @@ def test_a_page_of_almost_nothing(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(Report(title="Old", comparison={}), tmp_path)
+    path = write_report(RunReport(title="Old", comparison={}), tmp_path)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="the disk is full"):
-        write(Report(title="New", comparison={}), tmp_path)
+        write_report(RunReport(title="New", comparison={}), tmp_path)
     assert "Old" in path.read_text()
     assert [*tmp_path.iterdir()] == [path]
 

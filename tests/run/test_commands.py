@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import jaxdistill
 from jaxdistill import data
 from jaxdistill.data import DataConfig
-from jaxdistill.run.measure import questions
+from jaxdistill.run.heldout import sample_prompts
 
 
 def test_a_whole_run(place, command):
@@ -119,7 +119,7 @@ def test_a_finished_run_is_not_run_again(place, command):
 
 def test_a_run_that_is_killed_at_its_end_ends_another_time(place, command, monkeypatch):
     """Its result is the last thing that is written, and no older one stands in for it."""
-    module = sys.modules["jaxdistill.run.conclude"]
+    module = sys.modules["jaxdistill.run.finish"]
 
     def killed(*arguments):
         raise KeyboardInterrupt
@@ -165,7 +165,7 @@ def _train_until_four(place, command, monkeypatch):
         return loop(*arguments, **{**keywords, "num_steps": 4})
 
     monkeypatch.setattr(module, "run_loop", until_four)
-    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED
+    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED_EXIT_CODE
     monkeypatch.undo()
 
 
@@ -211,7 +211,7 @@ def test_what_is_asked_is_what_is_shown(place, command):
     (place / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = DataConfig(sources=(str(place / "asked.jsonl"),), heldout=0.0)
     model = jaxdistill.load(place / "teacher")
-    chat, prompt, text = questions(data.prepare(config, model.tokenizer), model, 3)
+    chat, prompt, text = sample_prompts(data.prepare(config, model.tokenizer), model, 3)
     assert chat.text == "Second?"
     asked = model.decode([chat.tokens])[0]
     assert asked.index("First?") < asked.index("One.") < asked.index("Second?")

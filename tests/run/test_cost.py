@@ -47,7 +47,9 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("runtime", ["jax", "torch"])
 def test_the_numbers_agree_with_the_files(folder: Path, runtime):
-    found = run.cost(str(folder), runtime=runtime, prompt_tokens=8, new_tokens=64, batch_size=2)
+    found = run.measure_cost(
+        str(folder), runtime=runtime, prompt_tokens=8, new_tokens=64, batch_size=2
+    )
     tensors = load_file(folder / "model.safetensors")
     assert found.num_parameters == sum(tensor.size for tensor in tensors.values())
     assert found.size_on_disk == sum(file.stat().st_size for file in folder.iterdir())
@@ -64,7 +66,7 @@ def test_the_command_says_it_for_people_and_for_programs(folder: Path, command, 
     values = json.loads(printed.splitlines()[-1])
     assert list(values) == [field.name for field in fields(evals.Cost)]
     assert all(value > 0 for value in values.values())
-    monkeypatch.setattr(run, "cost", lambda path, **request: evals.Cost(**values))
+    monkeypatch.setattr(run, "measure_cost", lambda path, **request: evals.Cost(**values))
     code, printed, _ = command(*ask)
     labels = ["Parameters", "Size on disk", "Peak memory", "Seconds to first token"]
     assert [line[:24].strip() for line in printed.splitlines()] == [*labels, "Tokens per second"]
@@ -73,13 +75,13 @@ def test_the_command_says_it_for_people_and_for_programs(folder: Path, command, 
 def test_a_run_is_its_student_and_pytorchs_own_files_are_read(folder: Path, tmp_path: Path):
     out = run.export(str(folder), str(tmp_path / "run" / "student"), format="torch")
     (tmp_path / "run" / "config.yaml").touch()
-    found = run.cost(str(tmp_path / "run"), runtime="torch", **FEW)
+    found = run.measure_cost(str(tmp_path / "run"), runtime="torch", **FEW)
     assert found.size_on_disk == sum(file.stat().st_size for file in out.iterdir())
     with pytest.raises(UserError, match="a pickle"):
-        run.cost(str(tmp_path / "run"), **FEW)
+        run.measure_cost(str(tmp_path / "run"), **FEW)
     shutil.rmtree(out)
     with pytest.raises(UserError, match="exported no student yet"):
-        run.cost(str(tmp_path / "run"), **FEW)
+        run.measure_cost(str(tmp_path / "run"), **FEW)
 
 
 def test_a_pickle_that_is_no_weights_is_not_run(folder: Path, tmp_path: Path):
@@ -88,20 +90,20 @@ def test_a_pickle_that_is_no_weights_is_not_run(folder: Path, tmp_path: Path):
     program = b"cos\nmkdir\n(V" + str(tmp_path / "ran").encode() + b"\ntR."
     (out / "pytorch_model.bin").write_bytes(program)
     with pytest.raises(UserError, match=r"holds more than weights.*`jaxdistill export"):
-        run.cost(str(out), runtime="torch", **FEW)
+        run.measure_cost(str(out), runtime="torch", **FEW)
     assert not (tmp_path / "ran").exists()
 
 
 def test_lengths_that_the_model_does_not_read(folder: Path):
     with pytest.raises(UserError, match="200 tokens of a prompt and 57 new ones are more than"):
-        run.cost(str(folder), runtime="torch", prompt_tokens=200, new_tokens=57)
+        run.measure_cost(str(folder), runtime="torch", prompt_tokens=200, new_tokens=57)
 
 
 def test_a_file_that_was_cut_short(folder: Path, tmp_path: Path):
     broken = shutil.copytree(folder, tmp_path / "broken") / "model.safetensors"
     broken.write_bytes(broken.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"`transformers` does not load it"):
-        run.cost(str(broken.parent), runtime="torch", **FEW)
+        run.measure_cost(str(broken.parent), runtime="torch", **FEW)
 
 
 def test_what_is_refused_before_anything_is_started(folder: Path):
@@ -112,7 +114,7 @@ def test_what_is_refused_before_anything_is_started(folder: Path):
         (folder, {"new_tokens": 0}, "new_tokens: 0 is too few"),
     ):
         with pytest.raises(UserError, match=expected):
-            run.cost(str(path), **more)
+            run.measure_cost(str(path), **more)
 
 
 def test_a_gguf_file_is_not_for_torch(tmp_path: Path):
@@ -131,13 +133,13 @@ def test_a_gguf_file_is_not_for_torch(tmp_path: Path):
     writer.close()
     for path in (tmp_path, tmp_path / "x.gguf"):
         with pytest.raises(UserError, match=rf"x\.gguf: .* `jaxdistill export --model {path} "):
-            run.cost(str(path), runtime="torch")
+            run.measure_cost(str(path), runtime="torch")
 
 
 def test_without_pytorch(folder: Path, pretended):
     pretended("raise ImportError")
     with pytest.raises(UserError, match=r"pip install 'jaxdistill\[torch\]'"):
-        run.cost(str(folder), runtime="torch")
+        run.measure_cost(str(folder), runtime="torch")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_without_pytorch(folder: Path, pretended):
 def test_a_process_that_dies(folder: Path, pretended, program: str, expected: str):
     pretended(program)
     with pytest.raises(UserError, match=expected):
-        run.cost(str(folder), runtime="torch")
+        run.measure_cost(str(folder), runtime="torch")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -10,8 +10,8 @@ import tiny
 
 from jaxdistill import data, evals, study
 from jaxdistill.config import dump
-from jaxdistill.run import read, read_task
-from jaxdistill.study.config import members
+from jaxdistill.run import load_config, load_task
+from jaxdistill.study.config import expand_runs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
@@ -38,8 +38,8 @@ def test_it_says_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RUNS, ids=name)
 def test_a_config(path: Path, tmp_path: Path) -> None:
-    config = read(path)
-    assert_survives(config, read, tmp_path)
+    config = load_config(path)
+    assert_survives(config, load_config, tmp_path)
 
 
 def example(path: Path) -> dict[str, Any]:
@@ -51,12 +51,12 @@ def example(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_a_recipe_shows_rows_that_fit_it(path: Path, tmp_path: Path, command: Any) -> None:
     """Its commands agree with it, and it can be run with its rows, on models of any names."""
-    config, fields = read(path), example(path)
-    row = data.parse(fields, place="head", row_id=0, as_chat=False)
+    config, fields = load_config(path), example(path)
+    row = data.parse_row(fields, source="head", row_id=0, as_chat=False)
     assert isinstance(row.teacher_prompt, data.Chat)
     task = re.search(r"configs/tasks/\w+.yaml", path.read_text())
     assert task
-    last_words = read_task(CONFIGS.parent / task[0]).prompt.rpartition("}")[2]
+    last_words = load_task(CONFIGS.parent / task[0]).prompt.rpartition("}")[2]
     assert fields["prompt"].endswith(last_words)  # it is measured as it was trained
     assert f"--model {config.output} " in path.read_text()
 
@@ -84,16 +84,16 @@ def test_a_recipe_shows_rows_that_fit_it(path: Path, tmp_path: Path, command: An
 
 @pytest.mark.parametrize("path", TASKS, ids=name)
 def test_a_task(path: Path, tmp_path: Path) -> None:
-    task = read_task(path)
-    assert_survives(task, read_task, tmp_path)
+    task = load_task(path)
+    assert_survives(task, load_task, tmp_path)
     example = re.search(r"# Rows: (\{.*\})", path.read_text())
     assert example, "show what a row looks like"
     fields = json.loads(re.sub(r'(?<!")\.{3}', '"..."', example[1]))
-    evals.questions(task, [("example", fields)])
+    evals.make_prompts(task, [("example", fields)])
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name)
 def test_a_study(path: Path, tmp_path: Path) -> None:
     config = study.read(path)
-    assert len(members(config, path)) == len(config.arms) * len(config.seeds)
+    assert len(expand_runs(config, path)) == len(config.arms) * len(config.seeds)
     assert_survives(config, study.read, tmp_path)

@@ -165,7 +165,7 @@ def test_rows_that_change_stop_a_run_from_going_on(place, command, monkeypatch):
     module = sys.modules["jaxdistill.run.train"]
     loop = module.run_loop
     monkeypatch.setattr(module, "run_loop", lambda *a, **k: loop(*a, **{**k, "num_steps": 2}))
-    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED
+    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED_EXIT_CODE
     monkeypatch.undo()
     rows = (place / "rows.jsonl").read_text().replace("It is 2.", "It is two.")
     (place / "rows.jsonl").write_text(rows)
@@ -175,7 +175,7 @@ def test_rows_that_change_stop_a_run_from_going_on(place, command, monkeypatch):
 
 
 def test_two_runs_do_not_share_a_folder(place, command):
-    with RunFolder(place / "run").locked():
+    with RunFolder(place / "run").lock():
         code, _, complained = command("train", place / "config.yaml")
     assert code == 2
     assert "another process is training" in complained
@@ -185,7 +185,7 @@ def test_looking_at_a_run_leaves_it_alone(place, command, monkeypatch):
     module = sys.modules["jaxdistill.run.train"]
     loop = module.run_loop
     monkeypatch.setattr(module, "run_loop", lambda *a, **k: loop(*a, **{**k, "num_steps": 2}))
-    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED
+    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED_EXIT_CODE
     unfinished = place / "run" / "checkpoints" / "4.orbax-checkpoint-tmp"
     unfinished.mkdir()
     code, _, complained = command(

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from jaxdistill import data, run
-from jaxdistill.run.check import inspect, with_rows
+from jaxdistill.run.check import inspect, inspect_rows
 
 SHOTS = "1 and 1? It is 2.\n"
 QUICK = [
@@ -120,9 +120,9 @@ def test_it_writes_after_its_own_prompt(taught, command, model):
 
 
 def test_rows_without_prompts_for_the_teacher_are_read_as_ever(place):
-    config = run.read(place / "config.yaml")
+    config = run.load_config(place / "config.yaml")
     inspection = inspect(config)
-    assert with_rows(config, inspection, data.read(config.data)).beside is None
+    assert inspect_rows(config, inspection, data.read_split(config.data)).teacher_view is None
 
 
 def test_exact_tokens_do_not_mix_with_them(taught, command):

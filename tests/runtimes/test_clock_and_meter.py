@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxdistill.evals import Speed, speed
+from jaxdistill.evals import Speed, measure_speed
 from jaxdistill.models import init_params
 from jaxdistill.runtimes.cost import peak_bytes
-from jaxdistill.runtimes.with_jax import writer
+from jaxdistill.runtimes.jax_runtime import greedy_generator
 
 
 def test_speed_is_that_of_the_best_repeat_and_the_first_time_does_not_count(monkeypatch):
@@ -25,13 +25,13 @@ def test_speed_is_that_of_the_best_repeat_and_the_first_time_does_not_count(monk
         now[0] += next(seconds)
         return 2 * new_tokens
 
-    assert speed(write, new_tokens=8, repeats=3) == Speed(3.0, 16 / 8.0)
+    assert measure_speed(write, new_tokens=8, repeats=3) == Speed(3.0, 16 / 8.0)
     assert calls == [1] * 4 + [8] * 4
 
 
 def test_ours_writes_as_much_as_it_is_asked():
     config = tiny.decoder()
-    write = writer(config, init_params(config, jax.random.key(0)), [[1, 2, 3], [4]])
+    write = greedy_generator(config, init_params(config, jax.random.key(0)), [[1, 2, 3], [4]])
     assert write(5) == 10
 
 

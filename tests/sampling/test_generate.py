@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from jaxdistill.errors import UserError
-from jaxdistill.models import DecoderConfig, LayerKind, Rope, forward, head, init_params
+from jaxdistill.models import DecoderConfig, LayerKind, Rope, forward, init_params, lm_head
 from jaxdistill.sampling import Sampling, generate
 
 CONFIG = tiny.decoder(initializer_range=0.5)
@@ -30,7 +30,7 @@ def last_logits(config: DecoderConfig, params, row, length):
     """Of one row in one whole pass, without a cache; what follows `length` changes nothing."""
     places = jnp.arange(row.size)[None]
     output = forward(config, params, row[None], positions=places, segment_ids=jnp.ones_like(places))
-    return head(config, params).matrix @ output.hidden[0, length - 1]
+    return lm_head(config, params).matrix @ output.hidden[0, length - 1]
 
 
 def uncached(params, prompt: Sequence[int], count: int, vocab_size: int) -> list[int]:
@@ -179,7 +179,7 @@ def test_greedy_equals_transformers() -> None:
 def _imported(family, config, state):
     tree: dict = {}
     for rule in family.rules(config):
-        slices = [rule.to_ours(state[name].numpy()) for _, name in rule.names(config.num_layers)]
+        slices = [rule.to_params(state[name].numpy()) for _, name in rule.names(config.num_layers)]
         for path, arrays in zip(rule.paths, zip(*slices, strict=True), strict=True):
             place = tree
             for step in path[:-1]:

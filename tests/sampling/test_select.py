@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxdistill.sampling import Sampling, select
-from jaxdistill.sampling.select import _top_k
+from jaxdistill.sampling import Sampling, sample_next_token
+from jaxdistill.sampling.next_token import _top_k
 
 DRAWS = 4096
 
@@ -29,7 +29,7 @@ def reference(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
 def draw(logits: np.ndarray, sampling: Sampling, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     keys = jax.random.split(jax.random.key(seed), draws)
     rows = jnp.broadcast_to(jnp.asarray(logits)[None], (draws, len(logits)))
-    return np.asarray(jax.jit(select, static_argnums=2)(rows, keys, sampling))
+    return np.asarray(jax.jit(sample_next_token, static_argnums=2)(rows, keys, sampling))
 
 
 # Weights are powers of two, so that every sum is exact and a boundary is on neither side.
@@ -96,10 +96,10 @@ def test_the_top_k_are_those_of_a_stable_sort(top_k: int) -> None:
 def test_greedy_takes_the_first_of_the_likeliest() -> None:
     logits = jnp.array([[0.0, 3.0, 3.0, -jnp.inf], [5.0, 1.0, 5.0, 5.0]])
     keys = jax.random.split(jax.random.key(0), 2)
-    assert select(logits, keys, Sampling()).tolist() == [1, 0]
+    assert sample_next_token(logits, keys, Sampling()).tolist() == [1, 0]
     for top_k in (0, 2):  # so cold that a division would leave float32
         sampling = Sampling(temperature=1e-40, top_k=top_k)
-        assert select(logits, keys, sampling).tolist() == [1, 0]
+        assert sample_next_token(logits, keys, sampling).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (0, 0.9), (3, 0.9)])
@@ -121,7 +121,7 @@ def test_low_precision_is_computed_in_float32() -> None:
     logits = np.random.default_rng(3).normal(0, 2, 400)
     rounded = np.asarray(jnp.asarray(logits, jnp.bfloat16).astype(jnp.float32))
     sampling = Sampling(temperature=0.8, top_p=0.7)
-    low = jax.jit(select, static_argnums=2)(
+    low = jax.jit(sample_next_token, static_argnums=2)(
         jnp.asarray(rounded, jnp.bfloat16)[None], jax.random.split(jax.random.key(0), 1), sampling
     )
     assert low[0] == draw(rounded, sampling, 1)[0]

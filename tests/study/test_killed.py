@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from untimed import untimed
 
-from jaxdistill.study.process import locked
+from jaxdistill.study.process_runner import lock_folder
 
 IN_ONE_PROCESS = """
 import sys
 from jaxdistill import cli
-from jaxdistill.study.process import Processes
+from jaxdistill.study.process_runner import Processes
 
 Processes.run = lambda self, command: cli.main(command[3:])
 sys.exit(cli.main(sys.argv[1:]))
@@ -92,5 +92,5 @@ def test_a_signal_stops_the_run_and_the_study(place, start):
     assert said.read_text().endswith("Stopped in run 1 of 2. The same command goes on there.\n")
     assert "Traceback" not in said.read_text()
     assert not (place / "study" / "table.md").exists()
-    with locked(place / "study", lambda: pytest.fail("a run is left")):
+    with lock_folder(place / "study", lambda: pytest.fail("a run is left")):
         pass

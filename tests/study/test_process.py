@@ -11,15 +11,15 @@ import pytest
 
 from jaxdistill import study
 from jaxdistill.errors import UserError
-from jaxdistill.study.process import Processes, locked
+from jaxdistill.study.process_runner import ProcessRunner, lock_folder
 
-MODULE = sys.modules["jaxdistill.study.run"]  # the package's `run` is the function
+MODULE = sys.modules["jaxdistill.study.runner"]  # the package's `run` is the function
 LONG = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 STUDY_THAT_IS_KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jaxdistill.study.process import Processes, locked
+from jaxdistill.study.process_runner import Processes, locked
 
 run = "import sys, time; print(flush=True); time.sleep(1); open(sys.argv[1], 'w').write('done')"
 with locked(Path(sys.argv[1]), lambda: None) as lock, Processes(lock) as processes:
@@ -54,7 +54,7 @@ def test_a_signal_between_runs_ends_the_study(place, monkeypatch, number):
 
 
 def test_a_signal_ends_the_process_that_runs():
-    with Processes() as processes:
+    with ProcessRunner() as processes:
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         assert processes.run(LONG) == 130
@@ -64,7 +64,7 @@ def test_a_signal_ends_the_process_that_runs():
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
     try:
-        with Processes() as processes:
+        with ProcessRunner() as processes:
             os.kill(os.getpid(), signal.SIGHUP)
             assert processes.run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
     finally:
@@ -84,7 +84,7 @@ def test_a_run_that_outlives_its_study_is_waited_for(tmp_path: Path):
     assert not done.exists()
     waited = []
     start = time.monotonic()
-    with locked(folder, lambda: waited.append(time.monotonic() - start)):
+    with lock_folder(folder, lambda: waited.append(time.monotonic() - start)):
         assert done.read_text() == "done"
     assert len(waited) == 1
     killed.stdout.close()
@@ -94,6 +94,6 @@ def test_a_file_is_no_folder_for_a_study(tmp_path: Path):
     (tmp_path / "study").write_text("")
     with (
         pytest.raises(UserError, match=r"study cannot be a study's folder: File exists\. Choose"),
-        locked(tmp_path / "study", lambda: None),
+        lock_folder(tmp_path / "study", lambda: None),
     ):
         pass

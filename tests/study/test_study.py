@@ -13,16 +13,16 @@ from untimed import untimed
 from jaxdistill import study
 from jaxdistill.cli import main
 from jaxdistill.errors import UserError
-from jaxdistill.evals import RATIOS, Estimate
+from jaxdistill.evals import RATIO_METRICS, Estimate
 from jaxdistill.report import QUANTITIES
-from jaxdistill.study.process import Processes
-from jaxdistill.study.table import _ratio, markdown
+from jaxdistill.study.process_runner import ProcessRunner
+from jaxdistill.study.table import _ratio_terms, markdown_table
 
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch):
     """Trains the runs of a study here, where JAX is there already."""
-    monkeypatch.setattr(Processes, "run", lambda self, command: main(command[3:]))
+    monkeypatch.setattr(ProcessRunner, "run", lambda self, command: main(command[3:]))
     monkeypatch.setattr(sys.modules["jaxdistill.run.train"], "use_compilation_cache", lambda: None)
 
 
@@ -148,7 +148,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_tables(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "run_loop", stopped_in_its_second_run)
-        assert trained(place, "seeds=[0]") == module.INTERRUPTED
+        assert trained(place, "seeds=[0]") == module.INTERRUPTED_EXIT_CODE
     first = ends(place)
     assert [*first] == ["teacher-0"]
     assert not (place / "study" / "table.md").exists()
@@ -159,31 +159,31 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_tables(
 
 
 def test_every_ratio_has_a_label_and_a_better_side() -> None:
-    assert all(QUANTITIES[name].better for name in RATIOS)
+    assert all(QUANTITIES[name].better for name in RATIO_METRICS)
 
 
 def test_a_ratio_is_of_sums() -> None:
     runs = [[{"nll": 2.0, "num_bytes": 4, "scored_tokens": 1}] * 3] * 2
-    sums, weights = _ratio("bits_per_byte", runs)
+    sums, weights = _ratio_terms("bits_per_byte", runs)
     np.testing.assert_allclose(sums / weights, 2 / 4 / np.log(2))
     with pytest.raises(UserError, match="forward_kl was not measured"):
-        _ratio("forward_kl", runs)
+        _ratio_terms("forward_kl", runs)
 
 
 def test_the_best_is_bold_whichever_way_is_better(place: Path) -> None:
     config = study.read(place / "study.yaml", ("quantities=[forward_kl,top1_agreement]",))
     found = [
-        study.Outcome(
+        study.ArmResult(
             arm=arm,
             values={"forward_kl": Estimate(kl, kl, kl), "top1_agreement": Estimate(top, top, top)},
             differences={},
             by_seed={},
-            tokens=1.0,
-            seconds=1.0,
+            mean_tokens=1.0,
+            mean_seconds=1.0,
         )
         for arm, kl, top in [("words", 2.0, 0.25), ("teacher", 1.0, 0.125)]
     ]
-    table = markdown(config, found)
+    table = markdown_table(config, found)
     assert "**1.0000 [1.0000, 1.0000]**" in table
     assert "**25.0 % [25.0 %, 25.0 %]**" in table
     assert table.count("**") == 4

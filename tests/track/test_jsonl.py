@@ -15,7 +15,9 @@ def record(path, steps, *, restored_step=None, seconds=0.0):
     tracker = JsonlTracker(path, restored_step=restored_step)
     for step in steps:
         loss = float(np.float32(1) / np.float32(step + 3))
-        tracker.metrics(step, {"train/loss": loss, "train/tokens": step, "time/seconds": seconds})
+        tracker.log_metrics(
+            step, {"train/loss": loss, "train/tokens": step, "time/seconds": seconds}
+        )
     tracker.close()
 
 
@@ -28,7 +30,7 @@ def untimed(path):
 def test_floats_come_back_to_the_bit(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("record") / "metrics.jsonl"
     tracker = JsonlTracker(path)
-    tracker.metrics(1, {"train/loss": value})
+    tracker.log_metrics(1, {"train/loss": value})
     tracker.close()
     back = json.loads(path.read_text())["train/loss"]
     assert math.copysign(1, back) == math.copysign(1, value)
@@ -38,7 +40,7 @@ def test_floats_come_back_to_the_bit(tmp_path_factory, value):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_null_and_the_line_is_json(tmp_path, value):
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
-    tracker.metrics(1, {"train/loss": value})
+    tracker.log_metrics(1, {"train/loss": value})
     tracker.close()
     text = (tmp_path / "metrics.jsonl").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "train/loss": None}
@@ -70,6 +72,6 @@ def test_a_full_disk_is_one_line(tmp_path):
     tracker._path = tmp_path / "metrics.jsonl"
     tracker._file = tracker._path.open("a")
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written: No space left"):
-        tracker.metrics(1, {"train/loss": 1.0})
+        tracker.log_metrics(1, {"train/loss": 1.0})
     with pytest.raises(OSError, match="No space"):
         tracker.close()

@@ -27,7 +27,7 @@ def test_a_step_is_one_line_however_narrow_the_log():
     console = plain()
     tracker = ConsoleTracker(num_steps=20, console=console)
     values = {f"train/quantity_{i}": float(i) for i in range(12)}
-    tracker.metrics(3, {**values, "time/seconds": 1.25})
+    tracker.log_metrics(3, {**values, "time/seconds": 1.25})
     text = console.file.getvalue()
     assert text.count("\n") == 1
     assert text.startswith("step 3/20  train  quantity_0 0  quantity_1 1")
@@ -36,7 +36,7 @@ def test_a_step_is_one_line_however_narrow_the_log():
 
 def test_rooms_have_their_own_lines():
     console = plain()
-    ConsoleTracker(console=console).metrics(
+    ConsoleTracker(console=console).log_metrics(
         0, {"train/loss": 2.345678, "train/tokens": 12345, "eval/nll": math.nan}
     )
     assert console.file.getvalue() == (
@@ -46,7 +46,7 @@ def test_rooms_have_their_own_lines():
 
 def test_the_opening_table_shows_every_entry():
     console = plain()
-    ConsoleTracker(console=console).config({"student": "10 layers", "parameters": 55_000_000})
+    ConsoleTracker(console=console).log_config({"student": "10 layers", "parameters": 55_000_000})
     text = console.file.getvalue()
     assert "10 layers" in text
     assert "55,000,000" in text
@@ -66,8 +66,8 @@ def test_a_bar_is_drawn_on_a_terminal_only():
 def test_what_comes_in_parts_is_told_with_and_without_a_terminal():
     for console in (plain(), terminal()):
         with Progress("teacher writes", 0, console=console) as progress:
-            progress.reach(2, 5, 30)
-            progress.reach(5, 5, 40)
+            progress.advance_to(2, 5, 30)
+            progress.advance_to(5, 5, 40)
         assert "5/5" in console.file.getvalue()
         assert "tokens/s" in console.file.getvalue()
 
@@ -75,7 +75,7 @@ def test_what_comes_in_parts_is_told_with_and_without_a_terminal():
 def test_lines_and_bar_share_a_terminal():
     console = terminal()
     with Progress("train", total=2, console=console) as progress:
-        ConsoleTracker(console=console).metrics(1, {"train/loss": 1.0})
+        ConsoleTracker(console=console).log_metrics(1, {"train/loss": 1.0})
         progress.advance(tokens=1)
     assert "step 1  train  loss 1" in console.file.getvalue()
 
@@ -83,8 +83,8 @@ def test_lines_and_bar_share_a_terminal():
 def test_tensorboard_writes_an_event_file(tmp_path):
     trackers = open_trackers(TrackConfig(tensorboard=True), tmp_path, console=plain())
     for tracker in trackers:
-        tracker.config({"student": "small"})
-        tracker.metrics(1, {"train/loss": 1.0})
+        tracker.log_config({"student": "small"})
+        tracker.log_metrics(1, {"train/loss": 1.0})
         tracker.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/loss" in events.read_bytes()

@@ -31,7 +31,7 @@ def build(mesh_config=None, *, embed=8, optimizer=AdamW(), seed=0):  # noqa: B00
     params = {"w": jnp.zeros((embed, 4)), "layers": {"scale": jnp.zeros((2, embed))}}
     places = {"w": PartitionSpec("fsdp", "tensor"), "layers": {"scale": PartitionSpec()}}
     places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), places)
-    transform = optimizer.transform(100, AXES)
+    transform = optimizer.make_optimizer(100, AXES)
     shardings = state_shardings(mesh, params, places, transform)
     like = abstract_state(params, transform, shardings)
     random = np.random.default_rng(seed)
@@ -62,13 +62,13 @@ def built():
 def test_a_checkpoint_comes_back_to_the_bit(tmp_path, built):
     like, state = built
     checkpoints = opened(tmp_path)
-    assert checkpoints.last_step is None
+    assert checkpoints.latest_step is None
     assert checkpoints.restore(like) is None
     checkpoints.save(at(state, 5), {"next_index": 17}, {"seconds": 1.5})
     restored = opened(tmp_path).restore(like)
-    assert restored.effort == {"seconds": 1.5}
+    assert restored.elapsed == {"seconds": 1.5}
     assert_equal(restored.state, at(state, 5))
-    assert restored.data == {"next_index": 17}
+    assert restored.data_state == {"next_index": 17}
     assert restored.skipped == ()
 
 
@@ -122,7 +122,7 @@ def test_a_killed_save_leaves_the_one_before(tmp_path, built):
     # What a kill leaves: everything written, nothing renamed.
     shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
     again = opened(tmp_path)
-    assert again.restore(like).data == {"next_index": 1}
+    assert again.restore(like).data_state == {"next_index": 1}
     again.save(at(state, 2), {})
     assert sorted(os.listdir(tmp_path)) == ["1", "2"]
 
@@ -152,11 +152,11 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(tmp_path, built, h
     again = opened(tmp_path)
     restored = again.restore(like)
     assert_equal(restored.state, at(state, 1))
-    assert restored.data == {"next_index": 1}
+    assert restored.data_state == {"next_index": 1}
     (line,) = restored.skipped
     assert line.startswith(f"{tmp_path}/2: cannot be read")
     again.save(at(state, 2), {"next_index": 2})
-    assert opened(tmp_path).restore(like).data == {"next_index": 2}
+    assert opened(tmp_path).restore(like).data_state == {"next_index": 2}
     assert (tmp_path / "unreadable-2").exists()
 
 
@@ -217,9 +217,9 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, built, capfd):
     assert f"the last good one is {tmp_path}/1" in line
     assert "Traceback" not in capfd.readouterr().err
     assert os.listdir(tmp_path) == ["1"]
-    assert opened(tmp_path).restore(like).data == {"next_index": 1}
+    assert opened(tmp_path).restore(like).data_state == {"next_index": 1}
     checkpoints.save(at(state, 2), {"next_index": 2})
-    assert opened(tmp_path).restore(like).data == {"next_index": 2}
+    assert opened(tmp_path).restore(like).data_state == {"next_index": 2}
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):

@@ -13,10 +13,10 @@ import rich
 from rich.console import Console
 
 from jaxdistill.errors import UserError
-from jaxdistill.report import spent
+from jaxdistill.report import training_effort
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh
 from jaxdistill.track import JsonlTracker
-from jaxdistill.train import Checkpoints, NonFiniteError, TrainState, train
+from jaxdistill.train import Checkpoints, NonFiniteError, TrainState, train_loop
 from jaxdistill.train.interrupt import Interrupt
 from jaxdistill.types import Batch
 
@@ -38,7 +38,7 @@ class Counting:
             loss_mask=np.ones((4, 2), np.float32),
             positions=full,
             segment_ids=full,
-            row_ids=full + np.array([[0, 1], [0, 1], [10, 10], [-99, -99]]),
+            example_ids=full + np.array([[0, 1], [0, 1], [10, 10], [-99, -99]]),
         )
 
     def get_state(self):
@@ -63,7 +63,7 @@ def run(tmp_path=None, *, state=None, batches=None, num_steps=7, save_every_step
     if tmp_path is not None:
         checkpoints = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={})
     options = {"log_every_steps": 2, "trackers": [], "step": step, **kwargs}
-    return train(
+    return train_loop(
         options.pop("step"),
         state or fresh(),
         jnp.float32(1),
@@ -80,10 +80,10 @@ class Recorder:
     def __init__(self):
         self.lines = []
 
-    def config(self, config):
+    def log_config(self, config):
         pass
 
-    def metrics(self, step, values):
+    def log_metrics(self, step, values):
         self.lines.append((step, dict(values)))
 
     def close(self):
@@ -122,7 +122,7 @@ def test_checkpoints_hold_the_place_in_the_data(tmp_path):
     run(tmp_path)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["3", "6", "7"]
     restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={}).restore(like(fresh()))
-    assert restored.data == {"at": 7}
+    assert restored.data_state == {"at": 7}
     assert float(restored.state.params["seen"]) == sum(range(1, 8))
 
 
@@ -180,9 +180,9 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     state = run(
         tmp_path,
         state=restored.state,
-        batches=Counting(**restored.data),
+        batches=Counting(**restored.data_state),
         trackers=[tracker],
-        effort=restored.effort,
+        effort=restored.elapsed,
     )
     tracker.close()
     assert float(state.params["seen"]) == sum(range(1, 8))
@@ -191,14 +191,14 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     # Step 5 was saved between two records: what it cost is not lost.
     seconds = [line["time/seconds"] for line in lines if "time/seconds" in line]
     assert seconds == sorted(seconds)
-    assert spent(lines) == (7 * 8, pytest.approx(seconds[-1]))
+    assert training_effort(lines) == (7 * 8, pytest.approx(seconds[-1]))
 
 
 def test_a_second_signal_is_not_held_back(capfd):
     with Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.received == "SIGINT"
-        assert interrupt.agreed()
+        assert interrupt.signal_name == "SIGINT"
+        assert interrupt.should_stop()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -208,7 +208,7 @@ def test_a_signal_that_was_ignored_stays_ignored():
     try:
         with Interrupt() as interrupt:
             os.kill(os.getpid(), signal.SIGINT)
-            assert not interrupt.agreed()
+            assert not interrupt.should_stop()
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -230,7 +230,7 @@ def test_the_next_batch_is_made_before_numbers_are_read():
             return super().__next__()
 
     class Watching(Recorder):
-        def metrics(self, step, values):
+        def log_metrics(self, step, values):
             order.append(f"read {step}")
 
     run(batches=Watched(), trackers=[Watching()], log_every_steps=1, num_steps=3)

@@ -74,7 +74,7 @@ def test_modules_have_a_learning_rate_of_their_own():
     optimizer = AdamW(learning_rate=0.1, schedule=Constant(), eps=1e-8)
     params = {"student": {"w": jnp.ones((2, 2))}, "dskd": {"w": jnp.ones((2, 2))}}
     axes = jax.tree.map(lambda leaf: (None, None), params)
-    transform = optimizer.transform(10, axes, {"dskd": 3.0})
+    transform = optimizer.make_optimizer(10, axes, {"dskd": 3.0})
     updates, _ = transform.update(params, transform.init(params), params)
     np.testing.assert_allclose(updates["student"]["w"], -0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["dskd"]["w"], -0.3, rtol=1e-5)

@@ -5,9 +5,9 @@ import pytest
 
 from jaxdistill.config import configclass, dump, load
 from jaxdistill.errors import UserError
-from jaxdistill.sharding import MeshConfig, make_mesh, replicated
+from jaxdistill.sharding import MeshConfig, make_mesh, replicated_sharding
 from jaxdistill.train import AdamW, TrainConfig, state_shardings
-from jaxdistill.train.optimizer import decays
+from jaxdistill.train.optimizer import weight_decay_mask
 from jaxdistill.train.schedules import Constant, Cosine, Linear, OneCycle, WarmupStableDecay
 
 PEAK, STEPS, WARMUP = 2.0, 100, 10
@@ -26,7 +26,9 @@ AXES = {
 
 
 def rates(schedule, warmup_steps=WARMUP):
-    rate = AdamW(learning_rate=PEAK, schedule=schedule, warmup_steps=warmup_steps).rate(STEPS)
+    rate = AdamW(
+        learning_rate=PEAK, schedule=schedule, warmup_steps=warmup_steps
+    ).learning_rate_schedule(STEPS)
     return np.array([rate(step) for step in range(STEPS)])
 
 
@@ -77,7 +79,7 @@ def test_one_cycle_is_that_of_pytorch(num_steps, rise, div, final_div):
     schedule = OneCycle(
         rise_fraction=rise, start_fraction=1 / div, final_fraction=1 / div / final_div
     )
-    rate = AdamW(learning_rate=PEAK, schedule=schedule).rate(num_steps)
+    rate = AdamW(learning_rate=PEAK, schedule=schedule).learning_rate_schedule(num_steps)
     found = [rate(step) for step in range(num_steps)]
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -85,7 +87,7 @@ def test_one_cycle_is_that_of_pytorch(num_steps, rise, div, final_div):
 def test_one_cycle_by_hand():
     """Ten steps, a peak at the second: up from a half, and down by half a cosine to a tenth."""
     schedule = OneCycle(rise_fraction=0.2, start_fraction=0.5, final_fraction=0.1)
-    rate = AdamW(learning_rate=1.0, schedule=schedule).rate(10)
+    rate = AdamW(learning_rate=1.0, schedule=schedule).learning_rate_schedule(10)
     np.testing.assert_allclose([rate(0), rate(1), rate(5), rate(9)], [0.5, 1.0, 0.55, 0.1])
     assert OneCycle(rise_fraction=0.1).after_warmup(1.0, 10)(0) == 1
 
@@ -104,24 +106,24 @@ def test_what_does_not_fit_into_the_run_is_refused(optimizer):
 
 
 def test_only_matrices_decay():
-    decayed = jax.tree.leaves_with_path(decays(AXES))
+    decayed = jax.tree.leaves_with_path(weight_decay_mask(AXES))
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, yes in decayed if yes]
     assert names == ["embedding", "layers.attention.query"]
 
     shapes = jax.tree.map(len, AXES, is_leaf=lambda node: isinstance(node, tuple))
     params = jax.tree.map(lambda ndim: jnp.ones((2,) * ndim), shapes)
-    optimizer = AdamW(weight_decay=0.1).transform(STEPS, AXES)
+    optimizer = AdamW(weight_decay=0.1).make_optimizer(STEPS, AXES)
     still = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(still, optimizer.init(params), params)
     moved = jax.tree.map(lambda update: bool(jnp.any(update != 0)), updates)
-    assert moved == decays(AXES)
+    assert moved == weight_decay_mask(AXES)
 
 
 def test_the_first_update_is_adams():
     params, gradient = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([3.0, -4.0])}
     for clip_norm in (None, 1.0):
         config = AdamW(learning_rate=0.1, schedule=Constant(), clip_norm=clip_norm, eps=1e-3)
-        optimizer = config.transform(STEPS, {"w": ("embed",)})
+        optimizer = config.make_optimizer(STEPS, {"w": ("embed",)})
         updates, _ = optimizer.update(gradient, optimizer.init(params), params)
         clipped = np.array([3.0, -4.0]) * (1 if clip_norm is None else clip_norm / 5)
         expected = -0.1 * clipped / (np.abs(clipped) + 1e-3)
@@ -130,7 +132,7 @@ def test_the_first_update_is_adams():
 
 def test_moments_lie_where_their_parameters_lie():
     mesh = make_mesh(MeshConfig(data=1, fsdp=4))
-    optimizer = AdamW(weight_decay=0.1).transform(STEPS, {"w": ("embed", "mlp")})
+    optimizer = AdamW(weight_decay=0.1).make_optimizer(STEPS, {"w": ("embed", "mlp")})
     shapes = {"w": jax.ShapeDtypeStruct((8, 2), "float32")}
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
     found = state_shardings(mesh, shapes, {"w": split}, optimizer)
@@ -138,7 +140,7 @@ def test_moments_lie_where_their_parameters_lie():
     for leaf, sharding in zip(
         jax.tree.leaves(opt_state), jax.tree.leaves(found.opt_state), strict=True
     ):
-        assert sharding == (split if leaf.ndim else replicated(mesh))
+        assert sharding == (split if leaf.ndim else replicated_sharding(mesh))
 
 
 def test_the_config_reads_and_writes_yaml():

@@ -75,7 +75,7 @@ def test_the_mesh_changes_nothing(batch, plain, mesh, accumulate):
 
 def test_padding_changes_nothing(batch, plain):
     def longer(name, array):
-        fill = -1 if name == "row_ids" else 0
+        fill = -1 if name == "example_ids" else 0
         wider = np.pad(array, [(0, 0), (0, 8)], constant_values=fill)
         return np.concatenate([wider, np.full_like(wider, fill)])
 

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import models
-from jaxdistill.data import batches
+from jaxdistill.data import shuffled_batches
 from jaxdistill.data.examples import Example
 from jaxdistill.objectives import OBJECTIVES, init_modules, learning_rate_scales
-from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, shardings
+from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
 from jaxdistill.track import JsonlTracker
 from jaxdistill.train import (
     AdamW,
@@ -29,10 +29,10 @@ from jaxdistill.train import (
     jit_step,
     make_step,
     state_shardings,
-    train,
+    train_loop,
 )
 from jaxdistill.train.step import StepFunction
-from jaxdistill.types import Batch, Signal
+from jaxdistill.types import Batch, HiddenSignal
 
 VOCAB_SIZE = 37  # the heads have 40 rows: three of them are padding
 LENGTH, BATCH_SIZE, STEPS = 24, 8, 12
@@ -47,7 +47,7 @@ STUDENT = models.DecoderConfig(
     layers=(models.LayerKind(rope=models.Rope(base=10_000.0)),) * 2,
     max_positions=64,
     query_scale=8**-0.5,
-    has_tied_head=True,
+    has_tied_embeddings=True,
 )
 TEACHER = dataclasses.replace(STUDENT, embed_dim=24, layers=STUDENT.layers[:1] * 3)
 
@@ -61,13 +61,13 @@ def examples(count: int = 40) -> list[Example]:
         tokens = random.integers(1, VOCAB_SIZE, size).astype(np.int32)
         scored = np.arange(size) >= max(1, size // 3)
         made.append(
-            Example(tokens=tokens, loss_mask=scored, row_id=row_id, num_bytes=size, place="")
+            Example(tokens=tokens, loss_mask=scored, row_id=row_id, num_bytes=size, source="")
         )
     return made
 
 
 def data(batch_size: int = BATCH_SIZE) -> Any:
-    return batches(examples(), length=LENGTH, batch_size=batch_size, pack=True, seed=3)
+    return shuffled_batches(examples(), length=LENGTH, batch_size=batch_size, pack=True, seed=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,31 +112,33 @@ def assemble(
     axes = models.parameter_axes(student)
     shapes = models.abstract_params(student, dtype)
     modules = init_modules(chosen, 7, student.embed_dim, TEACHER.embed_dim)
-    transform = optimizer.transform(
+    transform = optimizer.make_optimizer(
         num_steps,
         {**axes, **jax.tree.map(lambda leaf: (None,) * leaf.ndim, modules)},
         learning_rate_scales(chosen),
     )
-    places = state_shardings(mesh, shapes, shardings(mesh, axes, shapes), transform, modules)
+    places = state_shardings(mesh, shapes, named_shardings(mesh, axes, shapes), transform, modules)
     teacher_axes = models.parameter_axes(TEACHER)
     teacher_params = fresh_params(TEACHER, 1)
-    teacher_shardings = shardings(mesh, teacher_axes, teacher_params)
+    teacher_shardings = named_shardings(mesh, teacher_axes, teacher_params)
 
-    def says(config: models.DecoderConfig, params: Any, batch: Batch) -> Signal:
+    def says(config: models.DecoderConfig, params: Any, batch: Batch) -> HiddenSignal:
         hidden = models.forward_batch(config, params, batch).hidden
-        head = models.head(config, params, vocab_size=VOCAB_SIZE)
-        return Signal(hidden, head, models.embedding(config, params))
+        head = models.lm_head(config, params, vocab_size=VOCAB_SIZE)
+        return HiddenSignal(hidden, head, models.token_embedding(config, params))
 
     step = make_step(
-        student=functools.partial(says, student),
-        teacher=functools.partial(says, TEACHER) if any(o.compares for o in chosen) else None,
+        student_signal=functools.partial(says, student),
+        teacher_signal=functools.partial(says, TEACHER)
+        if any(o.compares for o in chosen)
+        else None,
         objectives=chosen,
         optimizer=transform,
-        rate=optimizer.rate(num_steps),
+        learning_rate=optimizer.learning_rate_schedule(num_steps),
         shardings=places,
         mesh=mesh,
         accumulate=accumulate,
-        chunk_rows=chunk_rows,
+        chunk_size=chunk_rows,
     )
     return Tiny(
         mesh,
@@ -155,7 +157,7 @@ def main(folder: Path, pause_seconds: float = 0.0) -> None:
     state, iterator = tiny.state, data()
     if restored is not None:
         state = restored.state
-        iterator.set_state(restored.data)
+        iterator.set_state(restored.data_state)
     step = int(state.step) if restored is not None else None
     tracker = JsonlTracker(folder / "metrics.jsonl", restored_step=step)
 
@@ -163,7 +165,7 @@ def main(folder: Path, pause_seconds: float = 0.0) -> None:
         time.sleep(pause_seconds)  # so that a test has the time to kill
         return {"eval/first": float(state.params["final_norm"]["scale"][0])}
 
-    state = train(
+    state = train_loop(
         tiny.step,
         state,
         tiny.teacher_params,

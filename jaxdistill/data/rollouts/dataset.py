@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from jaxdistill.config import configclass
+from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.rollouts import ROLLOUTS
-from jaxdistill.data.rollouts.writer import Writer
+from jaxdistill.data.rollouts.generation_cache import GenerationCache
 from jaxdistill.data.rows import Row
-from jaxdistill.data.templates import Templates
-from jaxdistill.errors import Findings, UserError
+from jaxdistill.errors import ErrorCollector, UserError
 
 
 @ROLLOUTS.register
@@ -21,21 +21,26 @@ class DatasetRollout:
     needs_teacher: ClassVar[bool] = False
 
     def complete(
-        self, rows: Sequence[Row], *, templates: Templates, length: int, writer: Writer | None
+        self,
+        rows: Sequence[Row],
+        *,
+        renderer: Renderer,
+        length: int,
+        generation_cache: GenerationCache | None,
     ) -> list[Row]:
         """The rows as they are.
 
         Raises:
             UserError: where one has a prompt only.
         """
-        del templates, length, writer
-        findings = Findings()
+        del renderer, length, generation_cache
+        findings = ErrorCollector()
         for row in rows:
-            with findings.collect(row.place):
-                if not row.has_answer:
+            with findings.collect(row.source):
+                if not row.has_completion:
                     raise UserError(
                         "a prompt without an answer. Add a `completion` (or a last message of the "
                         "assistant), or let the teacher write it: `data.rollout.type=teacher`."
                     )
-        findings.raise_any()
+        findings.raise_if_any()
         return list(rows)

@@ -10,13 +10,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from jaxdistill.config import configclass
+from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.rollouts import ROLLOUTS
-from jaxdistill.data.rollouts.stop import Stop
-from jaxdistill.data.rollouts.writer import Writer
-from jaxdistill.data.rows import Row, Tokens, for_teacher
-from jaxdistill.data.templates import Templates
-from jaxdistill.data.tokenize import encode_prompts
-from jaxdistill.errors import Findings, UserError
+from jaxdistill.data.rollouts.generation_cache import GenerationCache
+from jaxdistill.data.rollouts.stop_strings import StopStrings
+from jaxdistill.data.rows import Row, Tokens, apply_teacher_prompt
+from jaxdistill.data.tokenization import tokenize_prompts
+from jaxdistill.errors import ErrorCollector, UserError
 
 
 @ROLLOUTS.register
@@ -50,7 +50,12 @@ class TeacherRollout:
     needs_teacher: ClassVar[bool] = True
 
     def complete(
-        self, rows: Sequence[Row], *, templates: Templates, length: int, writer: Writer | None
+        self,
+        rows: Sequence[Row],
+        *,
+        renderer: Renderer,
+        length: int,
+        generation_cache: GenerationCache | None,
     ) -> list[Row]:
         """The rows with what the teacher was asked and answered, as exact tokens of its own.
 
@@ -60,48 +65,48 @@ class TeacherRollout:
         Raises:
             UserError: where a row has no prompt, or an answer is to stop and cannot.
         """
-        if writer is None:
+        if generation_cache is None:
             raise ValueError("a teacher's rollout needs a `writer`")
-        if self.stop and not writer.eos_ids:
+        if self.stop and not generation_cache.eos_ids:
             raise UserError(
                 "data.rollout.stop: this teacher has no token that ends an answer, so none can be "
                 "ended. Name it as `eos_token_id` in its `config.json`, or leave `stop` out."
             )
-        prompts = [tuple(prompt) for prompt in self.prompts(rows, templates)]
+        prompts = [tuple(prompt) for prompt in self.tokenize_teacher_prompts(rows, renderer)]
         asked = [place for place, prompt in enumerate(prompts) if len(prompt) <= length]
-        answers = writer.write(
-            [for_teacher(rows[place]) for place in asked],
+        answers = generation_cache.get_completions(
+            [apply_teacher_prompt(rows[place]) for place in asked],
             [prompts[place] for place in asked],
-            path=writer.path(self._setting()),
-            tokenizer=templates.tokenizer,
+            path=generation_cache.path(self._cache_settings()),
+            tokenizer=renderer.tokenizer,
             batch_size=self.batch_size,
             seed=self.seed,
-            stop=Stop(self.stop, templates, writer.eos_ids),
+            stop=StopStrings(self.stop, renderer, generation_cache.eos_ids),
         )
         return [
             replace(row, content=Tokens(prompt, answers.get(prompt, ())))
             for row, prompt in zip(rows, prompts, strict=True)
         ]
 
-    def prompts(self, rows: Sequence[Row], templates: Templates) -> list[list[int]]:
+    def tokenize_teacher_prompts(self, rows: Sequence[Row], renderer: Renderer) -> list[list[int]]:
         """What the teacher is asked, for each row: its `teacher_prompt`, if it has one.
 
         Raises:
             UserError: where a row has no prompt.
         """
-        findings = Findings()
-        asked = [for_teacher(row) for row in rows]
+        findings = ErrorCollector()
+        asked = [apply_teacher_prompt(row) for row in rows]
         for row in asked:
-            with findings.collect(row.place):
+            with findings.collect(row.source):
                 if not row.has_prompt:
                     raise UserError(
                         "has no prompt for the teacher to answer. Give it one, or learn from "
                         "the text itself: `data.rollout.type=dataset`."
                     )
-        findings.raise_any()
-        return encode_prompts(asked, templates)
+        findings.raise_if_any()
+        return tokenize_prompts(asked, renderer)
 
-    def _setting(self) -> dict[str, object]:
+    def _cache_settings(self) -> dict[str, object]:
         """What an answer depends on."""
         others = ("type", "batch_size", "directory", *(() if self.stop else ("stop",)))
         return {k: v for k, v in asdict(self).items() if k not in others}

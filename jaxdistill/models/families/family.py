@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar
 
-from jaxdistill.errors import UserError, nearest
+from jaxdistill.errors import UserError, did_you_mean
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.families.reading import rename
-from jaxdistill.models.rules import Rule
+from jaxdistill.models.families.hf_config import resolve_aliases
+from jaxdistill.models.tensor_rules import TensorRule
 
 
 class Family(abc.ABC):
@@ -24,44 +24,50 @@ class Family(abc.ABC):
     """
 
     model_types: ClassVar[Mapping[str, str]]
-    prefix: ClassVar[str]
-    ignored: ClassVar[tuple[str, ...]] = ()
-    aliases: ClassVar[Mapping[str, str]] = {}
+    tensor_prefix: ClassVar[str]
+    ignored_tensors: ClassVar[tuple[str, ...]] = ()
+    config_aliases: ClassVar[Mapping[str, str]] = {}
 
     @abc.abstractmethod
-    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
         """What a `config.json` describes; UserError names every key that cannot be honoured."""
 
     @abc.abstractmethod
-    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+    def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
         """The table of tensors, read in both directions."""
 
     @abc.abstractmethod
-    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+    def _hf_config_keys(
+        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The keys of `config.json` that `config` decides."""
 
-    def hf_config(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+    def hf_config(
+        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The `config.json` to write: the original's keys, under those that `config` decides.
 
         Raises:
             UserError: The family's `config.json` has no way to say what `config` says.
         """
-        model_type = original.get("model_type", next(iter(self.model_types)))
+        model_type = original_hf_config.get("model_type", next(iter(self.model_types)))
         result = {
-            **rename(original, self.aliases),
-            **self._written(config, original),
+            **resolve_aliases(original_hf_config, self.config_aliases),
+            **self._hf_config_keys(config, original_hf_config),
             "model_type": model_type,
             "architectures": [self.model_types[model_type]],
         }
         read = self.decoder_config(result)
         if read != config:
-            raise UserError(*_differences(model_type, config, read))
+            raise UserError(*_unsupported_fields(model_type, config, read))
         return result
 
 
-def _differences(model_type: str, config: DecoderConfig, read: DecoderConfig) -> Iterator[str]:
+def _unsupported_fields(
+    model_type: str, config: DecoderConfig, read_back: DecoderConfig
+) -> Iterator[str]:
     for field in fields(config):
-        ours, theirs = getattr(config, field.name), getattr(read, field.name)
+        ours, theirs = getattr(config, field.name), getattr(read_back, field.name)
         if ours != theirs:
             yield (
                 f"config.json of `{model_type}` cannot say that {field.name} is {ours}: "
@@ -69,7 +75,7 @@ def _differences(model_type: str, config: DecoderConfig, read: DecoderConfig) ->
             )
 
 
-class Families(Mapping[str, Family]):
+class FamilyRegistry(Mapping[str, Family]):
     """`model_type` to family; every module of this package that has a `FAMILY` is in it."""
 
     def __init__(self, package: str, paths: Iterable[str]):
@@ -89,7 +95,7 @@ class Families(Mapping[str, Family]):
             known = sorted(self._by_type)
             raise UserError(
                 f"config.json: `model_type` is {model_type!r}, expected one of "
-                f"{', '.join(known)}.{nearest(str(model_type), known)}"
+                f"{', '.join(known)}.{did_you_mean(str(model_type), known)}"
             )
         return self._by_type[model_type]
 

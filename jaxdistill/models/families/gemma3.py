@@ -7,21 +7,26 @@ with a long-wave one. https://arxiv.org/abs/2503.19786.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from jaxdistill.models.config import DecoderConfig, LayerKind, Norm, Rope
+from jaxdistill.models.config import DecoderConfig, LayerKind, NormKind, Rope
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.llama import norm_rules, shared_fields, shared_keys, shared_rules
-from jaxdistill.models.families.reading import (
-    ACTIVATIONS,
+from jaxdistill.models.families.hf_config import (
+    ACTIVATION_NAMES,
     FULL,
     SLIDING,
-    Reader,
-    activation_name,
-    layer_types,
+    HFConfigReader,
+    hf_activation_name,
+    layer_type_names,
 )
-from jaxdistill.models.families.rotary import parse_rope
-from jaxdistill.models.rules import Rule, same
+from jaxdistill.models.families.llama import (
+    embedding_and_projection_rules,
+    layer_norm_rules,
+    llama_decoder_fields,
+    llama_hf_config_keys,
+)
+from jaxdistill.models.families.rope_config import parse_rope
+from jaxdistill.models.tensor_rules import TensorRule, identity_rule
 
-DEFAULTS = {
+GEMMA3_DEFAULTS = {
     "vocab_size": 262_208,
     "hidden_size": 2304,
     "intermediate_size": 9216,
@@ -41,7 +46,7 @@ DEFAULTS = {
     "sliding_window_pattern": 6,
 }
 
-NORMS = {
+GEMMA3_NORM_NAMES = {
     "input_layernorm": "attention_norm",
     "post_attention_layernorm": "attention_post_norm",
     "pre_feedforward_layernorm": "mlp_norm",
@@ -53,53 +58,55 @@ class Gemma3(Family):
     """`model_type` gemma3_text."""
 
     model_types: ClassVar = {"gemma3_text": "Gemma3ForCausalLM"}
-    prefix = "model."
-    ignored = ("*.rotary_emb.*",)
+    tensor_prefix = "model."
+    ignored_tensors = ("*.rotary_emb.*",)
 
-    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of Gemma3TextConfig."""
-        reader = Reader(hf, DEFAULTS)
-        reader.expect("use_bidirectional_attention", (None, False), "a decoder is causal")
-        reader.expect(
+        reader = HFConfigReader(hf_config, GEMMA3_DEFAULTS)
+        reader.require_allowed("use_bidirectional_attention", (None, False), "a decoder is causal")
+        reader.require_allowed(
             "attn_logit_softcapping", (None,), "transformers reads it and does not apply it"
         )
         attention_bias = reader.flag("attention_bias")
-        fields = shared_fields(reader)
+        fields = llama_decoder_fields(reader)
         config = DecoderConfig(
             **fields,
-            layers=_layers(reader),
-            norm=Norm.RMS_PLUS_ONE,
+            layers=_layer_kinds(reader),
+            norm=NormKind.RMS_PLUS_ONE,
             has_query_key_norm=True,
             has_post_norms=True,
-            activation=reader.choice("hidden_activation", ACTIVATIONS),
+            activation=reader.choice("hidden_activation", ACTIVATION_NAMES),
             has_query_key_value_bias=attention_bias,
             has_attention_output_bias=attention_bias,
-            query_scale=reader.number("query_pre_attn_scalar") ** -0.5,
+            query_scale=reader.positive_float("query_pre_attn_scalar") ** -0.5,
             embed_scale=fields["embed_dim"] ** 0.5,
-            logit_soft_cap=reader.optional_number("final_logit_softcapping"),
+            logit_soft_cap=reader.optional_positive_float("final_logit_softcapping"),
         )
-        reader.finish()
+        reader.raise_mistakes()
         return config
 
-    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+    def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
         """Every tensor of a Gemma3ForCausalLM."""
         channels = config.head_dim
         name, path = "model.layers.{i}.self_attn", ("layers", "attention")
         return (
-            *shared_rules(config),
-            *norm_rules(config, NORMS),
-            same(f"{name}.q_norm.weight", (*path, "query_norm", "scale"), channels),
-            same(f"{name}.k_norm.weight", (*path, "key_norm", "scale"), channels),
+            *embedding_and_projection_rules(config),
+            *layer_norm_rules(config, GEMMA3_NORM_NAMES),
+            identity_rule(f"{name}.q_norm.weight", (*path, "query_norm", "scale"), channels),
+            identity_rule(f"{name}.k_norm.weight", (*path, "key_norm", "scale"), channels),
         )
 
-    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+    def _hf_config_keys(
+        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         windows = {kind.window for kind in config.layers} - {None}
-        word = original.get("hidden_activation", "gelu_pytorch_tanh")
+        word = original_hf_config.get("hidden_activation", "gelu_pytorch_tanh")
         scalar = config.query_scale**-2
         return {
-            **shared_keys(config),
-            "hidden_activation": activation_name(config.activation, word),
-            "layer_types": layer_types(config),
+            **llama_hf_config_keys(config),
+            "hidden_activation": hf_activation_name(config.activation, word),
+            "layer_types": layer_type_names(config),
             **({"sliding_window": windows.pop()} if windows else {}),
             "attention_bias": config.has_query_key_value_bias,
             "query_pre_attn_scalar": round(scalar),
@@ -107,34 +114,34 @@ class Gemma3(Family):
         }
 
 
-def _layers(reader: Reader) -> tuple[LayerKind, ...]:
+def _layer_kinds(reader: HFConfigReader) -> tuple[LayerKind, ...]:
     """By `layer_types`, or by the older rule: every `sliding_window_pattern`-th sees everything."""
     num_layers = reader.num_layers("num_hidden_layers")
-    window = reader.optional_integer("sliding_window")
-    pattern = reader.integer("sliding_window_pattern")
+    window = reader.optional_positive_int("sliding_window")
+    pattern = reader.positive_int("sliding_window_pattern")
     default = [SLIDING if (i + 1) % pattern else FULL for i in range(num_layers)]
-    types = reader.layer_types(default, window)
-    full, sliding = _ropes(reader)
+    types = reader.parse_layer_types(default, window)
+    full, sliding = _full_and_sliding_rope(reader)
     kinds = {FULL: LayerKind(rope=full), SLIDING: LayerKind(window=window, rope=sliding)}
     return tuple(kinds[name] for name in types)
 
 
-def _ropes(reader: Reader) -> tuple[Rope, Rope]:
+def _full_and_sliding_rope(reader: HFConfigReader) -> tuple[Rope, Rope]:
     """The rotary embeddings of full and of sliding layers.
 
     Newer files nest them by layer type in `rope_parameters`; older ones have `rope_theta` and
     `rope_scaling` for the full layers and `rope_local_base_freq` for the others.
     """
     key = "rope_parameters"
-    nested = reader.hf.get(key) or {}
+    nested = reader.values.get(key) or {}
     if not isinstance(nested, Mapping) or set(nested) - {FULL, SLIDING}:
-        reader.mistake(key, nested, f"objects named {FULL} and {SLIDING}")
+        reader.add_mistake(key, nested, f"objects named {FULL} and {SLIDING}")
         nested = {}
-    full = {**(nested.get(FULL) or {}), **(reader.hf.get("rope_scaling") or {})}
+    full = {**(nested.get(FULL) or {}), **(reader.values.get("rope_scaling") or {})}
     sliding = nested.get(SLIDING) or {}
     return (
-        parse_rope(reader, f"{key}.{FULL}", full, reader.hf["rope_theta"]),
-        parse_rope(reader, f"{key}.{SLIDING}", sliding, reader.hf["rope_local_base_freq"]),
+        parse_rope(reader, f"{key}.{FULL}", full, reader.values["rope_theta"]),
+        parse_rope(reader, f"{key}.{SLIDING}", sliding, reader.values["rope_local_base_freq"]),
     )
 
 

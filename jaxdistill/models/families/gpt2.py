@@ -6,12 +6,16 @@ https://cdn.openai.com/better-language-models/language_models_are_unsupervised_m
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from jaxdistill.models.config import DecoderConfig, LayerKind, Norm
+from jaxdistill.models.config import DecoderConfig, LayerKind, NormKind
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.reading import ACTIVATIONS, Reader, activation_name
-from jaxdistill.models.rules import Rule, flattened, same
+from jaxdistill.models.families.hf_config import (
+    ACTIVATION_NAMES,
+    HFConfigReader,
+    hf_activation_name,
+)
+from jaxdistill.models.tensor_rules import TensorRule, flattened_rule, identity_rule
 
-DEFAULTS = {
+GPT2_DEFAULTS = {
     "vocab_size": 50_257,
     "n_embd": 768,
     "n_layer": 12,
@@ -32,32 +36,36 @@ class GPT2(Family):
     """
 
     model_types: ClassVar = {"gpt2": "GPT2LMHeadModel"}
-    prefix = "transformer."
-    ignored = ("*.attn.bias", "*.attn.masked_bias")
-    aliases: ClassVar = {
+    tensor_prefix = "transformer."
+    ignored_tensors = ("*.attn.bias", "*.attn.masked_bias")
+    config_aliases: ClassVar = {
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",
         "num_attention_heads": "n_head",
         "num_hidden_layers": "n_layer",
     }
 
-    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of GPT2Config."""
-        reader = Reader(hf, DEFAULTS, self.aliases)
-        reader.expect("add_cross_attention", (None, False), "there is no encoder to attend to")
-        fields = shared_fields(reader, embed="n_embd", heads="n_head", mlp="n_inner")
+        reader = HFConfigReader(hf_config, GPT2_DEFAULTS, self.config_aliases)
+        reader.require_allowed(
+            "add_cross_attention", (None, False), "there is no encoder to attend to"
+        )
+        fields = gpt_decoder_fields(
+            reader, embed_key="n_embd", heads_key="n_head", mlp_key="n_inner"
+        )
         config = DecoderConfig(
             **fields,
             layers=(LayerKind(),) * reader.num_layers("n_layer"),
-            max_positions=reader.integer("n_positions"),
+            max_positions=reader.positive_int("n_positions"),
             has_query_key_value_bias=True,
             query_scale=fields["head_dim"] ** -0.5 if reader.flag("scale_attn_weights") else 1.0,
             is_scaled_by_inverse_layer=reader.flag("scale_attn_by_inverse_layer_idx"),
         )
-        reader.finish()
+        reader.raise_mistakes()
         return config
 
-    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+    def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
         """Every tensor of a GPT2LMHeadModel."""
         embed, mlp = config.embed_dim, config.mlp_dim
         heads, channels = config.num_heads, config.head_dim
@@ -66,39 +74,41 @@ class GPT2(Family):
         fused = tuple((*attention, part) for part in ("query", "key", "value"))
         biases = tuple((*attention, f"{part}_bias") for part in ("query", "key", "value"))
         return (
-            *embedding_rules(config),
+            *embedding_and_norm_rules(config),
             # The second axis of the view counts query, key and value; in `order` it comes first.
-            Rule(
+            TensorRule(
                 f"{layer}.attn.c_attn.weight",
                 fused,
                 shape=(embed, 3 * embed),
-                view=(embed, 3, heads, channels),
-                order=(1, 0, 2, 3),
+                view_shape=(embed, 3, heads, channels),
+                axis_order=(1, 0, 2, 3),
             ),
-            Rule(
+            TensorRule(
                 f"{layer}.attn.c_attn.bias",
                 biases,
                 shape=(3 * embed,),
-                view=(3, heads, channels),
-                order=(0, 1, 2),
+                view_shape=(3, heads, channels),
+                axis_order=(0, 1, 2),
             ),
-            Rule(
+            TensorRule(
                 f"{layer}.attn.c_proj.weight",
                 ((*attention, "output"),),
                 shape=(embed, embed),
-                view=(heads, channels, embed),
-                order=(0, 1, 2),
+                view_shape=(heads, channels, embed),
+                axis_order=(0, 1, 2),
             ),
-            flattened(f"{layer}.attn.c_proj.bias", (*attention, "output_bias"), embed),
-            same(f"{layer}.mlp.c_fc.weight", (*feed_forward, "up"), embed, mlp),
-            same(f"{layer}.mlp.c_fc.bias", (*feed_forward, "up_bias"), mlp),
-            same(f"{layer}.mlp.c_proj.weight", (*feed_forward, "down"), mlp, embed),
-            same(f"{layer}.mlp.c_proj.bias", (*feed_forward, "down_bias"), embed),
+            flattened_rule(f"{layer}.attn.c_proj.bias", (*attention, "output_bias"), embed),
+            identity_rule(f"{layer}.mlp.c_fc.weight", (*feed_forward, "up"), embed, mlp),
+            identity_rule(f"{layer}.mlp.c_fc.bias", (*feed_forward, "up_bias"), mlp),
+            identity_rule(f"{layer}.mlp.c_proj.weight", (*feed_forward, "down"), mlp, embed),
+            identity_rule(f"{layer}.mlp.c_proj.bias", (*feed_forward, "down_bias"), embed),
         )
 
-    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+    def _hf_config_keys(
+        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         return {
-            **shared_keys(config, original),
+            **gpt_hf_config_keys(config, original_hf_config),
             "n_embd": config.embed_dim,
             "n_inner": config.mlp_dim,
             "n_head": config.num_heads,
@@ -109,41 +119,45 @@ class GPT2(Family):
         }
 
 
-def shared_fields(reader: Reader, *, embed: str, heads: str, mlp: str) -> dict[str, Any]:
+def gpt_decoder_fields(
+    reader: HFConfigReader, *, embed_key: str, heads_key: str, mlp_key: str
+) -> dict[str, Any]:
     """What GPT-2 and GPT-Neo have in common, by the keys of what they name differently."""
-    embed_dim, num_heads = reader.integer(embed), reader.integer(heads)
+    embed_dim, num_heads = reader.positive_int(embed_key), reader.positive_int(heads_key)
     return {
-        "vocab_size": reader.integer("vocab_size"),
+        "vocab_size": reader.positive_int("vocab_size"),
         "embed_dim": embed_dim,
-        "mlp_dim": reader.optional_integer(mlp) or 4 * embed_dim,
+        "mlp_dim": reader.optional_positive_int(mlp_key) or 4 * embed_dim,
         "num_heads": num_heads,
         "num_kv_heads": num_heads,
-        "head_dim": reader.head_dim(num_heads, heads, embed),
+        "head_dim": reader.derived_head_dim(num_heads, heads_key, embed_key),
         "has_learned_positions": True,
-        "norm": Norm.LAYER,
-        "norm_epsilon": reader.number("layer_norm_epsilon"),
-        "activation": reader.choice("activation_function", ACTIVATIONS),
+        "norm": NormKind.LAYER,
+        "norm_epsilon": reader.positive_float("layer_norm_epsilon"),
+        "activation": reader.choice("activation_function", ACTIVATION_NAMES),
         "is_gated": False,
         "has_attention_output_bias": True,
         "has_mlp_bias": True,
-        "has_tied_head": reader.flag("tie_word_embeddings"),
-        "initializer_range": reader.number("initializer_range"),
+        "has_tied_embeddings": reader.flag("tie_word_embeddings"),
+        "initializer_range": reader.positive_float("initializer_range"),
     }
 
 
-def shared_keys(config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+def gpt_hf_config_keys(
+    config: DecoderConfig, original_hf_config: Mapping[str, Any]
+) -> dict[str, Any]:
     """The keys that GPT-2 and GPT-Neo write alike."""
-    word = original.get("activation_function", DEFAULTS["activation_function"])
+    word = original_hf_config.get("activation_function", GPT2_DEFAULTS["activation_function"])
     return {
         "vocab_size": config.vocab_size,
         "layer_norm_epsilon": config.norm_epsilon,
-        "activation_function": activation_name(config.activation, word),
-        "tie_word_embeddings": config.has_tied_head,
+        "activation_function": hf_activation_name(config.activation, word),
+        "tie_word_embeddings": config.has_tied_embeddings,
         "initializer_range": config.initializer_range,
     }
 
 
-def embedding_rules(config: DecoderConfig) -> tuple[Rule, ...]:
+def embedding_and_norm_rules(config: DecoderConfig) -> tuple[TensorRule, ...]:
     """The tensors that GPT-2 and GPT-Neo name alike: embeddings and norms."""
     embed = config.embed_dim
     norms = {
@@ -152,14 +166,14 @@ def embedding_rules(config: DecoderConfig) -> tuple[Rule, ...]:
         "h.{i}.ln_2": ("layers", "mlp_norm"),
     }
     rules = [
-        same("transformer.wte.weight", ("embedding",), config.vocab_size, embed),
-        same("transformer.wpe.weight", ("positions",), config.max_positions, embed),
+        identity_rule("transformer.wte.weight", ("embedding",), config.vocab_size, embed),
+        identity_rule("transformer.wpe.weight", ("positions",), config.max_positions, embed),
     ]
     for name, path in norms.items():
-        rules.append(same(f"transformer.{name}.weight", (*path, "scale"), embed))
-        rules.append(same(f"transformer.{name}.bias", (*path, "bias"), embed))
-    if not config.has_tied_head:
-        rules.append(same("lm_head.weight", ("unembedding",), config.vocab_size, embed))
+        rules.append(identity_rule(f"transformer.{name}.weight", (*path, "scale"), embed))
+        rules.append(identity_rule(f"transformer.{name}.bias", (*path, "bias"), embed))
+    if not config.has_tied_embeddings:
+        rules.append(identity_rule("lm_head.weight", ("unembedding",), config.vocab_size, embed))
     return tuple(rules)
 
 

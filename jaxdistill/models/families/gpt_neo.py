@@ -8,11 +8,15 @@ from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.gpt2 import embedding_rules, shared_fields, shared_keys
-from jaxdistill.models.families.reading import Reader
-from jaxdistill.models.rules import Rule, linear, same
+from jaxdistill.models.families.gpt2 import (
+    embedding_and_norm_rules,
+    gpt_decoder_fields,
+    gpt_hf_config_keys,
+)
+from jaxdistill.models.families.hf_config import HFConfigReader
+from jaxdistill.models.tensor_rules import TensorRule, identity_rule, linear_rule
 
-DEFAULTS = {
+GPT_NEO_DEFAULTS = {
     "vocab_size": 50_257,
     "hidden_size": 2048,
     "num_layers": 24,
@@ -30,48 +34,53 @@ class GPTNeo(Family):
     """`model_type` gpt_neo."""
 
     model_types: ClassVar = {"gpt_neo": "GPTNeoForCausalLM"}
-    prefix = "transformer."
-    ignored = ("*.attn.attention.bias", "*.attn.attention.masked_bias")
-    aliases: ClassVar = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
+    tensor_prefix = "transformer."
+    ignored_tensors = ("*.attn.attention.bias", "*.attn.attention.masked_bias")
+    config_aliases: ClassVar = {
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+    }
 
-    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of GPTNeoConfig."""
-        reader = Reader(hf, DEFAULTS, self.aliases)
+        reader = HFConfigReader(hf_config, GPT_NEO_DEFAULTS, self.config_aliases)
         config = DecoderConfig(
-            **shared_fields(
-                reader, embed="hidden_size", heads="num_heads", mlp="intermediate_size"
+            **gpt_decoder_fields(
+                reader, embed_key="hidden_size", heads_key="num_heads", mlp_key="intermediate_size"
             ),
-            layers=_layers(reader),
-            max_positions=reader.integer("max_position_embeddings"),
+            layers=_layer_kinds(reader),
+            max_positions=reader.positive_int("max_position_embeddings"),
             query_scale=1.0,
         )
-        reader.finish()
+        reader.raise_mistakes()
         return config
 
-    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+    def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
         """Every tensor of a GPTNeoForCausalLM."""
         embed, mlp = (config.embed_dim,), (config.mlp_dim,)
         heads = (config.num_heads, config.head_dim)
         layer, attention = "transformer.h.{i}", "transformer.h.{i}.attn.attention"
         ours = ("layers", "attention")
         return (
-            *embedding_rules(config),
-            linear(f"{attention}.q_proj.weight", (*ours, "query"), embed, heads),
-            linear(f"{attention}.k_proj.weight", (*ours, "key"), embed, heads),
-            linear(f"{attention}.v_proj.weight", (*ours, "value"), embed, heads),
-            linear(f"{attention}.out_proj.weight", (*ours, "output"), heads, embed),
-            same(f"{attention}.out_proj.bias", (*ours, "output_bias"), *embed),
-            linear(f"{layer}.mlp.c_fc.weight", ("layers", "mlp", "up"), embed, mlp),
-            same(f"{layer}.mlp.c_fc.bias", ("layers", "mlp", "up_bias"), *mlp),
-            linear(f"{layer}.mlp.c_proj.weight", ("layers", "mlp", "down"), mlp, embed),
-            same(f"{layer}.mlp.c_proj.bias", ("layers", "mlp", "down_bias"), *embed),
+            *embedding_and_norm_rules(config),
+            linear_rule(f"{attention}.q_proj.weight", (*ours, "query"), embed, heads),
+            linear_rule(f"{attention}.k_proj.weight", (*ours, "key"), embed, heads),
+            linear_rule(f"{attention}.v_proj.weight", (*ours, "value"), embed, heads),
+            linear_rule(f"{attention}.out_proj.weight", (*ours, "output"), heads, embed),
+            identity_rule(f"{attention}.out_proj.bias", (*ours, "output_bias"), *embed),
+            linear_rule(f"{layer}.mlp.c_fc.weight", ("layers", "mlp", "up"), embed, mlp),
+            identity_rule(f"{layer}.mlp.c_fc.bias", ("layers", "mlp", "up_bias"), *mlp),
+            linear_rule(f"{layer}.mlp.c_proj.weight", ("layers", "mlp", "down"), mlp, embed),
+            identity_rule(f"{layer}.mlp.c_proj.bias", ("layers", "mlp", "down_bias"), *embed),
         )
 
-    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+    def _hf_config_keys(
+        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         names = ["local" if kind.window else "global" for kind in config.layers]
         windows = {kind.window for kind in config.layers} - {None}
         return {
-            **shared_keys(config, original),
+            **gpt_hf_config_keys(config, original_hf_config),
             "hidden_size": config.embed_dim,
             "intermediate_size": config.mlp_dim,
             "num_heads": config.num_heads,
@@ -83,21 +92,21 @@ class GPTNeo(Family):
         }
 
 
-def _layers(reader: Reader) -> tuple[LayerKind, ...]:
+def _layer_kinds(reader: HFConfigReader) -> tuple[LayerKind, ...]:
     """`attention_types` counts patterns; the older `attention_layers` lists every layer."""
     num_layers = reader.num_layers("num_layers")
-    kinds = {"global": LayerKind(), "local": LayerKind(window=reader.integer("window_size"))}
-    types = reader.hf.get("attention_types") or [[["global", "local"], 12]]
+    kinds = {"global": LayerKind(), "local": LayerKind(window=reader.positive_int("window_size"))}
+    types = reader.values.get("attention_types") or [[["global", "local"], 12]]
     try:
         names = [name for pattern, times in types for name in list(pattern) * times]
     except (TypeError, ValueError):
-        reader.mistake("attention_types", types, 'a list such as [[["global", "local"], 12]]')
+        reader.add_mistake("attention_types", types, 'a list such as [[["global", "local"], 12]]')
         return ()
-    listed = reader.hf.get("attention_layers") or names
-    if listed != names and reader.hf.get("attention_types"):
-        reader.mistake("attention_layers", listed, f"what attention_types says, {names}")
+    listed = reader.values.get("attention_layers") or names
+    if listed != names and reader.values.get("attention_types"):
+        reader.add_mistake("attention_layers", listed, f"what attention_types says, {names}")
     if len(listed) != num_layers or not all(name in ("global", "local") for name in listed):
-        reader.mistake(
+        reader.add_mistake(
             "attention_types", types, f"as many of global, local as num_layers, {num_layers}"
         )
         return ()

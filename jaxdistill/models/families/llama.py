@@ -8,11 +8,15 @@ from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.reading import ACTIVATIONS, Reader, activation_name
-from jaxdistill.models.families.rotary import read_rope
-from jaxdistill.models.rules import Rule, flattened, linear, same
+from jaxdistill.models.families.hf_config import (
+    ACTIVATION_NAMES,
+    HFConfigReader,
+    hf_activation_name,
+)
+from jaxdistill.models.families.rope_config import read_rope
+from jaxdistill.models.tensor_rules import TensorRule, flattened_rule, identity_rule, linear_rule
 
-DEFAULTS = {
+LLAMA_DEFAULTS = {
     "vocab_size": 32_000,
     "hidden_size": 4096,
     "intermediate_size": 11_008,
@@ -25,55 +29,66 @@ DEFAULTS = {
     "rope_theta": 10_000.0,
 }
 MISTRAL_DEFAULTS = {
-    **DEFAULTS,
+    **LLAMA_DEFAULTS,
     "intermediate_size": 14_336,
     "num_key_value_heads": 8,
     "max_position_embeddings": 131_072,
     "sliding_window": 4096,
 }
 
-LAYER_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
+LLAMA_NORM_NAMES = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
 
 
 class Llama(Family):
     """`model_type` llama and mistral."""
 
     model_types: ClassVar = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
-    prefix = "model."
-    ignored = ("*.rotary_emb.inv_freq",)
+    tensor_prefix = "model."
+    ignored_tensors = ("*.rotary_emb.inv_freq",)
 
-    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of LlamaConfig or MistralConfig."""
-        is_mistral = hf.get("model_type") == "mistral"
-        reader = Reader(hf, MISTRAL_DEFAULTS if is_mistral else DEFAULTS)
-        reader.expect("pretraining_tp", (None, 1), "set it to 1: results differ by rounding only")
-        reader.expect("rope_interleaved", (None, False), "only half-and-half rotation is known")
-        window = reader.optional_integer("sliding_window") if is_mistral else None
+        is_mistral = hf_config.get("model_type") == "mistral"
+        reader = HFConfigReader(hf_config, MISTRAL_DEFAULTS if is_mistral else LLAMA_DEFAULTS)
+        reader.require_allowed(
+            "pretraining_tp", (None, 1), "set it to 1: results differ by rounding only"
+        )
+        reader.require_allowed(
+            "rope_interleaved", (None, False), "only half-and-half rotation is known"
+        )
+        window = reader.optional_positive_int("sliding_window") if is_mistral else None
         kind = LayerKind(window=window, rope=read_rope(reader))
         attention_bias = not is_mistral and reader.flag("attention_bias")
-        fields = shared_fields(reader)
+        fields = llama_decoder_fields(reader)
         config = DecoderConfig(
             **fields,
             layers=(kind,) * reader.num_layers("num_hidden_layers"),
-            activation=reader.choice("hidden_act", ACTIVATIONS),
+            activation=reader.choice("hidden_act", ACTIVATION_NAMES),
             has_query_key_value_bias=attention_bias,
             has_attention_output_bias=attention_bias,
             has_mlp_bias=not is_mistral and reader.flag("mlp_bias"),
             query_scale=fields["head_dim"] ** -0.5,
         )
-        reader.finish()
+        reader.raise_mistakes()
         return config
 
-    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+    def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
         """Every tensor of a LlamaForCausalLM."""
-        return (*shared_rules(config), *norm_rules(config, LAYER_NORMS))
+        return (
+            *embedding_and_projection_rules(config),
+            *layer_norm_rules(config, LLAMA_NORM_NAMES),
+        )
 
-    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
+    def _hf_config_keys(
+        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         keys = {
-            **shared_keys(config),
-            "hidden_act": activation_name(config.activation, original.get("hidden_act")),
+            **llama_hf_config_keys(config),
+            "hidden_act": hf_activation_name(
+                config.activation, original_hf_config.get("hidden_act")
+            ),
         }
-        if original.get("model_type") == "mistral":
+        if original_hf_config.get("model_type") == "mistral":
             return {**keys, "sliding_window": config.layers[0].window}
         return {
             **keys,
@@ -82,24 +97,24 @@ class Llama(Family):
         }
 
 
-def shared_fields(reader: Reader) -> dict[str, Any]:
+def llama_decoder_fields(reader: HFConfigReader) -> dict[str, Any]:
     """What Llama, Mistral, Qwen2 and Gemma 3 read alike."""
-    heads, kv_heads, head_dim = reader.heads()
+    heads, kv_heads, head_dim = reader.attention_head_sizes()
     return {
-        "vocab_size": reader.integer("vocab_size"),
-        "embed_dim": reader.integer("hidden_size"),
-        "mlp_dim": reader.integer("intermediate_size"),
+        "vocab_size": reader.positive_int("vocab_size"),
+        "embed_dim": reader.positive_int("hidden_size"),
+        "mlp_dim": reader.positive_int("intermediate_size"),
         "num_heads": heads,
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
-        "max_positions": reader.integer("max_position_embeddings"),
-        "norm_epsilon": reader.number("rms_norm_eps"),
-        "has_tied_head": reader.flag("tie_word_embeddings"),
-        "initializer_range": reader.number("initializer_range"),
+        "max_positions": reader.positive_int("max_position_embeddings"),
+        "norm_epsilon": reader.positive_float("rms_norm_eps"),
+        "has_tied_embeddings": reader.flag("tie_word_embeddings"),
+        "initializer_range": reader.positive_float("initializer_range"),
     }
 
 
-def shared_keys(config: DecoderConfig) -> dict[str, Any]:
+def llama_hf_config_keys(config: DecoderConfig) -> dict[str, Any]:
     """The keys that Llama, Mistral, Qwen2 and Gemma 3 write alike."""
     return {
         "vocab_size": config.vocab_size,
@@ -111,12 +126,12 @@ def shared_keys(config: DecoderConfig) -> dict[str, Any]:
         "head_dim": config.head_dim,
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_epsilon,
-        "tie_word_embeddings": config.has_tied_head,
+        "tie_word_embeddings": config.has_tied_embeddings,
         "initializer_range": config.initializer_range,
     }
 
 
-def shared_rules(config: DecoderConfig) -> tuple[Rule, ...]:
+def embedding_and_projection_rules(config: DecoderConfig) -> tuple[TensorRule, ...]:
     """The tensors that Llama, Mistral, Qwen2 and Gemma 3 name alike: all but a layer's norms."""
     embed, mlp = (config.embed_dim,), (config.mlp_dim,)
     query = (config.num_heads, config.head_dim)
@@ -139,24 +154,30 @@ def shared_rules(config: DecoderConfig) -> tuple[Rule, ...]:
         ("mlp.down_proj", ("mlp", "down"), mlp, embed, feed_forward),
     ]
     rules = [
-        same("model.embed_tokens.weight", ("embedding",), config.vocab_size, *embed),
-        same("model.norm.weight", ("final_norm", "scale"), *embed),
+        identity_rule("model.embed_tokens.weight", ("embedding",), config.vocab_size, *embed),
+        identity_rule("model.norm.weight", ("final_norm", "scale"), *embed),
     ]
-    if not config.has_tied_head:
-        rules.append(same("lm_head.weight", ("unembedding",), config.vocab_size, *embed))
+    if not config.has_tied_embeddings:
+        rules.append(identity_rule("lm_head.weight", ("unembedding",), config.vocab_size, *embed))
     for name, (part, matrix), inputs, outputs, has_bias in projections:
         name = f"model.layers.{{i}}.{name}"
-        rules.append(linear(f"{name}.weight", ("layers", part, matrix), inputs, outputs))
+        rules.append(linear_rule(f"{name}.weight", ("layers", part, matrix), inputs, outputs))
         if has_bias:
-            rules.append(flattened(f"{name}.bias", ("layers", part, f"{matrix}_bias"), *outputs))
+            rules.append(
+                flattened_rule(f"{name}.bias", ("layers", part, f"{matrix}_bias"), *outputs)
+            )
     return tuple(rules)
 
 
-def norm_rules(config: DecoderConfig, names: Mapping[str, str]) -> tuple[Rule, ...]:
+def layer_norm_rules(
+    config: DecoderConfig, param_names: Mapping[str, str]
+) -> tuple[TensorRule, ...]:
     """The norms of a layer, by their names in the file."""
     return tuple(
-        same(f"model.layers.{{i}}.{theirs}.weight", ("layers", ours, "scale"), config.embed_dim)
-        for theirs, ours in names.items()
+        identity_rule(
+            f"model.layers.{{i}}.{theirs}.weight", ("layers", ours, "scale"), config.embed_dim
+        )
+        for theirs, ours in param_names.items()
     )
 
 

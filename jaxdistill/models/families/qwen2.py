@@ -8,25 +8,25 @@ from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.llama import (
-    LAYER_NORMS,
-    norm_rules,
-    shared_fields,
-    shared_keys,
-    shared_rules,
-)
-from jaxdistill.models.families.reading import (
-    ACTIVATIONS,
+from jaxdistill.models.families.hf_config import (
+    ACTIVATION_NAMES,
     FULL,
     SLIDING,
-    Reader,
-    activation_name,
-    layer_types,
+    HFConfigReader,
+    hf_activation_name,
+    layer_type_names,
 )
-from jaxdistill.models.families.rotary import read_rope
-from jaxdistill.models.rules import Rule
+from jaxdistill.models.families.llama import (
+    LLAMA_NORM_NAMES,
+    embedding_and_projection_rules,
+    layer_norm_rules,
+    llama_decoder_fields,
+    llama_hf_config_keys,
+)
+from jaxdistill.models.families.rope_config import read_rope
+from jaxdistill.models.tensor_rules import TensorRule
 
-DEFAULTS = {
+QWEN2_DEFAULTS = {
     "vocab_size": 151_936,
     "hidden_size": 4096,
     "intermediate_size": 22_016,
@@ -47,33 +47,40 @@ class Qwen2(Family):
     """`model_type` qwen2."""
 
     model_types: ClassVar = {"qwen2": "Qwen2ForCausalLM"}
-    prefix = "model."
-    ignored = ("*.rotary_emb.inv_freq",)
+    tensor_prefix = "model."
+    ignored_tensors = ("*.rotary_emb.inv_freq",)
 
-    def decoder_config(self, hf: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
         """Read the keys of Qwen2Config."""
-        reader = Reader(hf, DEFAULTS)
-        fields = shared_fields(reader)
+        reader = HFConfigReader(hf_config, QWEN2_DEFAULTS)
+        fields = llama_decoder_fields(reader)
         config = DecoderConfig(
             **fields,
-            layers=_layers(reader),
-            activation=reader.choice("hidden_act", ACTIVATIONS),
+            layers=_layer_kinds(reader),
+            activation=reader.choice("hidden_act", ACTIVATION_NAMES),
             has_query_key_value_bias=True,
             query_scale=fields["head_dim"] ** -0.5,
         )
-        reader.finish()
+        reader.raise_mistakes()
         return config
 
-    def rules(self, config: DecoderConfig) -> tuple[Rule, ...]:
+    def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
         """Every tensor of a Qwen2ForCausalLM."""
-        return (*shared_rules(config), *norm_rules(config, LAYER_NORMS))
+        return (
+            *embedding_and_projection_rules(config),
+            *layer_norm_rules(config, LLAMA_NORM_NAMES),
+        )
 
-    def _written(self, config: DecoderConfig, original: Mapping[str, Any]) -> dict[str, Any]:
-        types = layer_types(config)
+    def _hf_config_keys(
+        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        types = layer_type_names(config)
         windows = {kind.window for kind in config.layers} - {None}
         keys = {
-            **shared_keys(config),
-            "hidden_act": activation_name(config.activation, original.get("hidden_act")),
+            **llama_hf_config_keys(config),
+            "hidden_act": hf_activation_name(
+                config.activation, original_hf_config.get("hidden_act")
+            ),
             "layer_types": types,
             "use_sliding_window": SLIDING in types,
         }
@@ -84,17 +91,17 @@ class Qwen2(Family):
         return keys
 
 
-def _layers(reader: Reader) -> tuple[LayerKind, ...]:
+def _layer_kinds(reader: HFConfigReader) -> tuple[LayerKind, ...]:
     """Which layers slide; none do unless `use_sliding_window` says so."""
     num_layers = reader.num_layers("num_hidden_layers")
-    window = reader.optional_integer("sliding_window")
+    window = reader.optional_positive_int("sliding_window")
     window = window if reader.flag("use_sliding_window") else None
-    first = reader.hf["max_window_layers"]
+    first = reader.values["max_window_layers"]
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        reader.mistake("max_window_layers", first, "a whole number, 0 or above")
+        reader.add_mistake("max_window_layers", first, "a whole number, 0 or above")
         first = num_layers
     default = [SLIDING if window and i >= first else FULL for i in range(num_layers)]
-    types = reader.layer_types(default, window)
+    types = reader.parse_layer_types(default, window)
     rope = read_rope(reader)
     kinds = {FULL: LayerKind(rope=rope), SLIDING: LayerKind(window=window, rope=rope)}
     return tuple(kinds[name] for name in types)

@@ -7,12 +7,12 @@ import numpy as np
 import shapes
 from measure import repeat
 
-from jaxdistill.models import FAMILIES, forward_batch, head, init_params, parameter_axes
+from jaxdistill.models import FAMILIES, forward_batch, init_params, lm_head, parameter_axes
 from jaxdistill.objectives import OBJECTIVES
-from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, shardings
-from jaxdistill.teachers.online import signal
+from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
+from jaxdistill.teachers.online import online_signal
 from jaxdistill.train import AdamW, init_state, jit_step, make_step, state_shardings
-from jaxdistill.types import Batch, Signal
+from jaxdistill.types import Batch, HiddenSignal
 
 family = FAMILIES["llama"]
 teacher, student = (
@@ -29,22 +29,26 @@ objectives = tuple(
 mesh = make_mesh(MeshConfig())
 axes = parameter_axes(student)
 adam = AdamW(learning_rate=1e-4)
-optimizer = adam.transform(100, axes)
-places = state_shardings(mesh, params, shardings(mesh, axes, params), optimizer)
+optimizer = adam.make_optimizer(100, axes)
+places = state_shardings(mesh, params, named_shardings(mesh, axes, params), optimizer)
 state = init_state(params, optimizer, places)
 del params
 step = jit_step(
     make_step(
-        student=lambda p, batch: Signal(forward_batch(student, p, batch).hidden, head(student, p)),
-        teacher=lambda p, batch: signal(teacher, p, batch, vocab_size=teacher.vocab_size),
+        student_signal=lambda p, batch: HiddenSignal(
+            forward_batch(student, p, batch).hidden, lm_head(student, p)
+        ),
+        teacher_signal=lambda p, batch: online_signal(
+            teacher, p, batch, vocab_size=teacher.vocab_size
+        ),
         objectives=objectives,
         optimizer=optimizer,
-        rate=adam.rate(100),
+        learning_rate=adam.learning_rate_schedule(100),
         shardings=places,
         mesh=mesh,
     ),
     places,
-    shardings(mesh, parameter_axes(teacher), teacher_params),
+    named_shardings(mesh, parameter_axes(teacher), teacher_params),
     mesh,
 )
 size = shapes.BATCH, shapes.LENGTH
@@ -55,7 +59,7 @@ batch = Batch(
     loss_mask=np.ones(size, np.float32),
     positions=np.tile(np.arange(size[1], dtype=np.int32), (size[0], 1)),
     segment_ids=np.ones(size, np.int32),
-    row_ids=np.zeros(size, np.int32),
+    example_ids=np.zeros(size, np.int32),
 )
 batch = jax.device_put(batch, batch_sharding(mesh))
 

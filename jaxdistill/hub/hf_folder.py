@@ -1,0 +1,86 @@
+"""Hugging Face folders in."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxdistill.errors import UserError
+from jaxdistill.hub.source import Source
+from jaxdistill.hub.tensors import (
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    LazyTensor,
+    open_safetensors,
+    read_json,
+)
+from jaxdistill.hub.tokenizer import load_tokenizer
+
+T = TypeVar("T")
+
+
+def read_folder(folder: Path) -> Source:
+    """A folder with `config.json` and safetensors; weights are not read yet.
+
+    Raises:
+        UserError: Something is missing, damaged, or cannot be honoured; all of it is told.
+    """
+    problems: list[str] = []
+
+    def attempt(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except UserError as error:
+            problems.extend(error.lines)
+            return None
+
+    hf_config = attempt(lambda: _read_config(folder))
+    source = Source(
+        path=folder,
+        hf_config=hf_config or {},
+        generation_config=attempt(lambda: _read_generation_config(folder)) or {},
+        tensors=attempt(lambda: _open_weights(folder)) or {},
+        load_tokenizer=lambda: load_tokenizer(folder),
+    )
+    if hf_config is not None:
+        attempt(lambda: source.config)
+    if problems:
+        raise UserError(*problems)
+    return source
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: has no config.json (and no .gguf file), so it is not a model.")
+    hf_config = read_json(path)
+    if "auto_map" in hf_config:
+        raise UserError(
+            f"{path}: `auto_map` asks for code from the model's folder, which we never run. If "
+            f"the model is a plain {hf_config.get('model_type')}, remove `auto_map`."
+        )
+    return hf_config
+
+
+def _read_generation_config(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _open_weights(folder: Path) -> dict[str, LazyTensor]:
+    if (folder / WEIGHTS_INDEX_NAME).exists() or (folder / WEIGHTS_NAME).exists():
+        return open_safetensors(folder)
+    pickles = sorted(folder.glob("pytorch_model*.bin"))
+    if pickles:
+        raise UserError(
+            f"{folder}: has its weights only as {pickles[0].name}, a pickle, which can run code "
+            "when it is read; we never read one. Convert it where you trust it: "
+            "`AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)` with "
+            "transformers writes safetensors."
+        )
+    shards = sorted(folder.glob("*.safetensors"))
+    if shards:
+        raise UserError(
+            f"{folder}: has {shards[0].name}, but neither {WEIGHTS_NAME} nor {WEIGHTS_INDEX_NAME}, which "
+            "says what is where. Download the index, too."
+        )
+    raise UserError(f"{folder}: has no weights: expected {WEIGHTS_NAME} or {WEIGHTS_INDEX_NAME}.")

@@ -1,0 +1,115 @@
+"""Reading the rotary embedding of a `config.json`, in the old keys and in the new."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdistill.models.config import Rope, RopeKind
+from jaxdistill.models.families.hf_config import HFConfigReader
+
+ROPE_KINDS = {kind.value: kind for kind in RopeKind}
+
+
+def read_rope(reader: HFConfigReader) -> Rope:
+    """The rotary embedding of a model whose layers share one.
+
+    It stands in `rope_theta` and `rope_scaling`, or all in `rope_parameters` (transformers 5).
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        if reader.values.get(key):
+            parameters = reader.values[key]
+            break
+    else:
+        key, parameters = "rope_parameters", {}
+    return parse_rope(reader, key, parameters, reader.values["rope_theta"])
+
+
+def parse_rope(reader: HFConfigReader, key: str, parameters: Any, base: float | int) -> Rope:
+    """One dictionary of rope parameters; `base` counts where it names none."""
+    if not isinstance(parameters, Mapping):
+        reader.add_mistake(key, parameters, "an object with a `rope_type`")
+        return Rope(base=1.0)
+    max_positions = reader.values["max_position_embeddings"]
+    original = reader.values.get("original_max_position_embeddings")
+    values = {
+        "rope_theta": base,
+        "max_position_embeddings": max_positions,
+        "original_max_position_embeddings": max_positions,
+        "truncate": True,
+        **parameters,
+    }
+    if original is not None:
+        values["original_max_position_embeddings"] = original
+    values["rope_type"] = parameters.get("rope_type", parameters.get("type", "default"))
+    # A reader of its own, since the keys may be nested; the mistakes are told with the rest.
+    inner = HFConfigReader(values)
+    kind = inner.choice("rope_type", ROPE_KINDS)
+    base = inner.positive_float("rope_theta")
+    if base == 1:
+        inner.add_mistake("rope_theta", base, "a number above 1")
+    rope = _PARSERS[kind](inner, base)
+    prefix = "config.json: "
+    reader.mistakes += [prefix + f"{key}: " + line[len(prefix) :] for line in inner.mistakes]
+    return rope
+
+
+def _default_rope(reader: HFConfigReader, base: float) -> Rope:
+    return Rope(base=base)
+
+
+def _linear_rope(reader: HFConfigReader, base: float) -> Rope:
+    return Rope(base=base, kind=RopeKind.LINEAR, factor=reader.positive_float("factor"))
+
+
+def _llama3_rope(reader: HFConfigReader, base: float) -> Rope:
+    slow, fast = reader.positive_float("low_freq_factor"), reader.positive_float("high_freq_factor")
+    if slow >= fast and not reader.mistakes:
+        reader.add_mistake("high_freq_factor", fast, f"a number above low_freq_factor, {slow:g}")
+    return Rope(
+        base=base,
+        kind=RopeKind.LLAMA3,
+        factor=reader.positive_float("factor"),
+        original_max_positions=reader.positive_int("original_max_position_embeddings"),
+        low_freq_factor=slow,
+        high_freq_factor=fast,
+    )
+
+
+def _yarn_rope(reader: HFConfigReader, base: float) -> Rope:
+    original = reader.positive_int("original_max_position_embeddings")
+    factor = reader.optional_positive_float("factor")
+    if factor is None:
+        factor = reader.positive_int("max_position_embeddings") / original
+    amplitude = reader.optional_positive_float("attention_factor")
+    if amplitude is None:
+        above, below = (
+            reader.positive_float(key) if reader.values.get(key) else 0.0
+            for key in ("mscale", "mscale_all_dim")
+        )
+        amplitude = _yarn_attention_factor(factor, 1.0)
+        if above and below:
+            amplitude = _yarn_attention_factor(factor, above) / _yarn_attention_factor(
+                factor, below
+            )
+    return Rope(
+        base=base,
+        kind=RopeKind.YARN,
+        factor=factor,
+        original_max_positions=original,
+        low_freq_factor=reader.optional_positive_float("beta_slow") or 1.0,
+        high_freq_factor=reader.optional_positive_float("beta_fast") or 32.0,
+        attention_factor=amplitude,
+        is_truncated=reader.flag("truncate"),
+    )
+
+
+def _yarn_attention_factor(factor: float, mscale: float | int) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+_PARSERS = {
+    RopeKind.DEFAULT: _default_rope,
+    RopeKind.LINEAR: _linear_rope,
+    RopeKind.LLAMA3: _llama3_rope,
+    RopeKind.YARN: _yarn_rope,
+}
