@@ -1,6 +1,7 @@
-"""lm-evaluation-harness: its tasks for our models, and our models for its `simple_evaluate`.
+"""Interface to lm-evaluation-harness: its tasks for our models, our models for its functions.
 
-It comes with `pip install jaxdistill[lm-eval]`. What was imported here, the harness knows by name:
+Installed by `pip install jaxdistill[lm-eval]`. Importing this package registers the model type
+`jaxdistill` with the harness:
 
     import jaxdistill.harness, lm_eval
     lm_eval.simple_evaluate(

@@ -1,4 +1,4 @@
-"""A model as lm-evaluation-harness wants one: strings in, log-likelihoods and texts out."""
+"""Model type of lm-evaluation-harness: log-likelihoods and generations for its requests."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from jaxdistill.harness.generation_settings import (
     parse_generation_kwargs,
 )
 from jaxdistill.model import Model
-from jaxdistill.run import make_evaluation, open_model
+from jaxdistill.run import make_token_evaluator, open_model
 from jaxdistill.track import Progress
 
 _EncodedRequest = tuple[Any, Sequence[int], Sequence[int]]
@@ -27,21 +27,21 @@ _logger = logging.getLogger(__name__)
 
 
 class HarnessModel(TemplateLM):
-    """Any model that `jaxdistill` opens, for the harness.
+    """Adapter that lets the harness evaluate any model that `jaxdistill` opens.
 
-    Texts are tokenised as the harness's own `hf` model does it: a context and what follows it
-    together, BOS (or EOS, where there is none) before what has no context.
+    Texts are tokenised as by the harness's own `hf` model: context and continuation together,
+    with BOS (or EOS, where there is no BOS) before a text without context.
 
     Args:
-        path: A folder, a `.gguf` file, a run folder or a hub name; or a model that is open.
-        dtype: What the model is computed in.
-        batch_size: How many requests are read, or answers written, together.
-        seed: Decides what is sampled, where a task samples.
-        device: What the harness was told; JAX has its own say (`JAX_PLATFORMS`).
-        max_batch_size: Belongs to `batch_size="auto"`, which is not for us.
+        path: A folder, a `.gguf` file, a run folder, a hub name, or an open model.
+        dtype: Dtype of parameters and computation.
+        batch_size: Requests scored, or completions generated, at a time.
+        seed: Seed of tasks that sample.
+        device: Ignored; JAX chooses its device (`JAX_PLATFORMS`).
+        max_batch_size: Ignored; it belongs to `batch_size="auto"`, which is not supported.
 
     Raises:
-        UserError: when there is no such model, or it has no token to begin with.
+        UserError: There is no such model, or its tokenizer has neither BOS nor EOS.
     """
 
     def __init__(
@@ -59,47 +59,46 @@ class HarnessModel(TemplateLM):
         self._model = path if isinstance(path, Model) else open_model(str(path), dtype=dtype)
         self._batch_size, self._seed = _parse_batch_size(batch_size), int(seed)
         self.tokenizer: Any = self._model.tokenizer
-        self._evaluation = make_evaluation(self._model)
+        self._evaluation = make_token_evaluator(self._model)
         if self.prefix_token_id is None:
             raise UserError(
                 f"{path}: its tokenizer has neither a BOS nor an EOS token, and the harness puts "
-                "one before what has no context. Name one in tokenizer_config.json."
+                "one before a text without context. Name one in tokenizer_config.json."
             )
 
     @property
     def eot_token_id(self) -> Any:
-        """The token that ends a text."""
-        ids = self._model.pretrained.eos_ids
-        own = self.tokenizer.eos_token_id
-        return own if own is not None else next(iter(ids), None)
+        """Return the id of EOS, or None."""
+        eos_id = self.tokenizer.eos_token_id
+        return eos_id if eos_id is not None else next(iter(self._model.pretrained.eos_ids), None)
 
     @property
     def prefix_token_id(self) -> Any:
-        """The token that stands before what has no context."""
-        begin = self.tokenizer.bos_token_id
-        return begin if begin is not None else self.eot_token_id
+        """Return the id of the token before a text without context, or None."""
+        bos_id = self.tokenizer.bos_token_id
+        return bos_id if bos_id is not None else self.eot_token_id
 
     @property
     def tokenizer_name(self) -> str:
-        """What the harness names its caches of requests by."""
+        """Return the name under which the harness caches tokenised requests."""
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """The tokens of a text, with what the tokenizer begins it with unless it stands there."""
+        """Tokenise a text; special tokens are added unless it starts with the prefix token."""
         if add_special_tokens is None:
-            begin = self.tokenizer.decode([self.prefix_token_id])
-            add_special_tokens = not string.startswith(begin)
+            prefix = self.tokenizer.decode([self.prefix_token_id])
+            add_special_tokens = not string.startswith(prefix)
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Messages as the model's chat template writes them.
+        """Format messages by the tokenizer's chat template.
 
         Raises:
-            UserError: when there is no template, or it refuses the messages.
+            UserError: There is no template, or it rejects the messages.
         """
         if not self.tokenizer.chat_template:
             raise UserError("the tokenizer has no chat template: use `--prompt-template plain`.")
@@ -113,57 +112,61 @@ class HarnessModel(TemplateLM):
                 continue_final_message=not add_generation_prompt,
             )
         except TemplateError as error:
-            raise UserError(f"the chat template refuses the task's messages: {error}") from None
+            raise UserError(f"the chat template rejects the task's messages: {error}") from None
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """The log-likelihood of each continuation, and whether greedy decoding writes it."""
+        """Return each continuation's log-likelihood in nats, and if greedy decoding yields it."""
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[float]:
-        """The log-likelihood of whole texts, each token with as much before it as fits."""
-        texts = [_request_args(request)[0] for request in requests]
+        """Return the log-likelihood of whole texts in nats; windows score each token once."""
+        texts = [request.args[0] for request in requests]
         windows = [self._rolling_windows(text) for text in texts]
         flat = [(text, *pair) for text, pairs in zip(texts, windows, strict=True) for pair in pairs]
         scores = iter(self._loglikelihood_tokens(flat))
         return [sum((next(scores)[0] for _ in pairs), 0.0) for pairs in windows]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """What the model writes after each context, up to a stop string."""
-        arguments = [_request_args(request) for request in requests]
-        wishes = [parse_generation_kwargs(options, self.tokenizer) for _, options in arguments]
-        answers = [""] * len(requests)
-        for wanted in dict.fromkeys(wishes):
-            numbers = [n for n, other in enumerate(wishes) if other == wanted]
-            contexts = [arguments[n][0] for n in numbers]
-            for number, answer in zip(numbers, self._generate(contexts, wanted), strict=True):
-                answers[number] = answer
-        return answers
+        """Generate after each context, up to a stop string."""
+        arguments: list[tuple[Any, ...]] = [request.args for request in requests]
+        contexts = [context for context, _ in arguments]
+        settings = [parse_generation_kwargs(options, self.tokenizer) for _, options in arguments]
+        texts = [""] * len(requests)
+        for shared in dict.fromkeys(settings):
+            indices = [index for index, other in enumerate(settings) if other == shared]
+            generated = self._generate([contexts[index] for index in indices], shared)
+            for index, text in zip(indices, generated, strict=True):
+                texts[index] = text
+        return texts
 
     def _loglikelihood_tokens(
         self, requests: Sequence[_EncodedRequest], disable_tqdm: bool = True, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        most = self._model.config.max_positions
+        max_positions = self._model.config.max_positions
         for request, _, continuation in requests:
-            if len(continuation) > most:
+            if len(continuation) > max_positions:
                 raise UserError(
-                    f"a continuation of {len(continuation):,} tokens is more than the {most:,} "
-                    f"that the model reads: {str(request)[:60]!r}... Such a task is not for it."
+                    f"a continuation of {len(continuation):,} tokens exceeds the model's "
+                    f"{max_positions:,} positions: {str(request)[:60]!r}... Choose another task."
                 )
-        self._warn_truncated(len(a) + len(b) - 1 > most for _, a, b in requests)
+        self._warn_truncated(
+            len(context) + len(continuation) - 1 > max_positions
+            for _, context, continuation in requests
+        )
         with Progress("requests", len(requests)) as progress:
-            found = evals.log_likelihoods(
+            scores = evals.log_likelihoods(
                 self._evaluation,
                 self._model.params,
                 [(context, continuation) for _, context, continuation in requests],
-                max_positions=most,
+                max_positions=max_positions,
                 batch_size=self._batch_size,
                 on_progress=progress.advance_to,
             )
-        return [(one.log_prob, one.is_greedy) for one in found]
+        return [(score.log_prob, score.is_greedy) for score in scores]
 
     def _rolling_windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         windows = get_rolling_token_windows(
@@ -175,40 +178,35 @@ class HarnessModel(TemplateLM):
         return [make_disjoint_window(window) for window in windows]
 
     def _generate(self, contexts: Sequence[str], settings: GenerationSettings) -> list[str]:
-        room = self._model.config.max_positions - settings.sampling.max_new_tokens
-        if room < 1:
+        max_prompt = self._model.config.max_positions - settings.sampling.max_new_tokens
+        if max_prompt < 1:
             raise UserError(
                 f"a task asks for {settings.sampling.max_new_tokens:,} new tokens of a model that "
                 f"has {self._model.config.max_positions:,} positions. Set the task's "
                 "`generation_kwargs.max_gen_toks` lower."
             )
         prompts = [self.tok_encode(context) for context in contexts]
-        self._warn_truncated(len(prompt) > room for prompt in prompts)
-        with Progress("answers", len(prompts)) as progress:
-            answers = self._model.generate_tokens(
-                [prompt[-room:] for prompt in prompts],
+        self._warn_truncated(len(prompt) > max_prompt for prompt in prompts)
+        with Progress("completions", len(prompts)) as progress:
+            completions = self._model.generate_tokens(
+                [prompt[-max_prompt:] for prompt in prompts],
                 settings.sampling,
                 seed=self._seed,
                 batch_size=self._batch_size,
                 on_batch=progress.advance_to,
             )
-        return [decode_until_stop(answer, settings, self.tokenizer) for answer in answers]
+        return [decode_until_stop(tokens, settings, self.tokenizer) for tokens in completions]
 
     def _warn_truncated(self, is_too_long: Iterable[bool]) -> None:
         if count := sum(is_too_long):
             _logger.warning(
-                "%d requests are longer than the %d tokens that the model reads: their beginnings "
-                "were left out.",
+                "%d requests exceed the model's %d positions: their beginnings were cut off.",
                 count,
                 self._model.config.max_positions,
             )
 
 
 register_model("jaxdistill")(HarnessModel)
-
-
-def _request_args(request: Instance) -> tuple[Any, ...]:
-    return request.args
 
 
 def _parse_batch_size(batch_size: int | str) -> int:

@@ -1,4 +1,4 @@
-"""`eval --lm-eval`: tasks of lm-evaluation-harness, its own or those of a folder."""
+"""Tasks of lm-evaluation-harness, its own or a folder's: `jaxdistill eval --lm-eval`."""
 
 import math
 import os
@@ -28,29 +28,35 @@ def evaluate(
     batch_size: int = 8,
     dtype: str = "float32",
 ) -> dict[str, float]:
-    """What the harness measures of a model: `task/metric` and its standard error, by name.
+    """Evaluate a model on tasks of the harness.
 
     Args:
         model: As for `run.open_model`.
-        tasks: Tasks or groups of tasks, by name.
-        include_path: A folder whose YAML files describe more tasks.
-        limit: How many rows of each task are asked; None is all.
-        fewshot: How many solved rows stand before each; None leaves it to the task.
-        as_chat: Whether what is asked is put into the tokenizer's chat template.
-        batch_size: How many requests are read, or answers written, together.
-        dtype: What the model is computed in.
+        tasks: Names of tasks or groups of tasks.
+        include_path: A folder whose YAML files define more tasks.
+        limit: Rows evaluated per task; None for all.
+        num_fewshot: Solved examples in front of each row; None for the task's own number.
+        apply_chat_template: Formats prompts by the tokenizer's chat template.
+        batch_size: Requests scored, or completions generated, at a time.
+        dtype: Dtype of parameters and computation.
+
+    Returns:
+        Metrics and standard errors by `task/metric`, with `/filter` behind it where a task has
+        several.
 
     Raises:
-        UserError: when there is no such task, its rows cannot be had, or there is no such model.
+        UserError: There is no such task, its rows cannot be loaded, or there is no such model.
     """
     if include_path is not None and not Path(include_path).is_dir():
-        raise UserError(f"--include-path: {include_path} is no folder of tasks.")
+        raise UserError(
+            f"--include-path: {include_path} is not a folder. Give one that holds tasks as YAML."
+        )
     # With `Pool` it would fork this process, which JAX's threads do not survive.
     os.environ["DISABLE_MULTIPROC"] = "1"
     with redirect_stdout(sys.stderr):  # standard output is for results
         manager = _CheckedTaskManager(include_path=include_path)
         manager.check(tasks)
-        said = simple_evaluate(
+        results = simple_evaluate(
             model=HarnessModel(model, dtype=dtype, batch_size=batch_size),
             tasks=list(tasks),
             task_manager=manager,
@@ -60,18 +66,18 @@ def evaluate(
             bootstrap_iters=_BOOTSTRAP_ITERS,
             log_samples=False,
         )
-    assert said is not None, "there is one process"
-    return _flatten_results(said)
+    assert results is not None, "None is returned only by further processes"
+    return _flatten_results(results)
 
 
 class _CheckedTaskManager(TaskManager):
-    """The harness's tasks, whose mistakes are the user's to mend."""
+    """Task manager of the harness that raises `UserError` for missing or broken tasks."""
 
     def check(self, names: Sequence[str]) -> None:
-        """See that there are tasks or groups of these names.
+        """Check that tasks or groups of these names exist.
 
         Raises:
-            UserError: naming every one that is not there.
+            UserError: Names every missing one.
         """
         if unknown := [name for name in names if name not in self.task_index]:
             raise UserError(
@@ -84,15 +90,15 @@ class _CheckedTaskManager(TaskManager):
             )
 
     def load(self, task_list: Any) -> Any:
-        """The tasks with their rows.
+        """Load tasks with their rows.
 
         Raises:
-            UserError: when a task cannot be made, or its rows cannot be had.
+            UserError: A task is broken or not supported, or its rows cannot be loaded.
         """
         names = ", ".join(task_list)
         try:
             loaded = super().load(task_list)
-        # A task is a file of the user's and may hold code: whatever it raises is theirs to mend.
+        # A task is a file that may hold code of the user, which may raise anything.
         except Exception as error:  # noqa: BLE001
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
@@ -103,19 +109,20 @@ class _CheckedTaskManager(TaskManager):
         for name, task in loaded["tasks"].items():
             if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
                 raise UserError(
-                    f"--lm-eval {name}: needs to run what the model writes, or pictures or sound: "
-                    "neither is done here. Choose another task."
+                    f"--lm-eval {name}: runs generated code or reads images or sound, which is not "
+                    "supported. Choose another task."
                 )
         return loaded
 
 
 def _flatten_results(results: Mapping[str, Any]) -> dict[str, float]:
-    """`task/metric`, and `task/metric/filter` where a task filters answers in several ways."""
+    """Name each number `task/metric`, or `task/metric/filter` where it belongs to a filter."""
     values = {}
-    for task, found in results["results"].items():
-        for key, value in found.items():
-            metric, comma, chosen = key.partition(",")
+    for task, metrics in results["results"].items():
+        for key, value in metrics.items():
+            metric, comma, filter_name = key.partition(",")
             if comma:
-                name = f"{task}/{metric}" if chosen == "none" else f"{task}/{metric}/{chosen}"
+                suffix = "" if filter_name == "none" else f"/{filter_name}"
+                name = f"{task}/{metric}{suffix}"
                 values[name] = float(value) if isinstance(value, int | float) else math.nan
     return values

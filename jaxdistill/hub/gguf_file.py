@@ -1,13 +1,10 @@
-"""GGUF files, read as the Hugging Face folder that they were made from.
+"""Reader of GGUF files, which presents one as the Hugging Face folder of the same model.
 
-Metadata become a `config.json`, and tensors get their Hugging Face names and layouts back, so
-that everything after this file is the same for both. Tensors are dequantised when read, one at a
-time, to float32.
+Metadata become a `config.json`, and tensors get Hugging Face's names and layouts. Quantised tensors
+are dequantised to float32 when they are read, one at a time.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,11 @@ import ml_dtypes
 import numpy as np
 
 from jaxdistill.errors import UserError
-from jaxdistill.hub.gguf_config import gguf_to_hf_config
+from jaxdistill.hub.gguf_config import ROPE_FACTORS_NAME, gguf_to_hf_config
+from jaxdistill.hub.gguf_tensors import gguf_tensor_names, tensor_layout, transform_tensor
+from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer
 from jaxdistill.hub.source import Source
 from jaxdistill.hub.tensors import LazyTensor
-from jaxdistill.hub.tokenizer import build_gguf_tokenizer
 
 _DEQUANTIZED_ROWS = 4096
 _FLOAT_DTYPES: dict[str, Any] = {
@@ -29,14 +27,12 @@ _FLOAT_DTYPES: dict[str, Any] = {
     "BF16": ml_dtypes.bfloat16,
 }
 
-Transform = Callable[[np.ndarray], np.ndarray]
-
 
 def read_gguf(path: Path) -> Source:
-    """A model and its tokenizer in one file; weights are not read yet.
+    """Open a model and its tokenizer in one file; weights are read later.
 
     Raises:
-        UserError: The file is damaged, or holds what we cannot honour.
+        UserError: The file is damaged, or holds what is not supported.
     """
     reader, metadata = _open_gguf(path)
     tensors = {tensor.name: _lazy_tensor(path, tensor) for tensor in reader.tensors}
@@ -51,13 +47,14 @@ def read_gguf(path: Path) -> Source:
         generation_config={name: config[name] for name in ids if name in config},
         tensors=tensors,
         load_tokenizer=lambda: build_gguf_tokenizer(path, metadata),
+        gguf_tokenizer={
+            name: value for name, value in metadata.items() if name.startswith("tokenizer.")
+        },
     )
     try:
         return replace(source, tensors=_tensors_by_hf_name(source))
     except ValueError as error:
-        raise UserError(
-            f"{path}: tensors do not have the shapes of its metadata: {error}"
-        ) from None
+        raise UserError(f"{path}: shapes of tensors contradict the metadata: {error}") from None
 
 
 def _open_gguf(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
@@ -65,11 +62,11 @@ def _open_gguf(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
         reader = gguf.GGUFReader(path)
         metadata = {name: _field_value(field) for name, field in reader.fields.items()}
         metadata["general.architecture"]
-    # For a bad file the library raises whatever its first wrong read leads to.
+    # For a damaged file the library raises whatever its first wrong read leads to.
     except (ValueError, LookupError, OverflowError, UnicodeDecodeError) as error:
         size = path.stat().st_size
         raise UserError(
-            f"{path}: not a whole GGUF file ({error}; it has {size:,} bytes). "
+            f"{path}: not a complete GGUF file ({error}; it has {size:,} bytes). "
             "Was it cut short? Copy or download it again."
         ) from None
     return reader, metadata
@@ -77,7 +74,7 @@ def _open_gguf(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
 
 def _field_value(field: gguf.ReaderField) -> Any:
     value = field.contents()
-    # 1e-5 was written as a float32: its shortest spelling is what `config.json` said.
+    # 1e-5 is stored as a float32: its shortest decimal is the value in `config.json`.
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
@@ -93,7 +90,7 @@ def _lazy_tensor(path: Path, tensor: gguf.ReaderTensor) -> LazyTensor:
 
 
 def _dequantize(path: Path, tensor: gguf.ReaderTensor, shape: tuple[int, ...]) -> np.ndarray:
-    """A few rows at a time, since the library needs several times the memory of its result."""
+    """Dequantise by chunks of rows, since the library needs several times the result's memory."""
     rows = tensor.data.reshape(-1, tensor.data.shape[-1])
     result = np.empty((len(rows), shape[-1]), np.float32)
     try:
@@ -109,56 +106,22 @@ def _dequantize(path: Path, tensor: gguf.ReaderTensor, shape: tuple[int, ...]) -
 
 
 def _tensors_by_hf_name(source: Source) -> dict[str, LazyTensor]:
-    """The tensors by the names that the family's table has for them.
-
-    What no name of the table asks for keeps its own, and is reported when the model is loaded.
-    """
+    """Rename the tensors that the family's rules name; others are reported by the loader."""
     architecture = source.hf_config["model_type"].removesuffix("_text")
-    name_map = gguf.get_tensor_name_map(
-        gguf.MODEL_ARCH[architecture.upper()], source.config.num_layers
-    )
-    left = dict(source.tensors)
-    # The factors of Llama 3's frequencies are in the config by now.
-    left.pop("rope_freqs.weight", None)
-    found = {}
-    for rule in source.family.tensor_rules(source.config):
-        for _, name in rule.tensor_names(source.config.num_layers):
-            stem, suffix = name.rsplit(".", 1)
-            theirs = f"{name_map.get_name(stem)}.{suffix}"
-            if theirs in left:
-                found[name] = _apply_transform(
-                    left.pop(theirs), _inverse_transform(architecture, name, source.hf_config)
-                )
-    return found | left
-
-
-def _apply_transform(tensor: LazyTensor, transform: Transform | None) -> LazyTensor:
-    if transform is None:
-        return tensor
-    # What the layout makes of the shape is asked of an array without memory of its own.
-    shape = transform(np.broadcast_to(np.float32(0), tensor.shape)).shape
-    return LazyTensor(shape, tensor.dtype, lambda: transform(tensor.read()))
-
-
-def _inverse_transform(architecture: str, name: str, config: Mapping[str, Any]) -> Transform | None:
-    """How llama.cpp's converter changed a tensor, undone."""
-    if architecture == "llama" and ".q_proj." in name:
-        return partial(_unpermute_rope, num_heads=config["num_attention_heads"])
-    if architecture == "llama" and ".k_proj." in name:
-        return partial(_unpermute_rope, num_heads=config["num_key_value_heads"])
-    if architecture == "gemma3" and name.endswith("norm.weight"):
-        # Stored is what the hidden state is multiplied by; the model multiplies by 1 + weight.
-        return lambda tensor: tensor - 1
-    if (
-        architecture == "gpt2"
-        and ".h." in name
-        and name.endswith((".c_attn.weight", "c_proj.weight", ".c_fc.weight"))
+    config = source.config
+    hf_names = [
+        name
+        for rule in source.family.tensor_rules(config)
+        for _, name in rule.tensor_names(config.num_layers)
+    ]
+    tensors = dict(source.tensors)
+    # The config holds these factors already.
+    tensors.pop(ROPE_FACTORS_NAME, None)
+    renamed = {}
+    for hf_name, name in zip(
+        hf_names, gguf_tensor_names(architecture, config.num_layers, hf_names), strict=True
     ):
-        return np.transpose
-    return None
-
-
-def _unpermute_rope(tensor: np.ndarray, num_heads: int) -> np.ndarray:
-    """llama.cpp rotates neighbouring channels, Hugging Face the two halves of a head."""
-    pairs = tensor.reshape(num_heads, -1, 2, *tensor.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(tensor.shape)
+        if name in tensors:
+            tensor, layout = tensors.pop(name), tensor_layout(architecture, hf_name, config)
+            renamed[hf_name] = transform_tensor(tensor, layout.to_hf) if layout else tensor
+    return renamed | tensors

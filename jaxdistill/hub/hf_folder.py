@@ -1,4 +1,4 @@
-"""Hugging Face folders in."""
+"""Reader of Hugging Face folders."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 def read_folder(folder: Path) -> Source:
-    """A folder with `config.json` and safetensors; weights are not read yet.
+    """Open a folder with `config.json` and safetensors; weights are read later.
 
     Raises:
-        UserError: Something is missing, damaged, or cannot be honoured; all of it is told.
+        UserError: Names everything that is missing, damaged or not supported.
     """
     problems: list[str] = []
 
@@ -51,11 +51,11 @@ def read_folder(folder: Path) -> Source:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder}: has no config.json (and no .gguf file), so it is not a model.")
+        raise UserError(f"{folder}: has no config.json and no .gguf file, so it is not a model.")
     hf_config = read_json(path)
     if "auto_map" in hf_config:
         raise UserError(
-            f"{path}: `auto_map` asks for code from the model's folder, which we never run. If "
+            f"{path}: `auto_map` names code in the model's folder, which is never run. If "
             f"the model is a plain {hf_config.get('model_type')}, remove `auto_map`."
         )
     return hf_config
@@ -72,15 +72,15 @@ def _open_weights(folder: Path) -> dict[str, LazyTensor]:
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if pickles:
         raise UserError(
-            f"{folder}: has its weights only as {pickles[0].name}, a pickle, which can run code "
-            "when it is read; we never read one. Convert it where you trust it: "
+            f"{folder}: has its weights only as {pickles[0].name}, a pickle, which is never read "
+            "since it can run code. If you trust it, convert it: "
             "`AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)` with "
             "transformers writes safetensors."
         )
-    shards = sorted(folder.glob("*.safetensors"))
-    if shards:
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
         raise UserError(
-            f"{folder}: has {shards[0].name}, but neither {WEIGHTS_NAME} nor {WEIGHTS_INDEX_NAME}, which "
-            "says what is where. Download the index, too."
+            f"{folder}: has {files[0].name}, but neither {WEIGHTS_NAME} nor {WEIGHTS_INDEX_NAME}, "
+            "the index of its tensors. Download the index, too."
         )
     raise UserError(f"{folder}: has no weights: expected {WEIGHTS_NAME} or {WEIGHTS_INDEX_NAME}.")

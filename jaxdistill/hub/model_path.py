@@ -1,4 +1,4 @@
-"""Where a model is: a folder, a file, or a name on the hub."""
+"""Paths of models: a folder, a file, or a name on the hub."""
 
 import re
 from pathlib import Path
@@ -15,15 +15,15 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def read_source(path: str | Path, *, revision: str | None = None) -> Source:
-    """Look into a model without reading its weights.
+    """Open a model without reading its weights.
 
     Args:
         path: A Hugging Face folder, a `.gguf` file, a folder with exactly one such file, or a
             name on the Hugging Face hub (`organisation/model`), which is then downloaded.
-        revision: The branch, tag or commit of a hub name.
+        revision: Branch, tag or commit of a hub name.
 
     Raises:
-        UserError: There is no model, it is not whole, or it is none that we can honour.
+        UserError: There is no model, it is incomplete, or it is not supported.
     """
     local = Path(path).expanduser()
     check_path_names(local)
@@ -32,10 +32,10 @@ def read_source(path: str | Path, *, revision: str | None = None) -> Source:
     if local.is_file():
         if local.suffix != ".gguf":
             raise UserError(
-                f"{local}: expected a folder or a .gguf file. Give the folder it is in."
+                f"{local}: expected a folder or a .gguf file. Give the folder that holds the file."
             )
         return read_gguf(local)
-    # `models/smollm` is spelled like a hub name, but where there is a `models/` it is a typo.
+    # `models/smollm` looks like a hub name, but is a typo where a folder `models` exists.
     is_pinned = local.name in PINNED_MODELS and len(local.parts) > 1
     if _HUB_NAME.fullmatch(str(path)) and not local.parent.is_dir() and not is_pinned:
         return read_folder(download_model(str(path), revision))

@@ -1,7 +1,6 @@
-"""Tensors of a file into parameters: checked all at once, then read a few at a time."""
+"""Loader of parameters: validates all tensors, then reads a few at a time."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,31 +15,32 @@ from jaxdistill.hub.source import Source
 from jaxdistill.hub.tensor_validation import validate_tensors
 from jaxdistill.hub.tensors import LazyTensor, check_dtype, check_range
 from jaxdistill.models import TensorRule, abstract_params
+from jaxdistill.models.tensor_rules import ParamPath
+from jaxdistill.types import Params
 
 _ALIGNMENT_BYTES = 64
 _MAX_THREADS = 4
 
 
 def load_params(
-    source: Source, *, dtype: str | None = "float32", shardings: Any = None
-) -> dict[str, Any]:
+    source: Source, *, dtype: str | None = "float32", shardings: Params | None = None
+) -> Params:
     """Read a model's tensors into its parameters.
 
-    Each parameter is filled slice by slice into one host buffer for each of its shards, and cast
-    on the way, one parameter after the other and a few of its layers at a time, for NumPy copies,
-    turns and casts at the speed of one core. A shard that no device of this process holds is not
-    made, and a tensor that no shard wants is not read.
+    One parameter after the other is copied into host buffers, one per shard, and cast on the way.
+    A few layers are read in parallel, since NumPy copies, transposes and casts on one core. Shards
+    of other processes are not allocated, and tensors that belong only to them are not read.
 
     Args:
         source: The model.
-        dtype: Of all parameters; None keeps each as it is stored (where tensors that we stack
-            differ, the narrowest dtype that holds them all, and float32 for float64).
-        shardings: The tree of the parameters with a `jax.sharding.Sharding` for each; None puts
-            them on the default device.
+        dtype: Dtype of all parameters; None keeps each as stored. Stacked layers then share the
+            narrowest dtype that holds them all, and float64 becomes float32.
+        shardings: Tree of the parameters with a `jax.sharding.Sharding` for each; None for the
+            default device.
 
     Raises:
         UserError: Tensors are missing, unexpected, of the wrong shape or of an unknown dtype, or
-            `dtype` is none to compute with.
+            `dtype` is not a dtype of parameters.
     """
     check_dtype(dtype)
     tensors = validate_tensors(source)
@@ -48,23 +48,18 @@ def load_params(
     params: dict[str, Any] = {}
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
         for rule in source.family.tensor_rules(source.config):
-            pieces = [
-                (layer, name, tensors[name])
-                for layer, name in rule.tensor_names(source.config.num_layers)
-            ]
-            held = np.dtype(dtype or _common_dtype(tensor for *_, tensor in pieces))
-            fillings = [
-                _ShardBuffers(_get_leaf(shapes, path).shape, held, _get_leaf(shardings, path))
+            layers, names = zip(*rule.tensor_names(source.config.num_layers), strict=True)
+            rule_tensors = [tensors[name] for name in names]
+            param_dtype = np.dtype(dtype or _common_dtype(rule_tensors))
+            buffers = [
+                _ShardBuffers(get_leaf(shapes, path).shape, param_dtype, get_leaf(shardings, path))
                 for path in rule.paths
             ]
-            deque(
-                threads.map(
-                    partial(_read_into_buffers, rule, fillings, held), *zip(*pieces, strict=True)
-                ),
-                0,
-            )
-            for path, filling in zip(rule.paths, fillings, strict=True):
-                _set_leaf(params, path, filling.to_array())
+            read = partial(_read_into_buffers, rule, buffers, param_dtype)
+            for _ in threads.map(read, layers, names, rule_tensors):
+                pass  # raises what a thread raised
+            for path, param_buffers in zip(rule.paths, buffers, strict=True):
+                _set_leaf(params, path, param_buffers.to_array())
     return params
 
 
@@ -77,22 +72,22 @@ def _read_into_buffers(
     lazy_tensor: LazyTensor,
 ) -> None:
     """Read one tensor into the parameters that it is a part of."""
-    if any(filling.holds_layer(layer) for filling in param_buffers):
+    if any(buffers.holds_layer(layer) for buffers in param_buffers):
         tensor = lazy_tensor.read()
         check_range(name, tensor, dtype)
-        for filling, array in zip(param_buffers, rule.to_params(tensor), strict=True):
-            filling.copy_in(layer, array)
+        for buffers, array in zip(param_buffers, rule.to_params(tensor), strict=True):
+            buffers.copy_in(layer, array)
 
 
 class _ShardBuffers:
-    """A parameter on its way in: one buffer for each distinct shard on this process's devices."""
+    """Host buffers of a parameter, one for each distinct shard of this process's devices."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None):
         self.shape = shape
         self.sharding = sharding
-        # With no sharding given there is one shard, which is everything, and no chosen device.
-        everything = {None: (slice(None),) * len(shape)}
-        devices = sharding.addressable_devices_indices_map(shape) if sharding else everything
+        # Without a sharding there is one shard, the whole array, and no chosen device.
+        unsharded = {None: (slice(None),) * len(shape)}
+        devices = sharding.addressable_devices_indices_map(shape) if sharding else unsharded
         self.bounds = {
             device: _shard_bounds(index or (), shape) for device, index in devices.items()
         }
@@ -102,11 +97,11 @@ class _ShardBuffers:
         }
 
     def holds_layer(self, layer: int | None) -> bool:
-        """Whether any shard here holds some of this layer (None: the array is not stacked)."""
+        """Return True if a local shard overlaps this layer (None: the array is not stacked)."""
         return layer is None or any(first <= layer < last for (first, last), *_ in self.buffers)
 
     def copy_in(self, layer: int | None, array: np.ndarray) -> None:
-        """Copy what each shard holds of an array, cast to its dtype."""
+        """Copy each shard's part of an array, cast to its dtype."""
         for bounds, buffer in self.buffers.items():
             if layer is None:
                 buffer[...] = array[tuple(slice(*bound) for bound in bounds)]
@@ -116,10 +111,10 @@ class _ShardBuffers:
                 buffer[layer - first] = array[tuple(slice(*bound) for bound in inner)]
 
     def to_array(self) -> jax.Array:
-        """The whole array on its devices; the buffers are given away."""
+        """Move the buffers to their devices and return the array that they form."""
         buffers, self.buffers = self.buffers, {}
         shards = [jax.device_put(buffers[bounds], device) for device, bounds in self.bounds.items()]
-        # The next parameter's buffers wait until these are on the device.
+        # Before the next parameter's buffers are allocated, these are on the device.
         jax.block_until_ready(shards)
         if self.sharding is None:
             return shards[0]
@@ -127,12 +122,12 @@ class _ShardBuffers:
 
 
 def _shard_bounds(slices: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Where a shard begins and ends on each axis."""
-    return tuple(cut.indices(size)[:2] for cut, size in zip(slices, shape, strict=True))
+    """Return start and end of a shard on each axis."""
+    return tuple(part.indices(size)[:2] for part, size in zip(slices, shape, strict=True))
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Memory that JAX takes over as it is on a CPU: it copies what is not aligned."""
+    """Allocate memory that JAX on a CPU adopts without a copy, which needs alignment."""
     num_bytes = int(np.prod(shape)) * dtype.itemsize
     memory = np.empty(num_bytes + _ALIGNMENT_BYTES, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT_BYTES
@@ -144,13 +139,14 @@ def _common_dtype(tensors: Iterable[LazyTensor]) -> jnp.dtype:
     return jnp.result_type(*dtypes)
 
 
-def _get_leaf(tree: Any, path: tuple[str, ...]) -> Any:
+def get_leaf(tree: Params | None, path: ParamPath) -> Any:
+    """Return the leaf at a path; None if there is no tree."""
     for key in path:
         tree = tree and tree[key]
     return tree
 
 
-def _set_leaf(tree: dict[str, Any], path: tuple[str, ...], leaf: jax.Array) -> None:
+def _set_leaf(tree: dict[str, Any], path: ParamPath, leaf: jax.Array) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = leaf

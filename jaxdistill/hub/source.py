@@ -1,9 +1,9 @@
-"""A pretrained model where it lies: what can be known of it before a weight is read."""
+"""A pretrained model on disk, before its weights are read."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ _SAMPLE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Source:
-    """A Hugging Face folder or a GGUF file; both look alike from here on.
+    """Hugging Face folder or GGUF file, in one form for both.
 
     Args:
         path: The folder or file.
-        hf_config: What `config.json` says, or would say.
-        generation_config: What `generation_config.json` says; empty where there is none.
-        tensors: The tensors by their Hugging Face names, not read yet.
+        hf_config: Contents of `config.json`, derived from the metadata of a GGUF file.
+        generation_config: Contents of `generation_config.json`; empty if there is none.
+        tensors: Unread tensors by their Hugging Face names.
         load_tokenizer: Reads the tokenizer.
+        gguf_tokenizer: Tokenizer metadata of a GGUF file; empty for a folder.
     """
 
     path: Path
@@ -34,25 +35,26 @@ class Source:
     generation_config: dict[str, Any]
     tensors: Mapping[str, LazyTensor]
     load_tokenizer: Callable[[], PreTrainedTokenizerBase]
+    gguf_tokenizer: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def family(self) -> Family:
-        """The family that knows this `model_type`."""
+        """Family of the config's `model_type`."""
         with self._prefix_errors():
             return FAMILIES[self.hf_config.get("model_type", "")]
 
     @cached_property
     def config(self) -> DecoderConfig:
-        """The model's shape; its `vocab_size` counts the rows of the head, padding included."""
+        """Shape of the model; its `vocab_size` counts the LM head's rows, padding included."""
         family = self.family
         with self._prefix_errors():
             return family.decoder_config(self.hf_config)
 
     @cached_property
     def weights_hash(self) -> str:
-        """A name for the weights: a copy of the files has the same, other weights another.
+        """Hash of the weights' content, the same for a copy in another folder.
 
-        Pieces of every file are looked at, a thousand or all of it, and not where it lies.
+        It covers about 1,000 samples of 4 kB from each file, or the whole of a small file.
         """
         digest = hashlib.sha256()
         files = sorted(self.path.glob("*.safetensors")) if self.path.is_dir() else [self.path]
@@ -67,9 +69,9 @@ class Source:
 
     @contextmanager
     def _prefix_errors(self) -> Iterator[None]:
-        """Families do not know where a `config.json` lies: say so in front of what they find."""
-        where = f"{self.path}/" if self.path.is_dir() else f"{self.path}: "
+        """Add the path to errors of a family, which does not know it."""
+        prefix = f"{self.path}/" if self.path.is_dir() else f"{self.path}: "
         try:
             yield
         except UserError as error:
-            raise UserError(*(where + line for line in error.lines)) from None
+            raise UserError(*(prefix + line for line in error.lines)) from None

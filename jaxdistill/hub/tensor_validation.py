@@ -1,4 +1,4 @@
-"""Whether a file's tensors are a model's: everything that is wrong with them, at once."""
+"""Validation of a file's tensors against a model: all problems in one error."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -14,7 +14,7 @@ _LM_HEAD_NAME = "lm_head.weight"
 
 
 def validate_tensors(source: Source) -> dict[str, LazyTensor]:
-    """The tensors that the model's table asks for.
+    """Return the tensors named by the family's rules.
 
     Raises:
         UserError: Tensors are missing, unexpected, of the wrong shape or of an unknown dtype.
@@ -38,7 +38,7 @@ def validate_tensors(source: Source) -> dict[str, LazyTensor]:
 
 
 def _add_prefix(source: Source) -> dict[str, LazyTensor]:
-    """A bare body's file (GPT-2's on the hub) leaves out what the causal model's begins with."""
+    """Add the causal model's prefix to names of a bare body, such as GPT-2's on the hub."""
     prefix = source.family.tensor_prefix
     if any(name.startswith(prefix) for name in source.tensors):
         return dict(source.tensors)
@@ -64,7 +64,7 @@ def _missing_or_unexpected(
         if name not in tensors:
             yield f"tensor {name} {list(shape)} is missing.{did_you_mean(name, unexpected)}"
     for name in unexpected:
-        yield f"tensor {name} {list(tensors[name].shape)} is none of this model's."
+        yield f"tensor {name} {list(tensors[name].shape)} does not belong to this model."
 
 
 def _wrong_shapes(
@@ -72,8 +72,8 @@ def _wrong_shapes(
 ) -> Iterator[str]:
     for name, shape in expected.items():
         if name in tensors and tensors[name].shape != shape:
-            came = list(tensors[name].shape)
-            yield f"tensor {name} has shape {came}, but config.json makes it {list(shape)}."
+            actual = list(tensors[name].shape)
+            yield f"tensor {name} has shape {actual}, but config.json implies {list(shape)}."
 
 
 def _unknown_dtypes(
@@ -89,7 +89,7 @@ def _unknown_dtypes(
 
 
 def _find_untied_lm_head(source: Source, tensors: Mapping[str, LazyTensor]) -> Iterator[str]:
-    """A head that the config ties to the embedding may be in the file, but must be the same."""
+    """Report a stored LM head that differs from the embedding to which the config ties it."""
     if not source.config.has_tied_embeddings or _LM_HEAD_NAME not in tensors:
         return
     embedding = next(
@@ -99,12 +99,13 @@ def _find_untied_lm_head(source: Source, tensors: Mapping[str, LazyTensor]) -> I
     )
     if not np.array_equal(tensors[_LM_HEAD_NAME].read(), tensors[embedding].read()):
         yield (
-            f"tensor {_LM_HEAD_NAME} differs from {embedding}, but config.json ties them. If the model "
-            "was trained with a head of its own, set `tie_word_embeddings` to false."
+            f"tensor {_LM_HEAD_NAME} differs from {embedding}, but config.json ties them. If the "
+            "model was trained with a separate LM head, set `tie_word_embeddings` to false."
         )
 
 
 def _truncate_list(problems: Iterable[str]) -> list[str]:
     problems = list(problems)
-    more = len(problems) - _MAX_LISTED
-    return [*problems[:_MAX_LISTED], *([f"... and {more} more such tensors."] if more > 0 else [])]
+    num_hidden = len(problems) - _MAX_LISTED
+    more = [f"... and {num_hidden} more such tensors."] if num_hidden > 0 else []
+    return problems[:_MAX_LISTED] + more

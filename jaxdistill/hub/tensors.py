@@ -1,4 +1,4 @@
-"""Tensors that are still in their file: named, shaped, and read one at a time."""
+"""Lazy tensors: name, shape and dtype of a tensor in a file, read on demand."""
 
 import json
 import math
@@ -16,20 +16,20 @@ WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""What weights may be stored as; anything else is a quantised format and is refused by name."""
+"""Supported dtypes of stored weights; others are quantised formats, refused by name."""
 
 PARAM_DTYPES = ("float32", "bfloat16", "float16")
-"""What parameters may be held and saved in."""
+"""Dtypes of parameters in memory and in exported folders."""
 
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor in a file.
+    """Tensor in a file, or one that is computed when it is read.
 
     Args:
         shape: Its shape.
-        dtype: NumPy's name, or the format's own name for what we do not compute with.
-        read: Reads it, whole, into memory that nobody else holds on to.
+        dtype: NumPy's name of its dtype, or the file format's name if NumPy has none.
+        read: Returns the whole tensor in memory that the caller may keep.
     """
 
     shape: tuple[int, ...]
@@ -38,15 +38,15 @@ class LazyTensor:
 
     @property
     def num_bytes(self) -> int:
-        """Its size in memory."""
+        """Size in memory."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        UserError: It is not there, or not a JSON object.
+        UserError: The file is missing, or not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -63,12 +63,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
-    """The tensors of a folder's `model.safetensors`, or of the shards that its index names.
+    """Open a folder's `model.safetensors`, or the weight files that its index names.
 
     Only headers are read here.
 
     Raises:
-        UserError: Files are missing, truncated, or not what they are called; all are named.
+        UserError: Names all files that are missing, truncated or not safetensors.
     """
     if not (folder / WEIGHTS_INDEX_NAME).exists():
         return dict(_open_safetensors_file(folder / WEIGHTS_NAME))
@@ -76,42 +76,41 @@ def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
     if not isinstance(weight_map, Mapping):
         raise UserError(f"{folder / WEIGHTS_INDEX_NAME}: has no `weight_map`.")
     nameless = [
-        f"{folder / WEIGHTS_INDEX_NAME}: `weight_map` puts {name} into {shard!r}, expected a file's name."
-        for name, shard in weight_map.items()
-        if not isinstance(shard, str)
+        f"{folder / WEIGHTS_INDEX_NAME}: `weight_map` puts {name} into {file!r}, expected a file "
+        "name."
+        for name, file in weight_map.items()
+        if not isinstance(file, str)
     ]
     if nameless:
         raise UserError(*nameless)
-    shards: dict[str, dict[str, LazyTensor]] = {}
+    files: dict[str, dict[str, LazyTensor]] = {}
     problems: list[str] = []
-    for shard in sorted(set(weight_map.values())):
+    for file in sorted(set(weight_map.values())):
         try:
-            shards[shard] = dict(_open_safetensors_file(folder / shard))
+            files[file] = dict(_open_safetensors_file(folder / file))
         except UserError as error:
             problems.extend(error.lines)
     if problems:
         raise UserError(*problems)
-    # A name that its shard does not hold is left out, and later reported as a missing tensor.
-    return {
-        name: shards[shard][name] for name, shard in weight_map.items() if name in shards[shard]
-    }
+    # A name that its file lacks is left out, and later reported as a missing tensor.
+    return {name: files[file][name] for name, file in weight_map.items() if name in files[file]}
 
 
 def _open_safetensors_file(path: Path) -> Iterator[tuple[str, LazyTensor]]:
     try:
-        # Mapped pages would count as memory of ours next to the copy; `pread` reads just the copy.
+        # Mapped pages would count as memory of this process beside the copy; `pread` maps none.
         file = safe_open(path, framework="numpy", backend="pread")
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; the model is not whole.") from None
+        raise UserError(f"{path}: there is no such file; the model is incomplete.") from None
     except (SafetensorError, OSError) as error:
         if path.is_dir():
             raise UserError(f"{path}: a folder, expected a safetensors file.") from None
         size = path.stat().st_size if path.is_file() else 0
         raise UserError(
-            f"{path}: not a whole safetensors file ({error}; it has {size:,} bytes). "
+            f"{path}: not a complete safetensors file ({error}; it has {size:,} bytes). "
             "Was it cut short? Copy or download it again."
         ) from None
-    for name in file.keys():  # noqa: SIM118 - the file is not a dict, it only has this method
+    for name in file.keys():  # noqa: SIM118 - the file is not a dict
         view = file.get_slice(name)
         code = str(view.get_dtype())
         yield (
@@ -125,7 +124,7 @@ def _open_safetensors_file(path: Path) -> Iterator[tuple[str, LazyTensor]]:
 
 
 def check_dtype(dtype: str | None) -> None:
-    """Refuse a dtype that is none for parameters; None, for the stored one, is fine.
+    """Check that parameters can have this dtype; None (as stored) passes.
 
     Raises:
         UserError: `dtype` is not one of `PARAM_DTYPES`.
@@ -138,10 +137,10 @@ def check_dtype(dtype: str | None) -> None:
 
 
 def check_range(name: str, array: np.ndarray, dtype: np.dtype) -> None:
-    """Refuse to turn numbers into infinities.
+    """Check that a cast to `dtype` makes no number infinite.
 
     Raises:
-        UserError: `dtype` is float16, and numbers are too large for it.
+        UserError: `dtype` is float16, and a number is too large for it.
     """
     if dtype == np.float16 and array.dtype != np.float16 and array.size:
         largest = float(np.abs(array).max())

@@ -1,4 +1,4 @@
-"""Files of weights, written one tensor at a time where the format allows it."""
+"""Writers of weight files: safetensors, one tensor at a time, and PyTorch's format."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,10 @@ _ALIGNMENT_BYTES = 8
 
 
 def write_safetensors(path: Path, tensors: dict[str, LazyTensor]) -> None:
-    """Write what `safetensors.save_file` would, byte for byte, but hold one tensor at a time.
+    """Write the bytes that `safetensors.save_file` would, with one tensor in memory at a time.
 
-    The library wants all tensors of a file in memory at once. The format is the length of a
-    header, the header (names, dtypes, shapes, places) and the tensors' bytes. As there, wide
-    dtypes come first, so that every tensor is aligned.
+    The format is the length of a header, the header (names, dtypes, shapes, offsets) and the
+    tensors' bytes. As in the library, wide dtypes come first, so that every tensor is aligned.
     """
     order = sorted(tensors, key=lambda name: (-np.dtype(tensors[name].dtype).itemsize, name))
     codes = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}
@@ -35,12 +34,12 @@ def write_safetensors(path: Path, tensors: dict[str, LazyTensor]) -> None:
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
         for name in order:
-            # Bytes, since not all that NumPy can view (bfloat16) can be written as it is.
+            # As bytes, since NumPy cannot write every dtype (bfloat16).
             file.write(np.ascontiguousarray(tensors[name].read()).reshape(-1).view(np.uint8).data)
 
 
 def write_torch(path: Path, tensors: dict[str, LazyTensor]) -> None:
-    """Write what `torch.load(path, weights_only=True)` reads.
+    """Write a file for `torch.load(path, weights_only=True)`.
 
     Raises:
         UserError: PyTorch is not installed.
@@ -50,14 +49,14 @@ def write_torch(path: Path, tensors: dict[str, LazyTensor]) -> None:
     except ImportError:
         raise UserError(
             "format=torch: only PyTorch writes its own files, and it is not installed. "
-            "Run `pip install torch`, or leave the format at safetensors, which PyTorch reads too."
+            "Run `pip install torch`, or use format safetensors, which PyTorch reads too."
         ) from None
     state = {}
     for name, tensor in tensors.items():
-        # NumPy's bfloat16 is unknown to PyTorch, the bits are not.
+        # PyTorch does not know NumPy's bfloat16, but its bits are the same.
         bits = np.array(tensor.read(), order="C").view(f"i{np.dtype(tensor.dtype).itemsize}")
         state[name] = torch.from_numpy(bits).view(getattr(torch, tensor.dtype))
-    # Unbuffered, so that what the system says arrives inside of `torch.save` ...
+    # Unbuffered, so that errors of the system are raised inside `torch.save` ...
     with path.open("wb", buffering=0) as file:
         try:
             torch.save(state, file)

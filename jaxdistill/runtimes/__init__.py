@@ -1,4 +1,4 @@
-"""Runtimes: what loads a model and writes with it, each measured in a process of its own.
+"""Runtimes that load a model and generate text, each measured in a subprocess.
 
-Nothing is imported here: memory is measured, too, and one runtime is no part of another's.
+Nothing is imported here: memory is measured, and one runtime must not load another's libraries.
 """

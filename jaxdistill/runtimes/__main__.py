@@ -1,4 +1,4 @@
-"""`python -m jaxdistill.runtimes REQUEST` measures one model, and prints what it found as JSON."""
+"""Entry point of the measuring process: `python -m jaxdistill.runtimes REQUEST` prints JSON."""
 
 import json
 import os
@@ -14,31 +14,31 @@ from jaxdistill.runtimes.request import CostRequest, LoadModel
 
 
 def main() -> None:
-    """Answer the request in the first argument."""
+    """Measure the request in the first argument and print the result."""
     threading.Thread(target=_exit_when_stdin_closes, daemon=True).start()
     request = CostRequest(**json.loads(sys.argv[1]))
     with redirect_stdout(sys.stderr):  # libraries may print, too
         try:
-            answer = _measure(request)
+            result = _measure(request)
         except UserError as error:
-            answer = {"errors": error.lines}
-    sys.stdout.write(json.dumps(answer) + "\n")
+            result = {"errors": error.lines}
+    sys.stdout.write(json.dumps(result) + "\n")
 
 
 def _exit_when_stdin_closes() -> None:
-    """Whoever asked holds the other end: however they end, this process ends with them."""
+    """End this process when the parent ends: the parent holds the other end of the pipe."""
     while os.read(0, 1):
         pass
     os._exit(INTERRUPTED_EXIT_CODE)
 
 
 def _measure(request: CostRequest) -> dict[str, Any]:
-    ready = _select_runtime(request)(request)
-    measured = measure_speed(ready.generate, new_tokens=request.new_tokens)
+    model = _select_runtime(request)(request)
+    speed = measure_speed(model.generate, new_tokens=request.new_tokens)
     return {
-        **asdict(measured),
+        **asdict(speed),
         "peak_bytes": peak_bytes(),
-        "num_parameters": ready.num_parameters,
+        "num_parameters": model.num_parameters,
     }
 
 
@@ -47,7 +47,7 @@ def _select_runtime(request: CostRequest) -> LoadModel:
         from jaxdistill.runtimes.torch_runtime import load_model
 
         return load_model
-    # `transformers`, which knows our tokenizers, loads PyTorch wherever it finds it.
+    # `transformers`, needed for tokenizers, imports PyTorch wherever it is installed.
     sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
     from jaxdistill.runtimes.jax_runtime import load_model
 

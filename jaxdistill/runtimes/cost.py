@@ -1,4 +1,4 @@
-"""What a model costs to run: the quantities, the clock and the meter. Knows no runtime."""
+"""Cost of running a model: time, memory, size. Independent of any runtime."""
 
 import re
 import resource
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GenerateTokens = Callable[[int], int]
-"""Writes so many new tokens for each of some prompts; says how many those were in all."""
+"""Generates this many new tokens for each of some prompts; returns how many in all."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a model writes, without compilation.
+    """Generation speed, without compilation.
 
     Attributes:
-        first_token_seconds: From the prompts to the first new token of each.
-        tokens_per_second: New tokens of all answers together; the prompts are read in that time.
+        first_token_seconds: Time from a batch of prompts to the first new token of each.
+        tokens_per_second: New tokens of the whole batch per second, prefill included.
     """
 
     first_token_seconds: float
@@ -26,55 +26,53 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a model costs to run.
+class Cost(Speed):
+    """Cost of running a model.
 
     Attributes:
-        first_token_seconds: From a batch of prompts to the first new token of each.
-        tokens_per_second: New tokens of the whole batch, the time to read the prompts included.
-        peak_bytes: The most of the host's memory that the process held, all in all: libraries,
-            files as they were read, parameters, programs as they were compiled. What lies on an
-            accelerator is not in it.
+        first_token_seconds: Time from a batch of prompts to the first new token of each.
+        tokens_per_second: New tokens of the whole batch per second, prefill included.
+        peak_bytes: Peak host memory of the process: libraries, files while they are read,
+            parameters, programs while they are compiled. Memory of an accelerator is not in it.
         size_on_disk: Bytes of the model's files.
-        num_parameters: How many numbers the model holds; what is tied counts once.
+        num_parameters: Number of parameters; tied parameters count once.
     """
 
-    first_token_seconds: float
-    tokens_per_second: float
     peak_bytes: int
     size_on_disk: int
     num_parameters: int
 
 
 def measure_speed(generate: GenerateTokens, *, new_tokens: int = 64, repeats: int = 3) -> Speed:
-    """How fast `write` is, by the best of `repeats`: other work can only make it slower.
+    """Return the best speed of several repeats: other work can only make a repeat slower.
 
     Args:
-        write: Continues its prompts.
-        new_tokens: How many tokens each prompt is continued by.
-        repeats: How often to measure, after one time that compiles and warms caches.
+        generate: Continues its prompts.
+        new_tokens: New tokens per prompt.
+        repeats: Measured calls, after one call that compiles and warms caches.
     """
-    first_seconds, _ = _best_seconds(generate, 1, repeats)
-    seconds, written = _best_seconds(generate, new_tokens, repeats)
-    return Speed(first_seconds, written / seconds)
+    generate(1)
+    first_token_seconds = _best_seconds(generate, 1, repeats)
+    num_generated = generate(new_tokens)
+    return Speed(first_token_seconds, num_generated / _best_seconds(generate, new_tokens, repeats))
 
 
-def _best_seconds(generate: GenerateTokens, new_tokens: int, repeats: int) -> tuple[float, int]:
-    written = generate(new_tokens)
+def _best_seconds(generate: GenerateTokens, new_tokens: int, repeats: int) -> float:
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
         generate(new_tokens)
         best = min(best, time.perf_counter() - start)
-    return best, written
+    return best
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
-    # Linux hands `ru_maxrss` on to a new program from the one that started it, but not this.
+    """Return the peak memory of this process so far."""
+    # Linux hands `ru_maxrss` on from parent to child process, but not VmHWM.
     status = Path("/proc/self/status")
-    told = status.is_file() and re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)
-    if told:
-        return 1024 * int(told[1])
+    if status.is_file():
+        match = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)
+        if match:
+            return 1024 * int(match[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

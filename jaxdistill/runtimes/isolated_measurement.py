@@ -1,4 +1,4 @@
-"""A runtime in a process of its own: what it measures, and whatever may go wrong with it."""
+"""Measurement of a model in a subprocess, with the errors that can come of it."""
 
 import json
 import signal
@@ -12,16 +12,17 @@ from jaxdistill.runtimes.request import CostRequest
 
 
 def measure_in_subprocess(request: CostRequest) -> dict[str, Any]:
-    """What a fresh process finds, by the names of `Cost`; all of them but the size on disk.
+    """Measure a request in a fresh process, which ends with this one at the latest.
 
-    It holds nothing of what the caller holds, and it does not outlive the caller.
+    Returns:
+        Fields of `Cost` by name, all but `size_on_disk`.
 
     Raises:
-        UserError: what that process raised, or that it died.
+        UserError: The process raised it, or it died.
     """
     command = [sys.executable, "-m", "jaxdistill.runtimes", json.dumps(asdict(request))]
-    # A session of its own, for the terminal's Ctrl-C would end it in a traceback. It ends when
-    # its standard input does: with this block, or with this process.
+    # In a session of its own, since the terminal's Ctrl-C would end it with a traceback. It ends
+    # when its standard input closes: with this block, or with this process.
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -31,22 +32,22 @@ def measure_in_subprocess(request: CostRequest) -> dict[str, Any]:
     ) as process:
         assert process.stdout is not None
         printed = process.stdout.read()
-        code = process.wait()
-    if code:
-        raise UserError(f"{request.path}: {_describe_exit(code)}")
-    answer = json.loads(printed.splitlines()[-1])
-    if "errors" in answer:
-        raise UserError(*answer["errors"])
-    return answer
+        exit_code = process.wait()
+    if exit_code:
+        raise UserError(f"{request.path}: {_describe_exit(exit_code)}")
+    result = json.loads(printed.splitlines()[-1])
+    if "errors" in result:
+        raise UserError(*result["errors"])
+    return result
 
 
 def _describe_exit(exit_code: int) -> str:
     if exit_code == -signal.SIGKILL:
         return (
-            "the process that measured it was killed, most likely for want of memory. Take a "
+            "the measuring process was killed, most likely because memory ran out. Use a "
             "smaller batch or a narrower dtype."
         )
     return (
-        f"the process that measured it ended with exit code {exit_code}; what it said stands above. "
-        "If that names nothing to mend, it is a bug of ours."
+        f"the measuring process ended with exit code {exit_code}; its messages are above. "
+        "If they name nothing that you can fix, it is a bug of jaxdistill."
     )

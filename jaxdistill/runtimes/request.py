@@ -1,4 +1,4 @@
-"""What is to be measured, and what a runtime has made ready for it."""
+"""Interface of a runtime: the request that it serves and the model that it returns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ RUNTIMES = ("jax", "torch")
 
 @dataclass(frozen=True)
 class CostRequest:
-    """What is to be measured.
+    """Model and workload to measure.
 
     Attributes:
         path: The model's folder or file.
-        runtime: What loads it and writes with it, one of `RUNTIMES`.
-        prompt_tokens: How long each prompt is.
-        new_tokens: How many tokens each is continued by.
-        batch_size: How many prompts there are.
-        dtype: Of the parameters in memory.
+        runtime: One of `RUNTIMES`.
+        prompt_tokens: Length of each prompt.
+        new_tokens: New tokens per prompt.
+        batch_size: Number of prompts.
+        dtype: Dtype of the parameters in memory.
     """
 
     path: str
@@ -30,34 +30,34 @@ class CostRequest:
     dtype: str
 
     def check_length(self, max_positions: int | None) -> None:
-        """See that the model reads as much; None where it does not say.
+        """Check that prompt and completion fit into the model's context (None: unknown).
 
         Raises:
-            UserError: when it does not.
+            UserError: They do not.
         """
         length = self.prompt_tokens + self.new_tokens
         if max_positions is not None and length > max_positions:
             raise UserError(
-                f"{self.path}: {self.prompt_tokens:,} tokens of a prompt and {self.new_tokens:,} "
-                f"new ones are more than the {max_positions:,} that the model reads. Take fewer."
+                f"{self.path}: {self.prompt_tokens:,} prompt tokens and {self.new_tokens:,} new "
+                f"ones exceed the model's {max_positions:,} positions. Use fewer."
             )
 
     def dummy_prompts(self, vocab_size: int) -> list[list[int]]:
-        """Prompts that mean nothing: reading costs the same, whatever is read."""
+        """Return prompts of arbitrary tokens: the cost does not depend on the text."""
         return [
-            [(row + place) % vocab_size for place in range(self.prompt_tokens)]
+            [(row + position) % vocab_size for position in range(self.prompt_tokens)]
             for row in range(self.batch_size)
         ]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory.
+    """Model in memory, ready to generate.
 
     Attributes:
-        write: Continues the prompts greedily, and past any end of text, so that the work is the
-            same for every model.
-        num_parameters: How many numbers it holds; what is tied counts once.
+        generate: Continues the prompts greedily and ignores EOS, so that the work is the same
+            for every model.
+        num_parameters: Number of parameters; tied parameters count once.
     """
 
     generate: GenerateTokens
@@ -65,4 +65,4 @@ class LoadedModel:
 
 
 LoadModel = Callable[[CostRequest], LoadedModel]
-"""What a runtime is: it loads the model of a request, or raises a `UserError`."""
+"""Loads the model of a request, or raises a `UserError`: all that a runtime has to provide."""

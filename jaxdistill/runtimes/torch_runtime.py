@@ -1,4 +1,4 @@
-"""The runtime of most others: PyTorch `transformers`, without code from a model's folder."""
+"""PyTorch runtime: `transformers`, without running code from a model's folder."""
 
 import pickle
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ _EXPORT_HINT = (
 
 
 def load_model(request: CostRequest) -> LoadedModel:
-    """Load the model, without its tokenizer.
+    """Load the model of a request, without its tokenizer.
 
     Raises:
-        UserError: PyTorch is not installed, `transformers` does not load the model, or the model
-            does not read as much.
+        UserError: PyTorch is not installed, `transformers` does not load the model, or the
+            request is longer than its context.
     """
     model = _load_transformers_model(request)
     return LoadedModel(
@@ -36,7 +36,7 @@ def _load_transformers_model(request: CostRequest) -> Any:
     except ImportError:
         raise UserError(
             "--runtime torch: PyTorch is not installed. Run `pip install 'jaxdistill[torch]'`, or "
-            "take `--runtime jax`."
+            "use `--runtime jax`."
         ) from None
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -53,13 +53,13 @@ def _load_transformers_model(request: CostRequest) -> Any:
         )
     except pickle.UnpicklingError:
         raise UserError(
-            f"{request.path}: its .bin holds more than weights, or is damaged, and what else a "
-            f"pickle says is never run. {_EXPORT_HINT}"
+            f"{request.path}: its .bin is damaged or holds more than weights, and code in a "
+            f"pickle is never run. {_EXPORT_HINT}"
         ) from None
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"{request.path}: `transformers` does not load it: {said.rstrip('.')}. {_EXPORT_HINT}"
+            f"{request.path}: `transformers` cannot load it: {reason.rstrip('.')}. {_EXPORT_HINT}"
         ) from None
 
 
@@ -67,15 +67,15 @@ def _greedy_generator(model: Any, prompts: Sequence[Sequence[int]]) -> GenerateT
     import torch
     from transformers import GenerationConfig
 
-    # In place of the model's own, which may name an end of text, or sample.
+    # Replaces the model's own config, which may name an EOS token, or sample.
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
     tokens = torch.tensor(prompts, device=model.device)
 
-    def write(new_tokens: int) -> int:
+    def generate_tokens(new_tokens: int) -> int:
         with torch.inference_mode():
-            found = model.generate(
+            sequences = model.generate(
                 tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=new_tokens
             )
-        return found[:, tokens.shape[1] :].numel()
+        return sequences[:, tokens.shape[1] :].numel()
 
-    return write
+    return generate_tokens

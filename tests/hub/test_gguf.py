@@ -1,4 +1,4 @@
-"""GGUF files say the same as the Hugging Face folders that they were made from."""
+"""GGUF files are read as the Hugging Face folders that they were converted from."""
 
 import os
 from pathlib import Path
@@ -12,11 +12,11 @@ import tiny
 import torch
 import transformers
 from gguf_files import LLAMA3_BASE, write_gguf
-from originals import PADDED, VOCAB, original, our_logits, their_logits
+from hf_models import PADDED, VOCAB, hf_logits, hf_model, jax_logits
 
 from jaxdistill import hub
 from jaxdistill.errors import UserError
-from jaxdistill.hub.tokenizer import build_gguf_tokenizer
+from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer
 from jaxdistill.models import FAMILIES, DecoderConfig, forward, lm_head
 from jaxdistill.types import Params
 
@@ -28,24 +28,23 @@ TEXT = "The cat sat.\n\n1. Zürich has  42 cafés — 東京 🙂\tdef f(x):\n  
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_and_config_equal_the_original(name: str, tmp_path: Path) -> None:
     ours = hub.load(write_gguf(name, tmp_path / "model.gguf"), with_tokenizer=False)
-    expected = their_logits(original(name))
-    np.testing.assert_allclose(our_logits(ours), expected, atol=ATOL, rtol=0)
-    hf = original(name).config.to_dict()
-    theirs = FAMILIES[hf["model_type"]].decoder_config(hf)
-    assert ours.config == theirs
+    expected = hf_logits(hf_model(name))
+    np.testing.assert_allclose(jax_logits(ours), expected, atol=ATOL, rtol=0)
+    hf_config = hf_model(name).config.to_dict()
+    assert ours.config == FAMILIES[hf_config["model_type"]].decoder_config(hf_config)
     assert ours.eos_ids == (2,)
 
 
-def test_what_leaves_a_gguf_file_is_loaded_by_transformers(tmp_path: Path) -> None:
+def test_a_folder_exported_from_gguf_is_loaded_by_transformers(tmp_path: Path) -> None:
     ours = hub.load(write_gguf("gemma3", tmp_path / "model.gguf"))
     written = hub.save(ours, tmp_path / "ours")
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(written)
-    expected = their_logits(original("gemma3"))
-    np.testing.assert_allclose(their_logits(reloaded), expected, atol=ATOL, rtol=0)
+    expected = hf_logits(hf_model("gemma3"))
+    np.testing.assert_allclose(hf_logits(reloaded), expected, atol=ATOL, rtol=0)
     assert transformers.AutoTokenizer.from_pretrained(written)(TEXT) == ours.tokenizer(TEXT)
 
 
-def test_the_tokenizer_is_in_the_file(tmp_path: Path) -> None:
+def test_the_tokenizer_is_read_from_the_file(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     write_gguf("llama", folder / "model.gguf")
@@ -60,14 +59,14 @@ def test_the_tokenizer_is_in_the_file(tmp_path: Path) -> None:
     assert ours.vocab_size == PADDED
 
 
-def test_a_large_vocabulary_is_read_where_there_is_no_network(tmp_path: Path) -> None:
-    """From 100,001 tokens on `transformers` looks whether a tokenizer is Mistral's, on the hub."""
+def test_a_large_vocabulary_is_read_without_a_network(tmp_path: Path) -> None:
+    """Beyond 100,000 tokens `transformers` asks the hub if a tokenizer is Mistral's."""
     path = tmp_path / "model.gguf"
-    words = [f"{number:05d}" for number in range(100_001)]
+    tokens = [f"{token_id:05d}" for token_id in range(100_001)]
     metadata = {
         "general.architecture": "llama",
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.merges": [],
         "tokenizer.ggml.eos_token_id": 2,
     }
@@ -77,10 +76,10 @@ def test_a_large_vocabulary_is_read_where_there_is_no_network(tmp_path: Path) ->
     assert tokenizer.name_or_path == str(path)
 
 
-def test_smollm_cuts_digits_first(tmp_path: Path) -> None:
+def test_the_smollm_pre_tokenizer_splits_digits_first(tmp_path: Path) -> None:
     tokenizer = hub.read_source(write_gguf("llama", tmp_path / "model.gguf")).load_tokenizer()
-    cuts = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("is\n\n12  3")
-    assert [piece for piece, _ in cuts] == ["is", "ĊĊ", "1", "2", "ĠĠ", "3"]
+    pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("is\n\n12  3")
+    assert [piece for piece, _ in pieces] == ["is", "ĊĊ", "1", "2", "ĠĠ", "3"]
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "BF16", "F16"])
@@ -88,16 +87,16 @@ def test_quantised_tensors_are_read_as_the_library_reads_them(kind: str, tmp_pat
     quantised = gguf.GGMLQuantizationType[kind]
     path = write_gguf("gpt2", tmp_path / "model.gguf", quantised=quantised)
     tensors = hub.read_source(path).tensors
-    # The only matrix of the tiny model whose rows are whole blocks.
+    # The only matrix of the tiny model whose rows are multiples of a block.
     name = "transformer.h.1.mlp.c_proj.weight"
-    exact = original("gpt2").state_dict()[name].numpy().T
+    exact = hf_model("gpt2").state_dict()[name].numpy().T
     rounded = gguf.dequantize(gguf.quantize(exact, quantised), quantised).T
     assert tensors[name].shape == rounded.shape
     np.testing.assert_array_equal(tensors[name].read().astype(np.float32), rounded)
     assert not np.array_equal(rounded, exact.T)
 
 
-def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mamba")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -107,14 +106,14 @@ def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 3, 200, 9000, -2000])
-def test_a_truncated_file_is_named(kept: int, tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported(kept: int, tmp_path: Path) -> None:
     path = write_gguf("llama", tmp_path / "model.gguf")
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match=r"model\.gguf: not a whole GGUF file"):
+    with pytest.raises(UserError, match=r"model\.gguf: not a complete GGUF file"):
         hub.load(path)
 
 
-def test_tensors_and_metadata_that_contradict_each_other(tmp_path: Path) -> None:
+def test_tensors_that_contradict_the_metadata_are_reported(tmp_path: Path) -> None:
     path = write_gguf("llama", tmp_path / "model.gguf")
     key = b"llama.attention.head_count_kv" + (4).to_bytes(4, "little")
     content = path.read_bytes()
@@ -126,7 +125,7 @@ def test_tensors_and_metadata_that_contradict_each_other(tmp_path: Path) -> None
         hub.load(path, with_tokenizer=False)
 
 
-def test_several_files_in_a_folder(tmp_path: Path) -> None:
+def test_several_files_in_a_folder_are_refused(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"a\.gguf, b\.gguf"):
@@ -141,7 +140,7 @@ def test_llama3_frequencies_are_recognised(tmp_path: Path) -> None:
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    hf = original("llama").config.to_dict()
+    hf = hf_model("llama").config.to_dict()
     rope = {"rope_parameters": {**scaling, "rope_theta": LLAMA3_BASE}}
     config = transformers.LlamaConfig(**{**hf, **rope, "max_position_embeddings": 131_072})
     stretched, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
@@ -156,15 +155,15 @@ def test_llama3_frequencies_are_recognised(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["JAXDISTILL_SMOLLM2", "JAXDISTILL_GEMMA3"])
-def test_real_models_equal_transformers(variable: str) -> None:
+def test_real_models_give_the_logits_of_transformers(variable: str) -> None:
     if variable not in os.environ:
         pytest.skip(f"{variable} does not name a .gguf file")
     ours = hub.load(os.environ[variable])
     path = Path(os.environ[variable])
     (path,) = path.glob("*.gguf") if path.is_dir() else [path]
     assert ours.tokenizer is not None
-    # Without spaces before digits, where `transformers` cuts SmolLM2's text in other places
-    # than its own tokenizer.json and llama.cpp do.
+    # Without spaces before digits: there `transformers` splits SmolLM2's text unlike its own
+    # tokenizer.json and llama.cpp do.
     text = "The capital of France is Paris — über 2 million people. 東京 🙂 def f(x):\n    return"
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     ids = tokenizer(text).input_ids
@@ -174,25 +173,25 @@ def test_real_models_equal_transformers(variable: str) -> None:
     assert ours.tokenizer.eos_token_id == tokenizer.eos_token_id
     assert len(ours.tokenizer) == len(tokenizer)
 
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
     )
     with torch.no_grad():
-        single = theirs(torch.tensor([ids])).logits[0].numpy()
-        double = torch.nn.Module.double(theirs)(torch.tensor([ids])).logits[0].numpy()
-    # In float64, where the order of a sum does not show, the two models are one.
+        single = reference(torch.tensor([ids])).logits[0].numpy()
+        double = torch.nn.Module.double(reference)(torch.tensor([ids])).logits[0].numpy()
+    # In float64, where the order of sums has no effect, the logits are equal.
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), ours.params)
         np.testing.assert_allclose(_logits(ours.config, params, ids), double, atol=ATOL, rtol=0)
-    # In float32 both are rounded, by how much differs between machines: ours like PyTorch's.
-    ours_off, theirs_off = (
-        np.sqrt(np.mean((found - double) ** 2))
-        for found in (_logits(ours.config, ours.params, ids), single)
+    # In float32 both are rounded, by amounts that differ between machines: ours like PyTorch's.
+    error, reference_error = (
+        np.sqrt(np.mean((logits - double) ** 2))
+        for logits in (_logits(ours.config, ours.params, ids), single)
     )
-    assert ours_off <= 2 * theirs_off
+    assert error <= 2 * reference_error
 
 
 def _logits(config: DecoderConfig, params: Params, ids: list[int]) -> np.ndarray:
-    tokens, places = jnp.asarray([ids]), jnp.arange(len(ids))[None]
-    output = forward(config, params, tokens, positions=places, segment_ids=jnp.ones_like(tokens))
+    tokens, positions = jnp.asarray([ids]), jnp.arange(len(ids))[None]
+    output = forward(config, params, tokens, positions=positions, segment_ids=jnp.ones_like(tokens))
     return np.asarray(output.hidden[0] @ lm_head(config, params).matrix.T)

@@ -1,4 +1,4 @@
-"""Weights go straight to their devices, and never twice through memory."""
+"""Weights are loaded straight to their devices, with one copy in memory."""
 
 import subprocess
 import sys
@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hf_models import save_hf_model
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from originals import save_original
 
 from jaxdistill import hub
 from jaxdistill.hub.tensors import LazyTensor
@@ -18,11 +18,11 @@ from jaxdistill.models import abstract_params
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return save_original("gpt2", tmp_path)
+    return save_hf_model("gpt2", tmp_path)
 
 
 def shardings(config: object, axis: int) -> dict:
-    """Over four devices along an axis (or over two of them, or none, where it does not divide)."""
+    """Shard over four devices along an axis, or over two or none where four do not divide it."""
     mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"))
 
     def choose(shape: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -41,25 +41,25 @@ def shardings(config: object, axis: int) -> dict:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 9])
-def test_sharded_equals_whole(folder: Path, axis: int, tmp_path: Path) -> None:
-    whole = hub.load(folder, with_tokenizer=False)
-    wanted = shardings(whole.config, axis)
-    sharded = hub.load(folder, with_tokenizer=False, shardings=wanted)
-    jax.tree.map(np.testing.assert_array_equal, sharded.params, whole.params)
+def test_sharded_loading_equals_unsharded(folder: Path, axis: int, tmp_path: Path) -> None:
+    unsharded = hub.load(folder, with_tokenizer=False)
+    expected = shardings(unsharded.config, axis)
+    sharded = hub.load(folder, with_tokenizer=False, shardings=expected)
+    jax.tree.map(np.testing.assert_array_equal, sharded.params, unsharded.params)
     for leaf, sharding in zip(
-        jax.tree.leaves(sharded.params), jax.tree.leaves(wanted), strict=True
+        jax.tree.leaves(sharded.params), jax.tree.leaves(expected), strict=True
     ):
         assert leaf.sharding == sharding
     written = hub.save(sharded, tmp_path / "ours") / "model.safetensors"
     assert written.read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-def test_whole_arrays_may_go_to_any_device(folder: Path) -> None:
+def test_unsharded_arrays_are_not_committed_to_a_device(folder: Path) -> None:
     params = hub.load(folder, with_tokenizer=False).params
     assert not any(leaf.committed for leaf in jax.tree.leaves(params))
 
 
-def test_they_go_to_the_device_that_was_chosen(folder: Path) -> None:
+def test_arrays_go_to_the_default_device(folder: Path) -> None:
     with jax.default_device(jax.devices()[2]):
         params = hub.load(folder, with_tokenizer=False).params
     assert all(leaf.devices() == {jax.devices()[2]} for leaf in jax.tree.leaves(params))
@@ -69,10 +69,10 @@ def test_every_tensor_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     reads = []
     init = LazyTensor.__init__
 
-    def counting(self: LazyTensor, shape: tuple, dtype: str, read: object) -> None:
+    def init_counted(self: LazyTensor, shape: tuple, dtype: str, read: object) -> None:
         init(self, shape, dtype, lambda: (reads.append(shape), read())[1])
 
-    monkeypatch.setattr(LazyTensor, "__init__", counting)
+    monkeypatch.setattr(LazyTensor, "__init__", init_counted)
     source = hub.read_source(folder)
     hub.load_params(source, shardings=shardings(source.config, 1))
     assert sorted(reads) == sorted(tensor.shape for tensor in source.tensors.values())
@@ -88,7 +88,7 @@ def resident(field):
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(rf"{field}:\\s+(\\d+)", status).group(1))
 
-source = hub.read(sys.argv[1])
+source = hub.read_source(sys.argv[1])
 jax.block_until_ready(jax.numpy.zeros(1))
 before = resident("VmRSS")
 params = hub.load_params(source, dtype=sys.argv[2])
@@ -100,7 +100,7 @@ print(resident("VmHWM") - before, size, max(tensor.num_bytes for tensor in sourc
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's memory counters")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_loading_takes_little_more_than_the_model(tmp_path: Path, dtype: str) -> None:
+def test_loading_needs_little_more_memory_than_the_model(tmp_path: Path, dtype: str) -> None:
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""Tiny random models of every family, made and saved by `transformers` itself."""
+"""Tiny random models of every family, made and saved by `transformers`."""
 
 from functools import cache
 from pathlib import Path
@@ -70,7 +70,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 @cache
-def original(name: str) -> Any:
+def hf_model(name: str) -> Any:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(**CONFIGS[name])
@@ -81,8 +81,8 @@ def original(name: str) -> Any:
     return model
 
 
-def save_original(name: str, folder: Path, *, tokenizer: bool = False, **options: Any) -> Path:
-    original(name).save_pretrained(folder, **options)
+def save_hf_model(name: str, folder: Path, *, tokenizer: bool = False, **options: Any) -> Path:
+    hf_model(name).save_pretrained(folder, **options)
     if tokenizer:
         tiny.tokenizer(vocab_size=VOCAB).save_pretrained(folder)
     return folder
@@ -92,15 +92,15 @@ def tokens() -> np.ndarray:
     return np.random.default_rng(0).integers(0, VOCAB, (2, 12))
 
 
-def their_logits(model: Any) -> np.ndarray:
+def hf_logits(model: Any) -> np.ndarray:
     with torch.no_grad():
         return model(torch.tensor(tokens())).logits.float().numpy()
 
 
-def our_logits(model: hub.Pretrained) -> np.ndarray:
+def jax_logits(model: hub.Pretrained) -> np.ndarray:
     ids = jnp.asarray(tokens())
-    places = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     output = _forward(
-        model.config, model.params, ids, positions=places, segment_ids=jnp.ones_like(ids)
+        model.config, model.params, ids, positions=positions, segment_ids=jnp.ones_like(ids)
     )
     return np.asarray(output.hidden @ lm_head(model.config, model.params).matrix.T)

@@ -1,4 +1,4 @@
-"""The clock and the meter: what they read, on work whose cost is known."""
+"""Speed and peak memory, measured on work of known cost."""
 
 import subprocess
 import sys
@@ -9,34 +9,33 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxdistill.evals import Speed, measure_speed
 from jaxdistill.models import init_params
-from jaxdistill.runtimes.cost import peak_bytes
+from jaxdistill.runtimes.cost import Speed, measure_speed, peak_bytes
 from jaxdistill.runtimes.jax_runtime import greedy_generator
 
 
-def test_speed_is_that_of_the_best_repeat_and_the_first_time_does_not_count(monkeypatch):
-    # The first time of each would be the fastest.
+def test_speed_is_the_best_repeat_and_ignores_the_warm_up(monkeypatch):
+    # The warm-up calls would be the fastest.
     seconds, calls, now = iter([1.0, 4.0, 3.0, 5.0, 2.0, 9.0, 10.0, 8.0]), [], [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
-    def write(new_tokens: int) -> int:
+    def generate(new_tokens: int) -> int:
         calls.append(new_tokens)
         now[0] += next(seconds)
         return 2 * new_tokens
 
-    assert measure_speed(write, new_tokens=8, repeats=3) == Speed(3.0, 16 / 8.0)
+    assert measure_speed(generate, new_tokens=8, repeats=3) == Speed(3.0, 16 / 8.0)
     assert calls == [1] * 4 + [8] * 4
 
 
-def test_ours_writes_as_much_as_it_is_asked():
+def test_the_greedy_generator_ignores_eos():
     config = tiny.decoder()
-    write = greedy_generator(config, init_params(config, jax.random.key(0)), [[1, 2, 3], [4]])
-    assert write(5) == 10
+    generate = greedy_generator(config, init_params(config, jax.random.key(0)), [[1, 2, 3], [4]])
+    assert generate(5) == 10
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what others do has not been tried")
-def test_the_peak_is_what_this_process_once_held_and_not_what_its_parent_holds():
+@pytest.mark.skipif(sys.platform != "linux", reason="not tried on other systems")
+def test_peak_memory_is_of_this_process_and_not_of_its_parent():
     held = np.ones(2**28, np.uint8)
     code = (
         "from jaxdistill.runtimes.cost import peak_bytes; held = b'1' * 2**27; del held;"

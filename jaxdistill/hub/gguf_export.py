@@ -1,0 +1,217 @@
+"""Writer of GGUF files, for llama.cpp and what is built on it."""
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+
+from jaxdistill.errors import UserError
+from jaxdistill.files import atomic_file
+from jaxdistill.hub.gguf_config import (
+    ROPE_FACTORS_NAME,
+    gguf_to_hf_config,
+    hf_config_to_gguf,
+    rope_factors,
+)
+from jaxdistill.hub.gguf_tensors import gguf_tensor_names, tensor_layout, transform_tensor
+from jaxdistill.hub.gguf_tokenizer import tokenizer_to_gguf
+from jaxdistill.hub.hf_export import hf_tensors
+from jaxdistill.hub.pretrained import Pretrained
+from jaxdistill.hub.tensors import LazyTensor, check_range
+from jaxdistill.models import FAMILIES, DecoderConfig
+
+GGUF_DTYPES = ("f16", "q8_0", "q4_1")
+"""Storage types of matrices in exported GGUF files; the first is the default."""
+
+_FILE_TYPES = {
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
+}
+_ARCHITECTURE_NAMES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "gemma3_text": "gemma3",
+    "gpt2": "gpt2",
+}
+# llama.cpp's converter leaves this matrix in float32.
+_UNQUANTIZED = ("position_embd.weight",)
+
+
+def write_gguf(pretrained: Pretrained, path: str | Path, *, dtype: str = "f16") -> Path:
+    """Write a model and its tokenizer as a GGUF file, all of it or nothing.
+
+    Vectors are stored in float32 and matrices in `dtype`. As in llama.cpp, a matrix whose rows are
+    not whole blocks of 32 is stored in f16. In a q4_1 file the output projection (the embedding, if
+    tied) is q8_0; llama.cpp takes q6_K where rows are multiples of 256, and q8_0 elsewhere.
+
+    Args:
+        pretrained: The model.
+        path: A `.gguf` file, or the folder in which `model-DTYPE.gguf` is written.
+        dtype: One of `GGUF_DTYPES`.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: The family or a setting of the model cannot be expressed, the tokenizer has no
+            counterpart in llama.cpp, or the disk is full.
+    """
+    target = Path(path).expanduser()
+    target = target if target.suffix == ".gguf" else target / f"model-{dtype}.gguf"
+    if target.is_dir():
+        raise UserError(f"{target}: is a folder, expected a .gguf file. Name another file.")
+    name = _architecture_name(pretrained)
+    tensors = _gguf_tensors(pretrained, name)
+    metadata = _metadata(pretrained, name, dtype)
+    _check_expressible(name, pretrained.config, metadata, tensors)
+    output_name = "output.weight" if "output.weight" in tensors else "token_embd.weight"
+    kinds = {
+        key: _storage_type(tensor.shape, dtype, is_output=key == output_name)
+        if key not in _UNQUANTIZED
+        else GGMLQuantizationType.F32
+        for key, tensor in tensors.items()
+    }
+    try:
+        with atomic_file(target) as temporary:
+            _write_file(temporary, name, metadata, tensors, kinds)
+    except BaseException:
+        # Fails if the folder is not empty.
+        with suppress(OSError):
+            target.parent.rmdir()
+        raise
+    return target
+
+
+def _architecture_name(pretrained: Pretrained) -> str:
+    default = next(iter(pretrained.family.model_types))
+    model_type = pretrained.hf_config.get("model_type", default)
+    if model_type not in _ARCHITECTURE_NAMES:
+        raise UserError(
+            f"format=gguf: family `{model_type}` cannot be written, expected one of "
+            f"{', '.join(_ARCHITECTURE_NAMES)}. Use `--format safetensors`."
+        )
+    return _ARCHITECTURE_NAMES[model_type]
+
+
+def _gguf_tensors(pretrained: Pretrained, architecture: str) -> dict[str, LazyTensor]:
+    """Return all tensors by llama.cpp's names and in its layout, in float32."""
+    config = pretrained.config
+    tensors = hf_tensors(pretrained, "float32")
+    names = gguf_tensor_names(architecture, config.num_layers, tensors)
+    result = {}
+    for name, (hf_name, tensor) in zip(names, tensors.items(), strict=True):
+        layout = tensor_layout(architecture, hf_name, config)
+        result[name] = transform_tensor(tensor, layout.to_gguf) if layout else tensor
+    if (factors := rope_factors(config)) is not None:
+        result[ROPE_FACTORS_NAME] = LazyTensor(factors.shape, "float32", lambda: factors)
+    return result
+
+
+def _metadata(pretrained: Pretrained, architecture: str, dtype: str) -> dict[str, Any]:
+    config = pretrained.config
+    hf_config = pretrained.family.hf_config(config, pretrained.hf_config)
+    if pretrained.gguf_tokenizer:
+        tokenizer = dict(pretrained.gguf_tokenizer)
+    elif pretrained.tokenizer is not None:
+        tokenizer = tokenizer_to_gguf(pretrained.tokenizer, config.vocab_size)
+    else:
+        tokenizer = {"tokenizer.ggml.model": "none"}
+    return {
+        "general.type": "model",
+        "general.file_type": int(_FILE_TYPES[dtype]),
+        "general.quantization_version": gguf.GGML_QUANT_VERSION,
+        **hf_config_to_gguf(architecture, config, hf_config),
+        **tokenizer,
+    }
+
+
+def _check_expressible(
+    architecture: str,
+    config: DecoderConfig,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, LazyTensor],
+) -> None:
+    """Check that the file describes this model: its metadata, read back, give its config.
+
+    Raises:
+        UserError: Names the first setting that a GGUF file of this architecture cannot express.
+    """
+    hf_config = gguf_to_hf_config({**metadata, "general.architecture": architecture}, tensors)
+    read = FAMILIES[hf_config["model_type"]].decoder_config(hf_config)
+    # Only used to initialise a fresh model.
+    read = replace(read, initializer_range=config.initializer_range)
+    if read != config:
+        name, value, other = next(
+            (name, value, other)
+            for (name, value), other in zip(
+                _settings(config).items(), _settings(read).values(), strict=True
+            )
+            if value != other
+        )
+        raise UserError(
+            f"format=gguf: architecture `{architecture}` of llama.cpp cannot express {name}="
+            f"{value}; it would be read as {other}. Use `--format safetensors`."
+        )
+
+
+def _settings(config: DecoderConfig) -> dict[str, Any]:
+    layers = {f"layers[{layer}]": kind for layer, kind in enumerate(config.layers)}
+    return {**layers, **{field.name: getattr(config, field.name) for field in fields(config)}}
+
+
+def _storage_type(shape: tuple[int, ...], dtype: str, *, is_output: bool) -> GGMLQuantizationType:
+    if len(shape) == 1:
+        return GGMLQuantizationType.F32
+    kind = GGMLQuantizationType["Q8_0" if is_output and dtype == "q4_1" else dtype.upper()]
+    block_size, _ = gguf.GGML_QUANT_SIZES[kind]
+    return kind if shape[-1] % block_size == 0 else GGMLQuantizationType.F16
+
+
+def _write_file(
+    path: Path,
+    architecture: str,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, LazyTensor],
+    kinds: Mapping[str, GGMLQuantizationType],
+) -> None:
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in metadata.items():
+        if value != []:  # the format has no empty arrays
+            writer.add_key_value(key, value, _value_type(value))
+    for name, tensor in tensors.items():
+        block_size, block_bytes = gguf.GGML_QUANT_SIZES[kinds[name]]
+        num_bytes = math.prod(tensor.shape) // block_size * block_bytes
+        dtype = np.dtype(np.float32)
+        writer.add_tensor_info(name, tensor.shape, dtype, num_bytes, raw_dtype=kinds[name])
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout is not None
+        (file,) = writer.fout
+        writer.write_padding(file, file.tell())
+        for name, tensor in tensors.items():
+            array = np.ascontiguousarray(tensor.read())
+            if kinds[name] is GGMLQuantizationType.F16:
+                check_range(name, array, np.dtype(np.float16))
+            data = gguf.quantize(array, kinds[name])
+            # Not `write_tensor_data`: NumPy's `tofile` hides that the disk is full.
+            file.write(data.data)
+            writer.write_padding(file, data.nbytes)
+    finally:
+        writer.close()
+
+
+def _value_type(value: Any) -> GGUFValueType:
+    # llama.cpp expects all single integers to be unsigned.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return GGUFValueType.UINT32
+    return GGUFValueType.get_type(value)

@@ -1,0 +1,100 @@
+"""llama.cpp as a reference: node-llama-cpp's prebuilt library, driven by a small script."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+INSTALL = (
+    "npm install --ignore-scripts --no-audit --no-fund --omit=optional "
+    "node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1"
+)
+
+# One thread: ggml's threads spin, which is slow beside other work.
+_SCRIPT = """
+import {getLlama, LlamaLogLevel} from "node-llama-cpp";
+import fs from "fs";
+const request = JSON.parse(fs.readFileSync(0, "utf8"));
+const llama = await getLlama({
+    gpu: false, build: "never", logLevel: LlamaLogLevel.error, maxThreads: 1,
+});
+const model = await llama.loadModel({modelPath: request.model});
+const {contextSize} = request;
+const context = await model.createContext({contextSize, flashAttention: false});
+const sequence = context.getSequence();
+const options = {temperature: 1, topK: 0, topP: 1, minP: 0};
+const outputs = await sequence.controlledEvaluate(
+    request.tokens.map((token) => [token, {generateNext: {probabilities: true, options}}]));
+await sequence.clearHistory();
+const greedy = [];
+for await (const token of sequence.evaluate(request.prompt, {temperature: 0})) {
+    greedy.push(token);
+    if (greedy.length >= request.newTokens) break;
+}
+fs.writeFileSync(request.output, JSON.stringify({
+    tokens: request.texts.map((text) => model.tokenize(text, true)),
+    probabilities: outputs.map((output) => [...output.next.probabilities.entries()]),
+    greedy,
+}));
+process.exit(0);
+"""
+
+
+@dataclass(frozen=True)
+class LlamaCppResult:
+    """Output of llama.cpp.
+
+    Attributes:
+        tokens: Token ids of each text.
+        log_probs: Log-probabilities of the next token after each input token, in nats.
+        greedy: Token ids that greedy decoding generates after the prompt, without EOS.
+    """
+
+    tokens: list[list[int]]
+    log_probs: np.ndarray
+    greedy: list[int]
+
+
+def install_llama_cpp(folder: Path) -> bool:
+    """Install the library into a folder; False where npm is missing or cannot download."""
+    try:
+        subprocess.run(INSTALL.split(), cwd=folder, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    (folder / "reference.mjs").write_text(_SCRIPT)
+    return True
+
+
+def run_llama_cpp(
+    folder: Path,
+    model: Path,
+    *,
+    texts: Sequence[str],
+    tokens: Sequence[int],
+    prompt: Sequence[int],
+    new_tokens: int,
+    context_size: int,
+) -> LlamaCppResult:
+    output = folder / "output.json"
+    request = {
+        "model": str(model),
+        "output": str(output),
+        "texts": texts,
+        "tokens": tokens,
+        "prompt": prompt,
+        "newTokens": new_tokens,
+        "contextSize": context_size,
+    }
+    subprocess.run(
+        ["node", "reference.mjs"],
+        cwd=folder,
+        check=True,
+        input=json.dumps(request),
+        text=True,
+    )
+    result = json.loads(output.read_text())
+    probabilities = [[value for _, value in sorted(row)] for row in result["probabilities"]]
+    return LlamaCppResult(result["tokens"], np.log(probabilities), result["greedy"])
