@@ -1,6 +1,7 @@
-"""A comparison from its options to its folder: the one place where its parts meet."""
+"""A comparison from its options to its folder."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date
 from itertools import count
 from pathlib import Path
@@ -12,276 +13,198 @@ from jaxtyping import Float
 
 import jaxdistill
 from jaxdistill import data, report, run
-from jaxdistill.compare.command_line import format_command
-from jaxdistill.compare.costs import add_costs
-from jaxdistill.compare.decision_rules import MIN_MEASURED_SAVING, MIN_ROWS, MIN_SAVING
-from jaxdistill.compare.human_eval import (
-    add_preferences,
-    format_sheet,
-    make_blind_pairs,
-    read_numbered_rows,
-    read_sheet,
-)
-from jaxdistill.compare.metrics import (
-    ALL_MODELS,
-    ComparisonMetrics,
-    Sentence,
-    format_plain,
-    list_table_sections,
-)
-from jaxdistill.compare.options import (
-    JUDGEMENTS_FILE,
-    METRICS_FILE,
-    OUTPUT_FILES,
-    PAGE_FILE,
-    CompareOptions,
-    check_output_folder,
-)
+from jaxdistill.compare import human_eval, quality, scoring
+from jaxdistill.compare.costs import MIN_MEASURED_SAVING, MIN_SAVING, add_costs
+from jaxdistill.compare.metrics import ALL_MODELS, MIN_ROWS, ComparisonMetrics
+from jaxdistill.compare.options import OUTPUT_FILES, CompareOptions, check_output_folder
 from jaxdistill.compare.page import ComparisonPage, describe_excluded_rows, render_page
-from jaxdistill.compare.quality import (
-    WordBreakdown,
-    add_excluded_rows,
-    add_quality,
-    add_required_rows,
-    add_task_scores,
-    add_word_bins,
-    collect_scored_words,
-)
-from jaxdistill.compare.recommendation import format_headline, recommend
-from jaxdistill.compare.scoring import (
-    ModelScores,
-    find_comparable_rows,
-    generate_completions,
-    read_text_rows,
-    score_rows,
-    select_prompts,
-)
+from jaxdistill.compare.recommendation import recommend
 from jaxdistill.errors import ErrorCollector, UserError
 from jaxdistill.files import atomic_directory
 
+_TaskScorer = Callable[[str], dict[str, Float[np.ndarray, " R"]]]
+"""Function from the path of a model to each metric of every row."""
+
 
 def compare(options: CompareOptions) -> Path:
-    """Compare the models, write the folder, and print what came of it.
-
-    Returns:
-        The page.
+    """Compare the models, write the folder, print the recommendation, and return the page's path.
 
     Raises:
-        UserError: when a model, a row, a judgement or the folder is not as it should be.
+        UserError: for mistakes in models, rows, judgements or the output folder.
     """
-    rows, num_blank = read_text_rows(
+    # Mistakes in files are found before hours of measuring.
+    rows = scoring.read_text_rows(
         options.data.sources, as_chat=options.data.prompt_template == "chat"
     )
-    # What is wrong with the files is told at once, before hours of measuring.
-    ask_task = _make_task_scorer(options) if options.task else None
+    score_task = _make_task_scorer(options) if options.task else None
     if options.judgements:
-        read_numbered_rows(options.judgements, options.prompts * len(options.candidates))
-    record = ComparisonMetrics(options.currency)
-    breakdown, kept = _measure_models(record, options, rows, num_blank, ask_task)
+        human_eval.read_sheet(
+            options.judgements, [None] * options.prompts * len(options.candidates)
+        )
 
-    asking = select_prompts([rows[row_id] for row_id in kept], options.prompts)
-    asked = [data.readable_prompt(row) for row in asking]
-    answered = {
-        name: generate_completions(run.open_model(path), asking, options)
-        for name, path in _announce_each(options, f"answers {len(asking)} prompts")
-    }
-    found = make_blind_pairs(asked, answered)
-    judged = read_sheet(options.judgements, found) if options.judgements else {}
-    if options.judgements:
-        add_preferences(record, options.candidates, found, judged)
-    out, trouble = _choose_output_folder(options)
+    metrics = ComparisonMetrics(options.models, options.currency)
+    breakdown, comparable = _measure_models(metrics, options, rows, score_task)
+    samples, sheet = _compare_completions(metrics, options, comparable)
+    options, warning = _choose_output_folder(options)
     page = ComparisonPage(
-        models=list(options.models),
-        metrics=record,
-        recommendation=recommend(record, options.baseline, options.candidates),
+        options=options,
+        metrics=metrics,
+        recommendation=recommend(metrics),
         breakdown=breakdown,
-        samples=[
-            report.Sample(prompt, {name: texts[place] for name, texts in answered.items()})
-            for place, prompt in enumerate(asked)
-        ],
-        judgements_path=out / JUDGEMENTS_FILE,
-        has_judgements=bool(options.judgements),
-        excluded_rows=describe_excluded_rows(record, list(options.models), options.data.length),
-        facts=_describe_methods(record, options),
+        samples=samples,
+        facts=_describe_methods(metrics, options),
     )
-    _write_folder(out, page, format_sheet(found, judged))
-    _print_page(page, out, trouble)
-    return out / PAGE_FILE
+    _write_folder(page, sheet)
+    _print_page(page, warning)
+    return options.out / OUTPUT_FILES[0]
 
 
-_ScoreTask = Callable[[str], dict[str, Float[np.ndarray, " R"]]]
-"""Where a model is in; each metric of every row out."""
-
-
-def _make_task_scorer(options: CompareOptions) -> _ScoreTask:
+def _make_task_scorer(options: CompareOptions) -> _TaskScorer:
     task = run.load_task(str(options.task))
-    asked = run.make_task_prompts(task, options.data.sources)
-    findings = ErrorCollector()
+    prompts = run.make_task_prompts(task, options.data.sources)
+    errors = ErrorCollector()
     for name, path in options.models.items():
-        with findings.collect(f"--task: {name}"):
-            run.check_task(path, task, asked)
-    findings.raise_if_any()
-    return lambda path: run.score_task(path, task, asked, batch_size=options.batch_size)
+        with errors.collect(f"--task: {name}"):
+            run.check_task(path, task, prompts)
+    errors.raise_if_any()
+    return lambda path: run.score_task(path, task, prompts, batch_size=options.batch_size)
 
 
 def _measure_models(
     metrics: ComparisonMetrics,
     options: CompareOptions,
-    rows: list[data.Row],
-    num_blank: int,
-    score_task: _ScoreTask | None,
-) -> tuple[WordBreakdown, list[int]]:
-    """Note every number that needs no person, and tell which rows can be compared."""
-    # Before any model is held here: each is measured in a process of its own.
+    rows: scoring.TextRows,
+    score_task: _TaskScorer | None,
+) -> tuple[quality.WordBreakdown, list[data.Row]]:
+    """Record cost and quality; return the breakdown by words, and the rows that were compared."""
+    # Costs first: each is measured in a process of its own, while no model is in memory here.
     costs = {
         name: run.measure_cost(path) for name, path in _announce_each(options, "speed and memory")
     }
-    readings = _score_all_models(options, rows)
-    found = find_comparable_rows(readings, len(rows))
-    kept = found.example_ids
-    scored = collect_scored_words(readings, kept)
-    add_quality(metrics, scored, readings, kept, options.tolerance)
-    add_excluded_rows(metrics, found, num_rows=len(rows), num_blank=num_blank)
+    all_scores = _score_all_models(options, rows.rows)
+    row_ids = scoring.find_comparable_rows(metrics, all_scores, rows)
+    scores = {
+        name: replace(full, rows={row_id: full.rows[row_id] for row_id in row_ids})
+        for name, full in all_scores.items()
+    }
+    words = quality.collect_scored_words(scores)
+    quality.add_quality(metrics, words, scores, options.tolerance)
     if score_task is not None:
-        scores = {name: score_task(path) for name, path in _announce_each(options, "the task")}
-        add_task_scores(metrics, scores, options.tolerance)
-    add_required_rows(metrics, options.baseline, options.candidates)
-    add_costs(metrics, costs, readings, kept, options)
-    return add_word_bins(metrics, scored), kept
+        task_scores = {name: score_task(path) for name, path in _announce_each(options, "the task")}
+        quality.add_task_scores(metrics, task_scores, options.tolerance)
+    add_costs(metrics, costs, scores, options)
+    breakdown = quality.add_word_bins(metrics, words)
+    return breakdown, [rows.rows[row_id] for row_id in row_ids]
 
 
-def _score_all_models(options: CompareOptions, rows: list[data.Row]) -> dict[str, ModelScores]:
-    """What every model says: the first stays in memory, the others come and go."""
-    guide = run.open_model(options.models[options.baseline])
-    readings: dict[str, ModelScores] = {}
+def _score_all_models(
+    options: CompareOptions, rows: list[data.Row]
+) -> dict[str, scoring.ModelScores]:
+    """Score each model; only the first stays in memory, because the others are compared with it."""
+    baseline = run.open_model(options.models[options.baseline])
+    scores: dict[str, scoring.ModelScores] = {}
     for name, path in _announce_each(options, f"reads {len(rows)} rows"):
         if name == options.baseline:
-            readings[name] = score_rows(path, guide, None, rows, options)
+            scores[name] = scoring.score_rows(path, baseline, None, rows, options)
         else:
-            readings[name] = score_rows(path, run.open_model(path), guide, rows, options)
-    return readings
+            scores[name] = scoring.score_rows(path, run.open_model(path), baseline, rows, options)
+    return scores
+
+
+def _compare_completions(
+    metrics: ComparisonMetrics, options: CompareOptions, rows: list[data.Row]
+) -> tuple[list[report.Sample], str]:
+    """Generate completions, record judgements on them, and return samples and the new sheet."""
+    prompt_rows = scoring.select_prompts(rows, options.prompts)
+    prompts = [data.readable_prompt(row) for row in prompt_rows]
+    completions = {
+        name: scoring.generate_completions(run.open_model(path), prompt_rows, options)
+        for name, path in _announce_each(options, f"answers {len(prompts)} prompts")
+    }
+    pairs = human_eval.make_blind_pairs(prompts, completions)
+    judgements = human_eval.read_sheet(options.judgements, pairs) if options.judgements else {}
+    if options.judgements:
+        human_eval.add_preferences(metrics, pairs, judgements)
+    samples = [
+        report.Sample(prompt, {name: texts[index] for name, texts in completions.items()})
+        for index, prompt in enumerate(prompts)
+    ]
+    return samples, human_eval.format_sheet(pairs, judgements)
 
 
 def _announce_each(options: CompareOptions, activity: str) -> Iterator[tuple[str, str]]:
-    """The models, the first one first, each told as its turn comes: it may take minutes."""
-    console = rich.get_console()
+    """Yield name and path of each model, and print its turn, which may take minutes."""
     for number, (name, path) in enumerate(options.models.items(), start=1):
-        line = f"{name} ({number}/{len(options.models)}): {activity}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _print_text(f"{name} ({number}/{len(options.models)}): {activity}")
         yield name, path
 
 
-def _describe_methods(metrics: ComparisonMetrics, options: CompareOptions) -> dict[str, Sentence]:
+def _describe_methods(metrics: ComparisonMetrics, options: CompareOptions) -> dict[str, str]:
     config = options.data
-    read = "the answers" if config.loss_on == "completion" else "the whole text"
-    device = jax.devices()[0]
-    found: dict[str, Sentence] = {
-        "Rows": (
-            metrics.show(ALL_MODELS, "rows"),
-            f" of {', '.join(config.sources)}, as {config.prompt_template} text of at most "
-            f"{config.length} tokens.",
-        ),
-        "Words": (
-            metrics.show(ALL_MODELS, "words"),
-            ". A word is what stands between spaces, so that models with different tokenizers can "
-            "be compared; the mark that ends an answer belongs to none.",
-        ),
-        "Bits per byte": (
-            f"How many bits a model needs for a byte of the words of {read} "
-            f"({config.prompt_template} prompts): the better it predicts them, the fewer.",
-        ),
-        "Intervals": (
-            "95 %, by drawing the rows again with replacement, the same ones for both models of "
-            "a difference; what fewer rows than "
-            f"{MIN_ROWS} say has none. To say where a model falls behind most, intervals are "
-            "widened by the number of kinds of words. That of people's preference is the exact "
-            "one of Clopper and Pearson.",
-        ),
-        "Answers": (
-            f"The likeliest token each time, {options.max_new_tokens} at most; an answer may be "
-            "broken off there.",
-        ),
-        "Speed": (
-            f"One answer at a time, {run.NEW_TOKENS} tokens after a prompt of {run.PROMPT_TOKENS}, "
-            "each model in a process of its own, one after the other on this machine; the fastest "
-            "of several takes. Speeds, and prices that follow from them, differ from take to take: "
-            f"they decide where more than {100 * MIN_MEASURED_SAVING:g} % of the time or the price "
-            f"is saved, of given prices more than {100 * MIN_SAVING:g} %.",
-        ),
-        **{f"Model {name}": (path,) for name, path in options.models.items()},
-        "Made with": (
-            f"jaxdistill {jaxdistill.__version__}, on {device.platform}, {date.today()}: "
-            f"{format_command(options)}",
-        ),
+    text = "the answers" if config.loss_on == "completion" else "the whole text"
+    facts = {
+        "Rows": f"{metrics.show(ALL_MODELS, 'rows')} of {', '.join(config.sources)}, as "
+        f"{config.prompt_template} text of at most {config.length} tokens.",
+        "Words": f"{metrics.show(ALL_MODELS, 'words')}. A word stands between spaces, so models "
+        "with different tokenizers can be compared; special tokens belong to no word.",
+        "Bits per byte": f"Negative log-likelihood of the words of {text}, per byte.",
+        "Intervals": "95 %, by a bootstrap over rows, paired for differences. Fewer than "
+        f"{MIN_ROWS} rows give none. To find the words on which a model falls behind most, "
+        "intervals are widened by their number (Bonferroni). Preference has the exact interval of "
+        "Clopper and Pearson.",
+        "Answers": f"Greedy decoding, at most {options.max_new_tokens} tokens.",
+        "Speed": f"One answer of {run.NEW_TOKENS} tokens after a prompt of {run.PROMPT_TOKENS}, "
+        "each model in a process of its own; the fastest of several runs. Measured speed varies "
+        f"between runs, so a measured saving must exceed {100 * MIN_MEASURED_SAVING:g} % to count, "
+        f"a saving between given prices {100 * MIN_SAVING:g} %.",
     }
     if options.machine_price is not None:
-        price = (
-            f"{options.currency}{_format_price(options.machine_price)} for an hour of this machine"
-        )
-        found["Price"] = (f"{price}, one answer at a time.",)
-    return found
+        price = metrics.format_price(options.machine_price)
+        facts["Price"] = f"{price} for an hour of this machine, one answer at a time."
+    facts |= {f"Model {name}": path for name, path in options.models.items()}
+    platform = jax.devices()[0].platform
+    made_with = f"jaxdistill {jaxdistill.__version__}, on {platform}, {date.today()}"
+    return facts | {"Made with": f"{made_with}: {options.command}".removesuffix(": ")}
 
 
-def _format_price(price: float) -> str:
-    return f"{price:,.2f}" if round(price, 2) == price else f"{price:g}"
+def _choose_output_folder(options: CompareOptions) -> tuple[CompareOptions, str]:
+    """Return options with a free output folder, and a warning if it is not the one that was named.
 
-
-def _choose_output_folder(options: CompareOptions) -> tuple[Path, str]:
-    """Where the folder can be written, and what stands in the way of the one that was named.
-
-    A person may have judged, or kept something there, while the models were read: neither that
-    nor the work of these hours is lost.
+    A person may have filled in the sheet, or kept a file there, during the measurements.
     """
     try:
         check_output_folder(options.out, options.judgements)
     except UserError as error:
-        beside = (options.out.with_name(f"{options.out.name}-{n}") for n in count(2))
-        out = next(path for path in beside if not path.exists())
-        return out, f"{error} This comparison is written to {out} instead."
-    return options.out, ""
+        folders = (options.out.with_name(f"{options.out.name}-{n}") for n in count(2))
+        out = next(folder for folder in folders if not folder.exists())
+        warning = f"{error} This comparison is written to {out} instead."
+        return replace(options, out=out), warning
+    return options, ""
 
 
-def _write_folder(out: Path, page: ComparisonPage, sheet: str) -> None:
-    contents = {
-        PAGE_FILE: render_page(page),
-        METRICS_FILE: page.metrics.to_jsonl(),
-        JUDGEMENTS_FILE: sheet,
-    }
-    with atomic_directory(out) as folder:
-        for name, text in contents.items():
+def _write_folder(page: ComparisonPage, sheet: str) -> None:
+    contents = (render_page(page), page.metrics.to_jsonl(), sheet)
+    with atomic_directory(page.options.out) as folder:
+        for name, text in zip(OUTPUT_FILES, contents, strict=True):
             (folder / name).write_bytes(text.encode())
 
 
-def _print_page(page: ComparisonPage, out: Path, warning: str) -> None:
-    record, recommendation = page.metrics, page.recommendation
-    lines = []
-    for quantity in (name for names in list_table_sections(record).values() for name in names):
-        about = record.quantity(quantity)
-        label = about.label + report.DIRECTION_ARROWS[about.better]
-        lines.append([label, *(_format_cell(record, name, quantity) for name in page.models)])
-    report.print_table(["", *page.models], lines)
-    text = [
-        "",
-        format_plain(page.excluded_rows),
-        "",
-        format_plain(format_headline(recommendation, record)),
-    ]
-    for advice in recommendation.advice:
-        text += [f"{advice.candidate}:"] if len(recommendation.advice) > 1 else []
-        text += [f"- {format_plain(reason)}" for reason in advice.reasons]
-    text += [
-        f"- {name} falls behind most on {worst}."
-        if worst
-        else f"- {name} falls clearly behind nowhere."
-        for name, worst in page.breakdown.worst_bin.items()
-    ]
-    text += ["", *(f"{out / name}" for name in OUTPUT_FILES)]
-    text += ["", warning] if warning else []
-    shown = report.strip_control_characters("\n".join(text))
-    rich.get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
+def _print_page(page: ComparisonPage, warning: str) -> None:
+    advice, sections = page.recommendation.advice, page.metrics.table_sections()
+    report.print_table(page.options.models, [row for rows in sections.values() for row in rows])
+    lines = ["", describe_excluded_rows(page.metrics, page.options.data.length)]
+    lines += ["", page.recommendation.headline]
+    for candidate, _, reasons in advice:
+        lines += [f"{candidate}:"] if len(advice) > 1 else []
+        lines += [f"- {reason}" for reason in reasons]
+    for name, worst_bin in page.breakdown.worst_bin.items():
+        where = f"most on {worst_bin}" if worst_bin else "clearly on no kind of words"
+        lines.append(f"- {name} falls behind {where}.")
+    lines += ["", *(f"{page.options.out / name}" for name in OUTPUT_FILES)]
+    lines += ["", warning] if warning else []
+    _print_text("\n".join(lines))
 
 
-def _format_cell(metrics: ComparisonMetrics, model: str, quantity: str) -> str:
-    if metrics.get(model, quantity) is None:
-        return "–"
-    return format_plain((metrics.show(model, quantity), *metrics.show_interval(model, quantity)))
+def _print_text(text: str) -> None:
+    text = report.strip_control_characters(text)
+    rich.get_console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,38 +1,44 @@
-"""People's judgements: a sheet of answers that does not say whose they are, out and in again."""
+"""Blind pairs of completions as a CSV sheet for people, and the judgements read back from it."""
 
+import codecs
 import csv
 import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scipy.special import betaincinv
 
-from jaxdistill.compare.judgement_csv import COLUMNS, read_csv_rows
 from jaxdistill.compare.metrics import ComparisonMetrics
 from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
 from jaxdistill.evals import Estimate
 from jaxdistill.report import strip_control_characters
 
+COLUMNS = ("number", "prompt", "answer_1", "answer_2", "better", "note")
 _CHOICES = ("1", "2", "tie")
+
+# A prompt may be longer than the 131,072 characters that a cell may have by default. This is the
+# largest limit that every platform takes; it holds for the whole process.
+csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True)
 class CompletionPair:
-    """Two answers to one prompt.
+    """Completions of one prompt by a candidate and by the first model.
 
     Attributes:
-        number: Its number in the sheet, from 1.
-        prompt: What was asked.
-        candidate: Who gave one of the answers; the first model gave the other.
-        answers: Both, in the order in which they are shown.
-        is_candidate_first: Whether the candidate's comes first.
+        number: Number in the sheet, from 1.
+        prompt: The prompt.
+        candidate: Name of the candidate.
+        completions: Both completions, in the order of the sheet.
+        is_candidate_first: True if the candidate's is the first of the two.
     """
 
-    index: int
+    number: int
     prompt: str
     candidate: str
     completions: tuple[str, str]
@@ -41,7 +47,7 @@ class CompletionPair:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a person said of a pair; both may be empty."""
+    """Choice ("1", "2", "tie" or empty) and note of a person."""
 
     choice: str = ""
     note: str = ""
@@ -50,123 +56,119 @@ class Judgement:
 def make_blind_pairs(
     prompts: Sequence[str], completions: Mapping[str, Sequence[str]]
 ) -> list[CompletionPair]:
-    """Every candidate's answer beside the first model's, blind.
+    """Pair the completions of every candidate with those of the first model.
 
-    A hash of prompt and candidate decides which of two answers comes first, and in which round
-    over all prompts a candidate's turn is: the first model's answer, which stands in every pair of
-    a prompt, does not come twice in a row, and nothing else is needed to read the sheet. Answers
-    of the same words are no pair.
+    Completions of the same words make no pair. A hash of prompt and candidate decides which of two
+    completions comes first, and in which round over all prompts a candidate's turn is. So pairs of
+    one prompt are not neighbours, and the sheet is read back without a key.
 
     Args:
-        prompts: What was asked.
-        answers: Of each model, the first one first.
+        prompts: The prompts.
+        completions: Completions of all prompts by model, the first model first.
     """
     first, *candidates = completions
-    found: list[CompletionPair] = []
-    turns = [_order_candidates(candidates, prompt) for prompt in prompts]
+    # Sheets of earlier versions depend on what is hashed.
+    rounds = [
+        sorted(candidates, key=lambda name, prompt=prompt: _stable_hash("place", prompt, name))
+        for prompt in prompts
+    ]
+    pairs: list[CompletionPair] = []
     for turn in range(len(candidates)):
-        for place, prompt in enumerate(prompts):
-            name = turns[place][turn]
-            ours, theirs = completions[name][place], completions[first][place]
-            if ours.split() == theirs.split():
-                continue  # nobody has to judge that
-            leads = _stable_hash("order", prompt, name) % 2 == 0
-            both = (ours, theirs) if leads else (theirs, ours)
-            found.append(CompletionPair(len(found) + 1, prompt, name, both, leads))
-    return found
-
-
-def _order_candidates(names: Sequence[str], prompt: str) -> list[str]:
-    return sorted(names, key=lambda name: _stable_hash("place", prompt, name))
+        for index, prompt in enumerate(prompts):
+            name = rounds[index][turn]
+            candidate, reference = completions[name][index], completions[first][index]
+            if candidate.split() == reference.split():
+                continue
+            is_first = _stable_hash("order", prompt, name) % 2 == 0
+            texts = (candidate, reference) if is_first else (reference, candidate)
+            pairs.append(CompletionPair(len(pairs) + 1, prompt, name, texts, is_first))
+    return pairs
 
 
 def format_sheet(pairs: Sequence[CompletionPair], judgements: Mapping[int, Judgement]) -> str:
-    """The sheet as CSV, with what was judged so far."""
+    """Return the sheet as CSV, with the judgements so far by the number of their pair."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(COLUMNS)
     for pair in pairs:
-        said = judgements.get(pair.index, Judgement())
-        cells = (pair.prompt, *pair.completions, said.choice, said.note)
-        writer.writerow([pair.index, *map(_escape_formula, cells)])
+        judgement = judgements.get(pair.number, Judgement())
+        cells = (pair.prompt, *pair.completions, judgement.choice, judgement.note)
+        writer.writerow([pair.number, *map(_escape_formula, cells)])
     return text.getvalue()
 
 
-def read_sheet(path: str | Path, pairs: Sequence[CompletionPair]) -> dict[int, Judgement]:
-    """What was judged of these pairs, by their number; pairs that were not judged are left out.
-
-    Raises:
-        UserError: naming every row that is not one of the pairs, or that says something unknown.
-    """
-    judged: dict[int, Judgement] = {}
-    findings = ErrorCollector()
-    for place, (number, row) in read_numbered_rows(path, len(pairs)).items():
-        with findings.collect(place):
-            _check_row_matches_pair(row, pairs[number - 1])
-            better = _parse_choice(row)
-            if better or row["note"].strip():
-                judged[number] = Judgement(better, _unescape_formula(row["note"]))
-    findings.raise_if_any()
-    return judged
-
-
-def read_numbered_rows(path: str | Path, max_number: int) -> dict[str, tuple[int, dict[str, str]]]:
-    """The rows of a sheet with their numbers, by their place, as far as no model has to be asked.
+def read_sheet(path: str | Path, pairs: Sequence[CompletionPair | None]) -> dict[int, Judgement]:
+    """Read the judgements of a sheet by the number of their pair, without empty ones.
 
     Args:
         path: The sheet.
-        most: How many pairs there are at most.
+        pairs: Pairs of this comparison, which rows must match; None for a pair whose completions
+            are not generated yet.
 
     Raises:
-        UserError: naming every row whose number is none, stands there twice, or whose judgement
-            is unknown.
+        UserError: naming every row that is not one of the pairs, or whose judgement is unknown.
     """
-    rows: dict[str, tuple[int, dict[str, str]]] = {}
-    findings = ErrorCollector()
-    seen: set[int] = set()
-    for line, row in read_csv_rows(path):
-        place = f"{path}: row {line}"
-        with findings.collect(place):
-            number = _parse_number(row, max_number)
-            if number in seen:
+    judgements: dict[int, Judgement] = {}
+    errors = ErrorCollector()
+    numbers: set[int] = set()
+    for line, row in _read_csv_rows(path):
+        with errors.collect(f"{path}: row {line}"):
+            number = _parse_number(row["number"], len(pairs))
+            if number in numbers:
                 raise UserError(f"number {number} stands in the sheet twice. Remove one.")
-            seen.add(number)
-            _parse_choice(row)
-            rows[place] = number, row
-    findings.raise_if_any()
-    return rows
+            numbers.add(number)
+            choice = _parse_choice(row["better"])
+            if (pair := pairs[number - 1]) is not None:
+                _check_row_matches_pair(row, pair)
+            if choice or row["note"].strip():
+                judgements[number] = Judgement(choice, _unescape_formula(row["note"]))
+    errors.raise_if_any()
+    return judgements
+
+
+def has_judgements(path: Path) -> bool:
+    """Return True unless the sheet can be read and no row is filled in."""
+    try:
+        return any(row["better"].strip() or row["note"].strip() for _, row in _read_csv_rows(path))
+    except UserError:
+        return True
 
 
 def add_preferences(
     metrics: ComparisonMetrics,
-    candidates: Sequence[str],
     pairs: Sequence[CompletionPair],
     judgements: Mapping[int, Judgement],
 ) -> None:
-    """Note wins, ties and losses of each candidate, and its share with ties as halves."""
-    for name in candidates:
-        outcomes = [
-            _candidate_outcome(pair, judgements.get(pair.index, Judgement()).choice)
+    """Record wins, ties, losses and preferred share of each candidate."""
+    for name in metrics.candidates:
+        counts = Counter(
+            _candidate_outcome(pair, judgements.get(pair.number, Judgement()).choice)
             for pair in pairs
             if pair.candidate == name
-        ]
-        wins, ties, losses, silent = (outcomes.count(one) for one in ("win", "tie", "loss", ""))
-        for quantity, count in (("wins", wins), ("ties", ties), ("losses", losses)):
-            metrics.add(name, quantity, count)
-        metrics.add(name, "not_judged", silent)
-        if wins + ties + losses:
-            metrics.add(name, "preferred", preference_share(wins, ties, losses))
+        )
+        for outcome in ("wins", "ties", "losses", "not_judged"):
+            metrics.add(name, outcome, counts[outcome])
+        if counts.total() > counts["not_judged"]:
+            share = preference_share(counts["wins"], counts["ties"], counts["losses"])
+            metrics.add(name, "preferred", share)
+
+
+def _candidate_outcome(pair: CompletionPair, choice: str) -> str:
+    if choice in ("", "tie"):
+        return "ties" if choice else "not_judged"
+    return "wins" if (choice == "1") == pair.is_candidate_first else "losses"
 
 
 def preference_share(wins: int, ties: int, losses: int) -> Estimate:
-    """The part that is won, ties as halves, with an exact interval of 95 %.
+    """Return (wins + ties / 2) / all, with its exact 95 % interval.
 
-    Resampling would call three wins of three certain, and intervals that lean on the normal
-    distribution four of four; this one needs six. A tie is nearer to the middle than any judgement
-    for one side: with ties the interval is wider than it need be, never too narrow.
+    Resampling would call three wins of three certain, and a normal approximation four of four; the
+    exact interval needs six. With ties it is wider than it need be, never too narrow, because a tie
+    is nearer to one half than a win or a loss.
 
-    Clopper and Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case of the
-    Binomial", 1934, https://doi.org/10.1093/biomet/26.4.404.
+    Reference:
+        Clopper and Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case of
+        the Binomial", 1934, https://doi.org/10.1093/biomet/26.4.404.
     """
     won, lost = wins + ties / 2, losses + ties / 2
     low = betaincinv(won, lost + 1, 0.025) if won else 0.0
@@ -174,58 +176,84 @@ def preference_share(wins: int, ties: int, losses: int) -> Estimate:
     return Estimate(won / (won + lost), float(low), float(high))
 
 
-def _candidate_outcome(pair: CompletionPair, better: str) -> str:
-    if better in ("", "tie"):
-        return better
-    return "win" if (better == "1") == pair.is_candidate_first else "loss"
+def _read_csv_rows(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a sheet saved by any spreadsheet, with the row number it shows."""
+    text = re.sub(r"\Asep=.\r?\n", "", _read_text(path))
+    head = text.partition("\n")[0]
+    # Many spreadsheets put semicolons between cells, or tabs as "Unicode text".
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        columns = [column.strip().lower() for column in next(reader, ())]
+        if missing := [name for name in COLUMNS[:-1] if name not in columns]:
+            raise UserError(
+                f"{path}: has no column `{missing[0]}`; expected {', '.join(COLUMNS)}, as "
+                f"`jaxdistill compare` writes them.{did_you_mean(missing[0], columns)}"
+            )
+        for line, cells in enumerate(reader, start=2):
+            if any(cell.strip() for cell in cells):
+                yield line, dict.fromkeys(COLUMNS, "") | dict(zip(columns, cells, strict=False))
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file: {error}. Export it as CSV again.") from None
 
 
-def _parse_number(row: Mapping[str, str], max_number: int) -> int:
-    text = _strip_decimal_zeros(row["number"])
+def _read_text(path: str | Path) -> str:
+    try:
+        content = Path(path).read_bytes()
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8: {error.reason}. Save it as CSV in UTF-8.") from None
+
+
+def _parse_number(cell: str, max_number: int) -> int:
+    text = _strip_decimal_zeros(cell)
     number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
     if not 1 <= number <= max_number:
         raise UserError(
-            f"`number` is {row['number']!r}, expected 1 to {max_number}: this comparison has no other "
+            f"`number` is {cell!r}, expected 1 to {max_number}: this comparison has no other "
             "pairs. Give the same models, data and `--prompts` as when it was written."
         )
     return number
 
 
-def _parse_choice(row: Mapping[str, str]) -> str:
-    better = _strip_decimal_zeros(row["better"]).lower()
-    if better not in ("", *_CHOICES):
+def _parse_choice(cell: str) -> str:
+    choice = _strip_decimal_zeros(cell).lower()
+    if choice not in ("", *_CHOICES):
         raise UserError(
-            f"`better` is {row['better']!r}, expected 1, 2, tie or nothing."
-            f"{did_you_mean(better, _CHOICES)}"
+            f"`better` is {cell!r}, expected 1, 2, tie or nothing.{did_you_mean(choice, _CHOICES)}"
         )
-    return better
+    return choice
 
 
 def _strip_decimal_zeros(cell: str) -> str:
-    """A cell whose number a spreadsheet may have given decimals."""
+    """Remove the decimals that a spreadsheet may have given a number: `1.0` is `1`."""
     return re.sub(r"(?<=\d)[.,]0+$", "", cell.strip())
 
 
 def _check_row_matches_pair(row: Mapping[str, str], pair: CompletionPair) -> None:
     expected = dict(zip(COLUMNS[1:4], (pair.prompt, *pair.completions), strict=True))
-    for name, ours in expected.items():
-        if _normalise_cell(row[name]) != _normalise_cell(_escape_formula(ours)):
+    for name, text in expected.items():
+        cell, own_cell = _normalise_cell(row[name]), _normalise_cell(_escape_formula(text))
+        if cell != own_cell:
             raise UserError(
-                f"`{name}` is {_normalise_cell(row[name])[:40]!r}, but these models and rows give "
-                f"{_normalise_cell(ours)[:40]!r}. Judgements count for the answers that were judged: give "
-                "the same models, data and options."
+                f"`{name}` is {cell[:40]!r}, but these models and rows give {own_cell[:40]!r}. "
+                "Judgements count for the completions that were judged: give the same models, data "
+                "and options."
             )
 
 
 def _normalise_cell(cell: str) -> str:
-    """A cell whatever an editor did to its spaces, its line ends and the mark of no formula."""
+    """Undo what an editor may do to spaces, line ends and the escape of a formula."""
     return " ".join(_unescape_formula(cell).split())
 
 
 def _escape_formula(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    shown = strip_control_characters(text).strip()
-    return f"'{shown}" if shown.startswith(("=", "+", "-", "@", "\t", "\r")) else shown
+    """Return text that no spreadsheet takes for a formula."""
+    text = strip_control_characters(text).strip()
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _unescape_formula(cell: str) -> str:

@@ -1,32 +1,39 @@
-"""Every number of a comparison once, at full precision, and how each is said."""
+"""Metrics of a comparison at full precision, and their text."""
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxdistill.evals import LOWER_IS_BETTER, Estimate
-from jaxdistill.report import Quantity, format_bytes, format_fixed, format_percent
-from jaxdistill.report.quantities import QUANTITIES as RUN_QUANTITIES
-
-EstimatePart = Literal["value", "low", "high"]
+from jaxdistill.report import (
+    MISSING,
+    QUANTITIES,
+    Quantity,
+    QuantityRow,
+    format_bytes,
+    format_fixed,
+    format_percent,
+)
 
 ALL_MODELS = ""
-"""Stands where a model's name would, in what is said of the whole comparison."""
+"""Model name of a value that belongs to the whole comparison."""
+
+MIN_ROWS = 20
+"""Fewer rows than these give no interval: it would say little about the next row."""
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A number, and its 95 % interval if it has one.
+    """Value of a quantity for a model, with its 95 % interval.
 
     Attributes:
-        model: Whose it is, by name; `ALL` for none.
-        quantity: What it is, by its name in `QUANTITIES`.
-        value: The number.
-        low: Where the interval begins.
-        high: Where it ends.
-        bin: Of which words it holds; nothing for all of them.
+        model: Name of the model; `ALL_MODELS` for the whole comparison.
+        quantity: Name of the quantity.
+        value: The value.
+        low: Lower end of the interval; None without one.
+        high: Upper end of the interval; None without one.
+        bin: Label of the words that the value covers; empty for all words.
     """
 
     model: str
@@ -36,107 +43,115 @@ class MetricValue:
     high: float | None = None
     bin: str = ""
 
-
-@dataclass(frozen=True)
-class ShownMetric:
-    """A number in a sentence, which a page marks as the one in the record.
-
-    Attributes:
-        line: Where it stands.
-        text: How it is written.
-        end: Which of the line's numbers it is.
-    """
-
-    metric: MetricValue
-    text: str
-    part: EstimatePart = "value"
-
-
-Sentence = tuple[str | ShownMetric, ...]
-
-
-def format_plain(sentence: Sentence) -> str:
-    """A sentence as text."""
-    return "".join(part if isinstance(part, str) else part.text for part in sentence)
-
-
-def pluralize(number: ShownMetric, noun: str) -> Sentence:
-    """A number of things: `1 row`, `2 rows`."""
-    return (number, f" {noun}" if number.text == "1" else f" {noun}s")
+    @property
+    def estimate(self) -> Estimate | None:
+        """Value and interval; None without an interval."""
+        if self.low is None or self.high is None:
+            return None
+        return Estimate(self.value, self.low, self.high)
 
 
 class ComparisonMetrics:
-    """The numbers of a comparison, in the order in which they were found.
+    """Metrics by model, quantity and bin of words, in the order in which they were added.
 
     Args:
-        currency: What prices are in.
+        models: Names of the models, the one in use first.
+        currency: Sign in front of prices.
     """
 
-    def __init__(self, currency: str = "$"):
-        self._lines: dict[tuple[str, str, str], MetricValue] = {}
+    def __init__(self, models: Iterable[str], currency: str = "$"):
+        self.models = tuple(models)
+        self.baseline, *self.candidates = self.models
+        self._metrics: dict[tuple[str, str, str], MetricValue] = {}
         self._currency = currency
 
     def __iter__(self) -> Iterator[MetricValue]:
-        return iter(self._lines.values())
+        return iter(self._metrics.values())
 
     def add(
-        self, model: str, quantity: str, value: float | int | Estimate, *, bin: str = ""
-    ) -> MetricValue:
-        """Note a number."""
+        self,
+        model: str,
+        quantity: str,
+        value: float | int | Estimate,
+        *,
+        bin: str = "",
+        num_rows: int | None = None,
+    ) -> None:
+        """Record a value, without its interval if it comes from fewer than `MIN_ROWS` rows."""
+        if isinstance(value, Estimate) and num_rows is not None and num_rows < MIN_ROWS:
+            value = value.value
         if isinstance(value, Estimate):
-            line = MetricValue(model, quantity, value.value, value.low, value.high, bin)
+            metric = MetricValue(model, quantity, value.value, value.low, value.high, bin)
         else:
-            line = MetricValue(model, quantity, float(value), bin=bin)
-        self._lines[model, quantity, bin] = line
-        return line
+            metric = MetricValue(model, quantity, float(value), bin=bin)
+        self._metrics[model, quantity, bin] = metric
 
     def get(self, model: str, quantity: str, *, bin: str = "") -> MetricValue | None:
-        """The number, if it was noted."""
-        return self._lines.get((model, quantity, bin))
+        """Return a metric, or None if it was not recorded."""
+        return self._metrics.get((model, quantity, bin))
+
+    def value(self, model: str, quantity: str) -> float:
+        """Return the value of a metric that was recorded."""
+        return self._metrics[model, quantity, ""].value
 
     def quantity(self, name: str) -> Quantity:
-        """What a quantity is called, and how it is written."""
+        """Return the label, format and direction of a quantity."""
         if name.startswith("task/"):
             metric = name.removeprefix("task/")
-            better = "less" if metric in LOWER_IS_BETTER else "more"
+            better = "lower" if metric in LOWER_IS_BETTER else "higher"
             return Quantity(f"Task: {metric.replace('_', ' ')}", format_percent, better)
-        found = QUANTITIES[name]
-        if name in _PRICE_QUANTITIES:
-            return Quantity(
-                found.label, lambda price: self._currency + _format_price(price), found.better
-            )
-        return found
+        if name in _TEXT_FORMATS:
+            return Quantity(name, _TEXT_FORMATS[name])
+        quantity = next(section[name] for section in _TABLE.values() if name in section)
+        if name.startswith("cost_per_million_"):
+            return Quantity(quantity.label, self.format_price, quantity.better)
+        return quantity
 
-    def show(
-        self, model: str, quantity: str, part: EstimatePart = "value", *, bin: str = ""
-    ) -> ShownMetric:
-        """A number that is there, as it is written in a sentence or a cell."""
-        line = self._lines[model, quantity, bin]
-        value = getattr(line, part)
-        assert value is not None, f"{quantity} has no interval"
-        return ShownMetric(line, self.quantity(quantity).format(value), part)
+    def show(self, model: str, quantity: str, *, bin: str = "") -> str:
+        """Return the text of a value that was recorded, without its interval."""
+        return self.quantity(quantity).format(self._metrics[model, quantity, bin].value)
 
-    def show_interval(self, model: str, quantity: str, *, bin: str = "") -> Sentence:
-        """` [low, high]`, to stand after a number; nothing where it has no interval."""
-        line = self._lines[model, quantity, bin]
-        if line.low is None:
-            return ()
-        ends = (self.show(model, quantity, end, bin=bin) for end in ("low", "high"))
-        low, high = ends
-        return (" [", low, ", ", high, "]")
+    def show_cell(self, model: str, quantity: str, *, bin: str = "") -> str:
+        """Return `value [low, high]`, `value` without an interval, or a dash without a value."""
+        metric = self.get(model, quantity, bin=bin)
+        if metric is None:
+            return MISSING
+        ends = [
+            self.quantity(quantity).format(x) for x in (metric.low, metric.high) if x is not None
+        ]
+        return self.show(model, quantity, bin=bin) + (f" [{', '.join(ends)}]" if ends else "")
+
+    def table_sections(self) -> dict[str, list[QuantityRow]]:
+        """Return the rows of the table by section: every quantity that any model has."""
+        names = dict.fromkeys(metric.quantity for metric in self if not metric.bin)
+        sections: dict[str, list[QuantityRow]] = {}
+        for title, quantities in _TABLE.items():
+            tasks = [n for n in names if n.startswith("task/")] if title == "Quality" else []
+            for name in [*filter(names.__contains__, quantities), *tasks]:
+                cells = [self.show_cell(model, name) for model in self.models]
+                sections.setdefault(title, []).append(QuantityRow(self.quantity(name), cells))
+        return sections
 
     def to_jsonl(self) -> str:
-        """All of it, one JSON object a line; what a number does not have is left out.
+        """Return one JSON object per metric, without empty fields.
 
-        JSON has no word for what is not finite: null stands for it.
+        A value that is not finite becomes null, because JSON has no word for it.
         """
-        return "".join(
-            json.dumps(
-                {k: _null_if_not_finite(v) for k, v in vars(line).items() if v not in (None, "")}
-            )
-            + "\n"
-            for line in self
+        lines = (
+            {k: _null_if_not_finite(v) for k, v in vars(metric).items() if v not in (None, "")}
+            for metric in self
         )
+        return "".join(f"{json.dumps(line)}\n" for line in lines)
+
+    def format_price(self, price: float) -> str:
+        """Format a price, with four decimals below 1 if two do not hold it."""
+        digits = 2 if price >= 1 or round(price, 2) == price else 4
+        return f"{self._currency}{price:,.{digits}f}"
+
+
+def pluralize(count: str, noun: str) -> str:
+    """Return `1 row` or `2 rows`."""
+    return f"{count} {noun}" if count == "1" else f"{count} {noun}s"
 
 
 def _null_if_not_finite(value: float | str) -> float | str | None:
@@ -148,7 +163,7 @@ def _format_signed(value: float) -> str:
 
 
 def _format_signed_percent(value: float) -> str:
-    # What is not quite nothing is not -100 %.
+    # More digits, until a value above -100 % does not read "-100 %".
     digits = next((n for n in range(6) if round(value, 2 + n) != -1 or value == -1), 0)
     return f"{100 * value:+,.{digits}f} %".replace("-", "\N{MINUS SIGN}")
 
@@ -157,90 +172,41 @@ def _format_signed_points(value: float) -> str:
     return f"{100 * value:+.1f} points".replace("-", "\N{MINUS SIGN}")
 
 
-def _format_count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _format_price(value: float) -> str:
-    return f"{value:,.2f}" if value >= 1 else f"{value:.4f}"
-
-
 def _format_short_percent(value: float) -> str:
     return f"{100 * value:g} %"
 
 
-_PRICE_QUANTITIES = ("cost_per_million_tokens", "cost_per_million_words")
-
-QUANTITIES: dict[str, Quantity] = {
-    "bits_per_byte": Quantity("Bits per byte", format_fixed(3), "less"),
-    "extra_bits_per_byte": Quantity("Extra beside the first", _format_signed, "less"),
-    "kl_to_first": Quantity("KL to the first, nats", format_fixed(3), "less"),
-    "top1_agreement": Quantity("Agrees with the first", format_percent, "more"),
-    "top5_agreement": Quantity("First's word in top 5", format_percent, "more"),
-    "preferred": Quantity("Preferred by people", format_percent, "more"),
-    "words_per_second": Quantity("Words per second", format_fixed(1), "more"),
-    "tokens_per_second": Quantity("Tokens per second", format_fixed(1), "more"),
-    "first_token_seconds": Quantity("Seconds to first token", format_fixed(3), "less"),
-    "peak_bytes": Quantity("Peak memory", format_bytes, "less"),
-    "size_on_disk": Quantity("Size on disk", format_bytes, "less"),
-    "num_parameters": RUN_QUANTITIES["num_parameters"],
-    "cost_per_million_tokens": Quantity("Price of a million tokens", _format_price, "less"),
-    "cost_per_million_words": Quantity("Price of a million words", _format_price, "less"),
-    # what is said in sentences only
-    "rows": Quantity("Rows compared", _format_count),
-    "words": Quantity("Words compared", _format_count),
-    "rows_read": Quantity("Rows read", _format_count),
-    "rows_left_out": Quantity("Rows left out", _format_count),
-    "blank_rows": Quantity("Rows of blanks", _format_count),
-    "rows_in_other_words": Quantity("Rows in other words", _format_count),
-    "rows_too_long": Quantity("Rows too long", _format_count),
-    "rows_to_tell": Quantity("Rows that would tell", _format_count),
-    "tolerance": Quantity("Tolerance", _format_short_percent),
-    "least_saving": Quantity("Saving that counts", _format_short_percent),
-    "accepted_extra": Quantity("Accepted", _format_signed),
-    "task_loss": Quantity("Worse in the task", _format_signed_points, "less"),
-    "accepted_task_loss": Quantity("Accepted in the task", _format_signed_points),
-    "relative_price": Quantity("Price, beside the first", _format_signed_percent),
-    "relative_speed": Quantity("Speed, beside the first", _format_signed_percent),
-    "wins": Quantity("Judged better", _format_count),
-    "ties": Quantity("Judged as good", _format_count),
-    "losses": Quantity("Judged worse", _format_count),
-    "not_judged": Quantity("Not judged", _format_count),
+_TABLE: Mapping[str, Mapping[str, Quantity]] = {
+    "Quality": {
+        "bits_per_byte": Quantity("Bits per byte", format_fixed(3), "lower"),
+        "extra_bits_per_byte": Quantity("Extra beside the first", _format_signed, "lower"),
+        "kl_to_first": Quantity("KL to the first, nats", format_fixed(3), "lower"),
+        "top1_agreement": Quantity("Top-1 agreement with the first", format_percent, "higher"),
+        "top5_agreement": Quantity("First's top-1 in top 5", format_percent, "higher"),
+        "preferred": Quantity("Preferred by people", format_percent, "higher"),
+    },
+    "Price": {
+        "cost_per_million_words": Quantity("Price of a million words", format_fixed(2), "lower"),
+        "cost_per_million_tokens": Quantity("Price of a million tokens", format_fixed(2), "lower"),
+    },
+    "Speed and size": {
+        "words_per_second": Quantity("Words per second", format_fixed(1), "higher"),
+        "tokens_per_second": Quantity("Tokens per second", format_fixed(1), "higher"),
+        "first_token_seconds": Quantity("Seconds to first token", format_fixed(3), "lower"),
+        "peak_bytes": Quantity("Peak memory", format_bytes, "lower"),
+        "size_on_disk": Quantity("Size on disk", format_bytes, "lower"),
+        "num_parameters": QUANTITIES["num_parameters"],
+    },
 }
+"""Quantities of the table by section; the metrics of a task join "Quality"."""
 
-TABLE_SECTIONS: dict[str, tuple[str, ...]] = {
-    "Quality": (
-        "bits_per_byte",
-        "extra_bits_per_byte",
-        "kl_to_first",
-        "top1_agreement",
-        "top5_agreement",
-        "task/",
-        "preferred",
-    ),
-    "Price": ("cost_per_million_words", "cost_per_million_tokens"),
-    "Speed and size": (
-        "words_per_second",
-        "tokens_per_second",
-        "first_token_seconds",
-        "peak_bytes",
-        "size_on_disk",
-        "num_parameters",
-    ),
+_TEXT_FORMATS: Mapping[str, Callable[[float], str]] = {
+    **dict.fromkeys(("rows", "words", "rows_read", "rows_left_out"), format_fixed(0)),
+    **dict.fromkeys(("blank_rows", "rows_in_other_words", "rows_too_long"), format_fixed(0)),
+    **dict.fromkeys(("wins", "ties", "losses", "not_judged"), format_fixed(0)),
+    **dict.fromkeys(("tolerance", "least_saving"), _format_short_percent),
+    **dict.fromkeys(("task_loss", "accepted_task_loss"), _format_signed_points),
+    **dict.fromkeys(("relative_price", "relative_speed"), _format_signed_percent),
+    "accepted_extra": _format_signed,
 }
-"""The table, part by part; a name that ends in `/` stands for all that begin so."""
-
-
-def list_table_sections(metrics: ComparisonMetrics) -> dict[str, list[str]]:
-    """The quantities of each part of the table that any model has."""
-    there = list(dict.fromkeys(line.quantity for line in metrics if not line.bin))
-    found = {
-        group: [
-            one
-            for name in names
-            for one in there
-            if one == name or (name.endswith("/") and one.startswith(name))
-        ]
-        for group, names in TABLE_SECTIONS.items()
-    }
-    return {group: names for group, names in found.items() if names}
+"""Formats of quantities that stand in sentences only."""

@@ -1,255 +1,201 @@
-"""The page that a decision is taken on: the recommendation first, then all that it rests on."""
+"""The page of a comparison: the recommendation first, then everything that it rests on."""
 
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from itertools import pairwise
-from pathlib import Path
 
-from jaxdistill.compare.metric_html import render_cell, render_sentence
-from jaxdistill.compare.metrics import (
-    ALL_MODELS,
-    ComparisonMetrics,
-    Sentence,
-    list_table_sections,
-    pluralize,
-)
+from jaxdistill.compare.metrics import ALL_MODELS, ComparisonMetrics, pluralize
+from jaxdistill.compare.options import JUDGEMENTS_FILE, CompareOptions
 from jaxdistill.compare.quality import WordBreakdown
-from jaxdistill.compare.recommendation import CandidateAdvice, Recommendation, format_headline
+from jaxdistill.compare.recommendation import Recommendation, Verdict
 from jaxdistill.compare.text_diff import diff_words
-from jaxdistill.compare.word_breakdown import render_breakdown
 from jaxdistill.report import (
     Sample,
+    TableRow,
     draw_intervals,
     escape_html,
+    quantity_rows,
     render_definitions,
     render_document,
-    wrap_scrollable,
+    render_sample,
+    render_table,
 )
+
+_BREAKDOWN_TITLES = {
+    "frequency": "By how often a word occurs in these rows",
+    "position": "By where a word stands in its answer",
+    "length": "By how long the answer is",
+}
+_VERDICTS = {
+    "take": "could be taken",
+    "keep": "is not taken",
+    "unclear": "is undecided",
+    "disputed": "is disputed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonPage:
-    """Everything that the page says.
+    """Content of the page; `facts` are how the metrics were measured, by name."""
 
-    Attributes:
-        models: The names of the models, the one in use first.
-        record: All numbers.
-        recommendation: What to do.
-        breakdown: Where each candidate pays most.
-        samples: What the models answer.
-        sheet: Where the sheet for people's judgements is written.
-        has_judgements: Whether it was read.
-        left_out: How many rows were left out, and why.
-        facts: How all this was measured, by name.
-    """
-
-    models: Sequence[str]
+    options: CompareOptions
     metrics: ComparisonMetrics
     recommendation: Recommendation
     breakdown: WordBreakdown
     samples: Sequence[Sample]
-    judgements_path: Path
-    has_judgements: bool
-    excluded_rows: Sentence
-    facts: Mapping[str, Sentence]
+    facts: Mapping[str, str]
 
 
 def render_page(page: ComparisonPage) -> str:
-    """The page as HTML. Every number in it says which one of the record it is."""
-    first, *candidates = page.models
-    lead: Sentence = (
-        f"Can {' or '.join(candidates)} take the place of {first}? All read the same ",
-        *pluralize(page.metrics.show(ALL_MODELS, "rows"), "row"),
-        ". ",
-        *page.excluded_rows,
+    """Render the page as HTML."""
+    first, candidates = page.options.baseline, page.options.candidates
+    num_rows = pluralize(page.metrics.show(ALL_MODELS, "rows"), "row")
+    lead = (
+        f"Can {' or '.join(candidates)} take the place of {first}? All read the same {num_rows}. "
+        f"{describe_excluded_rows(page.metrics, page.options.data.length)}"
     )
     sections = {
-        "Recommendation": _render_recommendation(page),
-        "At a glance": _render_table(page) + _render_interval_plot(page),
-        **{
-            f"Where {name} falls behind": render_breakdown(
-                page.metrics, page.breakdown, name, baseline=first
-            )
-            for name in candidates
-        },
+        "Recommendation": _render_recommendation(page.recommendation),
+        "At a glance": _render_metrics(page) + _render_interval_plot(page),
+        **{f"Where {name} falls behind": _render_breakdown(page, name) for name in candidates},
         "Side by side": _render_samples(page),
         "What people say": _render_human_eval(page),
-        "How this was measured": render_definitions(
-            {k: render_sentence(v) for k, v in page.facts.items()}
-        ),
+        "How this was measured": render_definitions(page.facts),
     }
     title = f"{' and '.join(candidates)} beside {first}"
     css = resources.files("jaxdistill.compare").joinpath("compare.css").read_text(encoding="utf-8")
-    return render_document(title, render_sentence(lead), sections, css=css)
+    return render_document(title, lead, sections, css=css)
 
 
-def describe_excluded_rows(
-    metrics: ComparisonMetrics, models: Sequence[str], length: int
-) -> Sentence:
-    """How many rows were not compared, and why."""
-    reasons: list[Sentence] = [
-        (metrics.show(name, quantity), about)
-        for name, quantity, about in (
-            *((one, "rows_too_long", f" too long for {one} at {length} tokens") for one in models),
-            (ALL_MODELS, "rows_in_other_words", " in other words"),
-            (ALL_MODELS, "blank_rows", " of blanks only"),
-        )
+def describe_excluded_rows(metrics: ComparisonMetrics, length: int) -> str:
+    """Return a sentence on how many rows were left out, and why."""
+    too_long = f"too long for {{}} at {length} tokens"
+    reasons = [(name, "rows_too_long", too_long.format(name)) for name in metrics.models]
+    reasons += [(ALL_MODELS, "rows_in_other_words", "in other words")]
+    reasons += [(ALL_MODELS, "blank_rows", "of blanks only")]
+    counts = [
+        f"{metrics.show(name, quantity)} {reason}"
+        for name, quantity, reason in reasons
         if metrics.get(name, quantity) is not None
     ]
     num_read = pluralize(metrics.show(ALL_MODELS, "rows_read"), "row")
-    found: Sentence = (metrics.show(ALL_MODELS, "rows_left_out"), " of ", *num_read, " left out")
-    for reason, start in zip(reasons, (": ", *[", "] * len(reasons)), strict=False):
-        found = (*found, start, *reason)
-    return (*found, ".")
+    sentence = f"{metrics.show(ALL_MODELS, 'rows_left_out')} of {num_read} left out"
+    return f"{sentence}{': ' if counts else ''}{', '.join(counts)}."
 
 
-def _render_recommendation(page: ComparisonPage) -> str:
-    found = page.recommendation
-    advice = "\n".join(_render_advice(one, len(found.advice) > 1) for one in found.advice)
+def _render_recommendation(recommendation: Recommendation) -> str:
+    advice = recommendation.advice
+    reasons = "\n".join(_render_advice(*fields, has_title=len(advice) > 1) for fields in advice)
     return (
-        f'<div class="verdict {found.verdict}">\n'
-        f'<p class="headline">{render_sentence(format_headline(found, page.metrics))}</p>\n{advice}\n</div>'
+        f'<div class="verdict {recommendation.verdict}">\n'
+        f'<p class="headline">{escape_html(recommendation.headline)}</p>\n{reasons}\n</div>'
     )
 
 
-def _render_advice(advice: CandidateAdvice, has_title: bool) -> str:
-    said_of = {
-        "take": "could be taken",
-        "keep": "is not taken",
-        "unclear": "cannot be told",
-        "disputed": "is disputed",
-    }
-    name = f"<h3>{escape_html(advice.candidate)} {said_of[advice.verdict]}</h3>\n"
-    reasons = "\n".join(f"<li>{_render_reason(reason)}</li>" for reason in advice.reasons)
-    return f"{name if has_title else ''}<ul>\n{reasons}\n</ul>"
-
-
-def _render_reason(reason: Sentence) -> str:
-    """A reason, what it is about in bold."""
-    start, *rest = reason
-    assert isinstance(start, str)
-    about, colon, more = start.partition(": ")
-    return f"<strong>{escape_html(about)}</strong>{colon}{render_sentence((more, *rest))}"
-
-
-def _render_table(page: ComparisonPage) -> str:
-    main = [name == page.recommendation.model for name in page.models]
-    marks = [' class="main"' if is_main else "" for is_main in main]
-    heads = "".join(
-        f'<th scope="col"{mark}>{escape_html(name)}'
-        f"<small>{'in use' if name == page.models[0] else 'candidate'}</small></th>"
-        for name, mark in zip(page.models, marks, strict=True)
+def _render_advice(
+    candidate: str, verdict: Verdict, reasons: Sequence[str], *, has_title: bool
+) -> str:
+    title = f"<h3>{escape_html(candidate)} {_VERDICTS[verdict]}</h3>\n"
+    items = "\n".join(
+        f"<li><strong>{escape_html(topic)}</strong>: {escape_html(text)}</li>"
+        for topic, _, text in (reason.partition(": ") for reason in reasons)
     )
-    bodies = "\n".join(
-        f'<tbody>\n<tr class="group"><th scope="rowgroup" colspan="{1 + len(page.models)}">'
-        f"{escape_html(group)}</th></tr>\n"
-        + "\n".join(_render_table_row(page, name, marks) for name in names)
-        + "\n</tbody>"
-        for group, names in list_table_sections(page.metrics).items()
-    )
-    return wrap_scrollable(
+    return f"{title if has_title else ''}<ul>\n{items}\n</ul>"
+
+
+def _render_metrics(page: ComparisonPage) -> str:
+    first, candidates = page.options.baseline, page.options.candidates
+    sections = page.metrics.table_sections()
+    return render_table(
         "At a glance",
-        "<table>\n"
-        f"<caption>In brackets: where the number lies with 95 % confidence. “The first” is "
-        f"{escape_html(page.models[0])}.</caption>\n"
-        f'<thead><tr><th scope="col">Quantity</th>{heads}</tr></thead>\n{bodies}\n</table>',
+        {first: "in use", **dict.fromkeys(candidates, "candidate")},
+        {title: quantity_rows(rows) for title, rows in sections.items()},
+        caption=f"In brackets: 95 % confidence intervals. “The first” is {first}.",
+        main_column=page.recommendation.model,
     )
-
-
-def _render_table_row(page: ComparisonPage, quantity: str, class_attributes: Sequence[str]) -> str:
-    about = page.metrics.quantity(quantity)
-    better = f"<small>{about.direction}</small>" if about.better else ""
-    cells = "".join(
-        f"<td{mark}>{render_cell(page.metrics, name, quantity)}</td>"
-        for name, mark in zip(page.models, class_attributes, strict=True)
-    )
-    return f'<tr><th scope="row">{escape_html(about.label)}{better}</th>{cells}</tr>'
 
 
 def _render_interval_plot(page: ComparisonPage) -> str:
     intervals = {}
-    for name in page.models:
-        line = page.metrics.get(name, "bits_per_byte")
-        assert line is not None
-        if line.low is None or line.high is None:
-            return ""  # there is nothing but a dot to draw
-        intervals[name] = (line.value, line.low, line.high)
+    for name in page.options.models:
+        metric = page.metrics.get(name, "bits_per_byte")
+        if metric is None or metric.low is None or metric.high is None:
+            return ""
+        intervals[name] = (metric.value, metric.low, metric.high)
     return (
         "\n<figure>\n<figcaption>How well each predicts the text</figcaption>\n"
         f"{draw_intervals(page.metrics.quantity('bits_per_byte'), intervals)}</figure>"
     )
 
 
+def _render_breakdown(page: ComparisonPage, candidate: str) -> str:
+    metrics, worst_bin = page.metrics, page.breakdown.worst_bin[candidate]
+    baseline, lead = page.options.baseline, "It falls behind clearly on no kind of words."
+    if worst_bin is not None:
+        extra = metrics.show_cell(candidate, "extra_bits_per_byte", bin=worst_bin)
+        lead = f"It falls behind most on {worst_bin}: {extra} bits per byte beside {baseline}."
+    sections = {
+        _BREAKDOWN_TITLES[breakdown]: [
+            TableRow(
+                label,
+                pluralize(metrics.show(ALL_MODELS, "words", bin=label), "word"),
+                [metrics.show_cell(candidate, "extra_bits_per_byte", bin=label)],
+                css_class="worst" if label == worst_bin else "",
+            )
+            for label in labels
+        ]
+        for breakdown, labels in page.breakdown.bins.items()
+    }
+    table = render_table(
+        f"Where {candidate} falls behind",
+        {"Extra bits per byte": ""},
+        sections,
+        row_header="Words",
+    )
+    return f'<p class="lead">{escape_html(lead)}</p>\n{table}'
+
+
 def _render_samples(page: ComparisonPage) -> str:
     if not page.samples:
         return ""
-    note = (
-        f'<p class="lead">What a candidate says differently from {escape_html(page.models[0])} is '
-        "<mark>underlined</mark>.</p>"
+    first = page.options.baseline
+    samples = "\n".join(_render_sample(first, sample) for sample in page.samples)
+    return (
+        f'<p class="lead">Words of a candidate that differ from those of {escape_html(first)} are '
+        f"<mark>underlined</mark>.</p>\n{samples}"
     )
-    return "\n".join([note, *(_render_sample(page.models[0], sample) for sample in page.samples)])
 
 
 def _render_sample(baseline: str, sample: Sample) -> str:
-    answers = "\n".join(
-        f'<div><dt>{escape_html(name)}</dt><dd class="text">'
-        f"{_render_completion(_collapse_blank_lines(answer), _collapse_blank_lines(sample.answers[baseline]), is_baseline=name == baseline)}"
-        "</dd></div>"
-        for name, answer in sample.answers.items()
-    )
-    return (
-        f'<article class="sample">\n<h3 class="prompt text">{escape_html(sample.prompt)}</h3>\n'
-        f'<dl class="answers">\n{answers}\n</dl>\n</article>'
-    )
+    reference = _collapse_blank_lines(sample.answers[baseline])
+
+    def render_completion(model: str, text: str) -> str:
+        text = _collapse_blank_lines(text)
+        if not text:
+            return '<span class="none">[no answer]</span>'
+        if model == baseline:
+            return escape_html(text)
+        return "".join(
+            f"<mark>{escape_html(piece)}</mark>" if differs else escape_html(piece)
+            for piece, differs in diff_words(text, reference)
+        )
+
+    return render_sample(sample, render_completion)
 
 
 def _collapse_blank_lines(text: str) -> str:
-    """An answer without holes: one blank line at most between two others."""
     return re.sub(r"\n\s*\n", "\n\n", text.strip())
 
 
-def _render_completion(completion: str, baseline_completion: str, *, is_baseline: bool) -> str:
-    if not completion:
-        return '<span class="none">[no answer]</span>'
-    if is_baseline:
-        return escape_html(completion)
-    return "".join(
-        f"<mark>{escape_html(piece)}</mark>" if differs else escape_html(piece)
-        for piece, differs in diff_words(completion, baseline_completion)
-    )
-
-
 def _render_human_eval(page: ComparisonPage) -> str:
-    if not page.has_judgements:
-        return (
-            "<p>Nobody was asked yet. <code>judgements.csv</code>, beside this page, holds the "
-            "answers above in an order that does not tell whose they are. Write 1, 2 or tie into "
-            "its column <code>better</code>, and run the comparison again with "
-            f"<code>--judgements {escape_html(shlex.quote(str(page.judgements_path)))}</code>.</p>"
-        )
-    lines = "\n".join(_render_preferences(page, name) for name in page.models[1:])
-    return f"<ul>\n{lines}\n</ul>"
-
-
-def _render_preferences(page: ComparisonPage, candidate: str) -> str:
-    record = page.metrics
-    counts: list[Sentence] = [
-        (record.show(candidate, quantity), f" {what}")
-        for quantity, what in (
-            ("wins", f"better than {page.models[0]}'s"),
-            ("ties", "as good"),
-            ("losses", "worse"),
-            ("not_judged", "not judged"),
-        )
-    ]
-    sentence: Sentence = (f"{candidate}'s answers: ", *counts[0])
-    for _, count in pairwise(counts):
-        sentence = (*sentence, ", ", *count)
-    if record.get(candidate, "preferred") is not None:
-        preferred = record.show(candidate, "preferred")
-        interval = record.show_interval(candidate, "preferred")
-        sentence = (*sentence, ". Its share, ties as halves: ", preferred, *interval)
-    return f"<li>{render_sentence((*sentence, '.'))}</li>"
+    if page.options.judgements is not None:
+        return ""
+    path = escape_html(shlex.quote(str(page.options.out / JUDGEMENTS_FILE)))
+    return (
+        "<p>Nobody was asked yet. <code>judgements.csv</code>, beside this page, holds the answers "
+        "above without the names of the models. Write 1, 2 or tie into its column "
+        "<code>better</code>, and run the comparison again with "
+        f"<code>--judgements {path}</code>.</p>"
+    )

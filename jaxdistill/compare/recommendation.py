@@ -1,286 +1,216 @@
-"""What to do, by plain rules: take a candidate, keep the first model, or say that nobody can tell.
+"""Rules that recommend a candidate, the first model or more rows, and the reasons given for it."""
 
-What is said names the numbers that decided.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
 
-from jaxdistill.compare.decision_rules import (
-    MIN_ROWS,
-    Preference,
-    QualityStatus,
-    Verdict,
-    decide,
-    estimate_rows_needed,
-    is_cheaper,
-    judge_preference,
-    judge_quality,
-    worst_status,
-)
-from jaxdistill.compare.metrics import ALL_MODELS, ComparisonMetrics, Sentence, pluralize
+from jaxdistill.compare.metrics import ALL_MODELS, MIN_ROWS, ComparisonMetrics, pluralize
 from jaxdistill.evals import Estimate
 
+QualityStatus = Literal["within", "beyond", "unclear", "few"]
+Preference = Literal["for", "against", "silent"]
+Verdict = Literal["take", "keep", "unclear", "disputed"]
 
-@dataclass(frozen=True)
-class CandidateAdvice:
-    """What is said of one candidate.
+_STATUSES_WORST_FIRST: Final[tuple[QualityStatus, ...]] = ("beyond", "few", "unclear", "within")
 
-    Attributes:
-        candidate: Its name.
-        verdict: Whether to take it.
-        reasons: Why.
-    """
+
+class CandidateAdvice(NamedTuple):
+    """Verdict on one candidate, with reasons of the form `Topic: sentence`."""
 
     candidate: str
     verdict: Verdict
-    reasons: tuple[Sentence, ...]
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What is said of all of them.
+    """Verdict on all candidates together, and on each.
 
-    Attributes:
-        verdict: Whether to take one.
-        model: The one to take, or the one to keep; nothing where it is neither.
-        advice: What is said of each candidate.
+    `model` is the model to take or to keep; empty if that is open.
     """
 
     verdict: Verdict
     model: str
+    headline: str
     advice: tuple[CandidateAdvice, ...]
 
 
-@dataclass(frozen=True)
-class QualityCheck:
-    """A measure of quality that must be within its limit.
+def recommend(metrics: ComparisonMetrics) -> Recommendation:
+    """Apply the rules to the metrics of a comparison."""
+    advice = tuple(_advise_on(metrics, name) for name in metrics.candidates)
+    verdicts = {verdict for _, verdict, _ in advice}
+    if "take" in verdicts:
+        taken = [candidate for candidate, verdict, _ in advice if verdict == "take"]
+        model = min(taken, key=lambda name: _ranking_key(metrics, name))
+        return Recommendation("take", model, f"Take {model}.", advice)
+    if "unclear" in verdicts:
+        num_rows = pluralize(metrics.show(ALL_MODELS, "rows"), "row")
+        return Recommendation("unclear", "", f"This cannot be decided from {num_rows}.", advice)
+    if "disputed" in verdicts:
+        return Recommendation("disputed", "", "People and numbers disagree.", advice)
+    return Recommendation("keep", metrics.baseline, f"Keep {metrics.baseline}.", advice)
 
-    Attributes:
-        quantity: By how much a candidate is worse, as the record names it.
-        accepted: The limit, as the record names it.
-        quality: Whether it is within it.
-        rows_to_tell: How many rows would tell; None where very many.
+
+def judge_quality(degradation: Estimate | None, limit: float) -> QualityStatus:
+    """Return the status of a degradation: "unclear" around the limit, "few" without an interval."""
+    if degradation is None:
+        return "few"
+    if degradation.low <= limit < degradation.high:
+        return "unclear"
+    return "within" if degradation.high <= limit else "beyond"
+
+
+def worst_status(statuses: Iterable[QualityStatus]) -> QualityStatus:
+    """Return the worst status of several quality checks."""
+    return min(statuses, key=_STATUSES_WORST_FIRST.index)
+
+
+def judge_preference(preferred_share: Estimate | None) -> Preference:
+    """Compare the share of preferred completions with one half; "silent" if it is not clear."""
+    if preferred_share is None or preferred_share.low <= 0.5 <= preferred_share.high:
+        return "silent"
+    return "for" if preferred_share.low > 0.5 else "against"
+
+
+def decide(status: QualityStatus, preference: Preference, *, is_cheaper: bool) -> Verdict:
+    """Combine quality, preference and cost into a verdict on one candidate.
+
+    People who prefer the first model overrule every number. People who prefer the candidate decide
+    where the numbers are unclear, but replace neither clear numbers nor missing rows. "disputed"
+    means that numbers and people contradict each other, which more rows would not settle.
     """
-
-    quantity: str
-    limit_quantity: str
-    status: QualityStatus
-    num_rows_needed: float | None
-
-
-def check_quality(metrics: ComparisonMetrics, baseline: str, candidate: str) -> list[QualityCheck]:
-    """What is known of a candidate's quality: bits per byte and, where there is one, a task."""
-    rows, left_out = (
-        _get_value(metrics, ALL_MODELS, "rows"),
-        _get_value(metrics, ALL_MODELS, "rows_left_out"),
-    )
-    assert rows is not None
-    found = []
-    for quantity, accepted, num_rows in (
-        ("extra_bits_per_byte", "accepted_extra", int(rows)),
-        # A task asks every row.
-        ("task_loss", "accepted_task_loss", int(rows + (left_out or 0))),
-    ):
-        limit = _get_value(metrics, baseline, accepted)
-        if limit is not None and metrics.get(candidate, quantity) is not None:
-            extra = _get_estimate(metrics, candidate, quantity)
-            told = judge_quality(extra, limit)
-            needed = estimate_rows_needed(extra, limit, num_rows=num_rows)
-            found.append(QualityCheck(quantity, accepted, told, needed))
-    return found
+    if preference == "against" or not is_cheaper:
+        return "keep"
+    if status == "beyond":
+        return "disputed" if preference == "for" else "keep"
+    if status == "few":
+        return "unclear"
+    return "unclear" if status == "unclear" and preference != "for" else "take"
 
 
-def recommend(
-    metrics: ComparisonMetrics, baseline: str, candidates: Sequence[str]
-) -> Recommendation:
-    """What the record says about each candidate, and about all of them together."""
-    advice = tuple(_advise_on(metrics, baseline, name) for name in candidates)
-    taken = [one.candidate for one in advice if one.verdict == "take"]
-    if taken:
-        return Recommendation(
-            "take", min(taken, key=lambda name: _ranking_key(metrics, name)), advice
-        )
-    for undecided in ("unclear", "disputed"):
-        if any(one.verdict == undecided for one in advice):
-            return Recommendation(undecided, "", advice)
-    return Recommendation("keep", baseline, advice)
+def is_cheaper(
+    price: float | None, baseline_price: float | None, *, relative_speed: float, min_saving: float
+) -> bool:
+    """Return True if a candidate saves money, or time unless both prices are known.
+
+    Args:
+        price: Price of the candidate for some number of words.
+        baseline_price: Price of the first model for as many.
+        relative_speed: Speed of the candidate over that of the first model, minus 1.
+        min_saving: Smallest saving that counts, as a fraction of the price or the time.
+    """
+    if price is None or baseline_price is None:
+        # Prices per hour of the same machine: with and without them the rule is the same.
+        price, baseline_price = 1 / (1 + relative_speed), 1.0
+    return price < (1 - min_saving) * baseline_price
 
 
-def format_headline(recommendation: Recommendation, metrics: ComparisonMetrics) -> Sentence:
-    """The recommendation in a few words."""
-    if recommendation.verdict == "unclear":
-        return (
-            "This cannot be told from ",
-            *pluralize(metrics.show(ALL_MODELS, "rows"), "row"),
-            ".",
-        )
-    if recommendation.verdict == "disputed":
-        return ("People and numbers disagree.",)
-    start = "Take" if recommendation.verdict == "take" else "Keep"
-    return (f"{start} {recommendation.model}.",)
-
-
-def _advise_on(metrics: ComparisonMetrics, baseline: str, candidate: str) -> CandidateAdvice:
-    checked = check_quality(metrics, baseline, candidate)
-    found = worst_status(one.status for one in checked)
-    heard = judge_preference(_get_estimate(metrics, candidate, "preferred"))
-    cheaper, savings = _check_savings(metrics, baseline, candidate)
-    about = (_quality_reason, _task_reason)
+def _advise_on(metrics: ComparisonMetrics, candidate: str) -> CandidateAdvice:
+    extra = metrics.show_cell(candidate, "extra_bits_per_byte")
+    status, limit = _check_limit(metrics, candidate, "extra_bits_per_byte", "accepted_extra")
+    statuses: list[QualityStatus] = [status]
+    baseline = metrics.baseline
     reasons = [
-        say(metrics, baseline, candidate, one) for say, one in zip(about, checked, strict=False)
+        f"Quality: {candidate} needs {extra} bits per byte beside {baseline}, {limit} of what "
+        f"{baseline} needs."
     ]
-    if found in ("unclear", "few"):
-        reasons.append(_num_rows_reason(metrics, candidate, found))
-    reasons += savings
-    if metrics.get(candidate, "preferred") is not None:
-        reasons.append(_preference_reason(metrics, baseline, candidate, heard))
-    return CandidateAdvice(candidate, decide(found, heard, is_cheaper=cheaper), tuple(reasons))
+    if metrics.get(candidate, "task_loss") is not None:
+        status, limit = _check_limit(metrics, candidate, "task_loss", "accepted_task_loss")
+        statuses.append(status)
+        reasons.append(_task_reason(metrics, candidate, limit))
+    if (status := worst_status(statuses)) in ("unclear", "few"):
+        num_rows = pluralize(metrics.show(ALL_MODELS, "rows"), "row")
+        reasons.append(f"Rows: {num_rows} cannot decide this. Give more rows.")
+    has_savings, savings_reasons = _check_savings(metrics, candidate)
+    reasons += savings_reasons
+    preferred = metrics.get(candidate, "preferred")
+    preference = judge_preference(preferred and preferred.estimate)
+    if metrics.get(candidate, "wins") is not None:
+        reasons.append(_preference_reason(metrics, candidate, preference))
+    verdict = decide(status, preference, is_cheaper=has_savings)
+    return CandidateAdvice(candidate, verdict, tuple(reasons))
 
 
-def _quality_reason(
-    metrics: ComparisonMetrics, baseline: str, candidate: str, check: QualityCheck
-) -> Sentence:
-    return (
-        f"Quality: {candidate} needs ",
-        metrics.show(candidate, check.quantity),
-        f" bits per byte beside {baseline}",
-        *_limit_clause(metrics, baseline, candidate, check),
-        f" of what {baseline} needs.",
-    )
-
-
-def _task_reason(
-    metrics: ComparisonMetrics, baseline: str, candidate: str, check: QualityCheck
-) -> Sentence:
-    task = next(line.quantity for line in metrics if line.quantity.startswith("task/"))
-    return (
-        f"{metrics.quantity(task).label} is ",
-        metrics.show(candidate, task),
-        f" with {candidate} and ",
-        metrics.show(baseline, task),
-        f" with {baseline}, worse by ",
-        metrics.show(candidate, check.quantity),
-        *_limit_clause(metrics, baseline, candidate, check),
-        f" of what {baseline} has.",
-    )
-
-
-def _limit_clause(
-    metrics: ComparisonMetrics, baseline: str, candidate: str, check: QualityCheck
-) -> Sentence:
-    judged = {
+def _check_limit(
+    metrics: ComparisonMetrics, candidate: str, quantity: str, limit_quantity: str
+) -> tuple[QualityStatus, str]:
+    """Return the status of a degradation, and a clause on its limit."""
+    metric = metrics.get(candidate, quantity)
+    limit = metrics.value(metrics.baseline, limit_quantity)
+    status = judge_quality(metric and metric.estimate, limit)
+    judgement = {
         "within": "which is accepted:",
         "beyond": "which is too much:",
         "unclear": "which may or may not be accepted:",
-        "few": f"but fewer than {MIN_ROWS} rows tell nothing;",
-    }[check.status]
+        "few": f"but fewer than {MIN_ROWS} rows decide nothing;",
+    }[status]
+    shown = metrics.show(metrics.baseline, limit_quantity), metrics.show(ALL_MODELS, "tolerance")
+    return status, f"{judgement} the limit is {', '.join(shown)}"
+
+
+def _task_reason(metrics: ComparisonMetrics, candidate: str, limit: str) -> str:
+    task = next(metric.quantity for metric in metrics if metric.quantity.startswith("task/"))
+    loss = metrics.show_cell(candidate, "task_loss")
     return (
-        *metrics.show_interval(candidate, check.quantity),
-        f", {judged} the limit is ",
-        metrics.show(baseline, check.limit_quantity),
-        ", ",
-        metrics.show(ALL_MODELS, "tolerance"),
+        f"{metrics.quantity(task).label} is {_format_pair(metrics, candidate, task)}, worse by "
+        f"{loss}, {limit} of what {metrics.baseline} has."
     )
 
 
-def _num_rows_reason(metrics: ComparisonMetrics, candidate: str, status: QualityStatus) -> Sentence:
-    rows = metrics.show(ALL_MODELS, "rows")
-    if metrics.get(candidate, "rows_to_tell") is None:
-        return ("Rows: so close to the limit, far more than ", rows, " would be needed to tell.")
-    more = metrics.show(candidate, "rows_to_tell")
-    if status == "few":
-        return ("Rows: ", rows, " here; at least ", more, " are needed to tell.")
-    return ("Rows: ", rows, " here; about ", more, " of their kind would tell.")
-
-
-def _check_savings(
-    metrics: ComparisonMetrics, baseline: str, candidate: str
-) -> tuple[bool, list[Sentence]]:
-    """Whether a candidate saves money, or time where no price is known, and both in words."""
-    price, today = (
-        _get_value(metrics, one, "cost_per_million_words") for one in (candidate, baseline)
+def _check_savings(metrics: ComparisonMetrics, candidate: str) -> tuple[bool, list[str]]:
+    """Return whether a candidate is cheaper, with a reason on price, if it is known, and speed."""
+    models = candidate, metrics.baseline
+    prices = [metrics.get(name, "cost_per_million_words") for name in models]
+    is_priced = None not in prices
+    has_savings = is_cheaper(
+        *(price and price.value for price in prices),
+        relative_speed=metrics.value(candidate, "relative_speed"),
+        min_saving=metrics.value(candidate, "least_saving"),
     )
-    speed = _get_value(metrics, candidate, "relative_speed")
-    least = _get_value(metrics, candidate, "least_saving")
-    assert speed is not None
-    assert least is not None
-    saves = is_cheaper(price, today, relative_speed=speed, min_saving=least)
-    is_priced = price is not None and today is not None
-    decides: Sentence = (
-        f", {'a' if saves else 'no'} saving worth a change (more than ",
-        metrics.show(candidate, "least_saving"),
-        f" of the {'price' if is_priced else 'time'}).",
+    judgement = (
+        f", {'a' if has_savings else 'no'} saving worth a change (more than "
+        f"{metrics.show(candidate, 'least_saving')} of the {'price' if is_priced else 'time'})."
     )
-    found: list[Sentence] = []
-    if is_priced:
-        cost = ("Price: a million words cost ", "cost_per_million_words", "relative_price")
-        found.append((*_compare_quantity(metrics, baseline, candidate, *cost), *decides))
-    pace = ("Speed: words per second are ", "words_per_second", "relative_speed")
-    start = _compare_quantity(metrics, baseline, candidate, *pace)
-    return saves, [*found, (*start, *((".",) if found else decides))]
+    speed = _format_pair(metrics, candidate, "words_per_second", "relative_speed")
+    reason = f"Speed: words per second are {speed}"
+    if not is_priced:
+        return has_savings, [reason + judgement]
+    price = _format_pair(metrics, candidate, "cost_per_million_words", "relative_price")
+    return has_savings, [f"Price: a million words cost {price}{judgement}", f"{reason}."]
 
 
-def _compare_quantity(
-    metrics: ComparisonMetrics,
-    baseline: str,
-    candidate: str,
-    opening: str,
-    quantity: str,
-    relative_quantity: str,
-) -> Sentence:
-    said: Sentence = (
-        opening,
-        metrics.show(candidate, quantity),
-        f" with {candidate} and ",
-        metrics.show(baseline, quantity),
-        f" with {baseline}",
-    )
+def _format_pair(
+    metrics: ComparisonMetrics, candidate: str, quantity: str, relative_quantity: str = ""
+) -> str:
+    """Return the values of a candidate and the first model, and their ratio if it was recorded."""
+    models = candidate, metrics.baseline
+    text = " and ".join(f"{metrics.show(name, quantity)} with {name}" for name in models)
     if metrics.get(candidate, relative_quantity) is None:
-        return said
-    return (*said, " (", metrics.show(candidate, relative_quantity), ")")
+        return text
+    return f"{text} ({metrics.show(candidate, relative_quantity)})"
 
 
-def _preference_reason(
-    metrics: ComparisonMetrics, baseline: str, candidate: str, preference: Preference
-) -> Sentence:
-    said = {
+def _preference_reason(metrics: ComparisonMetrics, candidate: str, preference: Preference) -> str:
+    wins, ties, losses, not_judged = (
+        metrics.show(candidate, name) for name in ("wins", "ties", "losses", "not_judged")
+    )
+    counts = (
+        f"People: of {candidate}'s answers they found {wins} better, {ties} as good and {losses} "
+        f"worse than {metrics.baseline}'s, {not_judged} not judged"
+    )
+    if metrics.get(candidate, "preferred") is None:
+        return f"{counts}."
+    judgement = {
         "for": f"they prefer {candidate}",
-        "against": f"they prefer {baseline}",
+        "against": f"they prefer {metrics.baseline}",
         "silent": "that does not decide",
     }[preference]
-    return (
-        f"People: of {candidate}'s answers they found ",
-        metrics.show(candidate, "wins"),
-        " better, ",
-        metrics.show(candidate, "ties"),
-        " as good and ",
-        metrics.show(candidate, "losses"),
-        f" worse than {baseline}'s, so that its share is ",
-        metrics.show(candidate, "preferred"),
-        *metrics.show_interval(candidate, "preferred"),
-        f": {said}.",
-    )
+    share = metrics.show_cell(candidate, "preferred")
+    return f"{counts}; its share, ties as halves, is {share}: {judgement}."
 
 
 def _ranking_key(metrics: ComparisonMetrics, candidate: str) -> tuple[bool, float, float]:
-    """Priced ones first, the cheapest before all; the others by speed."""
-    price = _get_value(metrics, candidate, "cost_per_million_words")
-    speed, extra = (
-        _get_value(metrics, candidate, one) for one in ("relative_speed", "extra_bits_per_byte")
-    )
-    assert speed is not None
-    assert extra is not None
-    return price is None, -speed if price is None else price, extra
-
-
-def _get_value(metrics: ComparisonMetrics, model: str, quantity: str) -> float | None:
-    line = metrics.get(model, quantity)
-    return None if line is None else line.value
-
-
-def _get_estimate(metrics: ComparisonMetrics, model: str, quantity: str) -> Estimate | None:
-    line = metrics.get(model, quantity)
-    if line is None or line.low is None or line.high is None:
-        return None
-    return Estimate(line.value, line.low, line.high)
+    """Sort candidates with prices first, the cheapest before all, and the others by speed."""
+    price = metrics.get(candidate, "cost_per_million_words")
+    cost = -metrics.value(candidate, "relative_speed") if price is None else price.value
+    return price is None, cost, metrics.value(candidate, "extra_bits_per_byte")

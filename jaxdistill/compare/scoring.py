@@ -1,70 +1,82 @@
-"""What each model says of the same rows, and which rows can be compared at all."""
+"""Scores of each model on the same rows, and the rows on which all models can be compared."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxdistill import align, data, evals, run
+from jaxdistill.compare.metrics import ALL_MODELS, ComparisonMetrics
 from jaxdistill.compare.options import CompareOptions
 from jaxdistill.errors import ErrorCollector, UserError
 from jaxdistill.model import Model
-from jaxdistill.run.check import check_length
 from jaxdistill.sampling import Sampling
 
 _TOKEN_FIELDS = ("prompt_tokens", "completion_tokens")
 _NUM_PROMPT_WORDS = 8
-"""How much of a row is given where it asks nothing."""
+"""Number of words that a row without a prompt gives as one."""
+
+
+class TextRows(NamedTuple):
+    """Rows with text to compare, and the number of rows with blank completions."""
+
+    rows: list[data.Row]
+    num_blank: int
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Scores of one model on one row.
+
+    Attributes:
+        words: Scored words.
+        word_nats: Nats of each word.
+        token_sums: Sums over tokens: `scored_tokens` and, with the tokenizer of the first model,
+            `forward_kl`, `top1_agreement` and `top5_agreement` beside it.
+    """
+
+    words: data.WordOffsets
+    word_nats: Float[np.ndarray, " W"]
+    token_sums: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class ModelScores:
-    """What one model says.
-
-    Attributes:
-        is_alike: Whether its tokenizer is the first model's, so that tokens can be compared.
-        sums: Sums over each row by its `row_id`: `scored_tokens` and, where it is alike,
-            `forward_kl`, `top1_agreement` and `top5_agreement` with the first.
-        words: The words of each row.
-        nats: What each of them costs.
-    """
+    """Scores of one model by `row_id`, for the rows that it reads whole."""
 
     has_same_tokenizer: bool
-    sums_by_example: dict[int, dict[str, float]]
-    words_by_example: dict[int, data.WordOffsets]
-    word_nats_by_example: dict[int, Float[np.ndarray, " _"]]
+    rows: Mapping[int, RowScores]
 
 
-def read_text_rows(sources: Sequence[str], *, as_chat: bool) -> tuple[list[data.Row], int]:
-    """The rows as text, which every tokenizer can read; the exact tokens of a rollout do not count.
-
-    Returns:
-        The rows, and how many more have answers of blanks only, which are no words.
+def read_text_rows(sources: Sequence[str], *, as_chat: bool) -> TextRows:
+    """Read rows as text for every tokenizer; exact tokens of a rollout are ignored.
 
     Raises:
-        UserError: naming all rows that have no text.
+        UserError: naming all rows that have no completion.
     """
-    findings = ErrorCollector()
+    errors = ErrorCollector()
     rows: list[data.Row] = []
     num_blank = 0
     for source in sources:
-        for place, fields in data.read_rows(source, findings):
-            with findings.collect():
-                text = {name: one for name, one in fields.items() if name not in _TOKEN_FIELDS}
-                row = data.parse_row(text, source=place, row_id=len(rows), as_chat=as_chat)
+        for row_source, fields in data.read_rows(source, errors):
+            with errors.collect():
+                text = {name: value for name, value in fields.items() if name not in _TOKEN_FIELDS}
+                row = data.parse_row(text, source=row_source, row_id=len(rows), as_chat=as_chat)
                 if not row.has_completion:
                     raise UserError(
-                        f"{place}: has no answer to compare models on. Give it a `completion`."
+                        f"{row_source}: has no completion to compare models on. Give it a "
+                        "`completion`."
                     )
                 if _has_blank_completion(row):
                     num_blank += 1
                 else:
                     rows.append(row)
-    findings.raise_if_any()
+    errors.raise_if_any()
     if not rows:
         raise UserError(f"{', '.join(sources)}: no row has words to compare models on.")
-    return rows, num_blank
+    return TextRows(rows, num_blank)
 
 
 def _has_blank_completion(row: data.Row) -> bool:
@@ -72,32 +84,27 @@ def _has_blank_completion(row: data.Row) -> bool:
         case data.Text(completion=completion):
             return not (completion or "").strip()
         case data.Chat(messages=messages, num_prompt=num_prompt):
-            return not any(str(one["content"]).strip() for one in messages[num_prompt:])
+            return not any(str(turn["content"]).strip() for turn in messages[num_prompt:])
     return False
 
 
-def select_prompts(rows: Sequence[data.Row], num_prompts: int) -> list[data.Row]:
-    """The first `count` rows that ask different things; one that asks nothing gives its beginning.
+def select_prompts(rows: Iterable[data.Row], num_prompts: int) -> list[data.Row]:
+    """Return rows of the first different prompts, with `row_id` as their index in the list.
 
-    Of rows that every model reads whole, each reads the prompt. Their `row_id` is their place in
-    the list.
+    A plain row without a prompt gives its first words.
     """
-    found: dict[str, data.Row] = {}
+    prompt_rows: dict[str, data.Row] = {}
     for row in rows:
-        if len(found) == num_prompts:
-            break
-        number = len(found)
-        if row.has_prompt:
-            found.setdefault(
-                row.prompt_key, data.Row(row.source, number, row.prompt_key, row.content)
-            )
-        elif isinstance(content := row.content, data.Text):
-            words = " ".join((content.completion or "").split()[:_NUM_PROMPT_WORDS])
-            if words:
-                fields = {"prompt": words}
-                asking = data.parse_row(fields, source=row.source, row_id=number, as_chat=False)
-                found.setdefault(asking.prompt_key, asking)
-    return list(found.values())
+        if not row.has_prompt:
+            if not isinstance(row.content, data.Text):
+                continue
+            words = (row.content.completion or "").split()[:_NUM_PROMPT_WORDS]
+            fields = {"prompt": " ".join(words)}
+            row = data.parse_row(fields, source=row.source, row_id=row.row_id, as_chat=False)
+        prompt_rows.setdefault(
+            row.prompt_key, replace(row, row_id=len(prompt_rows), teacher_prompt=None)
+        )
+    return list(prompt_rows.values())[:num_prompts]
 
 
 def score_rows(
@@ -107,119 +114,101 @@ def score_rows(
     rows: Sequence[data.Row],
     options: CompareOptions,
 ) -> ModelScores:
-    """What a model says of the rows that it can read.
+    """Score the rows that a model reads whole.
 
     Args:
-        path: Where it is, for messages.
+        path: Path of the model, for messages.
         model: The model.
-        guide: The first model; None where this is the first.
+        baseline: The first model; None if `model` is the first.
         rows: All rows.
-        options: How they are read.
+        options: Options of the comparison.
     """
     config = options.data
-    check_length(config.length, model.config, path, "--length")
-    is_alike = (
-        baseline is None or align.tokenizer_difference(model.tokenizer, baseline.tokenizer) is None
+    run.check_length(config.length, model.config, path, "--length")
+    is_same = baseline is None or not align.tokenizer_difference(
+        model.tokenizer, baseline.tokenizer
     )
-    prepared = data.prepare(
-        config, model.tokenizer, split=data.DataSplit(list(rows), []), is_scoring_only=True
-    )
-    places = run.token_metrics(
+    split = data.DataSplit(list(rows), [])
+    examples = data.prepare(config, model.tokenizer, split=split, is_scoring_only=True).train
+    token_metrics = run.token_metrics(
         model,
-        baseline if is_alike else None,
-        prepared.train,
+        baseline if is_same else None,
+        examples,
         length=config.length,
         batch_size=options.batch_size,
     )
-    kept = {example.row_id for example in prepared.train}
+    row_ids = {example.row_id for example in examples}
     words = data.word_offsets(
-        [row for row in rows if row.row_id in kept], model.tokenizer, loss_on=config.loss_on
+        [row for row in rows if row.row_id in row_ids], model.tokenizer, loss_on=config.loss_on
     )
-    columns = evals.sum_by_example(places)
-    example_ids = columns.pop("example_ids").tolist()
-    sums = {
-        row_id: {name: float(column[number]) for name, column in columns.items()}
-        for number, row_id in enumerate(example_ids)
-    }
-    return ModelScores(
-        has_same_tokenizer=is_alike,
-        sums_by_example=sums,
-        words_by_example=words,
-        word_nats_by_example=_word_nats_by_example(places, words),
-    )
+    return ModelScores(is_same, _score_by_row(token_metrics, words))
 
 
-@dataclass(frozen=True)
-class ComparableRows:
-    """Which rows can be compared, and what became of the others.
+def _score_by_row(
+    token_metrics: evals.TokenMetrics, words: Mapping[int, data.WordOffsets]
+) -> dict[int, RowScores]:
+    columns = evals.sum_by_example(token_metrics)
+    row_ids = columns.pop("example_ids").tolist()
+    order = np.argsort(token_metrics.example_ids, kind="stable")
+    indices_by_row = np.split(order, np.cumsum(columns["scored_tokens"])[:-1])
+    scores = {}
+    for number, (row_id, indices) in enumerate(zip(row_ids, indices_by_row, strict=True)):
+        offsets, nll = words[row_id], token_metrics.values["nll"][indices].tolist()
+        positions = token_metrics.positions[indices].tolist()
+        # The first token of a row costs nothing, because nothing predicts it.
+        nats_by_position = {-1: 0.0, **dict(zip(positions, nll, strict=True))}
+        nats = np.array([nats_by_position[position] for position in offsets.positions.tolist()])
+        word_nats = evals.sum_nats_by_word(nats, offsets.token_ends, offsets.word_ends)
+        token_sums = {name: float(column[number]) for name, column in columns.items()}
+        scores[row_id] = RowScores(offsets, word_nats, token_sums)
+    return scores
 
-    Attributes:
-        rows: The `row_id` of those that every model reads whole, and that are the same words to
-            all.
-        too_long: How many were too long for each model; one may be too long for several.
-        in_other_words: How many are other words to some model.
-    """
 
-    example_ids: list[int]
-    num_too_long: dict[str, int]
-    num_different_words: int
+def find_comparable_rows(
+    metrics: ComparisonMetrics, scores: Mapping[str, ModelScores], rows: TextRows
+) -> list[int]:
+    """Return `row_id` of the rows that every model reads whole and as the same words.
 
-
-def find_comparable_rows(scores: Mapping[str, ModelScores], num_rows: int) -> ComparableRows:
-    """The rows that can be compared, of so many.
+    The number of other rows is recorded by reason: too long for a model, of other words to some
+    model, or blank.
 
     Raises:
-        UserError: when there is none.
+        UserError: if there are no such rows.
     """
-    first = next(iter(scores.values()))
-    others = list(scores.values())[1:]
-    whole = [
-        row
-        for row in first.sums_by_example
-        if all(row in reading.sums_by_example for reading in others)
-    ]
+    first, *others = (model_scores.rows for model_scores in scores.values())
+    whole = [row_id for row_id in first if all(row_id in other for other in others)]
     if not whole:
         raise UserError(
             "compare: no row is short enough for every model's tokenizer. Raise `--length`, or "
             "give shorter rows."
         )
-    same = [
-        row
-        for row in whole
-        if first.words_by_example[row].texts
-        and all(
-            reading.words_by_example[row].texts == first.words_by_example[row].texts
-            for reading in others
-        )
+    texts = {row_id: first[row_id].words.texts for row_id in whole}
+    row_ids = [
+        row_id
+        for row_id, words in texts.items()
+        if words and all(other[row_id].words.texts == words for other in others)
     ]
-    if not same:
+    if not row_ids:
         raise UserError(
             "compare: the models' chat templates write every row in different words, so that "
-            "there is no text to compare them on. Take `--prompt-template plain`."
+            "there is no text to compare them on. Use `--prompt-template plain`."
         )
-    too_long = {name: num_rows - len(reading.sums_by_example) for name, reading in scores.items()}
-    return ComparableRows(same, too_long, len(whole) - len(same))
-
-
-def _word_nats_by_example(
-    token_metrics: evals.TokenMetrics, words: dict[int, data.WordOffsets]
-) -> dict[int, Float[np.ndarray, " _"]]:
-    order = np.argsort(token_metrics.example_ids, kind="stable")
-    example_ids, begins = np.unique(token_metrics.example_ids[order], return_index=True)
-    found = {}
-    for row_id, here in zip(example_ids.tolist(), np.split(order, begins[1:]), strict=True):
-        row, nll = words[row_id], token_metrics.values["nll"][here].tolist()
-        # The first token of a row costs nothing, for nothing predicts it.
-        paid = {-1: 0.0, **dict(zip(token_metrics.positions[here].tolist(), nll, strict=True))}
-        nats = np.array([paid[position] for position in row.positions.tolist()])
-        found[row_id] = evals.sum_nats_by_word(nats, row.token_ends, row.word_ends)
-    return found
+    num_read = len(rows.rows) + rows.num_blank
+    metrics.add(ALL_MODELS, "rows_read", num_read)
+    metrics.add(ALL_MODELS, "rows_left_out", num_read - len(row_ids))
+    excluded = {(name, "rows_too_long"): len(rows.rows) - len(s.rows) for name, s in scores.items()}
+    excluded[ALL_MODELS, "rows_in_other_words"] = len(whole) - len(row_ids)
+    excluded[ALL_MODELS, "blank_rows"] = rows.num_blank
+    for (name, quantity), num_rows in excluded.items():
+        if num_rows:
+            metrics.add(name, quantity, num_rows)
+    return row_ids
 
 
 def generate_completions(
     model: Model, prompt_rows: Sequence[data.Row], options: CompareOptions
 ) -> list[str]:
-    """What a model answers to each of the `questions`."""
+    """Generate the completion of each prompt, greedily."""
     tokens = data.prompt_tokens(prompt_rows, model.tokenizer)
     sampling = Sampling(max_new_tokens=options.max_new_tokens)
     prompts = [tokens[row.row_id] for row in prompt_rows]

@@ -1,4 +1,4 @@
-"""Where two answers differ, word by word."""
+"""Differences between two texts, word by word."""
 
 import difflib
 import re
@@ -8,23 +8,23 @@ _WORD_OR_SPACE = re.compile(r"\s+|\S+")
 
 
 def diff_words(text: str, reference: str) -> Iterator[tuple[str, bool]]:
-    """`answer` in pieces, each with whether it is said differently in `other`.
+    """Yield `text` in pieces, each with True if it differs from `reference`.
 
-    Neighbouring words that differ are one piece, with the spaces between them; the spaces around
-    it are not marked, and spacing alone is no difference.
+    Neighbouring words that differ are a single piece, with the spaces between them but not around
+    them; a difference in spacing alone does not count.
     """
-    pieces = _WORD_OR_SPACE.findall(text)
-    places = [place for place, piece in enumerate(pieces) if not piece.isspace()]
-    mine, theirs = [pieces[place] for place in places], reference.split()
-    matcher = difflib.SequenceMatcher(a=mine, b=theirs, autojunk=False)
+    parts = _WORD_OR_SPACE.findall(text)
+    word_indices = [index for index, part in enumerate(parts) if not part.isspace()]
+    words = [parts[index] for index in word_indices]
+    matcher = difflib.SequenceMatcher(a=words, b=reference.split(), autojunk=False)
     done = 0
     for kind, start, end, _, _ in matcher.get_opcodes():
         if kind == "equal" or start == end:
             continue
-        first, last = places[start], places[end - 1] + 1
+        first, last = word_indices[start], word_indices[end - 1] + 1
         if first > done:
-            yield "".join(pieces[done:first]), False
-        yield "".join(pieces[first:last]), True
+            yield "".join(parts[done:first]), False
+        yield "".join(parts[first:last]), True
         done = last
-    if done < len(pieces):
-        yield "".join(pieces[done:]), False
+    if done < len(parts):
+        yield "".join(parts[done:]), False

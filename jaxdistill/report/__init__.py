@@ -1,17 +1,21 @@
-"""What a run has gained, to be read: a page of HTML, and the same tables for the console."""
+"""Reports: HTML pages, and the same tables on the console."""
 
-from jaxdistill.report.console import DIRECTION_ARROWS as DIRECTION_ARROWS
 from jaxdistill.report.console import print_comparison as print_comparison
 from jaxdistill.report.console import print_samples as print_samples
 from jaxdistill.report.console import print_table as print_table
+from jaxdistill.report.html import TableRow as TableRow
 from jaxdistill.report.html import escape_html as escape_html
+from jaxdistill.report.html import quantity_rows as quantity_rows
 from jaxdistill.report.html import render_definitions as render_definitions
 from jaxdistill.report.html import render_document as render_document
-from jaxdistill.report.html import wrap_scrollable as wrap_scrollable
+from jaxdistill.report.html import render_sample as render_sample
+from jaxdistill.report.html import render_table as render_table
 from jaxdistill.report.interval_plot import draw_intervals as draw_intervals
+from jaxdistill.report.quantities import MISSING as MISSING
 from jaxdistill.report.quantities import QUANTITIES as QUANTITIES
 from jaxdistill.report.quantities import Comparison as Comparison
 from jaxdistill.report.quantities import Quantity as Quantity
+from jaxdistill.report.quantities import QuantityRow as QuantityRow
 from jaxdistill.report.quantities import Sample as Sample
 from jaxdistill.report.quantities import format_bytes as format_bytes
 from jaxdistill.report.quantities import format_fixed as format_fixed

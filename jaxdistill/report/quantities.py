@@ -1,30 +1,30 @@
-"""Models beside each other: the quantities worth comparing, and how each is written."""
+"""Comparisons of models: the quantities of the table, and the text of their values."""
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Number = float | int
 
 Comparison = Mapping[str, Mapping[str, Number]]
-"""Quantities of each model by the names in `QUANTITIES`; models in the order to be shown.
+"""Quantities of each model by the names in `QUANTITIES`, in the order of the columns.
 
 Example: `{"student before": {"nll": 4.1}, "student after": {"nll": 2.7}, "teacher": {...}}`.
 """
 
 MISSING = "–"
-"""What is shown where a model has no such quantity."""
+"""Text of a cell without a value."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What every model answers to one prompt.
+    """Completions of one prompt.
 
     Attributes:
         prompt: The prompt as a person reads it.
-        answers: The text of each model, by the names of the `Comparison`.
+        answers: Completion by model.
     """
 
     prompt: str
@@ -33,58 +33,66 @@ class Sample:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One line of the table.
+    """Label, format and direction of a row of the table.
 
     Attributes:
-        label: What it is called, with its unit.
-        write: Turns a value into text.
-        better: Which way is better, if one is: "less" or "more".
+        label: Name with its unit.
+        format: Function from a value to its text.
+        better: "lower" or "higher" if one of them is better, else None.
     """
 
     label: str
     format: Callable[[Number], str]
-    better: Literal["less", "more"] | None = None
+    better: Literal["lower", "higher"] | None = None
 
     @property
     def direction(self) -> str:
-        """Which way is better, in words; nothing where none is."""
+        """`lower is better` or `higher is better`; empty if neither is."""
         return f"{self.better} is better" if self.better else ""
 
 
-def format_fixed(digits: int) -> Callable[[Number], str]:
-    """Writes so many digits after the point."""
+class QuantityRow(NamedTuple):
+    """Row of the table: a quantity, and its text for each model."""
 
-    def write(value: Number) -> str:
+    quantity: Quantity
+    cells: list[str]
+
+
+def format_fixed(digits: int) -> Callable[[Number], str]:
+    """Return a format with a fixed number of decimals."""
+
+    def format_value(value: Number) -> str:
         return "∞" if value == math.inf else f"{value:,.{digits}f}"
 
-    return write
+    return format_value
 
 
 def format_percent(value: Number) -> str:
-    """A fraction as a percentage."""
+    """Format a fraction as a percentage."""
     return f"{100 * value:.1f} %"
 
 
 def format_count(value: Number) -> str:
-    """A count, in millions where it is large."""
+    """Format a count, in millions from 100,000 on."""
     return f"{value / 1e6:,.1f} M" if value >= 1e5 else f"{value:,.0f}"
 
 
 def format_bytes(value: Number) -> str:
-    """Bytes, in megabytes where they are many."""
+    """Format a number of bytes, in megabytes from 100,000 on."""
     return f"{value / 1e6:,.1f} MB" if value >= 1e5 else f"{value:,.0f} bytes"
 
 
 QUANTITIES: Mapping[str, Quantity] = {
-    "forward_kl": Quantity("KL to the teacher, nats", format_fixed(4), "less"),
-    "bits_per_byte": Quantity("Bits per byte", format_fixed(4), "less"),
-    "nll": Quantity("Cross-entropy, nats", format_fixed(4), "less"),
-    "perplexity": Quantity("Perplexity", format_fixed(2), "less"),
-    "accuracy": Quantity("Next words guessed", format_percent, "more"),
-    "digit_accuracy": Quantity("Digits guessed", format_percent, "more"),
-    "top1_agreement": Quantity("Top-1 agreement", format_percent, "more"),
-    "top5_agreement": Quantity("Teacher's word in top 5", format_percent, "more"),
-    "calibration_error": Quantity("Calibration error", format_percent, "less"),
+    "forward_kl": Quantity("KL to the teacher, nats", format_fixed(4), "lower"),
+    "bits_per_byte": Quantity("Bits per byte", format_fixed(4), "lower"),
+    "nll": Quantity("Cross-entropy, nats", format_fixed(4), "lower"),
+    "perplexity": Quantity("Perplexity", format_fixed(2), "lower"),
+    "accuracy": Quantity("Token accuracy", format_percent, "higher"),
+    "digit_accuracy": Quantity("Digit accuracy", format_percent, "higher"),
+    "top1_agreement": Quantity("Top-1 agreement", format_percent, "higher"),
+    "top5_agreement": Quantity("Teacher's top-1 in student's top 5", format_percent, "higher"),
+    "calibration_error": Quantity("Calibration error", format_percent, "lower"),
+    "repeated_4grams": Quantity("Repeated 4-grams", format_percent, "lower"),
     "num_parameters": Quantity("Parameters", format_count),
     "size_on_disk": Quantity("Size on disk", format_bytes),
     "peak_bytes": Quantity("Peak memory", format_bytes),
@@ -93,24 +101,21 @@ QUANTITIES: Mapping[str, Quantity] = {
 }
 
 
-def table_rows(comparison: Comparison) -> list[tuple[Quantity, list[str]]]:
-    """The lines of the table: those quantities that any model has, in the order above."""
+def table_rows(comparison: Comparison) -> list[QuantityRow]:
+    """Return the rows of the table: the quantities that any model has, in the order above."""
     return [
-        (quantity, [_format_cell(quantity, values.get(name)) for values in comparison.values()])
+        QuantityRow(
+            quantity,
+            [
+                quantity.format(values[name]) if name in values else MISSING
+                for values in comparison.values()
+            ],
+        )
         for name, quantity in QUANTITIES.items()
         if any(name in values for values in comparison.values())
     ]
 
 
-def models(samples: Sequence[Sample]) -> list[str]:
-    """The models that answer in any sample, in order."""
-    return list(dict.fromkeys(name for sample in samples for name in sample.answers))
-
-
 def strip_control_characters(text: str) -> str:
-    """`text` without control characters: a model may write what would steer a terminal."""
+    """Replace control characters, with which a model could steer a terminal or turn text around."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", "\ufffd", text)
-
-
-def _format_cell(quantity: Quantity, value: Number | None) -> str:
-    return MISSING if value is None else quantity.format(value)

@@ -1,4 +1,4 @@
-"""`report/index.html`: one file that needs no network and no script, on a screen or on paper."""
+"""The report on a run: `report/index.html`, one file without network or scripts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,23 +6,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxdistill.files import atomic_file
-from jaxdistill.report.html import escape_html, render_definitions, render_document, wrap_scrollable
+from jaxdistill.report.html import (
+    escape_html,
+    quantity_rows,
+    render_definitions,
+    render_document,
+    render_sample,
+    render_table,
+)
 from jaxdistill.report.quantities import Comparison, Sample, table_rows
 from jaxdistill.report.training_curves import MetricRecords, draw_chart, list_charts
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """Everything that the page says.
+    """Content of the report on a run.
 
     Attributes:
-        title: What the page is called.
+        title: Title of the page.
         lead: A sentence or two below the title.
-        comparison: The models beside each other.
-        main: The model of the comparison that it is all about: its column stands out.
-        records: The run's numbers by step, for the curves (`read_metrics`).
-        samples: What the models write.
-        facts: Counts of data, time, versions: what is worth knowing of the run, by name.
+        comparison: Quantities of each model.
+        main_model: Model of the comparison whose column stands out.
+        records: Metrics of the run by step, for the curves (`read_metrics`).
+        samples: Completions of each model.
+        facts: Counts of data, time and versions, by name.
         config: The resolved config as YAML.
     """
 
@@ -37,7 +44,7 @@ class RunReport:
 
 
 def read_metrics(path: str | Path) -> MetricRecords:
-    """The lines of a `metrics.jsonl`; nothing where there is no such file."""
+    """Read the records of a `metrics.jsonl`; empty if there is no such file."""
     path = Path(path)
     if not path.exists():
         return []
@@ -45,13 +52,10 @@ def read_metrics(path: str | Path) -> MetricRecords:
 
 
 def write_report(report: RunReport, directory: str | Path) -> Path:
-    """Write `index.html` into a directory, whole or not at all.
-
-    Returns:
-        The file.
+    """Write `index.html` into a directory, whole or not at all, and return its path.
 
     Raises:
-        UserError: when the disk does not take it.
+        UserError: if the disk is full or cannot be written to.
     """
     path = Path(directory) / "index.html"
     with atomic_file(path) as file:
@@ -60,45 +64,27 @@ def write_report(report: RunReport, directory: str | Path) -> Path:
 
 
 def render_report(report: RunReport) -> str:
-    """The page as HTML. Every text that comes from outside is escaped."""
+    """Render the report as HTML."""
     sections = {
-        "Before and after": _render_table(report),
+        "Before and after": _render_comparison(report),
         "Curves": _render_charts(report.records),
-        "Samples": "\n".join(_render_sample(sample) for sample in report.samples),
-        "The run": render_definitions(
-            {name: escape_html(str(fact)) for name, fact in report.facts.items()}
-        ),
+        "Samples": "\n".join(render_sample(sample, _render_text) for sample in report.samples),
+        "The run": render_definitions(report.facts),
         "Config": f'<pre tabindex="0">{escape_html(report.config)}</pre>' if report.config else "",
     }
-    return render_document(report.title, escape_html(report.lead), sections)
+    return render_document(report.title, report.lead, sections)
 
 
-def _render_table(report: RunReport) -> str:
-    lines = table_rows(report.comparison)
-    if not lines:
+def _render_comparison(report: RunReport) -> str:
+    rows = quantity_rows(table_rows(report.comparison))
+    if not rows:
         return ""
-    is_main = [model == report.main_model for model in report.comparison]
-    marks = [' class="main"' if main else "" for main in is_main]
-    heads = "".join(
-        f'<th scope="col"{mark}>{escape_html(model)}</th>'
-        for model, mark in zip(report.comparison, marks, strict=True)
-    )
-    body = "\n".join(
-        f'<tr><th scope="row">{escape_html(quantity.label)}'
-        + (f"<small>{quantity.direction}</small>" if quantity.better else "")
-        + "</th>"
-        + "".join(
-            f"<td{mark}>{escape_html(cell)}</td>" for cell, mark in zip(cells, marks, strict=True)
-        )
-        + "</tr>"
-        for quantity, cells in lines
-    )
-    return wrap_scrollable(
+    return render_table(
         "Before and after",
-        "<table>\n"
-        "<caption>On held-out rows that neither model was trained on here.</caption>\n"
-        f'<thead><tr><th scope="col">Quantity</th>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table>",
+        dict.fromkeys(report.comparison, ""),
+        {"": rows},
+        caption="On held-out rows that neither model was trained on here.",
+        main_column=report.main_model,
     )
 
 
@@ -111,12 +97,6 @@ def _render_charts(records: MetricRecords) -> str:
     return f'<div class="charts">\n{figures}\n</div>' if figures else ""
 
 
-def _render_sample(sample: Sample) -> str:
-    answers = "\n".join(
-        f'<div><dt>{escape_html(model)}</dt><dd class="text">{escape_html(answer.strip())}</dd></div>'
-        for model, answer in sample.answers.items()
-    )
-    return (
-        f'<article class="sample">\n<p class="prompt text">{escape_html(sample.prompt)}</p>\n'
-        f'<dl class="answers">\n{answers}\n</dl>\n</article>'
-    )
+def _render_text(model: str, text: str) -> str:
+    del model
+    return escape_html(text.strip())

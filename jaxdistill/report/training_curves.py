@@ -1,9 +1,9 @@
-"""Curves of a run's numbers as SVG, to stand inside a page."""
+"""Charts of a run's metrics over its steps, as SVG, and its training effort."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from jaxdistill.report.svg import COLOURS, GRID, render_svg
 
 MetricRecords = Sequence[Mapping[str, Any]]
-"""Lines of `metrics.jsonl`: each has a `step`, and numbers (None where one was not finite)."""
+"""Records of `metrics.jsonl`: a `step`, and metrics (None if a value was not finite)."""
 
 _NOT_OBJECTIVES = {
     "train/loss",
@@ -32,19 +32,19 @@ _HELDOUT_TITLES = {
 
 @dataclass(frozen=True)
 class LineChart:
-    """One picture: a title, and the names of the numbers that are drawn in it."""
+    """Title of a chart, and the names of its metrics."""
 
     title: str
     names: Sequence[str]
 
     @property
     def labels(self) -> list[str]:
-        """The names without their rooms."""
+        """Names without their prefix, such as `train/`."""
         return [name.rpartition("/")[2] for name in self.names]
 
 
 def list_charts(records: MetricRecords) -> list[LineChart]:
-    """What there is to draw: only numbers that were recorded at two steps or more."""
+    """List the charts of the metrics that were recorded at two steps or more."""
     counts: dict[str, int] = {}
     for record in records:
         for name, value in record.items():
@@ -56,38 +56,40 @@ def list_charts(records: MetricRecords) -> list[LineChart]:
         and name not in _NOT_OBJECTIVES
         and not name.endswith("_weight")
     ]
-    found = [
+    charts = [
         LineChart("Loss", ["train/loss"]),
-        # One objective alone is the loss.
+        # A single objective is the loss.
         LineChart("Objectives, nats per token", objectives if len(objectives) > 1 else []),
         *(LineChart(title, [name]) for name, title in _HELDOUT_TITLES.items()),
         LineChart("Learning rate", ["train/learning_rate"]),
         LineChart("Gradient norm, before clipping", ["train/grad_norm"]),
     ]
-    drawn = [LineChart(c.title, [n for n in c.names if counts.get(n, 0) > 1]) for c in found]
-    return [chart for chart in drawn if chart.names]
+    charts = [LineChart(c.title, [n for n in c.names if counts.get(n, 0) > 1]) for c in charts]
+    return [chart for chart in charts if chart.names]
 
 
 def read_series(records: MetricRecords, name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one number; NaN, which leaves a gap, where it was not finite."""
+    """Return steps and values of a metric; NaN, a gap in its line, where it was not finite."""
     points = [(record["step"], record[name]) for record in records if name in record]
     values = [math.nan if value is None else float(value) for _, value in points]
     return [step for step, _ in points], values
 
 
 def describe_chart(chart: LineChart, records: MetricRecords) -> str:
-    """A chart in words, for those who do not see it."""
-    said = []
+    """Describe a chart for screen readers."""
+    descriptions = []
     for name, quantity in zip(chart.names, chart.labels, strict=True):
         steps, values = read_series(records, name)
         finite = [(s, v) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
         (first, start), (last, end) = finite[0], finite[-1]
-        said.append(f"{quantity} from {start:.4g} at step {first} to {end:.4g} at step {last}")
-    return f"{chart.title}: {'; '.join(said)}."
+        descriptions.append(
+            f"{quantity} from {start:.4g} at step {first} to {end:.4g} at step {last}"
+        )
+    return f"{chart.title}: {'; '.join(descriptions)}."
 
 
 def draw_chart(chart: LineChart, records: MetricRecords) -> str:
-    """The chart as an `<svg>` element."""
+    """Draw a chart, and return an `<svg>` element."""
 
     def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -102,21 +104,29 @@ def draw_chart(chart: LineChart, records: MetricRecords) -> str:
     return render_svg(fill, alt_text=describe_chart(chart, records), size_inches=(5.2, 2.7))
 
 
-def training_effort(records: MetricRecords) -> tuple[int, float]:
-    """The tokens that a run has read, and the seconds that it trained, over all its parts."""
+class TrainingEffort(NamedTuple):
+    """Number of tokens that a run has read, and seconds that it has trained."""
+
+    tokens: int
+    seconds: float
+
+
+def training_effort(records: MetricRecords) -> TrainingEffort:
+    """Add up tokens and seconds over all parts of a run that was resumed."""
     tokens = seconds = before = 0.0
     for record in records:
         if "time/seconds" in record:
             now = record["time/seconds"]
-            passed = now - before if now >= before else now  # older runs counted anew
+            # Runs of older versions counted from 0 again after they were resumed.
+            passed = now - before if now >= before else now
             seconds, before = seconds + passed, now
             tokens += passed * record["time/tokens_per_second"]
-    return round(tokens), seconds
+    return TrainingEffort(round(tokens), seconds)
 
 
 def _style_axes(axes: Axes, *, last_step: int, num_lines: int) -> None:
     axes.set_xlabel("step")
-    # The same in all charts, so that they can be read across.
+    # The same range in all charts, so that they can be compared.
     axes.set_xlim(0, 1.02 * last_step)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -10,10 +10,11 @@ import tiny
 
 from jaxdistill import evals, hub, run
 from jaxdistill.cli import main
+from jaxdistill.compare.metrics import ComparisonMetrics
 from jaxdistill.evals import bootstrap
 
 NASTY = '<script>alert("1")</script> & =SUM(A1)'
-
+NAMES, FOLDERS = ("big", "small", "other"), ("big", "small", "bytes")
 
 COSTS = {
     "big": evals.Cost(0.25, 40.0, 800_000_000, 500_000_000, 120_000_000),
@@ -22,8 +23,8 @@ COSTS = {
 }
 
 
-class Place(NamedTuple):
-    """The folder of it all, and the command that compared."""
+class FinishedComparison(NamedTuple):
+    """Folder of models, rows and output, and the command that compared them."""
 
     folder: Path
     command: list[str]
@@ -33,55 +34,76 @@ class Place(NamedTuple):
         return self.folder / "out"
 
     @property
+    def html(self) -> str:
+        return (self.out / "index.html").read_text()
+
+    @property
     def lines(self) -> list[dict]:
         text = (self.out / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
+    @property
+    def metrics(self) -> ComparisonMetrics:
+        """The metrics of the file."""
+        metrics = ComparisonMetrics(NAMES)
+        for line in self.lines:
+            value = line["value"]
+            if "low" in line:
+                value = evals.Estimate(value, line["low"], line["high"])
+            metrics.add(line.get("model", ""), line["quantity"], value, bin=line.get("bin", ""))
+        return metrics
 
-def bytewise(folder: Path) -> Path:
-    """The folder of a tiny model whose tokenizer knows bytes only."""
-    made = tiny.model_folder(folder, seed=2, vocab_size=264)
-    opened = hub.load(made, dtype=None)
+    def value(self, model: str, quantity: str) -> dict:
+        """The line of a metric over all words."""
+        (line,) = [
+            line
+            for line in self.lines
+            if line.get("model") == model and line["quantity"] == quantity and "bin" not in line
+        ]
+        return line
+
+
+def byte_model(folder: Path) -> Path:
+    """Write a tiny model whose tokenizer knows bytes only."""
+    model = hub.load(tiny.model_folder(folder, seed=2, vocab_size=264), dtype=None)
     tokenizer = tiny.tokenizer(vocab_size=260)
-    return hub.save(hub.Pretrained(*_but_tokenizer(opened, tokenizer)), folder)
-
-
-def _but_tokenizer(one: hub.Pretrained, tokenizer):
-    return one.family, one.config, one.params, tokenizer, one.hf_config, {}
+    fields = model.family, model.config, model.params, tokenizer, model.hf_config, {}
+    return hub.save(hub.Pretrained(*fields), folder)
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> FinishedComparison:
     folder = tmp_path_factory.mktemp("compare")
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    cache_dir = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", cache_dir or str(folder / "compiled"))
     tiny.model_folder(folder / "big", num_hidden_layers=3)
     tiny.model_folder(folder / "small", seed=1, num_hidden_layers=1)
-    bytewise(folder / "bytes")
+    byte_model(folder / "bytes")
     rows = [
         {"prompt": f"What is {n} and {n}? ", "completion": f"It is {2 * n}, said the cat."}
         for n in range(24)
     ]
     rows[1]["prompt"] = NASTY
-    rows[5]["completion"] += " word" * 400  # longer than any of them reads
-    rows[7]["completion_tokens"] = [1, 2, 3]  # of one tokenizer: the text is what counts
+    rows[5]["completion"] += " word" * 400  # too long for every model
+    rows[7]["completion_tokens"] = [1, 2, 3]  # of one tokenizer: only the text counts
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["compare", *(str(folder / name) for name in ("big", "small"))]
     command += [f"other={folder / 'bytes'}", "--data", str(folder / "rows.jsonl")]
     command += ["--out", str(folder / "out"), "--length", "128", "--machine-price", "0.5"]
     command += ["--price", "big=2.5", "--prompts", "3", "--max-new-tokens", "12"]
     with pytest.MonkeyPatch.context() as patch:
-        _measured_before(patch)
+        _patch_slow_parts(patch)
         assert main(command) == 0
-    jax.config.update("jax_compilation_cache_dir", None)
-    return Place(folder, command)
+    jax.config.update("jax_compilation_cache_dir", cache_dir)
+    return FinishedComparison(folder, command)
 
 
 @pytest.fixture(autouse=True)
 def _costs(monkeypatch: pytest.MonkeyPatch):
-    _measured_before(monkeypatch)
+    _patch_slow_parts(monkeypatch)
 
 
-def _measured_before(patch: pytest.MonkeyPatch) -> None:
-    # tests/run/test_cost.py measures; here it would take most of the time.
+def _patch_slow_parts(patch: pytest.MonkeyPatch) -> None:
+    # tests/run/test_cost.py measures costs; here that would take most of the time.
     patch.setattr(run, "measure_cost", lambda path: COSTS[Path(path).name])
     patch.setattr(bootstrap, "NUM_RESAMPLES", 100)

@@ -1,13 +1,12 @@
-"""The page as people see it: in a browser, on a desk, on a phone, on paper, and read aloud."""
+"""The page in a browser: on a desk, on a phone, on paper, and for screen readers."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from tests.compare.conftest import Place
+from tests.compare.conftest import FinishedComparison
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 axe_playwright = pytest.importorskip(
@@ -16,7 +15,7 @@ axe_playwright = pytest.importorskip(
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), None)
 _MISSING = "no Chromium here: install it, e.g. `apt-get install chromium`"
-# Where pages are checked for everybody, nobody would see that they are not.
+# In CI a missing browser is an error, because nobody would see that pages are not checked.
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and os.environ.get("CI") != "true", reason=_MISSING
 )
@@ -41,73 +40,47 @@ def browser() -> Iterator:
 
 
 @pytest.fixture(params=[{"width": 1100, "height": 900}, PHONE], ids=["desk", "phone"])
-def page(request, browser, place: Place) -> Iterator:
-    """The open page, with what it complained of and what it asked for."""
+def page(request, browser, comparison: FinishedComparison) -> Iterator:
+    """The open page, with its messages and requests."""
     opened = browser.new_page(viewport=request.param)
-    opened.complaints, opened.asked = [], []
-    opened.on("console", lambda message: opened.complaints.append(message.text))
-    opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    opened.on("request", lambda sent: opened.asked.append(sent.url))
-    opened.goto((place.out / "index.html").as_uri())
+    opened.messages, opened.requests = [], []
+    opened.on("console", lambda message: opened.messages.append(message.text))
+    opened.on("pageerror", lambda error: opened.messages.append(str(error)))
+    opened.on("request", lambda sent: opened.requests.append(sent.url))
+    opened.goto((comparison.out / "index.html").as_uri())
     yield opened
     opened.close()
 
 
-def test_it_renders_and_asks_for_nothing(page, place: Place) -> None:
-    assert page.complaints == []
-    assert page.asked == [(place.out / "index.html").as_uri()]
+def test_the_page_renders_without_network(page, comparison: FinishedComparison) -> None:
+    assert page.messages == []
+    assert page.requests == [(comparison.out / "index.html").as_uri()]
     assert page.get_by_role("heading", name="Recommendation").is_visible()
     assert page.locator(".headline").bounding_box()["y"] < page.viewport_size["height"]
 
 
-def test_nothing_runs_out_of_the_page(page) -> None:
+def test_nothing_is_wider_than_the_page(page) -> None:
     widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert widths[0] <= widths[1]
 
 
-def test_heads_of_three_models_are_wide_enough_to_be_read(page) -> None:
+def test_headers_of_three_models_are_wide_enough(page) -> None:
     table = page.get_by_role("region", name="At a glance")
     widths = table.locator("thead th, tbody th[scope=row]").evaluate_all(
-        "all => all.map(one => one.offsetWidth / parseFloat(getComputedStyle(one).fontSize))"
+        "all => all.map(cell => cell.offsetWidth / parseFloat(getComputedStyle(cell).fontSize))"
     )
     assert len(widths) > 4
     assert min(widths) >= 6
 
 
-def test_it_is_accessible(page) -> None:
-    found = axe_playwright.Axe().run(page).response["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+def test_the_page_is_accessible(page) -> None:
+    violations = axe_playwright.Axe().run(page).response["violations"]
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in violations] == []
 
 
-def test_its_numbers_are_those_of_the_record(page, place: Place) -> None:
-    shown = page.eval_on_selector_all(
-        "data", "all => all.map(one => ({value: one.value, text: one.textContent, ...one.dataset}))"
-    )
-    record = {
-        (line.get("model", ""), line["quantity"], line.get("bin", "")): line for line in place.lines
-    }
-    assert len(shown) > 100
-    for one in shown:
-        line = record[one.get("model", ""), one["quantity"], one.get("bin", "")]
-        number = line[one["end"]]
-        assert json.loads(one["value"]) == number
-        assert _is_written(one["text"], number)
-
-
-def _is_written(text: str, number: float) -> bool:
-    """Whether a text says a number, to the digits that it has."""
-    bare = text.replace(",", "").replace("−", "-").replace("$", "").replace("+", "")
-    for unit, factor in ((" MB", 1e6), (" bytes", 1.0), (" M", 1e6), (" %", 0.01), ("", 1.0)):
-        if bare.endswith(unit):
-            digits = bare.removesuffix(unit)
-            last = factor * 10.0 ** -len(digits.partition(".")[2])
-            return abs(float(digits) * factor - number) <= 0.5001 * last
-    return False
-
-
-def test_it_can_be_printed(browser, place: Place, tmp_path) -> None:
+def test_the_page_can_be_printed(browser, comparison: FinishedComparison, tmp_path) -> None:
     opened = browser.new_page()
-    opened.goto((place.out / "index.html").as_uri())
+    opened.goto((comparison.out / "index.html").as_uri())
     assert opened.pdf(path=str(tmp_path / "page.pdf"), format="A4").startswith(b"%PDF")
     opened.emulate_media(media="print")
     opened.set_viewport_size({"width": 700, "height": 900})  # A4 between its margins

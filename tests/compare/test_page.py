@@ -1,51 +1,32 @@
-"""Numbers and answers as the page writes them."""
+"""Texts of metrics and completions on the page."""
 
 import pytest
 
-from jaxdistill.compare.metrics import ALL_MODELS, ComparisonMetrics, format_plain, pluralize
+from jaxdistill.compare.metrics import ComparisonMetrics, pluralize
 from jaxdistill.compare.page import _render_sample
-from jaxdistill.compare.word_breakdown import _IntervalBars
-from jaxdistill.evals import Estimate
 from jaxdistill.report import Sample
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "text"),
     [(302.52, "+30,252 %"), (0.0291 / 8.84 - 1, "−99.7 %"), (-1.0, "−100 %"), (-0.5, "−50 %")],
 )
-def test_what_is_not_quite_nothing_is_not_said_to_be(value: float, said: str):
-    record = ComparisonMetrics()
-    record.add("a", "relative_price", value)
-    assert format_plain((record.show("a", "relative_price"),)) == said
+def test_only_a_fall_to_zero_reads_minus_100_percent(value: float, text: str):
+    metrics = ComparisonMetrics(["a"])
+    metrics.add("a", "relative_price", value)
+    assert metrics.show("a", "relative_price") == text
 
 
 @pytest.mark.parametrize(
-    ("ends", "said"),
-    [
-        ((-0.05, -0.03, -0.01), ("left:100.00%", "left:0.00%;width:80.00%", "left:40.00%")),
-        ((-0.01, 0.01, 0.03), ("left:25.00%", "left:0.00%;width:100.00%", "left:50.00%")),
-        ((0.0, 0.0, 0.0), ("left:0.00%", "left:0.00%;width:0.00%", "left:0.00%")),
-    ],
+    ("count", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1001, "1,001 rows")]
 )
-def test_bars_fill_their_scale_whichever_side_of_nothing_they_are_on(ends, said):
-    low, value, high = ends
-    record = ComparisonMetrics()
-    record.add("a", "extra_bits_per_byte", Estimate(value, low, high), bin="words")
-    nothing, interval, dot = (f'style="{one}"' for one in said)
-    bar = _IntervalBars(record, "a", ["words"]).render_bar("words")
-    assert all(one in bar for one in (f"<u {nothing}>", f"<i {interval}>", f"<b {dot}>")), bar
+def test_only_one_row_is_singular(count: int, text: str):
+    metrics = ComparisonMetrics(["a"])
+    metrics.add("", "rows", count)
+    assert pluralize(metrics.show("", "rows"), "row") == text
 
 
-@pytest.mark.parametrize(
-    ("count", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1001, "1,001 rows")]
-)
-def test_one_of_a_thing_is_not_many(count: int, said: str):
-    record = ComparisonMetrics()
-    record.add(ALL_MODELS, "rows", count)
-    assert format_plain(pluralize(record.show(ALL_MODELS, "rows"), "row")) == said
-
-
-def test_answers_have_no_holes_and_no_words_of_ours():
+def test_completions_have_no_holes_and_an_empty_one_is_no_text():
     html = _render_sample("a", Sample("Why?", {"a": "One.\n\n \n\nTwo.", "b": " "}))
     assert "One.\n\nTwo." in html
     assert '<span class="none">[no answer]</span>' in html

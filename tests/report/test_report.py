@@ -1,4 +1,4 @@
-"""The page is whole, true to its numbers, closed to the network, and safe from what models say."""
+"""The report is well formed, has the numbers of its input, needs no network, and escapes text."""
 
 import io
 import json
@@ -49,7 +49,7 @@ RECORDS = [
 
 
 class Page(HTMLParser):
-    """Reads a page, minds that tags are closed in order, and keeps what is in it."""
+    """Reads a page, checks that tags are closed in order, and keeps tags, cells and texts."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -107,9 +107,9 @@ def test_the_page_is_well_formed_and_accessible(html: str) -> None:
     targets = re.findall(r'(?:url\(|href=")#([^)"]+)', html)
     assert targets
     assert set(targets) <= set(ids)
-    pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == 5
-    assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
+    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(charts) == 5
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     assert "loss from 4 at step 1 to 0.1 at step 40" in html
     assert {attributes.get("scope") for tag, attributes in page.tags if tag == "th"} == {
         "col",
@@ -118,7 +118,7 @@ def test_the_page_is_well_formed_and_accessible(html: str) -> None:
     assert ("html", {"lang": "en"}) in page.tags
 
 
-def test_the_table_says_the_numbers_of_the_input(html: str) -> None:
+def test_the_table_has_the_numbers_of_the_input(html: str) -> None:
     cells = {row[0]: row[1:] for row in Page(html).cells}
     assert cells == {
         "Quantity": ["student before", "student after", "teacher"],
@@ -132,33 +132,31 @@ def test_the_table_says_the_numbers_of_the_input(html: str) -> None:
     }
 
 
-def test_nothing_comes_from_outside(html: str) -> None:
+def test_the_page_needs_no_network(html: str) -> None:
     assert not re.search(r"https?:|//|@import|<link|<script|<img|javascript:", html)
     assert "default-src 'none'" in html
 
 
-def test_what_models_say_is_only_text(html: str) -> None:
+def test_completions_are_only_text(html: str) -> None:
     texts = "".join(Page(html).texts)
     assert texts.count('<script>alert(1)</script> & "quotes" [red]markup[/red]') == 6
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", html)
     assert "Fine.\n\tIndeed." in texts
 
 
-def test_a_page_of_almost_nothing(tmp_path: Path) -> None:
+def test_an_empty_report_has_no_sections(tmp_path: Path) -> None:
     html = write_report(RunReport(title="Empty", comparison={}), tmp_path).read_text()
     Page(html)
     assert "<h2>" not in html
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_report(RunReport(title="Old", comparison={}), tmp_path)
 
-    def full(_: int) -> None:
+    def raise_disk_full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", raise_disk_full)
     with pytest.raises(UserError, match="the disk is full"):
         write_report(RunReport(title="New", comparison={}), tmp_path)
     assert "Old" in path.read_text()

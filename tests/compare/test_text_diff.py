@@ -1,4 +1,4 @@
-"""What is marked is what differs, and nothing of an answer is lost."""
+"""Words that differ are found, and no part of a text is lost."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +16,6 @@ def test_spacing_is_no_difference():
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
-def test_nothing_is_lost(answer: str, other: str):
-    assert "".join(piece for piece, _ in diff_words(answer, other)) == answer
-    assert not any(is_marked for _, is_marked in diff_words(answer, answer))
+def test_pieces_add_up_to_the_text(text: str, reference: str):
+    assert "".join(piece for piece, _ in diff_words(text, reference)) == text
+    assert not any(differs for _, differs in diff_words(text, text))
