@@ -1,0 +1,48 @@
+"""Importance of each layer: the cosine distance between its input and its output."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.decoder import forward_batch
+from jaxdistill.types import Batch, Params
+
+
+class ImportanceSums(NamedTuple):
+    """Sums over positions that add over batches; `distances / weight` is the importance.
+
+    Attributes:
+        distances: Sum of loss mask × cosine distance, for each layer.
+        weight: Sum of the loss mask.
+    """
+
+    distances: Float[Array, " L"]
+    weight: Float[Array, ""]
+
+
+@partial(jax.jit, static_argnames="config")
+def importance_sums(config: DecoderConfig, params: Params, batch: Batch) -> ImportanceSums:
+    """Sum 1 - cos(hidden state entering the layer, hidden state leaving it) over positions.
+
+    Positions count as often as their labels do in a loss (`batch.loss_mask`). Nothing of size
+    layers × positions × width is kept: the distance is computed inside the scan over layers.
+
+    Reference: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You
+    Expect", 2024, https://arxiv.org/abs/2403.03853, where it is called Block Influence.
+    """
+    output = forward_batch(config, params, batch, layer_summary=cosine_distance)
+    mask = jnp.asarray(batch.loss_mask, jnp.float32)
+    return ImportanceSums((output.layer_summaries * mask[None]).sum(axis=(1, 2)), mask.sum())
+
+
+def cosine_distance(
+    before: Float[Array, "B T D"], after: Float[Array, "B T D"]
+) -> Float[Array, "B T"]:
+    """1 - cos(before, after) over the last axis, in float32; 1 where one of the two is zero."""
+    before, after = before.astype(jnp.float32), after.astype(jnp.float32)
+    norms = jnp.linalg.norm(before, axis=-1) * jnp.linalg.norm(after, axis=-1)
+    return 1 - (before * after).sum(axis=-1) / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
