@@ -1,10 +1,9 @@
-"""Methods, one file each, and the one walk over the vocabulary that serves them all."""
+"""Distillation objectives, one file each, and the chunked loss that evaluates them."""
 
 from jaxdistill.objectives.base import OBJECTIVES as OBJECTIVES
 from jaxdistill.objectives.base import Divergence as Divergence
 from jaxdistill.objectives.base import Objective as Objective
 from jaxdistill.objectives.base import PositionObjective as PositionObjective
-from jaxdistill.objectives.base import TokenDistribution as TokenDistribution
 from jaxdistill.objectives.batch_objective import TrainableObjective as TrainableObjective
 from jaxdistill.objectives.batch_objective import init_modules as init_modules
 from jaxdistill.objectives.batch_objective import learning_rate_scales as learning_rate_scales
@@ -12,3 +11,4 @@ from jaxdistill.objectives.chunked_loss import position_metrics as position_metr
 from jaxdistill.objectives.chunked_loss import weighted_loss as weighted_loss
 from jaxdistill.objectives.logits import compute_logits as compute_logits
 from jaxdistill.objectives.loss import CombinedLoss as CombinedLoss
+from jaxdistill.objectives.token_distribution import TokenDistribution as TokenDistribution

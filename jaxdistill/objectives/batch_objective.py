@@ -1,58 +1,33 @@
-"""Whole batches: methods that see all places together, most of them with modules of their own.
+"""Base classes of objectives over whole batches, and the modules that some of them train.
 
-Modules learn beside the student and never leave the run.
+Modules are trained beside the student and are not part of the exported model.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
-from pydantic import Field
 
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import Objective, PositionObjective, objective_names
+from jaxdistill.objectives.base import Objective, Positive, objective_names
+from jaxdistill.objectives.engine import VocabEngine
 from jaxdistill.objectives.logits import einsum_float32
 from jaxdistill.types import Batch, HiddenSignal, Params
-
-ObjectiveSum = Callable[
-    [PositionObjective, HiddenSignal, HiddenSignal | None, Batch], Float32[Array, ""]
-]
-"""The sum of a row objective's values over the scored places of a batch: `(objective, student,
-teacher if it needs one, batch)`. It is the wall's: gradients reach what stands as the student."""
-
-
-@dataclass(frozen=True)
-class VocabEngine:
-    """How whatever has a vocabulary axis is looked at.
-
-    Attributes:
-        compare: The way to the wall.
-        num_shards: How many devices hold a piece of the batch.
-        chunk_rows: How many places of each piece are projected at a time.
-    """
-
-    objective_sum: ObjectiveSum
-    num_shards: int
-    chunk_size: int
 
 
 @configclass
 class BatchObjective(Objective):
-    """A method that sees all places of a batch together.
-
-    What has a vocabulary axis it leaves to the wall.
-    """
+    """An objective that reads all positions of a batch together."""
 
     term_names: ClassVar[tuple[str, ...]]
-    """What its loss is the sum of, by the names under which that is recorded."""
+    """Names of the terms whose sum is the loss, as in metrics."""
 
     @abstractmethod
     def denominators(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
-        """How much of a batch each part is about: what its sum is divided by."""
+        """Return the divisor of each term's sum."""
 
     @abstractmethod
     def sums(
@@ -63,54 +38,60 @@ class BatchObjective(Objective):
         batch: Batch,
         engine: VocabEngine,
     ) -> dict[str, Float32[Array, ""]]:
-        """The sum of each part over a batch.
+        """Compute the sum of each term over a batch.
 
         Args:
-            modules: What it learns, if anything.
-            student: What the student says of its places.
-            teacher: What the teacher says of what it reads: the batch, or its `pairing.teacher`.
-            batch: What they read. Only what counts there may count.
-            walk: The way to the wall.
+            modules: Trainable modules of the objective; empty for none.
+            student: Signal of the student.
+            teacher: Signal of the teacher, for `batch` or for `batch.alignment.teacher`.
+            batch: The batch. Positions whose loss mask is 0 must not change the sums.
+            engine: Access to the vocabulary.
         """
 
 
 @configclass
 class TrainableObjective(BatchObjective):
-    """A method that learns something itself: a projection, or attention between two models.
+    """An objective with trainable modules: projections, or attention between two models.
 
-    Args:
-        learning_rate_scale: What the optimizer's learning rate is multiplied by for its modules.
+    Attributes:
+        learning_rate_scale: Factor of the optimizer's learning rate for the modules.
     """
 
-    learning_rate_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    learning_rate_scale: Positive = 1.0
 
     @abstractmethod
     def init(self, key: Array, student_dim: int, teacher_dim: int) -> Params:
-        """Fresh modules for models whose hidden states are so wide."""
+        """Initialise the modules for models with hidden states of these sizes."""
 
 
 def init_modules(
     objectives: Sequence[Objective], seed: int, student_dim: int, teacher_dim: int
 ) -> dict[str, Params]:
-    """The fresh modules of each objective that has some, by its name."""
-    named = enumerate(zip(objective_names(objectives), objectives, strict=True))
+    """Initialise the modules of each trainable objective, by its name."""
     return {
-        name: one.init(jax.random.fold_in(jax.random.key(seed), number), student_dim, teacher_dim)
-        for number, (name, one) in named
-        if isinstance(one, TrainableObjective)
+        name: objective.init(
+            jax.random.fold_in(jax.random.key(seed), index), student_dim, teacher_dim
+        )
+        for index, (name, objective) in enumerate(_named(objectives))
+        if isinstance(objective, TrainableObjective)
     }
 
 
 def learning_rate_scales(objectives: Sequence[Objective]) -> dict[str, float]:
-    """What the learning rate of each of these is multiplied by, by the objective's name."""
-    named = zip(objective_names(objectives), objectives, strict=True)
+    """Return the learning rate factor of each trainable objective, by its name."""
     return {
-        name: one.learning_rate_scale for name, one in named if isinstance(one, TrainableObjective)
+        name: objective.learning_rate_scale
+        for name, objective in _named(objectives)
+        if isinstance(objective, TrainableObjective)
     }
 
 
+def _named(objectives: Sequence[Objective]) -> list[tuple[str, Objective]]:
+    return list(zip(objective_names(objectives), objectives, strict=True))
+
+
 def init_linear(key: Array, in_dim: int, out_dim: int) -> Params:
-    """A matrix and a bias, uniform within ±1/√inputs as PyTorch draws them."""
+    """Initialise a matrix and a bias, uniform within ±1/√in_dim as in PyTorch."""
     bound = in_dim**-0.5
     kernel_key, bias_key = jax.random.split(key)
     return {
@@ -120,11 +101,11 @@ def init_linear(key: Array, in_dim: int, out_dim: int) -> Params:
 
 
 def linear(module: Params, x: Float[Array, "B T X"]) -> Float32[Array, "B T Y"]:
-    """`x @ kernel + bias`."""
+    """Compute `x @ kernel + bias`."""
     product = einsum_float32("btx,xy->bty", x, module["kernel"].astype(x.dtype))
     return product + jnp.asarray(module["bias"], jnp.float32)[None, None]
 
 
 def zero_unscored(vectors: Float[Array, "B T D"], batch: Batch) -> Float[Array, "B T D"]:
-    """Zeros in the places that do not count, whatever stood there."""
+    """Replace the vectors at positions whose loss mask is 0 by zeros, NaN included."""
     return jnp.where(jnp.asarray(batch.loss_mask)[..., None] != 0, vectors, 0)

@@ -1,100 +1,116 @@
-"""One chunk of rows: projected to logits, and compared a few rows after the other."""
+"""One chunk of positions: projected to logits and compared, a slice at a time."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from jaxdistill.objectives.base import PositionFunction, TokenDistribution
-from jaxdistill.objectives.compaction import AlignedPositions, ModelPositions
+from jaxdistill.objectives.base import PositionFunction
 from jaxdistill.objectives.logits import finish_logits, lm_head_vocab_size, project
+from jaxdistill.objectives.positions import AlignedPositions, ModelPositions
+from jaxdistill.objectives.token_distribution import TokenDistribution
 from jaxdistill.types import LMHead
 
 CHUNK_SIZE = 256
-"""Enough that adding up the head's gradient is small beside forming it; few enough that a chunk's
-logits are small beside that gradient."""
+"""Positions per chunk. Adding up the LM head's gradient is then small beside forming it, and the
+logits of a chunk are small beside that gradient."""
 
 _CPU_SLICE_SIZE = 16
-"""How many rows of a chunk a CPU compares together: few enough for its caches. Comparing a whole
-chunk at once makes a step of `tests/benchmarks/ours/kd_step.py` a tenth longer."""
+"""Positions of a chunk that a CPU compares together, few enough for its caches. Whole chunks make
+a step of `tests/benchmarks/ours/kd_step.py` a tenth slower."""
 
-LMHeads = tuple[LMHead, LMHead | None]
-"""The student's, and the teacher's where it is asked."""
+_Tree = TypeVar("_Tree")
+_Result = TypeVar("_Result")
+
+
+class LMHeads(NamedTuple):
+    """LM heads of both models; `teacher` is None where no term needs it."""
+
+    student: LMHead
+    teacher: LMHead | None = None
+
+
+class RawLogits(NamedTuple):
+    """Raw logits of both models, before bias, scale and cap."""
+
+    student: Float32[Array, "R V"]
+    teacher: Float32[Array, "R W"] | None = None
 
 
 class PositionTerm(NamedTuple):
-    """A value for every row that counts: of pairs, or of the student's places."""
+    """A function of the distributions at each position, and which weight its values have."""
 
     function: PositionFunction
     needs_teacher: bool = False
 
     def position_weights(self, positions: AlignedPositions) -> Float[Array, "*G R"]:
-        """How much each row counts."""
-        if self.needs_teacher and positions.span_weight is not None:
-            return positions.span_weight
-        return positions.loss_mask
+        """Weight of the term at each position."""
+        return positions.teacher_weight if self.needs_teacher else positions.loss_mask
 
 
-def project_chunk(
-    lm_heads: LMHeads, chunk: AlignedPositions
-) -> tuple[Float32[Array, "R V"], Float32[Array, "R W"] | None]:
-    """What both heads make of a chunk, before bias, scale and cap: two large products."""
-    student_lm_head, teacher_lm_head = lm_heads
-    student = project(chunk.student.hidden, student_lm_head)
-    if chunk.teacher is None or teacher_lm_head is None:
-        return student, None
-    return student, project(chunk.teacher.hidden, teacher_lm_head)
+def project_chunk(lm_heads: LMHeads, chunk: AlignedPositions) -> RawLogits:
+    """Compute the raw logits of both models: two large matrix products."""
+    student = project(chunk.student.hidden, lm_heads.student)
+    if chunk.teacher is None or lm_heads.teacher is None:
+        return RawLogits(student)
+    return RawLogits(student, project(chunk.teacher.hidden, lm_heads.teacher))
 
 
-def map_shards(function: Callable[[Any], Any], chunk: Any) -> Any:
-    """What `function` says of the rows of each group."""
-    # `vmap` makes of a `lax.cond` a choice between two results that are both computed. So where
-    # there is one group, on one device or with a mesh for tensors alone, it goes without.
-    if len(jax.tree.leaves(chunk)[0]) > 1:
-        return jax.vmap(function)(chunk)
-    found = function(jax.tree.map(lambda column: column[0], chunk))
-    return jax.tree.map(lambda column: column[None], found)
+def map_shards(function: Callable[[_Tree], _Result], columns: _Tree) -> _Result:
+    """Map `function` over the shards, the first axis of all arrays."""
+    # `vmap` turns a `lax.cond` into a selection that computes both branches. So a single shard, on
+    # one device or on a mesh for tensors alone, goes without it.
+    if len(jax.tree.leaves(columns)[0]) > 1:
+        return jax.vmap(function)(columns)
+    result = function(jax.tree.map(lambda column: column[0], columns))
+    return jax.tree.map(lambda column: column[None], result)
 
 
-def map_slices(function: Callable[..., Any], chunk: Any, *raw_logits: Array | None) -> Any:
-    """`compare(rows, *scores)` for a few rows after the other; results get an axis for that."""
-    num_rows = len(jax.tree.leaves(chunk)[0])
+def map_slices(function: Callable[..., _Result], *columns: Any) -> _Result:
+    """Map `function` over slices of a chunk, in sequence; results get a first axis for slices."""
+    num_positions = len(jax.tree.leaves(columns)[0])
     on_cpu = jax.default_backend() == "cpu"
-    size = math.gcd(num_rows, _CPU_SLICE_SIZE) if on_cpu else num_rows
-    pieces = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (chunk, *raw_logits))
-    return jax.lax.map(lambda piece: function(*piece), pieces)
+    size = math.gcd(num_positions, _CPU_SLICE_SIZE) if on_cpu else num_positions
+    slices = jax.tree.map(lambda column: column.reshape(-1, size, *column.shape[1:]), columns)
+    return jax.lax.map(lambda one_slice: function(*one_slice), slices)
+
+
+def zeros_per_shard(tree: _Tree, num_shards: int) -> _Tree:
+    """Create float32 zeros like the arrays of `tree`, with a first axis for shards."""
+    return jax.tree.map(lambda array: jnp.zeros((num_shards, *array.shape), jnp.float32), tree)
+
+
+def sum_shards(totals: _Tree, like: _Tree) -> _Tree:
+    """Sum over the shards, in the dtypes of `like`."""
+    return jax.tree.map(lambda total, a: total.sum(axis=0).astype(a.dtype), totals, like)
 
 
 def term_values(
     terms: Sequence[PositionTerm],
     lm_heads: LMHeads,
     positions: AlignedPositions,
-    student_raw_logits: Float32[Array, "R V"],
-    teacher_raw_logits: Float32[Array, "R W"] | None,
+    raw_logits: RawLogits,
 ) -> list[Float32[Array, " R"]]:
-    """What each function says of each row that counts; 0 for the others."""
-    student_lm_head, teacher_lm_head = lm_heads
-    student, teacher = finish_logits(student_raw_logits, student_lm_head), None
-    if (
-        positions.teacher is not None
-        and teacher_raw_logits is not None
-        and teacher_lm_head is not None
-    ):
-        beside = finish_logits(teacher_raw_logits, teacher_lm_head)
-        if lm_head_vocab_size(student_lm_head) == lm_head_vocab_size(teacher_lm_head):
-            # Of two paddings the narrower; one that is common to both heads is never cut, for a
-            # cut through a vocabulary that is sharded would move it between devices.
-            width = min(student.shape[-1], beside.shape[-1])
-            student, beside = student[:, :width], beside[:, :width]
-        of_pairs = positions.loss_mask if positions.span_weight is None else positions.span_weight
-        teacher = _token_distribution(beside, positions.teacher, teacher_lm_head, of_pairs)
-    student = _token_distribution(student, positions.student, student_lm_head, positions.loss_mask)
+    """Compute the values of each term; 0 at positions where its weight is 0."""
+    logits, teacher = finish_logits(raw_logits.student, lm_heads.student), None
+    if positions.teacher is not None and lm_heads.teacher is not None:
+        assert raw_logits.teacher is not None, "`project_chunk` projects what the teacher has"
+        teacher_logits = finish_logits(raw_logits.teacher, lm_heads.teacher)
+        if lm_head_vocab_size(lm_heads.student) == lm_head_vocab_size(lm_heads.teacher):
+            # The narrower padding of two. Padding that both LM heads share stays, for slicing a
+            # sharded vocabulary would move it between devices.
+            width = min(logits.shape[-1], teacher_logits.shape[-1])
+            logits, teacher_logits = logits[:, :width], teacher_logits[:, :width]
+        teacher = _token_distribution(
+            teacher_logits, positions.teacher, lm_heads.teacher, positions.teacher_weight
+        )
+    student = _token_distribution(logits, positions.student, lm_heads.student, positions.loss_mask)
     return [
-        jnp.where(m.position_weights(positions) != 0, m.function(student, teacher), 0)
-        for m in terms
+        jnp.where(term.position_weights(positions) != 0, term.function(student, teacher), 0)
+        for term in terms
     ]
 
 
@@ -102,14 +118,14 @@ def _token_distribution(
     logits: Float32[Array, "R V"],
     positions: ModelPositions,
     lm_head: LMHead,
-    loss_mask: Float[Array, " R"],
+    weights: Float[Array, " R"],
 ) -> TokenDistribution:
     return TokenDistribution(
         logits,
         positions.labels,
-        span_prefix_log_probs=positions.span_prefix_log_probs,
+        span_prefix_log_probs=positions.span_context.prefix_log_probs,
         vocab_tables=lm_head.vocab_tables,
-        span_boundary_log_probs=positions.span_boundary_log_probs,
+        span_boundary_log_probs=positions.span_context.boundary_log_probs,
         output_embeddings=lm_head.matrix,
-        is_scored=loss_mask != 0,
+        is_scored=weights != 0,
     )

@@ -1,23 +1,20 @@
-"""Cross-entropy: what the student thinks of the word that really follows."""
+"""Cross-entropy with the labels, as in fine-tuning without a teacher."""
 
 from typing import ClassVar, Literal
 
-from jaxtyping import Array, Float32
-
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, PositionObjective, TokenDistribution
+from jaxdistill.objectives.base import OBJECTIVES, PositionObjective
+from jaxdistill.objectives.token_distribution import PerPosition, TokenDistribution
 
 
 @OBJECTIVES.register
 @configclass
 class CrossEntropy(PositionObjective):
-    """-log q(label), per row, in nats."""
+    """-log q(label) per position, in nats."""
 
     type: Literal["cross_entropy"] = "cross_entropy"
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    def values(
-        self, student: TokenDistribution, teacher: TokenDistribution | None
-    ) -> Float32[Array, " R"]:
-        """The label's negative log-probability."""
+    def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
+        """Compute the label's negative log-probability."""
         return -student.label_log_probs()

@@ -1,4 +1,4 @@
-"""Dual-space distillation: what each model thinks is carried into the other's space and read there.
+"""Dual-space knowledge distillation (DSKD): compare the models in both hidden spaces.
 
 Zhang et al., "Dual-Space Knowledge Distillation for Large Language Models", EMNLP 2024,
 https://arxiv.org/abs/2406.17328.
@@ -16,17 +16,16 @@ from jaxdistill.types import Batch, HiddenSignal, Params
 @OBJECTIVES.register
 @configclass
 class DSKD(DualSpace):
-    """-log t(label) + KL(t‖q) + KL(p‖s), per token of an answer.
+    """-log t(label) + KL(t‖q) + KL(p‖s), per scored position, in nats; one tokenizer only.
 
-    `t` is what the student's head reads of the teacher's hidden states, carried into its space by a
-    projection that is learned, and `s` what the teacher's head reads of the student's. With one
-    tokenizer the places are the same, and a projection each way is all there is.
+    Two learned projections carry hidden states into the other model's space. `t` is the student's
+    LM head on the teacher's projected hidden states; `s` is the teacher's LM head on the student's.
     """
 
     type: Literal["dskd"] = "dskd"
 
     def _scored_batches(self, batch: Batch) -> tuple[Batch, Batch]:
-        assert batch.alignment is None, "a run whose teacher reads other tokens is refused"
+        assert batch.alignment is None, "a run refuses `dskd` with two tokenizers"
         return batch, batch
 
     def _project_hidden(

@@ -1,30 +1,30 @@
-"""Both spaces: what methods share that carry hidden states into the other model's space.
+"""Base class of objectives that project hidden states into the other model's space.
 
 Zhang et al., "Dual-Space Knowledge Distillation for Large Language Models", EMNLP 2024,
 https://arxiv.org/abs/2406.17328.
 """
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 from jaxtyping import Array, Float, Float32
-from pydantic import Field
 
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import PositionObjective
-from jaxdistill.objectives.batch_objective import TrainableObjective, VocabEngine, init_linear
+from jaxdistill.objectives.base import PositionObjective, Positive
+from jaxdistill.objectives.batch_objective import TrainableObjective, init_linear
 from jaxdistill.objectives.cross_entropy import CrossEntropy
+from jaxdistill.objectives.engine import VocabEngine
 from jaxdistill.objectives.forward_kl import ForwardKL
 from jaxdistill.types import Batch, HiddenSignal, Params
 
 
 class ProjectedHidden(NamedTuple):
-    """Hidden states in the space that they do not come from.
+    """Hidden states of each model in the space of the other.
 
     Attributes:
-        to_student: The teacher's, at the student's places.
-        to_teacher: The student's, at the teacher's places.
+        in_student_space: The teacher's, at the student's positions.
+        in_teacher_space: The student's, at the teacher's positions.
     """
 
     in_student_space: Float[Array, "B T D"]
@@ -33,21 +33,22 @@ class ProjectedHidden(NamedTuple):
 
 @configclass
 class DualSpace(TrainableObjective):
-    """Both spaces: what is carried into one is read by the head of that one, which stays as it is.
+    """A comparison in both hidden spaces: each model's LM head reads the other's hidden states.
 
-    In the student's space, -log t(label) teaches the projection to say what the teacher knows in
-    the student's words, and KL(t‖q) teaches the student; no gradient of the latter reaches `t`. In
-    the teacher's space, KL(p‖s) teaches both. Each is a mean over the places of that space; where
-    the teacher has other tokens, the authors' code divides the last by the student's places, too.
+    In the student's space, -log t(label) trains the projection, and KL(t‖q) trains the student;
+    `t` gets no gradient from the KL. In the teacher's space, KL(p‖s) trains both. Each term is a
+    mean over the positions of its space. The authors' code divides the last by the student's
+    positions also where the teacher has other tokens.
 
-    Args:
-        learning_rate_scale: As in the authors' code, where projections learn at 1e-3 beside 5e-4.
-        temperature: Divides the logits in both divergences, as in the authors' recipes; there is no
-            factor temperature².
+    Attributes:
+        learning_rate_scale: Factor of the optimizer's learning rate for the projections. The
+            authors train them at 1e-3 beside 5e-4.
+        temperature: Divides the logits in both divergences, as in the authors' recipes; there is
+            no factor temperature².
     """
 
-    learning_rate_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    learning_rate_scale: Positive = 2.0
+    temperature: Positive = 2.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "teacher_hidden", "labels"})
     term_names: ClassVar[tuple[str, ...]] = (
@@ -57,11 +58,11 @@ class DualSpace(TrainableObjective):
     )
 
     def init(self, key: Array, student_dim: int, teacher_dim: int) -> Params:
-        """The two projections."""
-        there, back = jax.random.split(key)
+        """Initialise the two projections."""
+        to_student_key, to_teacher_key = jax.random.split(key)
         return {
-            "to_student": init_linear(there, teacher_dim, student_dim),
-            "to_teacher": init_linear(back, student_dim, teacher_dim),
+            "to_student": init_linear(to_student_key, teacher_dim, student_dim),
+            "to_teacher": init_linear(to_teacher_key, student_dim, teacher_dim),
         }
 
     def sums(
@@ -72,28 +73,29 @@ class DualSpace(TrainableObjective):
         batch: Batch,
         engine: VocabEngine,
     ) -> dict[str, Float32[Array, ""]]:
-        """The three sums, each a walk of its own."""
-        carried = self._project_hidden(modules, student, teacher, batch)
-        here, there = self._scored_batches(batch)
-        head = jax.lax.stop_gradient(student.lm_head)
-        as_student = HiddenSignal(carried.in_student_space.astype(student.hidden.dtype), head)
-        as_teacher = HiddenSignal(
-            carried.in_teacher_space.astype(teacher.hidden.dtype), teacher.lm_head
+        """Compute the three sums, each in a loop over the vocabulary of its own."""
+        projected = self._project_hidden(modules, student, teacher, batch)
+        student_batch, teacher_batch = self._scored_batches(batch)
+        in_student_space = HiddenSignal(
+            projected.in_student_space.astype(student.hidden.dtype),
+            jax.lax.stop_gradient(student.lm_head),
         )
-        target = jax.lax.stop_gradient(as_student)
-        found = (
-            engine.objective_sum(CrossEntropy(), as_student, None, here),
-            engine.objective_sum(self._student_space_kl, student, target, here),
-            engine.objective_sum(
-                ForwardKL(temperature=self.temperature), as_teacher, teacher, there
-            ),
+        in_teacher_space = HiddenSignal(
+            projected.in_teacher_space.astype(teacher.hidden.dtype), teacher.lm_head
         )
-        return dict(zip(self.term_names, found, strict=True))
+        target = jax.lax.stop_gradient(in_student_space)
+        kl = ForwardKL(temperature=self.temperature)
+        sums = (
+            engine.sum(CrossEntropy(), in_student_space, None, student_batch),
+            engine.sum(self._student_space_kl, student, target, student_batch),
+            engine.sum(kl, in_teacher_space, teacher, teacher_batch),
+        )
+        return dict(zip(self.term_names, sums, strict=True))
 
     def denominators(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
-        """The places that count on the side where each is read."""
-        here, there = (places.loss_mask.sum() for places in self._scored_batches(batch))
-        return dict(zip(self.term_names, (here, here, there), strict=True))
+        """Return the number of scored positions in the space of each term."""
+        student, teacher = (one.loss_mask.sum() for one in self._scored_batches(batch))
+        return dict(zip(self.term_names, (student, student, teacher), strict=True))
 
     @property
     def _student_space_kl(self) -> PositionObjective:
@@ -101,10 +103,10 @@ class DualSpace(TrainableObjective):
 
     @abstractmethod
     def _scored_batches(self, batch: Batch) -> tuple[Batch, Batch]:
-        """The places that the student reads and those that the teacher reads, with what counts."""
+        """Return the batch as student and teacher read it, with the loss masks of the terms."""
 
     @abstractmethod
     def _project_hidden(
         self, modules: Params, student: HiddenSignal, teacher: HiddenSignal, batch: Batch
     ) -> ProjectedHidden:
-        """Both models' hidden states, carried over."""
+        """Project the hidden states of both models."""

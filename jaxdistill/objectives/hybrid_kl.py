@@ -1,56 +1,54 @@
-"""Hybrid: as GOLD, where what both sides begin with is what has a partner.
+"""Hybrid KL: GOLD over buckets of tokens that begin with the same text, instead of equal tokens.
 
-After H-KL of "X-Token", NVIDIA, 2026, https://arxiv.org/abs/2605.21699: under GOLD, words that only
-the student has, such as numbers of several digits, are compared by rank and so unlearned.
+After H-KL of "X-Token", NVIDIA, 2026, https://arxiv.org/abs/2605.21699: under GOLD, tokens that
+only the student has, such as numbers of several digits, are compared by rank and so unlearned.
 """
 
 from typing import ClassVar, Literal
 
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, TokenDistribution
+from jaxdistill.objectives.base import OBJECTIVES, LogProbs
 from jaxdistill.objectives.hybrid_objective import HybridObjective
+from jaxdistill.objectives.token_distribution import TokenDistribution
 
 
 @OBJECTIVES.register
 @configclass
 class HybridKL(HybridObjective):
-    """w · Jensen–Shannon of what words begin with + (1 − w) · sorted difference of the rest.
+    """w · Jensen–Shannon over buckets + (1 − w) · sorted difference of tokens outside of them.
 
-    What words begin with has a place in a space that both vocabularies share, as in `projected_kl`.
-    So all text has a partner there, and the rest are marks which the other side does not know.
-    Groups of several tokens are compared where they begin, for there both have read the same text.
+    Buckets are those of `projected_kl`: tokens of both vocabularies that begin with the same text.
+    So all text is shared, and the others are special tokens that the other model does not have.
+    Spans of several tokens are compared at their first tokens, which follow the same text on both
+    sides.
 
-    H-KL itself gives a student's word one of the teacher's words for a partner, and leaves the
-    teacher's others to be compared by rank. With the student's words all taken, their mass would be
-    asked of the student's marks: so here both sides are summed.
+    H-KL itself matches a student token with one teacher token, and compares the remaining teacher
+    tokens by rank. Where all student tokens are matched, the mass of those would go to the
+    student's special tokens: so here both sides are summed per bucket.
     """
 
     type: Literal["hybrid_kl"] = "hybrid_kl"
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "places"})
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "buckets"})
 
     @property
     def alignment_rule(self) -> AlignmentRule:
-        """Groups of tokens that stand for the same text, where they begin."""
-        return AlignmentRule("spans", self.average, compare_at="begins")
+        """Spans of equal bytes, compared at their first tokens."""
+        return AlignmentRule("spans", self.average, compare_at="first_token")
 
     @property
     def needs_span_prefix(self) -> bool:
-        """Nothing is left out before the place where a group begins."""
+        """False: no token of a span precedes its first."""
         return False
 
-    def _matched_log_probs(
-        self, teacher: TokenDistribution, student: TokenDistribution
-    ) -> tuple[Array, Array]:
+    def _shared_log_probs(self, student: TokenDistribution, teacher: TokenDistribution) -> LogProbs:
         log_p, log_q = (
-            side.bucket_log_probs(1.0, num_subtokens=1)[:, 1:] for side in (teacher, student)
+            one.bucket_log_probs(1.0, num_subtokens=1)[:, 1:] for one in (teacher, student)
         )
-        return log_p, log_q
+        return LogProbs(log_p, log_q)
 
-    def _is_matched(
-        self, teacher: TokenDistribution, student: TokenDistribution
-    ) -> tuple[Array, Array]:
-        return teacher.buckets[None, :, 0] > 0, student.buckets[None, :, 0] > 0
+    def _is_shared(self, distribution: TokenDistribution) -> Bool[Array, "1 V"]:
+        return distribution.buckets[None, :, 0] > 0

@@ -1,33 +1,36 @@
-"""Hybrid: what has a partner in the other vocabulary is compared with it, and the rest by rank."""
+"""Base class of hybrid objectives: shared tokens by probability, others by sorted probability."""
 
 from abc import abstractmethod
 from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Bool, Float32
 from pydantic import Field
 
 from jaxdistill import losses
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import TokenDistribution
+from jaxdistill.losses import BoundedValue
+from jaxdistill.objectives.base import LogProbs
 from jaxdistill.objectives.sorted_difference import SortedDifference
+from jaxdistill.objectives.token_distribution import TokenDistribution
 
-_MIN_UNMATCHED_WEIGHT = 1e-6
-"""What the second part weighs at least when its error is weighed."""
+_MIN_UNSHARED_WEIGHT = 1e-6
+"""Least weight of the unshared part by which `max_bound` is divided."""
 
 
 @configclass
 class HybridObjective(SortedDifference):
-    """w · Jensen–Shannon of what has a partner + (1 − w) · sorted difference of the rest.
+    """w · Jensen–Shannon of shared tokens + (1 − w) · sorted difference of the others.
 
-    Args:
-        beta: Of the Jensen–Shannon divergence, between 0 and 1. At the ends it would be a KL
-            divergence, which is not least where parts of distributions are equal.
-        shared: w. `mass`: the probability that the teacher gives to words which have a partner,
-            row by row; `vocabulary`: the share of its words that they are, as in TRL; or a number.
-        average: Whether every row counts the same, or every group of tokens.
+    Attributes:
+        beta: β of the Jensen–Shannon divergence. At its ends it would be a KL divergence, which is
+            not least where parts of distributions are equal.
+        shared: w. `mass`: the teacher's probability of shared tokens, at each position;
+            `vocabulary`: the share of the teacher's tokens that are shared, as in TRL; or a
+            number.
+        average: Unit of equal weight: `rows` for the example, `groups` for the span.
     """
 
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -36,54 +39,43 @@ class HybridObjective(SortedDifference):
 
     @property
     def alignment_rule(self) -> AlignmentRule:
-        """Groups of tokens that stand for the same text."""
+        """Spans of equal bytes."""
         return AlignmentRule("spans", self.average)
 
     @property
     def needs_span_prefix(self) -> bool:
-        """Groups may be of several tokens."""
+        """True: spans may have several tokens."""
         return True
 
     @abstractmethod
-    def _matched_log_probs(
-        self, teacher: TokenDistribution, student: TokenDistribution
-    ) -> tuple[Array, Array]:
-        """How likely what has a partner is, in nats: to the teacher and to the student."""
+    def _shared_log_probs(self, student: TokenDistribution, teacher: TokenDistribution) -> LogProbs:
+        """Log-probabilities of what both models share, in nats."""
 
     @abstractmethod
-    def _is_matched(
-        self, teacher: TokenDistribution, student: TokenDistribution
-    ) -> tuple[Array, Array]:
-        """Which words do: the teacher's and the student's."""
+    def _is_shared(self, distribution: TokenDistribution) -> Bool[Array, "1 V"]:
+        """Return which tokens of a model are part of what both share."""
 
-    def _values_and_bounds(
-        self, student: TokenDistribution, teacher: TokenDistribution
-    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
-        """The two parts, weighted, and the bound of the second."""
-        matched = losses.jensen_shannon(*self._matched_log_probs(teacher, student), beta=self.beta)
-        weight = self._matched_weight(teacher, student)
-        max_error = self._max_error(teacher) / jnp.maximum(1 - weight, _MIN_UNMATCHED_WEIGHT)
-        unmatched, error = self._sorted_difference(
-            *self._unmatched_probs(teacher, student), max_error
+    def _bounded(self, student: TokenDistribution, teacher: TokenDistribution) -> BoundedValue:
+        shared = losses.jensen_shannon(*self._shared_log_probs(student, teacher), beta=self.beta)
+        weight = self._shared_weight(teacher)
+        max_error = self._max_error(teacher) / jnp.maximum(1 - weight, _MIN_UNSHARED_WEIGHT)
+        p, q = self._unshared_probs(teacher), self._unshared_probs(student)
+        unshared = self._sorted_difference(p, q, max_error)
+        return BoundedValue(
+            weight * shared + (1 - weight) * unshared.value, (1 - weight) * unshared.max_error
         )
-        return weight * matched + (1 - weight) * unmatched, (1 - weight) * error
 
-    def _unmatched_probs(
-        self, teacher: TokenDistribution, student: TokenDistribution
-    ) -> tuple[Array, Array]:
-        """The probabilities of the words that have no partner: the teacher's and the student's."""
-        theirs, mine = self._is_matched(teacher, student)
-        p = jnp.where(theirs, 0, jnp.exp(teacher.joint_log_probs()))
-        return p, jnp.where(mine, 0, jnp.exp(student.joint_log_probs()))
+    def _unshared_probs(self, distribution: TokenDistribution) -> Float32[Array, "R V"]:
+        """Return the probabilities of a model's tokens, and 0 for shared ones."""
+        probs = jnp.exp(distribution.joint_log_probs())
+        return jnp.where(self._is_shared(distribution), 0, probs)
 
-    def _matched_weight(
-        self, teacher: TokenDistribution, student: TokenDistribution
-    ) -> Float32[Array, "..."]:
-        has_partner, _ = self._is_matched(teacher, student)
+    def _shared_weight(self, teacher: TokenDistribution) -> Float32[Array, "..."]:
+        is_shared = self._is_shared(teacher)
         if isinstance(self.shared, float):
             return jnp.float32(self.shared)
         if self.shared == "vocabulary":
-            num_words = jnp.isfinite(teacher.logits).sum(axis=-1)
-            return has_partner.sum() / num_words.astype(jnp.float32)
-        mass = jnp.where(has_partner, jnp.exp(teacher.log_probs()), 0)
+            vocab_size = jnp.isfinite(teacher.logits).sum(axis=-1)
+            return is_shared.sum() / vocab_size.astype(jnp.float32)
+        mass = jnp.where(is_shared, jnp.exp(teacher.log_probs()), 0)
         return jax.lax.stop_gradient(mass.sum(axis=-1))

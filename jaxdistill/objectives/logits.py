@@ -1,4 +1,7 @@
-"""From hidden states to logits, for the few rows that the wall looks at together."""
+"""Projection of hidden states to logits, and its backward pass."""
+
+from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,45 +11,54 @@ from jaxdistill.types import LMHead
 
 
 def compute_logits(hidden: Float[Array, "*R D"], lm_head: LMHead) -> Float32[Array, "*R V"]:
-    """The logits of a few rows; -inf in columns that stand for no word."""
+    """Compute the logits of a few positions; -inf in columns of padding."""
     return finish_logits(project(hidden, lm_head), lm_head)
 
 
 def project(hidden: Float[Array, "*R D"], lm_head: LMHead) -> Float32[Array, "*R V"]:
-    """What a head makes of hidden states before bias, scale and cap: one large product."""
+    """Compute raw logits `hidden @ matrix.T`, before bias, scale and cap."""
     return einsum_float32("...d,vd->...v", hidden, lm_head.matrix)
+
+
+class ProjectionGradients(NamedTuple):
+    """Gradients of `project` and the bias; `lm_head` has them as its matrix and bias."""
+
+    hidden: Float32[Array, "R D"]
+    lm_head: LMHead
 
 
 def project_backward(
     raw_logits_gradient: Float32[Array, "R V"], hidden: Float[Array, "R D"], lm_head: LMHead
-) -> tuple[Float32[Array, "R D"], tuple[Float32[Array, "V D"], Float32[Array, " V"] | None]]:
-    """What a gradient to a head's products is to hidden states, and to its matrix and bias."""
+) -> ProjectionGradients:
+    """Backward of `project`: d(raw logits) → d(hidden), d(matrix), d(bias)."""
     bias = None if lm_head.bias is None else jnp.sum(raw_logits_gradient, axis=0)
     raw_logits_gradient = raw_logits_gradient.astype(lm_head.matrix.dtype)
     matrix = einsum_float32("rv,rd->vd", raw_logits_gradient, hidden)
-    return einsum_float32("rv,vd->rd", raw_logits_gradient, lm_head.matrix), (matrix, bias)
+    hidden_gradient = einsum_float32("rv,vd->rd", raw_logits_gradient, lm_head.matrix)
+    return ProjectionGradients(
+        hidden_gradient, replace(lm_head, matrix=matrix, bias=bias, vocab_tables=None)
+    )
 
 
 def finish_logits(raw_logits: Float32[Array, "*R V"], lm_head: LMHead) -> Float32[Array, "*R V"]:
-    """From products to logits, as `Head` describes."""
+    """Apply the bias, scale, soft cap and padding of an LM head to raw logits."""
     if lm_head.bias is not None:
         raw_logits = raw_logits + lm_head.bias.reshape((1,) * (raw_logits.ndim - 1) + (-1,))
     raw_logits = raw_logits * lm_head.scale
     if lm_head.soft_cap is not None:
         raw_logits = lm_head.soft_cap * jnp.tanh(raw_logits / lm_head.soft_cap)
-    if lm_head_vocab_size(lm_head) == raw_logits.shape[-1]:
+    vocab_size = lm_head_vocab_size(lm_head)
+    if vocab_size == raw_logits.shape[-1]:
         return raw_logits
-    is_word = jax.lax.broadcasted_iota(
-        jnp.int32, raw_logits.shape, raw_logits.ndim - 1
-    ) < lm_head_vocab_size(lm_head)
-    return jnp.where(is_word, raw_logits, -jnp.inf)
+    tokens = jax.lax.broadcasted_iota(jnp.int32, raw_logits.shape, raw_logits.ndim - 1)
+    return jnp.where(tokens < vocab_size, raw_logits, -jnp.inf)
 
 
 def lm_head_vocab_size(lm_head: LMHead) -> int:
-    """How many rows of a head's matrix stand for a word."""
+    """Number of rows of the LM head's matrix that are tokens, not padding."""
     return lm_head.vocab_size or lm_head.matrix.shape[0]
 
 
 def einsum_float32(formula: str, left: Array, right: Array) -> Float32[Array, "..."]:
-    """A product that is added up in float32, whatever its factors are."""
+    """Compute `einsum` of two arrays of any precision, accumulated in float32."""
     return jnp.einsum(formula, left, right, preferred_element_type=jnp.float32)

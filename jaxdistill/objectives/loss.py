@@ -1,4 +1,4 @@
-"""The loss of a run: objectives that share one walk, and those that see all places together."""
+"""The loss of a run: the weighted sum of its objectives."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,26 +6,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from jaxdistill.objectives.alignment import align_batch
+from jaxdistill.objectives.alignment import teacher_weight
 from jaxdistill.objectives.base import Objective, PositionObjective, objective_names
-from jaxdistill.objectives.batch_objective import BatchObjective, VocabEngine
+from jaxdistill.objectives.batch_objective import BatchObjective
 from jaxdistill.objectives.chunk import CHUNK_SIZE
-from jaxdistill.objectives.chunked_loss import weighted_loss
+from jaxdistill.objectives.engine import VocabEngine
 from jaxdistill.types import Batch, HiddenSignal, Params
 
 Scalars = dict[str, Float32[Array, ""]]
-"""Scalars by the name of what they are of."""
+"""Scalars by the name of an objective or a term.
+
+A term has a sum of its own: a position objective, one of its diagnostics (`uld_bound`), or one of
+the terms of a batch objective (`dskd_teacher_space_kl`)."""
 
 
 class CombinedLoss:
     """The loss of a run, as sums that add up over micro-batches.
 
-    A term is the values of an objective, one of its parts, or what is only watched.
-
     Args:
-        objectives: All of the run's.
-        num_shards: How many devices hold a piece of a batch.
-        chunk_rows: How many places the wall looks at together.
+        objectives: All objectives of the run.
+        num_shards: Number of devices that hold a part of the batch.
+        chunk_size: Positions of each shard that are projected at a time.
     """
 
     def __init__(
@@ -35,31 +36,27 @@ class CombinedLoss:
         num_shards: int = 1,
         chunk_size: int = CHUNK_SIZE,
     ):
-        named = dict(zip(objective_names(objectives), objectives, strict=True))
-        self._position_objectives = {
-            k: one for k, one in named.items() if isinstance(one, PositionObjective)
+        named = list(zip(objective_names(objectives), objectives, strict=True))
+        self._position_objectives = {k: o for k, o in named if isinstance(o, PositionObjective)}
+        self._batch_objectives = {k: o for k, o in named if isinstance(o, BatchObjective)}
+        self._diagnostics = {
+            _term_name(name, diagnostic): objective
+            for name, objective in self._position_objectives.items()
+            for diagnostic in objective.diagnostics
         }
-        self._batch_objectives = {
-            k: one for k, one in named.items() if isinstance(one, BatchObjective)
-        }
-        self._diagnostics = [
-            (_term_name(k, part), one)
-            for k, one in self._position_objectives.items()
-            for part in one.diagnostics
-        ]
-        self._num_shards, self._chunk_size = num_shards, chunk_size
+        self._engine = VocabEngine(num_shards, chunk_size)
 
     def denominators(self, batch: Batch) -> Scalars:
-        """How much of a batch each term is about: what its sum is divided by."""
-        scored = jnp.sum(batch.loss_mask)
-        paired = scored if batch.alignment is None else jnp.sum(batch.alignment.span_weight)
-        of_rows = [*self._position_objectives.items(), *self._diagnostics]
-        found = {name: paired if one.needs_teacher else scored for name, one in of_rows}
-        for name, one in self._batch_objectives.items():
-            found |= {
-                _term_name(name, part): count for part, count in one.denominators(batch).items()
-            }
-        return {term: jnp.maximum(count, 1) for term, count in found.items()}
+        """Return the divisor of the sum of each term: the total weight of a batch, at least 1."""
+        num_scored, num_compared = jnp.sum(batch.loss_mask), jnp.sum(teacher_weight(batch))
+        counts = {
+            name: num_compared if objective.needs_teacher else num_scored
+            for name, objective in (self._position_objectives | self._diagnostics).items()
+        }
+        for name, objective in self._batch_objectives.items():
+            for term, count in objective.denominators(batch).items():
+                counts[_term_name(name, term)] = count
+        return {term: jnp.maximum(count, 1) for term, count in counts.items()}
 
     def __call__(
         self,
@@ -71,38 +68,37 @@ class CombinedLoss:
         weights: Scalars,
         denominators: Scalars,
     ) -> tuple[Float32[Array, ""], Scalars]:
-        """What a batch, or a part of it, adds to the loss, and to the sum of each term.
+        """Compute the loss of a batch or micro-batch, and the sum of each term.
 
-        Gradients reach the modules and the student, and never the teacher.
+        Gradients reach the modules and the student, never the teacher.
 
         Args:
-            modules: What objectives learn, by their names (`init_modules`).
-            student: What the student says.
-            teacher: What the teacher says; None where no objective asks.
-            batch: What they read.
-            weights: Of each objective.
-            counts: Of each term, in the whole batch.
+            modules: Trainable modules of objectives, by objective (`init_modules`).
+            student: Signal of the student.
+            teacher: Signal of the teacher; None where no objective needs it.
+            batch: The batch that both models read.
+            weights: Weight of each objective.
+            denominators: Divisor of each term, from the whole batch.
         """
         teacher = jax.lax.stop_gradient(teacher)
         loss, sums = self._position_loss(student, teacher, batch, weights, denominators)
-        walk = VocabEngine(self._objective_sum, self._num_shards, self._chunk_size)
-        for name, one in self._batch_objectives.items():
-            assert teacher is not None, "a run without a teacher has no such objective"
-            parts = one.sums(modules.get(name, {}), student, teacher, batch, walk)
-            for part, value in parts.items():
-                term = _term_name(name, part)
+        for name, objective in self._batch_objectives.items():
+            assert teacher is not None, "needs teacher logits"
+            own_modules = modules.get(name, {})
+            terms = objective.sums(own_modules, student, teacher, batch, self._engine)
+            for term, value in terms.items():
+                term = _term_name(name, term)
                 loss += weights[name] * value / denominators[term]
                 sums[term] = jax.lax.stop_gradient(value)
         return loss, sums
 
     def means(self, sums: Scalars, denominators: Scalars) -> Scalars:
-        """The mean of each term, and for objectives with parts that of all of them."""
-        found = {term: value / denominators[term] for term, value in sums.items()}
-        for name, one in self._batch_objectives.items():
-            found[name] = jnp.stack(
-                [found[_term_name(name, part)] for part in one.term_names]
-            ).sum()
-        return found
+        """Return the mean of each term, and of each batch objective the sum of its means."""
+        means = {term: value / denominators[term] for term, value in sums.items()}
+        for name, objective in self._batch_objectives.items():
+            terms = [means[_term_name(name, term)] for term in objective.term_names]
+            means[name] = jnp.stack(terms).sum()
+        return means
 
     def _position_loss(
         self,
@@ -112,50 +108,16 @@ class CombinedLoss:
         weights: Scalars,
         denominators: Scalars,
     ) -> tuple[Float32[Array, ""], Scalars]:
-        """The terms of all objectives that compare row by row, in one walk."""
-        if not self._position_objectives:
+        """Compute the terms of all position objectives in one loop over the vocabulary."""
+        names, objectives = list(self._position_objectives), self._position_objectives.values()
+        if not names:
             return jnp.float32(0), {}
-        objectives = tuple(self._position_objectives.values())
-        coefficients = jnp.stack(
-            [weights[name] / denominators[name] for name in self._position_objectives]
+        coefficients = jnp.stack([weights[name] / denominators[name] for name in names])
+        loss, sums = self._engine.weighted_loss(
+            tuple(objectives), coefficients, student, teacher, batch
         )
-        loss, sums = self._chunked_loss(objectives, coefficients, student, teacher, batch)
-        terms = [*self._position_objectives, *(name for name, _ in self._diagnostics)]
-        return loss, dict(zip(terms, sums, strict=True))
-
-    def _objective_sum(
-        self,
-        objective: PositionObjective,
-        student: HiddenSignal,
-        teacher: HiddenSignal | None,
-        batch: Batch,
-    ) -> Float32[Array, ""]:
-        """What objectives that see all places together have for their way to the wall."""
-        return self._chunked_loss((objective,), jnp.ones(1), student, teacher, batch)[0]
-
-    def _chunked_loss(
-        self,
-        objectives: tuple[PositionObjective, ...],
-        coefficients: Float32[Array, " objectives"],
-        student: HiddenSignal,
-        teacher: HiddenSignal | None,
-        batch: Batch,
-    ) -> tuple[Float32[Array, ""], Float32[Array, " measures"]]:
-        merge = any(objective.needs_span_prefix for objective in objectives)
-        debias = any("boundaries" in objective.vocab_needs for objective in objectives)
-        rows = align_batch(
-            student,
-            teacher,
-            batch,
-            num_shards=self._num_shards,
-            with_span_prefix=merge,
-            with_span_boundary=debias,
-        )
-        head = None if teacher is None else teacher.lm_head
-        return weighted_loss(
-            objectives, coefficients, rows, student.lm_head, head, chunk_size=self._chunk_size
-        )
+        return loss, dict(zip([*names, *self._diagnostics], sums, strict=True))
 
 
-def _term_name(name: str, term: str) -> str:
-    return f"{name}_{term}"
+def _term_name(objective: str, term: str) -> str:
+    return f"{objective}_{term}"

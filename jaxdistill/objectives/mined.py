@@ -1,51 +1,47 @@
-"""MinED: the teacher's words count as the student's words that are spelt most like them.
+"""MinED: the teacher's tokens count as the student's tokens that are spelt most like them.
 
 Wan et al., "Knowledge Fusion of Large Language Models", 2024, https://arxiv.org/abs/2401.10491.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
-from jaxtyping import Array, Float32
-from pydantic import Field
 
 from jaxdistill import losses
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, Divergence, TokenDistribution
+from jaxdistill.objectives.base import OBJECTIVES, Divergence, LogProbs, Positive
+from jaxdistill.objectives.token_distribution import PerPosition, PerToken, TokenDistribution
 
 
 @OBJECTIVES.register
 @configclass
 class MinED(Divergence):
-    """KL(p‖q) over the student's words, with p from the teacher's logits under the nearest words.
+    """KL(p‖q) over the student's tokens, with the teacher's logits mapped to the nearest tokens.
 
-    Of several of the teacher's words that are nearest to one the largest logit counts, and a word
-    that is nearest to none is impossible. Places are compared where one token of either side stands
-    for the same text. Elsewhere the published method learns the label: `cross_entropy` beside this
-    does.
+    The nearest token has the least edit distance. Of several teacher tokens that map to one student
+    token the largest logit counts, and a student token to which none maps has probability 0.
+    Positions are compared where a single token of both tokenizers covers the same bytes. Elsewhere
+    the published method learns the label: combine it with `cross_entropy`.
     """
 
     type: Literal["mined"] = "mined"
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    temperature: Positive = 2.0
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "nearest"})
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "nearest_token"})
 
     @property
     def alignment_rule(self) -> AlignmentRule:
-        """Tokens that stand alone for the same text on both sides."""
-        return AlignmentRule("spans", compare_at="singles")
+        """Spans of a single token on both sides."""
+        return AlignmentRule("spans", compare_at="single_tokens")
 
-    def _divergence(
-        self, log_p: Float32[Array, "R V"], log_q: Float32[Array, "R V"]
-    ) -> Float32[Array, " R"]:
+    def _divergence(self, log_p: PerToken, log_q: PerToken) -> PerPosition:
         return losses.forward_kl(log_p, log_q)
 
-    def _log_p_and_log_q(
-        self, student: TokenDistribution, teacher: TokenDistribution
-    ) -> tuple[Float32[Array, "R V"], Float32[Array, "R V"]]:
-        num_words = student.logits.shape[-1]
-        found = losses.bucket_max_logits(
-            teacher.logits, teacher.nearest_token, num_buckets=num_words
+    def _log_p_and_log_q(self, student: TokenDistribution, teacher: TokenDistribution) -> LogProbs:
+        vocab_size = student.logits.shape[-1]
+        logits = losses.bucket_max_logits(
+            teacher.logits, teacher.nearest_token, num_buckets=vocab_size
         )
-        return jax.nn.log_softmax(found / self.temperature), student.log_probs(self.temperature)
+        log_p = jax.nn.log_softmax(logits / self.temperature)
+        return LogProbs(log_p, student.log_probs(self.temperature))

@@ -1,27 +1,25 @@
-"""The words that a model finds likeliest over a whole answer, and how likely at each of its places.
+"""Likeliest tokens of whole completions, and their probabilities at each position.
 
-Logits are divided by their standard deviation over the vocabulary first, so that a model which is
-surer of everything is no other: the deviation takes the place of a temperature.
+Logits are divided by their standard deviation over the vocabulary first. It takes the place of a
+temperature, so that how sure a model is overall makes no difference.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from jaxdistill.objectives.base import log_softmax
 from jaxdistill.objectives.chunk import CHUNK_SIZE, map_shards, map_slices
 from jaxdistill.objectives.compaction import compact, fold_chunks
 from jaxdistill.objectives.logits import finish_logits, lm_head_vocab_size, project
 from jaxdistill.objectives.position_values import position_values
+from jaxdistill.objectives.token_distribution import log_softmax
 from jaxdistill.types import LMHead, VocabTables
 
 _COMPLETIONS_PER_PASS = 16
-"""How many answers of a group are added up at a time: each takes as much as a vocabulary."""
+"""Completions of a shard that are summed at a time; each takes the memory of one vocabulary."""
 
 _MIN_VARIANCE = 1e-8
-"""Logits that are all equal have no deviation to be divided by."""
+"""Least variance of logits to divide by, for logits that are all equal."""
 
 
 def sequence_top_k_probs(
@@ -33,27 +31,27 @@ def sequence_top_k_probs(
     k: int,
     chunk_size: int = CHUNK_SIZE,
 ) -> Float32[Array, "G R N"]:
-    """How likely each of an answer's `k` likeliest words is at each of its places.
+    """Compute the probabilities of each completion's k likeliest tokens at its positions.
 
-    The likeliest first, over the answer: a column is the same word in all of its rows. Gradients
-    reach the hidden states and the head, through the probabilities and not through the choice.
+    The likeliest token of the completion comes first: a column is one token at all its positions.
+    Gradients reach the hidden states and the LM head through the probabilities, not the choice.
 
-    Args:
-        hidden: Of all rows.
-        answers: The number of each row's answer among those of its group, climbing from 0.
-        is_selected: Which rows are part of it; the others are 0.
-        head: Reads `hidden`.
-        k: How many words; fewer if the vocabulary has no more.
-        chunk_rows: Rows of each group that are projected at a time.
+    `completion_index` is the index of each position's completion in its shard, ascending from 0.
+    Positions that are not selected belong to none, and get 0.
     """
-    fixed = jax.lax.stop_gradient((hidden, lm_head))
-    words = sequence_top_k_tokens(
-        fixed[0], completion_index, is_selected, fixed[1], k=k, chunk_size=chunk_size
+    fixed_hidden, fixed_lm_head = jax.lax.stop_gradient((hidden, lm_head))
+    token_ids = sequence_top_k_tokens(
+        fixed_hidden, completion_index, is_selected, fixed_lm_head, k=k, chunk_size=chunk_size
     )
-    found = position_values(
-        _chosen_log_probs, hidden, words, is_selected, lm_head, chunk_size=chunk_size
+    log_probs = position_values(
+        _standardised_token_log_probs,
+        hidden,
+        token_ids,
+        is_selected,
+        lm_head,
+        chunk_size=chunk_size,
     )
-    return jnp.where(is_selected[..., None], jnp.exp(found), 0)
+    return jnp.where(is_selected[..., None], jnp.exp(log_probs), 0)
 
 
 def sequence_top_k_tokens(
@@ -65,70 +63,66 @@ def sequence_top_k_tokens(
     k: int,
     chunk_size: int = CHUNK_SIZE,
 ) -> Int[Array, "G R N"]:
-    """The words of which an answer's rows together say most; 0 in rows that are in none.
+    """Return the tokens of the largest summed probability in each completion; 0 if not selected.
 
-    A few answers after the other, and for each walk their rows alone: a batch of many answers
-    takes no more memory than one of few, and no row is projected twice.
+    Each pass projects the positions of a few completions only: many completions take no more
+    memory than few, and no position is projected twice.
     """
     size = min(k, lm_head_vocab_size(lm_head))
 
-    def look(turn: Int[Array, ""], words: Int[Array, "G R N"]) -> Int[Array, "G R N"]:
-        places = completion_index - turn * _COMPLETIONS_PER_PASS
-        is_here = is_selected & (places >= 0) & (places < _COMPLETIONS_PER_PASS)
-        totals = _completion_prob_sums(hidden, jnp.where(is_here, places, -1), lm_head, chunk_size)
-        found = jax.lax.top_k(totals, size)[1]
-        taken = jax.vmap(lambda group, at: group[at])(found, jnp.where(is_here, places, 0))
-        return jnp.where(is_here[..., None], taken, words)
+    def update(index: Int[Array, ""], token_ids: Int[Array, "G R N"]) -> Int[Array, "G R N"]:
+        slots = completion_index - index * _COMPLETIONS_PER_PASS
+        is_in_pass = is_selected & (slots >= 0) & (slots < _COMPLETIONS_PER_PASS)
+        sums = _completion_prob_sums(hidden, jnp.where(is_in_pass, slots, -1), lm_head, chunk_size)
+        top_tokens = jax.lax.top_k(sums, size)[1]
+        gathered = jax.vmap(lambda shard, i: shard[i])(top_tokens, jnp.where(is_in_pass, slots, 0))
+        return jnp.where(is_in_pass[..., None], gathered, token_ids)
 
-    turns = jnp.max(completion_index) // _COMPLETIONS_PER_PASS + 1
-    return jax.lax.fori_loop(0, turns, look, jnp.zeros((*completion_index.shape, size), jnp.int32))
+    num_passes = jnp.max(completion_index) // _COMPLETIONS_PER_PASS + 1
+    zeros = jnp.zeros((*completion_index.shape, size), jnp.int32)
+    return jax.lax.fori_loop(0, num_passes, update, zeros)
 
 
 def _completion_prob_sums(
-    hidden: Float[Array, "G R D"],
-    completion_index: Int[Array, "G R"],
-    lm_head: LMHead,
-    chunk_size: int,
+    hidden: Float[Array, "G R D"], slots: Int[Array, "G R"], lm_head: LMHead, chunk_size: int
 ) -> Float32[Array, "G A V"]:
-    """The probabilities of the rows that have each place, added up; -1 for rows of none."""
-    packed = compact(
-        completion_index >= 0, (hidden, completion_index + 1), chunk_size
-    )  # behind the last is 0
+    """Sum the probabilities of the positions in each slot; -1 is no slot."""
+    compacted = compact(slots >= 0, (hidden, slots + 1), chunk_size)  # 0 after the last position
 
-    def of_piece(places: Int[Array, " R"], scores: Float32[Array, "R V"]) -> Float32[Array, "A V"]:
-        probs = jnp.exp(standardised_log_probs(finish_logits(scores, lm_head)))
-        return jnp.matmul(
-            jax.nn.one_hot(places - 1, _COMPLETIONS_PER_PASS).T, probs, precision="highest"
-        )
+    def slice_sums(
+        slots: Int[Array, " R"], raw_logits: Float32[Array, "R V"]
+    ) -> Float32[Array, "A V"]:
+        probs = jnp.exp(standardised_log_probs(finish_logits(raw_logits, lm_head)))
+        membership = jax.nn.one_hot(slots - 1, _COMPLETIONS_PER_PASS)
+        return jnp.matmul(membership.T, probs, precision="highest")
 
-    def of_chunk(chunk: Any) -> Float32[Array, "A V"]:
-        hidden, places = chunk
-        return map_slices(of_piece, places, project(hidden, lm_head)).sum(axis=0)
+    def chunk_sums(chunk: tuple[Array, Array]) -> Float32[Array, "A V"]:
+        hidden, slots = chunk
+        return map_slices(slice_sums, slots, project(hidden, lm_head)).sum(axis=0)
 
-    def visit(totals: Array, chunk: Any, start: Array) -> Array:
-        return totals + map_shards(of_chunk, chunk)
+    def update(sums: Array, chunk: tuple[Array, Array], start: Array) -> Array:
+        return sums + map_shards(chunk_sums, chunk)
 
-    return fold_chunks(
-        packed, visit, jnp.zeros((len(hidden), _COMPLETIONS_PER_PASS, lm_head.matrix.shape[0]))
-    )
+    zeros = jnp.zeros((len(hidden), _COMPLETIONS_PER_PASS, lm_head.matrix.shape[0]))
+    return fold_chunks(compacted, update, zeros)
 
 
-def _chosen_log_probs(
+def _standardised_token_log_probs(
     logits: Float32[Array, "R V"], token_ids: Int[Array, "R N"], _: VocabTables | None
 ) -> Float32[Array, "R N"]:
     return jnp.take_along_axis(standardised_log_probs(logits), token_ids, axis=-1)
 
 
 def standardised_log_probs(logits: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
-    """Log-probabilities of logits that are divided by their standard deviation, in nats.
+    """Log-probabilities of logits divided by their sample standard deviation, in nats.
 
-    The deviation is that of a sample, of the words that there are.
+    Columns of padding do not count.
     """
-    is_word = logits != -jnp.inf
-    known = jnp.where(is_word, logits, 0)
-    counts = jnp.sum(is_word, axis=-1, keepdims=True)
-    mean = jnp.sum(known, axis=-1, keepdims=True) / jnp.maximum(counts, 1)
-    squares = jnp.where(is_word, (known - mean) ** 2, 0)
-    variance = jnp.sum(squares, axis=-1, keepdims=True) / jnp.maximum(counts - 1, 1)
+    is_token = logits != -jnp.inf
+    known = jnp.where(is_token, logits, 0)
+    count = jnp.sum(is_token, axis=-1, keepdims=True)
+    mean = jnp.sum(known, axis=-1, keepdims=True) / jnp.maximum(count, 1)
+    squares = jnp.where(is_token, (known - mean) ** 2, 0)
+    variance = jnp.sum(squares, axis=-1, keepdims=True) / jnp.maximum(count - 1, 1)
     deviation = jnp.sqrt(jnp.maximum(variance, _MIN_VARIANCE))
-    return log_softmax(jnp.where(is_word, known / deviation, -jnp.inf))
+    return log_softmax(jnp.where(is_token, known / deviation, -jnp.inf))

@@ -1,114 +1,139 @@
-"""Semantic transport: what it costs to turn the teacher's likely words into the student's.
+"""Sinkhorn divergence: the cost to transport the teacher's likely tokens to the student's.
 
 Cuturi, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", 2013,
-https://arxiv.org/abs/1306.0895, solved by OTT-JAX, https://arxiv.org/abs/2201.12324. What is
-minimised is the Sinkhorn divergence as that library has it: Feydy et al., "Interpolating between
-Optimal Transport and MMD using Sinkhorn Divergences", 2019, https://arxiv.org/abs/1810.08278, and
-where mass may be lost Séjourné et al., 2019, https://arxiv.org/abs/1910.12958.
+https://arxiv.org/abs/1306.0895, solved by OTT-JAX, https://arxiv.org/abs/2201.12324. The divergence
+is that library's: Feydy et al., "Interpolating between Optimal Transport and MMD using Sinkhorn
+Divergences", 2019, https://arxiv.org/abs/1810.08278, and for unbalanced transport Séjourné et al.,
+2019, https://arxiv.org/abs/1910.12958.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 from pydantic import Field
 
 from jaxdistill import losses
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, PositionObjective, TokenDistribution
-
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from jaxdistill.objectives.base import OBJECTIVES, PositionObjective, Positive
+from jaxdistill.objectives.token_distribution import PerPosition, TokenDistribution
 
 _REST_TOKEN_ID = jnp.iinfo(jnp.int32).min
-"""The number, on both sides, of the place of all words that are not looked at."""
+"""Id, on both sides, of the outcome that stands for all tokens outside of the top k."""
+
+
+class _TokenBytes(NamedTuple):
+    """First bytes of tokens, and their number."""
+
+    values: UInt8[Array, "R N Y"]
+    num_bytes: Int[Array, "R N"]
+
+
+class _TopKTokens(NamedTuple):
+    """The k likeliest tokens of one model.
+
+    Attributes:
+        probs: Probabilities.
+        token_ids: The teacher's id of each token; below 0 for tokens that only the student has.
+        is_special: Whether they are special tokens.
+        features: `_TokenBytes`, or embeddings `[R, N, D]`, from which distances are computed.
+    """
+
+    probs: Float32[Array, "R N"]
+    token_ids: Int[Array, "R N"]
+    is_special: Bool[Array, "R N"]
+    features: Any
 
 
 @OBJECTIVES.register
 @configclass
 class Sinkhorn(PositionObjective):
-    """S(p, q) = C(p, q) − ½ C(p, p) − ½ C(q, q), with C the smoothed cost of moving probabilities.
+    """S(p, q) = C(p, q) − ½ C(p, p) − ½ C(q, q), with C the entropic cost of optimal transport.
 
-    C alone would not be least where the student says what the teacher says: smoothing moves mass
-    there, too, and that costs less for a student that is surer than the teacher.
+    C alone is not least where student and teacher are equal: smoothing moves mass there, too, and
+    that costs less for a student that is surer than the teacher.
 
-    To move from a word to another costs from 0 for the same word to 1 for nothing in common; a mark
-    is at distance 1 from all but its twin. Only the `k` likeliest words of both sides are looked
-    at; all others are one more place on each side, which is at distance 1 from every word.
+    The distance of two tokens is 0 for equal ones and 1 for nothing in common. A special token has
+    distance 1 to all but its exact match. Only the k likeliest tokens of both models are compared;
+    the others are one more outcome on each side, at distance 1 from every token.
 
-    Groups of several tokens are compared where they begin, for there both have read the same text.
+    Spans of several tokens are compared at their first tokens, which follow the same text on both
+    sides.
 
-    Args:
-        cost: `letters`: the normalised edit distance of two words in bytes (of the first 16 of
-            each); `embeddings`: 1 − cos of the angle between what the teacher's head has of them,
-            and at most 1. A word that it does not have is the sum of the words it is written in.
-        k: How many of the likeliest words.
-        epsilon: How much the plan is smoothed; it tends to exact transport as this tends to 0.
-        num_iterations: Of Sinkhorn's algorithm, as many for every place. A smaller `epsilon` needs
-            more, most of all where both sides nearly agree: 100 are enough at 0.2, and at 0.05 the
-            gradient there is wrong by a quarter.
-        relaxed: Lets mass be lost and made at this price instead of moving it, and leaves the
-            unlikely words out; null moves all.
+    Attributes:
+        cost: `letters`: the normalised edit distance of two tokens in bytes (of the first 16 of
+            each). `embeddings`: 1 − cos of the angle between the rows of the teacher's LM head, at
+            most 1; a token that the teacher does not have is the sum of its subtokens.
+        k: Number of likeliest tokens.
+        epsilon: Strength of the entropic smoothing; exact transport is the limit 0.
+        num_iterations: Iterations of Sinkhorn's algorithm, the same at every position. A smaller
+            `epsilon` needs more, most of all where both models nearly agree: 100 suffice at 0.2,
+            but at 0.05 the gradient there is wrong by a quarter.
+        relaxed: Price at which mass is created or destroyed instead of moved (unbalanced
+            transport), without the outcome of the other tokens; null moves all mass.
     """
 
     type: Literal["sinkhorn"] = "sinkhorn"
     cost: Literal["letters", "embeddings"] = "letters"
     k: Annotated[int, Field(gt=0)] = 32
-    epsilon: _Positive = 0.2
+    epsilon: Positive = 0.2
     num_iterations: Annotated[int, Field(gt=0)] = 100
-    relaxed: _Positive | None = None
+    relaxed: Positive | None = None
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "words"})
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "exact_match"})
+    zero_at_equality: ClassVar[bool] = True
+    stationary_at_equality: ClassVar[bool] = True
+    equality_tolerance: ClassVar[float] = 1e-4
 
     @property
     def vocab_needs(self) -> frozenset[str]:
-        """For embeddings, what the student's words are written in, too."""
-        return self.needs & {"words"} | ({"places"} if self.cost == "embeddings" else set())
+        """Exact matches; for embeddings also the subtokens, which come with the buckets."""
+        tables = {"exact_match", "buckets"} if self.cost == "embeddings" else {"exact_match"}
+        return frozenset(tables)
 
     @property
     def alignment_rule(self) -> AlignmentRule:
-        """Groups of tokens that stand for the same text, where they begin."""
-        return AlignmentRule("spans", compare_at="begins")
+        """Spans of equal bytes, compared at their first tokens."""
+        return AlignmentRule("spans", compare_at="first_token")
 
-    def values(
-        self, student: TokenDistribution, teacher: TokenDistribution | None
-    ) -> Float32[Array, " R"]:
-        """The cost beyond that of each side with itself."""
-        assert teacher is not None, "the wall shows the teacher to whom needs it"
+    def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
+        """Compute the transport cost, less that of each side to itself."""
+        assert teacher is not None, "needs teacher logits"
         p, q = self._top_k(student, teacher)
-        between, *alone = (self._transport_cost(*pair) for pair in ((p, q), (p, p), (q, q)))
-        # Zero unless mass may be lost; then both sides may have unlike totals.
-        unlike = self.epsilon / 2 * (p.probs.sum(axis=-1) - q.probs.sum(axis=-1)) ** 2
-        return between - sum(alone) / 2 + unlike
+        between, *within = (self._transport_cost(*pair) for pair in ((p, q), (p, p), (q, q)))
+        # 0 in balanced transport; in unbalanced transport the total masses may differ.
+        mass_difference = p.probs.sum(axis=-1) - q.probs.sum(axis=-1)
+        return between - sum(within) / 2 + self.epsilon / 2 * mass_difference**2
 
     def _top_k(
         self, student: TokenDistribution, teacher: TokenDistribution
-    ) -> tuple["_TopKTokens", "_TopKTokens"]:
-        (log_p, theirs), (log_q, mine) = (
-            jax.lax.top_k(side.log_probs(), min(self.k, side.logits.shape[-1]))
-            for side in (teacher, student)
+    ) -> tuple[_TopKTokens, _TopKTokens]:
+        """Return the likeliest tokens of the teacher, and of the student."""
+        (log_p, p_ids), (log_q, q_ids) = (
+            jax.lax.top_k(one.log_probs(), min(self.k, one.logits.shape[-1]))
+            for one in (teacher, student)
         )
-        sizes = teacher.num_bytes[theirs], student.num_bytes[mine]
-        if self.cost == "letters":
-            looks = (teacher.token_bytes[theirs], sizes[0]), (student.token_bytes[mine], sizes[1])
-        else:
-            assert teacher.output_embeddings is not None, "the wall shows the teacher's embeddings"
-            # All in the teacher's space, which stands still: the student's own embeddings move
-            # while it learns, and may begin at random.
+        p_bytes = _TokenBytes(teacher.token_bytes[p_ids], teacher.num_bytes[p_ids])
+        q_bytes = _TokenBytes(student.token_bytes[q_ids], student.num_bytes[q_ids])
+        features = p_bytes, q_bytes
+        if self.cost == "embeddings":
+            assert teacher.output_embeddings is not None, "a run passes the teacher's LM head"
+            # Both sides in the teacher's space, which is fixed: the student's own embeddings change
+            # in training, and may start at random.
             table = teacher.output_embeddings
-            looks = table[theirs], _sum_subtoken_embeddings(student.subtokens[mine], table)
-        twins = student.exact_match[mine]
-        numbers = theirs, jnp.where(twins >= 0, twins, -1 - mine)
-        probs = jnp.exp(log_p), jnp.exp(log_q)
-        p, q = map(_TopKTokens, probs, numbers, (size == 0 for size in sizes), looks)
+            features = table[p_ids], _sum_subtoken_embeddings(student.subtokens[q_ids], table)
+        matches = student.exact_match[q_ids]
+        q_ids = jnp.where(matches >= 0, matches, -1 - q_ids)
+        p = _TopKTokens(jnp.exp(log_p), p_ids, p_bytes.num_bytes == 0, features[0])
+        q = _TopKTokens(jnp.exp(log_q), q_ids, q_bytes.num_bytes == 0, features[1])
         return (p, q) if self.relaxed is not None else (_with_rest(p), _with_rest(q))
 
-    def _transport_cost(self, source: "_TopKTokens", target: "_TopKTokens") -> Float32[Array, " R"]:
-        """The smoothed cost of moving one side's probabilities to another's, or to its own."""
-        cost = (_edit_distance if self.cost == "letters" else losses.cosine_distance)(
-            source.features, target.features
-        )
+    def _transport_cost(self, source: _TopKTokens, target: _TopKTokens) -> PerPosition:
+        """Compute the entropic cost of transport from one side to the other, or to itself."""
+        distance = _edit_distance if self.cost == "letters" else losses.cosine_distance
+        cost = distance(source.features, target.features)
         cost = jnp.where(source.is_special[:, :, None] | target.is_special[:, None], 1, cost)
         cost = jnp.where(source.token_ids[:, :, None] == target.token_ids[:, None], 0, cost)
         return losses.entropic_transport_cost(
@@ -121,50 +146,32 @@ class Sinkhorn(PositionObjective):
         )
 
 
-class _TopKTokens(NamedTuple):
-    """The likeliest words of one side.
-
-    Attributes:
-        probs: How likely they are.
-        numbers: The teacher's number of each; below 0 for words that only the student has.
-        is_special: Whether they stand for no text.
-        looks: What says how far they are from others: letters and how many, or embeddings.
-    """
-
-    probs: Float32[Array, "R N"]
-    token_ids: Int[Array, "R N"]
-    is_special: Bool[Array, "R N"]
-    features: Any
-
-
-def _edit_distance(source: Any, target: Any) -> Float32[Array, "R N M"]:
-    (left, left_lengths), (right, right_lengths) = source, target
-    shape = (*left_lengths.shape, right_lengths.shape[-1])
+def _edit_distance(source: _TokenBytes, target: _TokenBytes) -> Float32[Array, "R N M"]:
+    shape = (*source.num_bytes.shape, target.num_bytes.shape[-1])
     return losses.normalised_edit_distance(
-        jnp.broadcast_to(left[:, :, None], (*shape, left.shape[-1])),
-        jnp.broadcast_to(left_lengths[:, :, None], shape),
-        jnp.broadcast_to(right[:, None], (*shape, right.shape[-1])),
-        jnp.broadcast_to(right_lengths[:, None], shape),
+        jnp.broadcast_to(source.values[:, :, None], (*shape, source.values.shape[-1])),
+        jnp.broadcast_to(source.num_bytes[:, :, None], shape),
+        jnp.broadcast_to(target.values[:, None], (*shape, target.values.shape[-1])),
+        jnp.broadcast_to(target.num_bytes[:, None], shape),
     )
 
 
 def _sum_subtoken_embeddings(
     subtokens: Int[Array, "R M N"], embeddings: Float[Array, "W D"]
 ) -> Float[Array, "R M D"]:
-    """The sum of what the table has of the pieces of each word."""
-    found = (
-        jnp.where(piece[..., None] >= 0, embeddings[piece], 0)
-        for piece in jnp.moveaxis(subtokens, -1, 0)
+    """Sum the embeddings of each token's subtokens."""
+    terms = (
+        jnp.where(ids[..., None] >= 0, embeddings[ids], 0) for ids in jnp.moveaxis(subtokens, -1, 0)
     )
-    return jnp.asarray(sum(found))
+    return jnp.asarray(sum(terms))
 
 
 def _with_rest(tokens: _TopKTokens) -> _TopKTokens:
-    """All other words are one more place, which is as far from every word as a mark."""
+    """Add all other tokens as one outcome, as far from every token as a special token is."""
     last = ((0, 0), (0, 1))
-    others = jnp.maximum(1 - jnp.sum(tokens.probs, axis=-1, keepdims=True), 0)
+    rest = jnp.maximum(1 - jnp.sum(tokens.probs, axis=-1, keepdims=True), 0)
     return _TopKTokens(
-        jnp.concatenate([tokens.probs, others], axis=-1),
+        jnp.concatenate([tokens.probs, rest], axis=-1),
         jnp.pad(tokens.token_ids, last, constant_values=_REST_TOKEN_ID),
         jnp.pad(tokens.is_special, last, constant_values=True),
         jax.tree.map(lambda a: jnp.pad(a, (*last, *[(0, 0)] * (a.ndim - 2))), tokens.features),

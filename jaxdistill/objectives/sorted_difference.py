@@ -1,8 +1,8 @@
-"""By rank: what methods share that compare sorted probabilities, of all words or the likeliest."""
+"""Base class of objectives that compare sorted probabilities, of all tokens or the k largest."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
@@ -10,79 +10,77 @@ from pydantic import Field, model_validator
 
 from jaxdistill import losses
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import PositionFunction, PositionObjective, TokenDistribution
+from jaxdistill.losses import BoundedValue
+from jaxdistill.objectives.base import PositionFunction, PositionObjective
+from jaxdistill.objectives.token_distribution import PerPosition, PerToken, TokenDistribution
 
 
 @configclass
 class SortedDifference(PositionObjective):
-    """A method that compares words by how likely they are, and may look at the likeliest alone.
+    """A comparison of sorted probabilities, whatever tokens they belong to.
 
-    Args:
-        k: Look only at so many of the likeliest words; null sorts all. It gives the least that the
-            sum over all words can be, and the bound that is recorded says by how much that may be
-            too little.
-        max_bound: Look at four times as many, and again, until no bound is above this; at 0 all
-            are sorted in the end. Places that are compared together (a chunk, or a few of it on a
-            CPU) look at as many as the most uncertain of them needs. Null leaves it at `k`.
+    Attributes:
+        k: Number of largest probabilities to compare; null sorts all. The value is then the least
+            that the sum over all tokens can be. Its largest error is logged as
+            `train/<objective>_bound`.
+        max_bound: Multiply k by four until no error exceeds this; at 0 all are sorted in the end.
+            Positions of one chunk (on a CPU: of a slice of a chunk) share k, so the most uncertain
+            position decides. Null keeps `k`.
     """
 
     k: Annotated[int, Field(gt=0)] | None = None
     max_bound: Annotated[float, Field(ge=0)] | None = None
 
+    zero_at_equality: ClassVar[bool] = True
+
     @model_validator(mode="after")
     def _check_max_bound(self) -> "SortedDifference":
         if self.max_bound is not None and self.k is None:
             raise ValueError(
-                "`max_bound` raises `k`, and there is none. Say with how many words to begin, for "
-                "example `k: 256`, or leave `max_bound` out: null sorts all."
+                "`max_bound` raises `k`, but `k` is null, which sorts all tokens. Set a first `k`, "
+                "such as `k: 256`, or leave `max_bound` out."
             )
         return self
 
     @property
     def diagnostics(self) -> Mapping[str, PositionFunction]:
-        """By how much the value may be too little, where only a part is looked at."""
+        """Largest error of the value, where only k probabilities are compared."""
         return {} if self.k is None else {"bound": self._bound}
 
-    def values(
-        self, student: TokenDistribution, teacher: TokenDistribution | None
-    ) -> Float32[Array, " R"]:
-        """The value, or the least that it can be."""
-        return self._memoised_values_and_bounds(student, teacher)[0]
+    def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
+        """Compute the value, or the least that it can be."""
+        return self._memoised_value(student, teacher).value
 
-    def _bound(
-        self, student: TokenDistribution, teacher: TokenDistribution | None
-    ) -> Float32[Array, " R"]:
-        return self._memoised_values_and_bounds(student, teacher)[1]
+    def _bound(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
+        return self._memoised_value(student, teacher).max_error
 
     @abstractmethod
-    def _values_and_bounds(
-        self, student: TokenDistribution, teacher: TokenDistribution
-    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
-        """The value and its bound."""
+    def _bounded(self, student: TokenDistribution, teacher: TokenDistribution) -> BoundedValue:
+        """Compute the value and its largest error."""
 
-    def _memoised_values_and_bounds(
+    def _memoised_value(
         self, student: TokenDistribution, teacher: TokenDistribution | None
-    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
-        assert teacher is not None, "the wall shows the teacher to whom needs it"
-        return student.memoise(self, lambda: self._values_and_bounds(student, teacher))
+    ) -> BoundedValue:
+        assert teacher is not None, "needs teacher logits"
+        return student.memoise(self, lambda: self._bounded(student, teacher))
 
     def _sorted_difference(
         self,
-        p: Float32[Array, "R V"],
+        p: PerToken,
         q: Float32[Array, "R W"],
-        max_error: Float32[Array, " R"],
-    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
-        """The difference, or the least that it can be, and by how much that may be too little."""
+        max_error: PerPosition,
+    ) -> BoundedValue:
+        """Compute the sorted difference, of k probabilities or of enough for `max_error`."""
         if self.k is None:
-            return losses.sorted_difference(p, q), jnp.zeros_like(max_error)
+            return BoundedValue(losses.sorted_difference(p, q), jnp.zeros_like(max_error))
         if self.max_bound is None:
             return losses.sorted_difference_top_k(p, q, k=self.k)
         return losses.sorted_difference_adaptive(p, q, k=self.k, max_error=max_error)
 
-    def _max_error(self, teacher: TokenDistribution) -> Float32[Array, " R"]:
-        """`max_bound` for each row, and no limit for those that do not count."""
+    def _max_error(self, teacher: TokenDistribution) -> PerPosition:
+        """Return `max_bound` for each position, and infinity for positions without weight."""
         limit = jnp.inf if self.max_bound is None else self.max_bound
         limits = jnp.full(teacher.logits.shape[:1], limit)
-        return (
-            limits if teacher.is_scored is None else jnp.where(teacher.is_scored, limits, jnp.inf)
-        )
+        if teacher.is_scored is None:
+            return limits
+        return jnp.where(teacher.is_scored, limits, jnp.inf)

@@ -1,4 +1,4 @@
-"""Universal Logit Distillation: sorted probabilities beside each other, whatever words they are of.
+"""Universal Logit Distillation (ULD): compare sorted probabilities, whatever their tokens are.
 
 Boizard et al., "Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for
 LLMs", 2024, https://arxiv.org/abs/2402.12030.
@@ -7,26 +7,28 @@ LLMs", 2024, https://arxiv.org/abs/2402.12030.
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float32
 
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, TokenDistribution
+from jaxdistill.losses import BoundedValue
+from jaxdistill.objectives.base import OBJECTIVES
 from jaxdistill.objectives.sorted_difference import SortedDifference
+from jaxdistill.objectives.token_distribution import TokenDistribution
 
 
 @OBJECTIVES.register
 @configclass
 class ULD(SortedDifference):
-    """Σ |p₍ᵢ₎ − q₍ᵢ₎|, with the i-th largest of both sides beside each other; between 0 and 2.
+    """Σ |p₍ᵢ₎ − q₍ᵢ₎| over the i-th largest probability of each side, between 0 and 2.
 
-    It does not see which words are likely, only how likely the likeliest are: give it
-    `cross_entropy` for company.
+    It compares how likely the likeliest tokens are, not which they are: combine it with
+    `cross_entropy`.
 
-    Args:
-        align: `positions` compares the n-th token of both answers, as its authors do; `spans`
-            compares groups of tokens that stand for the same text.
-        average: Whether every row counts the same, as in its authors' code, or every group.
+    Attributes:
+        align: `positions` compares the n-th token of both completions, as its authors do; `spans`
+            compares spans of tokens that cover the same bytes.
+        average: Unit of equal weight: `rows` for the example, as in the authors' code; `groups` for
+            the span.
     """
 
     type: Literal["uld"] = "uld"
@@ -37,16 +39,14 @@ class ULD(SortedDifference):
 
     @property
     def alignment_rule(self) -> AlignmentRule:
-        """As `align` and `average` say."""
+        """The rule of `align` and `average`."""
         return AlignmentRule(self.align, self.average)
 
     @property
     def needs_span_prefix(self) -> bool:
-        """Groups may be of several tokens."""
+        """True for spans, which may have several tokens."""
         return self.align == "spans"
 
-    def _values_and_bounds(
-        self, student: TokenDistribution, teacher: TokenDistribution
-    ) -> tuple[Float32[Array, " R"], Float32[Array, " R"]]:
+    def _bounded(self, student: TokenDistribution, teacher: TokenDistribution) -> BoundedValue:
         p, q = jnp.exp(teacher.joint_log_probs()), jnp.exp(student.joint_log_probs())
         return self._sorted_difference(p, q, self._max_error(teacher))

@@ -1,4 +1,4 @@
-"""Writes golden_trl.json: TRL's `generalized_jsd_loss`, per row, with its gradient.
+"""Write golden_trl.json: TRL's `generalized_jsd_loss` per position, with its gradient.
 
 Run where TRL is installed (1.16.0 made the committed file; our own tests need only the JSON):
 `pip install torch==2.13.0 trl && python tests/objectives/golden_trl.py`.
@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from trl.experimental.gkd import GKDTrainer
 
-ROWS, WORDS = 3, 7
+POSITIONS, VOCAB_SIZE = 3, 7
 
 
 def main() -> None:
     generator = torch.Generator().manual_seed(0)
-    student = 3 * torch.randn(ROWS, WORDS, generator=generator, dtype=torch.float64)
-    teacher = 3 * torch.randn(ROWS, WORDS, generator=generator, dtype=torch.float64)
+    student = 3 * torch.randn(POSITIONS, VOCAB_SIZE, generator=generator, dtype=torch.float64)
+    teacher = 3 * torch.randn(POSITIONS, VOCAB_SIZE, generator=generator, dtype=torch.float64)
     cases = []
     for beta in (0.0, 0.1, 0.5, 0.9, 1.0):
         for temperature in (1.0, 2.0):

@@ -14,9 +14,9 @@ GOLDEN = json.loads((Path(__file__).parent / "golden_trl.json").read_text())
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: f"{c['beta']}-{c['temperature']}")
-def test_jensen_shannon_is_trls(case: dict) -> None:
+def test_jensen_shannon_equals_trl(case: dict) -> None:
     objective = OBJECTIVES["jensen_shannon"](beta=case["beta"], temperature=case["temperature"])
-    student, teacher = (jnp.array(GOLDEN[side], jnp.float32) for side in ("student", "teacher"))
+    student, teacher = (jnp.array(GOLDEN[model], jnp.float32) for model in ("student", "teacher"))
     labels = jnp.zeros(len(student), jnp.int32)
 
     def total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""MultiLevelOT beside the whole arrays that it never makes, and what must make no difference."""
+"""MultiLevelOT beside the authors' formulas with all logits at once, and its invariances."""
 
 import dataclasses
 import functools
@@ -9,23 +9,19 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdistill.objectives.batch_objective import VocabEngine
+from jaxdistill.objectives.engine import VocabEngine
 from jaxdistill.objectives.multi_level_ot import MultiLevelOT
 from jaxdistill.types import Batch, HiddenSignal, LMHead, TokenAlignment
 
-LENGTH, PROMPT = 8, 2
-SIZES = 7, 11
-"""How many words the student has, and the teacher."""
+LENGTH, PROMPT_LENGTH = 8, 2
+VOCAB_SIZES = 7, 11
+"""Number of tokens of the student, and of the teacher."""
 
 
-def total(objective, student, teacher, batch, *, num_shards=1, chunk_rows=256):
-    """What the three costs add up to."""
-    walk = VocabEngine(never, num_shards, chunk_rows)
-    return sum(objective.sums({}, student, teacher, batch, walk).values())
-
-
-def never(*_):
-    raise AssertionError("it compares no rows")
+def total_loss(objective, student, teacher, batch, *, num_shards=1, chunk_size=256):
+    """Compute the sum of the three terms."""
+    engine = VocabEngine(num_shards, chunk_size)
+    return sum(objective.sums({}, student, teacher, batch, engine).values())
 
 
 def softmax(x):
@@ -33,146 +29,158 @@ def softmax(x):
     return x / x.sum(-1, keepdims=True)
 
 
-def released(student, teacher, *, k, beta, gamma, epsilon=0.1, num_iterations=10):
-    """The rule as it is written, for the logits of one answer without padding, in float64."""
-    sides = []
+def released_rule(student, teacher, *, k, beta, gamma, epsilon=0.1, num_iterations=10):
+    """The rule of the released code, for the logits of one completion without padding."""
+    top_k_probs = []
     for logits in (np.float64(teacher), np.float64(student)):
         probs = softmax(logits / logits.std(-1, ddof=1, keepdims=True))
-        sides.append(probs[:, np.argsort(-probs.sum(0), kind="stable")[:k]])
-    width = max(side.shape[1] for side in sides)
-    p, q = (np.pad(side, ((0, 0), (0, width - side.shape[1]))) for side in sides)
-    size = min(len(p), len(q))
-    holistic = np.abs(p[:size] - q[:size]).sum(-1).mean()
-    logarithmic = -(softmax(q[:size]) * np.log(softmax(p[:size]))).sum(-1).mean()
+        top_k_probs.append(probs[:, np.argsort(-probs.sum(0), kind="stable")[:k]])
+    size = max(probs.shape[1] for probs in top_k_probs)
+    p, q = (np.pad(probs, ((0, 0), (0, size - probs.shape[1]))) for probs in top_k_probs)
+    length = min(len(p), len(q))
+    absolute = np.abs(p[:length] - q[:length]).sum(-1).mean()
+    logarithmic = -(softmax(q[:length]) * np.log(softmax(p[:length]))).sum(-1).mean()
     cost = np.abs(softmax(p / 2)[:, None] - softmax(q / 2)[None]).sum(-1)
     plan = np.exp(-cost / epsilon)
     for _ in range(num_iterations):
         plan = plan / plan.sum(1, keepdims=True)
         plan = plan / plan.sum(0, keepdims=True)
-    return holistic + beta * logarithmic + gamma * (plan * cost).sum()
+    return absolute + beta * logarithmic + gamma * (plan * cost).sum()
 
 
-def side(counts, length, first=0):
-    """Answers of so many places, each behind a prompt, one after the other in a sequence."""
+def one_sequence(sizes, length, first=0):
+    """Return a sequence of completions of these sizes, each after a prompt."""
     tokens, positions, segment_ids = np.zeros((3, length), np.int32)
     example_ids, loss_mask, start = np.full(length, -1, np.int32), np.zeros(length, np.float32), 0
-    for number, count in enumerate(counts):
-        end = start + PROMPT + count
+    for index, size in enumerate(sizes):
+        end = start + PROMPT_LENGTH + size
         positions[start:end] = np.arange(end - start)
-        segment_ids[start:end], example_ids[start:end] = 1 + number, first + number
-        loss_mask[start + PROMPT : end] = 1
+        segment_ids[start:end], example_ids[start:end] = 1 + index, first + index
+        loss_mask[start + PROMPT_LENGTH : end] = 1
         start = end
     return Batch(tokens, tokens, loss_mask, positions, segment_ids, example_ids)
 
 
-def paired(counts, length, first=0):
-    """The n-th place of each answer beside the n-th of the teacher's, in one sequence."""
-    mine, theirs = (side([both[n] for both in counts], length, first) for n in range(2))
+def aligned_sequence(sizes, length, first=0):
+    """Align the n-th position of each completion with the n-th of the teacher's."""
+    student, teacher = (one_sequence([pair[n] for pair in sizes], length, first) for n in range(2))
     student_span_ids, teacher_span_ids = np.full((2, length), -1, np.int32)
-    for number, both in enumerate(counts, start=1):
-        here, there = (
-            np.flatnonzero((one.segment_ids == number) & (one.loss_mask > 0))[: min(both)]
-            for one in (mine, theirs)
+    for segment, pair in enumerate(sizes, start=1):
+        own, other = (
+            np.flatnonzero((one.segment_ids == segment) & (one.loss_mask > 0))[: min(pair)]
+            for one in (student, teacher)
         )
-        student_span_ids[here] = teacher_span_ids[there] = here
+        student_span_ids[own] = teacher_span_ids[other] = own
     weight = np.float32(student_span_ids >= 0)
-    pairing = TokenAlignment(theirs, weight, student_span_ids, teacher_span_ids)
-    return dataclasses.replace(mine, pairing=pairing)
+    alignment = TokenAlignment(teacher, weight, student_span_ids, teacher_span_ids)
+    return dataclasses.replace(student, alignment=alignment)
 
 
 def stacked(*sequences):
-    return jax.tree.map(lambda *rows: np.stack(rows), *sequences)
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *sequences)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("num_shards", "chunk_rows"))
-def measure(objective, student, teacher, batch, *, num_shards=1, chunk_rows=3):
-    """The loss of models whose hidden states are logits, and its gradient to the student's."""
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("num_shards", "chunk_size"))
+def measure(objective, student, teacher, batch, *, num_shards=1, chunk_size=3):
+    """Compute the loss of models whose hidden states are logits, and the student's gradient."""
+    options = {"num_shards": num_shards, "chunk_size": chunk_size}
 
     def loss(student):
-        sides = (HiddenSignal(one, LMHead(jnp.eye(one.shape[-1]))) for one in (student, teacher))
-        return total(objective, *sides, batch, num_shards=num_shards, chunk_rows=chunk_rows)
+        signals = (
+            HiddenSignal(logits, LMHead(jnp.eye(logits.shape[-1]))) for logits in (student, teacher)
+        )
+        return total_loss(objective, *signals, batch, **options)
 
     return jax.value_and_grad(loss)(student)
 
 
-def random_logits(seed, sequences, length=LENGTH, sizes=SIZES):
+def random_logits(seed, num_sequences, length=LENGTH, vocab_sizes=VOCAB_SIZES):
     random = np.random.default_rng(seed)
-    return [jnp.asarray(2 * random.normal(size=(sequences, length, n)), jnp.float32) for n in sizes]
+    return [
+        jnp.asarray(2 * random.normal(size=(num_sequences, length, size)), jnp.float32)
+        for size in vocab_sizes
+    ]
 
 
 OPTIONS = {"k": 5, "beta": 0.1, "gamma": 0.5}
 OBJECTIVE = MultiLevelOT(**OPTIONS)
-COUNTS = [(4, 6), (5, 3), (1, 1), (1, 5)]
-BATCH = stacked(*(paired([both], LENGTH) for both in COUNTS))
+SIZES = [(4, 6), (5, 3), (1, 1), (1, 5)]
+BATCH = stacked(*(aligned_sequence([pair], LENGTH) for pair in SIZES))
 
 
-def dense(student, teacher, options=OPTIONS, counts=COUNTS):
-    """What the rule says of one answer a sequence, added up."""
-    return sum(
-        released(mine[PROMPT : PROMPT + n], theirs[PROMPT : PROMPT + m], **options)
-        for mine, theirs, (n, m) in zip(student, teacher, counts, strict=True)
-    )
+def dense_loss(student, teacher, options=OPTIONS, sizes=SIZES):
+    """Sum the rule over sequences of one completion each."""
+    start, total = PROMPT_LENGTH, 0.0
+    for own, other, (n, m) in zip(student, teacher, sizes, strict=True):
+        total += released_rule(own[start : start + n], other[start : start + m], **options)
+    return total
 
 
 def finite_differences(student, teacher, options, step=1e-6):
     expected = np.zeros(student.shape)
-    for place in np.ndindex(*student.shape):
+    for index in np.ndindex(*student.shape):
         up, down = np.float64(student), np.float64(student)
-        up[place], down[place] = up[place] + step, down[place] - step
-        difference = dense(up, teacher, options) - dense(down, teacher, options)
-        expected[place] = difference / (2 * step)
+        up[index], down[index] = up[index] + step, down[index] - step
+        difference = dense_loss(up, teacher, options) - dense_loss(down, teacher, options)
+        expected[index] = difference / (2 * step)
     return expected
 
 
 @pytest.mark.parametrize("k", [5, 50])
-def test_it_is_the_rule_of_the_released_code(k):
+def test_loss_and_gradient_equal_the_released_rule(k):
     options = {**OPTIONS, "k": k}
-    student, teacher = random_logits(0, len(COUNTS))
-    found, slope = measure(MultiLevelOT(**options), student, teacher, BATCH)
-    np.testing.assert_allclose(found, dense(student, teacher, options), rtol=1e-5)
+    student, teacher = random_logits(0, len(SIZES))
+    value, gradient = measure(MultiLevelOT(**options), student, teacher, BATCH)
+    np.testing.assert_allclose(value, dense_loss(student, teacher, options), rtol=1e-5)
     expected = finite_differences(student, teacher, options)
-    np.testing.assert_allclose(slope, expected, rtol=1e-3, atol=2e-5)
-    is_learned = BATCH.loss_mask > 0
-    np.testing.assert_array_equal(slope[~is_learned], 0)
-    assert np.abs(slope[is_learned]).max(-1).min() > 0
-    np.testing.assert_allclose(OBJECTIVE.denominators(BATCH)["transport"], len(COUNTS), rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=2e-5)
+    is_scored = BATCH.loss_mask > 0
+    np.testing.assert_array_equal(gradient[~is_scored], 0)
+    assert np.abs(gradient[is_scored]).max(-1).min() > 0
+    np.testing.assert_allclose(OBJECTIVE.denominators(BATCH)["transport"], len(SIZES), rtol=1e-6)
 
 
-def test_one_tokenizer_needs_no_pairing():
-    batch = stacked(side([3], LENGTH), side([6], LENGTH))
-    student, teacher = random_logits(1, 2, sizes=(7, 7))
-    expected = dense(student, teacher, counts=[(3, 3), (6, 6)])
+def test_one_tokenizer_needs_no_alignment():
+    batch = stacked(one_sequence([3], LENGTH), one_sequence([6], LENGTH))
+    student, teacher = random_logits(1, 2, vocab_sizes=(7, 7))
+    expected = dense_loss(student, teacher, sizes=[(3, 3), (6, 6)])
     np.testing.assert_allclose(measure(OBJECTIVE, student, teacher, batch)[0], expected, rtol=1e-5)
     assert measure(MultiLevelOT(beta=0.0, gamma=0.0), student, student, batch)[0] == 0
 
 
-def laid_out(tables, batch):
-    """Logits that follow from the answer and the place in it alone; junk everywhere else."""
-    found = []
-    for table, one in zip(tables, (batch, batch.pairing.teacher), strict=True):
-        logits = np.full((*one.tokens.shape, table.shape[-1]), 77, np.float32)
+def logits_by_example(tables, batch):
+    """Logits that depend on the example and the position in it; large numbers elsewhere."""
+    both = []
+    for table, read in zip(tables, (batch, batch.alignment.teacher), strict=True):
+        logits = np.full((*read.tokens.shape, table.shape[-1]), 77, np.float32)
         logits[..., 0] = -50
-        is_learned = one.loss_mask > 0
-        answers, places = one.example_ids[is_learned], one.positions[is_learned]
-        logits[is_learned] = table[answers, places - PROMPT]
-        found.append(jnp.asarray(logits))
-    return found
+        is_scored = read.loss_mask > 0
+        example_ids, positions = read.example_ids[is_scored], read.positions[is_scored]
+        logits[is_scored] = table[example_ids, positions - PROMPT_LENGTH]
+        both.append(jnp.asarray(logits))
+    return both
 
 
-def test_packing_groups_and_chunks_change_nothing():
-    counts = [(1 + n % 3, 1 + n % 2) for n in range(20)]  # more than are looked at in a turn
+def test_packing_shards_and_chunks_change_nothing():
+    sizes = [(1 + n % 3, 1 + n % 2) for n in range(20)]  # more than one pass of `sequence_top_k`
     tables = random_logits(2, 20, length=3)
-    packed = stacked(paired(counts, 100))
-    apart = stacked(paired(counts[:10], 50), paired(counts[10:], 50, first=10))
+    packed = stacked(aligned_sequence(sizes, 100))
+    two_sequences = stacked(
+        aligned_sequence(sizes[:10], 50), aligned_sequence(sizes[10:], 50, first=10)
+    )
 
-    def of(batch, **options):
-        found, slope = measure(OBJECTIVE, *laid_out(tables, batch), batch, **options)
-        is_learned = batch.loss_mask > 0
-        np.testing.assert_array_equal(slope[~is_learned], 0)
-        return found, slope[is_learned]
+    def measure_scored(batch, **options):
+        value, gradient = measure(OBJECTIVE, *logits_by_example(tables, batch), batch, **options)
+        is_scored = batch.loss_mask > 0
+        np.testing.assert_array_equal(gradient[~is_scored], 0)
+        return value, gradient[is_scored]
 
-    expected = of(packed)
-    for other in (of(packed, chunk_rows=64), of(apart), of(apart, num_shards=2)):
+    expected = measure_scored(packed)
+    for other in (
+        measure_scored(packed, chunk_size=64),
+        measure_scored(two_sequences),
+        measure_scored(two_sequences, num_shards=2),
+    ):
         np.testing.assert_allclose(other[0], expected[0], rtol=1e-5)
         np.testing.assert_allclose(other[1], expected[1], rtol=1e-4, atol=1e-6)
 
@@ -181,85 +189,87 @@ def test_packing_groups_and_chunks_change_nothing():
 def test_devices_change_nothing(vocabulary):
     random = np.random.default_rng(5)
     hidden, matrices = (
-        [jnp.asarray(random.normal(size=(*shape, 4)), jnp.float32) for _ in SIZES]
+        [jnp.asarray(random.normal(size=(*shape, 4)), jnp.float32) for _ in VOCAB_SIZES]
         for shape in ((4, LENGTH), (8,))
     )
 
     @functools.partial(jax.jit, static_argnames="num_shards")
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
-    def of(hidden, matrices, batch, *, num_shards):
-        sides = (HiddenSignal(*both) for both in zip(hidden, map(LMHead, matrices), strict=True))
-        return total(OBJECTIVE, *sides, batch, num_shards=num_shards, chunk_rows=4)
+    def loss_and_gradient(hidden, matrices, batch, *, num_shards):
+        signals = (HiddenSignal(*pair) for pair in zip(hidden, map(LMHead, matrices), strict=True))
+        return total_loss(OBJECTIVE, *signals, batch, num_shards=num_shards, chunk_size=4)
 
-    expected = of(hidden, matrices, BATCH, num_shards=1)
-    np.testing.assert_array_equal(expected[1][0][1], 0)  # nothing reaches the teacher
+    expected = loss_and_gradient(hidden, matrices, BATCH, num_shards=1)
+    np.testing.assert_array_equal(expected[1][0][1], 0)  # no gradient reaches the teacher
     np.testing.assert_array_equal(expected[1][1][1], 0)
-    logits = [jnp.einsum("btd,vd->btv", *both) for both in zip(hidden, matrices, strict=True)]
-    np.testing.assert_allclose(expected[0], dense(*logits), rtol=1e-5)
-    slope = measure(OBJECTIVE, *logits, BATCH)[1]
-    head_slope = jnp.einsum("btv,btd->vd", slope, hidden[0])
-    np.testing.assert_allclose(expected[1][1][0], head_slope, rtol=1e-4, atol=1e-6)
+    logits = [jnp.einsum("btd,vd->btv", *pair) for pair in zip(hidden, matrices, strict=True)]
+    np.testing.assert_allclose(expected[0], dense_loss(*logits), rtol=1e-5)
+    gradient = measure(OBJECTIVE, *logits, BATCH)[1]
+    matrix_gradient = jnp.einsum("btv,btd->vd", gradient, hidden[0])
+    np.testing.assert_allclose(expected[1][1][0], matrix_gradient, rtol=1e-4, atol=1e-6)
 
     num_shards = 4 // vocabulary
     axis_types = (AxisType.Auto, AxisType.Auto)
-    mesh = jax.make_mesh((num_shards, vocabulary), ("data", "words"), axis_types=axis_types)
-    rows, words = (NamedSharding(mesh, PartitionSpec(name)) for name in ("data", "words"))
-    spread = jax.device_put((hidden, matrices, BATCH), (rows, words, rows))
-    found = of(*spread, num_shards=num_shards)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    mesh = jax.make_mesh((num_shards, vocabulary), ("data", "vocabulary"), axis_types=axis_types)
+    by_sequence, by_token = (
+        NamedSharding(mesh, PartitionSpec(name)) for name in ("data", "vocabulary")
+    )
+    spread = jax.device_put((hidden, matrices, BATCH), (by_sequence, by_token, by_sequence))
+    sharded = loss_and_gradient(*spread, num_shards=num_shards)
+    for ours, theirs in zip(jax.tree.leaves(sharded), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_the_order_of_words_is_no_matter():
-    logits = random_logits(3, len(COUNTS))
+def test_the_order_of_tokens_changes_nothing():
+    logits = random_logits(3, len(SIZES))
     random = np.random.default_rng(4)
-    orders = [random.permutation(one.shape[-1]) for one in logits]
-    shuffled = [one[..., order] for one, order in zip(logits, orders, strict=True)]
-    value, slope = measure(OBJECTIVE, *logits, BATCH)
-    other_value, other_slope = measure(OBJECTIVE, *shuffled, BATCH)
+    orders = [random.permutation(size) for size in VOCAB_SIZES]
+    shuffled = [array[..., order] for array, order in zip(logits, orders, strict=True)]
+    value, gradient = measure(OBJECTIVE, *logits, BATCH)
+    other_value, other_gradient = measure(OBJECTIVE, *shuffled, BATCH)
     np.testing.assert_allclose(other_value, value, rtol=1e-5)
-    np.testing.assert_allclose(other_slope, slope[..., orders[0]], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(other_gradient, gradient[..., orders[0]], rtol=1e-4, atol=1e-6)
 
 
-def test_padding_of_heads_is_no_word():
-    logits = random_logits(3, len(COUNTS))
-    wide = [
-        HiddenSignal(one, LMHead(jnp.pad(jnp.eye(size), ((0, 3), (0, 0))), vocab_size=size))
-        for one, size in zip(logits, SIZES, strict=True)
+def test_padding_of_lm_heads_is_no_token():
+    logits = random_logits(3, len(SIZES))
+    padded = [
+        HiddenSignal(array, LMHead(jnp.pad(jnp.eye(size), ((0, 3), (0, 0))), vocab_size=size))
+        for array, size in zip(logits, VOCAB_SIZES, strict=True)
     ]
     objective = MultiLevelOT(**{**OPTIONS, "k": 50})
-    found = total(objective, *wide, BATCH)
-    np.testing.assert_allclose(found, measure(objective, *logits, BATCH)[0], rtol=1e-5)
+    value = total_loss(objective, *padded, BATCH)
+    np.testing.assert_allclose(value, measure(objective, *logits, BATCH)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e4])
 def test_flat_and_steep_logits_have_finite_gradients(scale):
-    student, teacher = random_logits(6, len(COUNTS))
-    found, slope = measure(OBJECTIVE, scale * student, teacher, BATCH)
-    assert np.isfinite(found)
-    assert np.isfinite(slope).all()
+    student, teacher = random_logits(6, len(SIZES))
+    value, gradient = measure(OBJECTIVE, scale * student, teacher, BATCH)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
 
 
-def test_a_batch_without_answers_is_nothing():
-    batch = stacked(*[paired([], LENGTH)] * len(COUNTS))
-    found, slope = measure(OBJECTIVE, *random_logits(7, len(COUNTS)), batch)
-    assert found == 0
+def test_a_batch_without_completions_is_zero():
+    batch = stacked(*[aligned_sequence([], LENGTH)] * len(SIZES))
+    value, gradient = measure(OBJECTIVE, *random_logits(7, len(SIZES)), batch)
+    assert value == 0
     assert OBJECTIVE.denominators(batch)["transport"] == 0
-    np.testing.assert_array_equal(slope, 0)
+    np.testing.assert_array_equal(gradient, 0)
 
 
-def test_memory_does_not_grow_with_rows_times_vocabulary():
-    words, width = 50_000, 16
+def test_memory_does_not_grow_with_positions_times_vocabulary():
+    vocab_size, width = 50_000, 16
 
-    def temporary_bytes(sequences, length=256):
+    def temporary_bytes(num_sequences, length=256):
         def loss(hidden, matrix, batch):
-            side = HiddenSignal(hidden, LMHead(matrix))
-            return total(OBJECTIVE, side, side, batch, chunk_rows=32)
+            signal = HiddenSignal(hidden, LMHead(matrix))
+            return total_loss(OBJECTIVE, signal, signal, batch, chunk_size=32)
 
-        batch = stacked(*[side([100, 100], length)] * sequences)
-        shapes = (sequences, length, width), (words, width)
+        batch = stacked(*[one_sequence([100, 100], length)] * num_sequences)
+        shapes = (num_sequences, length, width), (vocab_size, width)
         arguments = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arguments, batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporary_bytes(8) - temporary_bytes(4) < 4 * 256 * words * 4 / 50
+    assert temporary_bytes(8) - temporary_bytes(4) < 4 * 256 * vocab_size * 4 / 50

@@ -1,0 +1,81 @@
+"""Positions of a batch, flattened per shard, at which the vocabulary engine compares two models."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from jaxdistill.types import pytree
+
+
+class SpanContext(NamedTuple):
+    """Log-probabilities of what precedes and follows the label in its span, in nats.
+
+    Attributes:
+        prefix_log_probs: Of the span's earlier tokens; None where every span is a single token.
+        boundary_log_probs: Of white space or a special token after the span; None where no
+            objective needs it.
+    """
+
+    prefix_log_probs: Float32[Array, "*G R"] | None = None
+    boundary_log_probs: Float32[Array, "*G R"] | None = None
+
+
+@pytree
+@dataclass(frozen=True)
+class ModelPositions:
+    """Positions of one model, of one shard or of several.
+
+    Attributes:
+        hidden: Hidden states, which the model's LM head projects.
+        labels: The token that follows each position.
+        span_context: Log-probabilities beside the label, where spans have several tokens.
+    """
+
+    hidden: Float[Array, "*G R D"]
+    labels: Int[Array, "*G R"]
+    span_context: SpanContext = SpanContext()  # noqa: RUF009 - immutable
+
+
+@pytree
+@dataclass(frozen=True)
+class AlignedPositions:
+    """Positions at which two models are compared.
+
+    Attributes:
+        student: The student's positions.
+        teacher: The teacher's position beside each of the student's; None without a teacher.
+        loss_mask: Weight of what concerns the student alone; positions of weight 0 are skipped.
+        span_weight: Weight of the comparison with the teacher; None where both models read the
+            same tokens, and it is `loss_mask`.
+    """
+
+    student: ModelPositions
+    teacher: ModelPositions | None
+    loss_mask: Float[Array, "*G R"]
+    span_weight: Float[Array, "*G R"] | None = None
+
+    def __post_init__(self):
+        """Check that all parts have the same positions."""
+        shape = self.student.labels.shape
+        teacher_labels = None if self.teacher is None else self.teacher.labels
+        parts = {
+            "loss_mask": self.loss_mask,
+            "span_weight": self.span_weight,
+            "teacher": teacher_labels,
+        }
+        for name, array in parts.items():
+            if array is not None and array.shape != shape:
+                raise TypeError(f"parameter '{name}' has shape {array.shape}, the student {shape}")
+
+    @property
+    def teacher_weight(self) -> Float[Array, "*G R"]:
+        """Weight of the comparison with the teacher."""
+        return self.loss_mask if self.span_weight is None else self.span_weight
+
+    @property
+    def is_scored(self) -> Bool[Array, "*G R"]:
+        """Positions with a weight, of either kind."""
+        if self.span_weight is None:
+            return self.loss_mask != 0
+        return (self.loss_mask != 0) | (self.span_weight != 0)
