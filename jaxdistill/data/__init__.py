@@ -1,18 +1,17 @@
-"""Data: from files of rows to batches of tokens. It sees a tokenizer, never a model."""
+"""Data: from files of rows to batches of tokens. It uses tokenizers, never models."""
 
 from jaxdistill.data.batches import ordered_batches as ordered_batches
 from jaxdistill.data.batches import shuffled_batches as shuffled_batches
 from jaxdistill.data.config import DataConfig as DataConfig
 from jaxdistill.data.examples import Example as Example
-from jaxdistill.data.examples import RowCounts as RowCounts
 from jaxdistill.data.packing import bucket_length as bucket_length
 from jaxdistill.data.preparation import PreparedData as PreparedData
 from jaxdistill.data.preparation import check_data as check_data
 from jaxdistill.data.preparation import prepare as prepare
 from jaxdistill.data.renderer import Renderer as Renderer
-from jaxdistill.data.rollouts import ROLLOUTS as ROLLOUTS
 from jaxdistill.data.rollouts.dataset import DatasetRollout as DatasetRollout
 from jaxdistill.data.rollouts.generation_cache import GenerationCache as GenerationCache
+from jaxdistill.data.rollouts.generation_cache import ProgressCallback as ProgressCallback
 from jaxdistill.data.rollouts.teacher import TeacherRollout as TeacherRollout
 from jaxdistill.data.row_formats import parse_row as parse_row
 from jaxdistill.data.rows import Chat as Chat

@@ -1,16 +1,17 @@
-"""What a config says of the data."""
+"""Config of the data: sources, held-out split, rollout, and conversion to token sequences."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from jaxdistill.config import configclass
+from jaxdistill.data.examples import LossOn, Truncation
 from jaxdistill.data.rollouts import ROLLOUTS
 from jaxdistill.data.rollouts.dataset import DatasetRollout
 
 
 def _as_tuple(value: Any) -> Any:
-    """One name may stand without a list around it."""
+    """Wrap a single name in a tuple, so that YAML may give it without a list."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
@@ -23,33 +24,34 @@ _RowField = Literal["text", "prompt", "completion", "teacher_prompt"]
 
 @configclass
 class DataConfig:
-    """Which rows are read, which of them are held out, and how they become sequences.
+    """Rows to train and evaluate on, and how they become token sequences.
 
     Attributes:
-        sources: JSONL files, Parquet files, folders of `datasets.save_to_disk`, or hub names
-            (`org/name`, `org/name/config`; a folder or a hub name may end in `:split`).
-        heldout: The fraction of `sources` that is never trained on. A hash of its prompt decides
-            for each row, so that a row keeps its side whatever is added, sorted or answered anew.
-        heldout_seed: Another number, another choice of held-out rows.
-        heldout_sources: Rows to evaluate on; where given, `heldout` is not applied, and rows of
-            `sources` that ask the same are left out.
-        fields: What a row is made of, where the sources call it otherwise: for each of its parts a
-            template, e.g. `{prompt: "Question: {question}", completion: " {answer}"}`. A row's own
-            `teacher_prompt` stays.
-        rollout: Where the answers come from: the rows themselves, or the teacher.
-        heldout_answers: Which answers are measured on: those that come from there, too, or those
-            that the rows have.
-        prompt_template: How a prompt that is a string reads. `plain`: as it stands, and the
-            completion right after it; `chat`: as a user's message in the tokenizer's template.
-        loss_on: `completion` learns the answers (all turns of the assistant), `all` every token.
-        length: How many places a sequence has; a row of n tokens takes n - 1 of them, for the
-            last token is only predicted.
-        truncation: What becomes of a row that is longer: it loses its end, loses its start, or is
-            dropped. What was cut is counted and told.
-        pack: Whether several rows may share a sequence. They do not see each other.
-        unpaired: What becomes of a row that has nothing to compare with a teacher of another
-            tokenizer, because one of the two cannot read its answer: it is dropped and counted, or
-            refused.
+        sources: JSONL files, Parquet files, folders written by `datasets.save_to_disk`, or Hub
+            names (`org/name` or `org/name/config`). A folder or a Hub name may end in `:split`.
+        heldout: Fraction of `sources` to evaluate on and never train on. A hash of its prompt
+            decides for each row, so it keeps its side when rows are added, sorted or completed.
+        heldout_seed: Seed of that hash; another seed holds out other rows.
+        heldout_sources: Rows to evaluate on, in the form of `sources`. If given, `heldout` is
+            ignored, and rows of `sources` with the same prompt as a held-out row are left out.
+        fields: Templates that make a row from the fields of its source, by the name of the row's
+            field: `{prompt: "Question: {question}", completion: " {answer}"}`. A `teacher_prompt`
+            of the source is kept where no template replaces it.
+        rollout: Origin of the completions to learn: the rows themselves (`dataset`) or the teacher
+            (`teacher`).
+        heldout_answers: Completions to evaluate on: from the `rollout`, as in training, or those
+            of the held-out `rows`.
+        prompt_template: Use of a prompt that is a string. `plain`: as it is, with the completion
+            right after it. `chat`: as a user message in the tokenizer's chat template.
+        loss_on: Tokens to learn: those of the `completion` (in a conversation, of every assistant
+            turn), or `all`.
+        length: Number of positions in a sequence. A row of n tokens takes n - 1 positions, because
+            its last token is only a label.
+        truncation: Treatment of a longer row: cut its end, cut its start, or drop it. Cut tokens
+            and dropped rows are counted and reported.
+        pack: Put several rows into one sequence. Packed rows do not attend to each other.
+        unpaired: Treatment of a row that cannot be compared with a teacher of another tokenizer,
+            because one of the two cannot encode its completion: drop and count it, or refuse it.
     """
 
     sources: Annotated[_Sources, Field(min_length=1)]
@@ -60,8 +62,8 @@ class DataConfig:
     rollout: ROLLOUTS.union = DatasetRollout()  # pyright: ignore[reportInvalidTypeForm]
     heldout_answers: Literal["rollout", "rows"] = "rollout"
     prompt_template: Literal["plain", "chat"] = "plain"
-    loss_on: Literal["completion", "all"] = "completion"
+    loss_on: LossOn = "completion"
     length: Annotated[int, Field(gt=0)] = 1024
-    truncation: Literal["cut_end", "cut_start", "drop"] = "cut_end"
+    truncation: Truncation = "cut_end"
     pack: bool = True
     unpaired: Literal["drop", "refuse"] = "drop"

@@ -1,4 +1,4 @@
-"""What a row becomes, and the count of what was lost on the way."""
+"""Tokenised rows: text offsets, training examples, their truncation, and counts of lost rows."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -10,19 +10,25 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill.data.renderer import AssistantTurn
 from jaxdistill.data.rows import Row
 
+LossOn = Literal["completion", "all"]
+"""Tokens to learn: those of the completions, or all."""
+
+Truncation = Literal["cut_end", "cut_start", "drop"]
+"""Treatment of rows that are too long."""
+
 
 @dataclass(frozen=True)
 class TextOffsets:
-    """The text that tokens stand for.
+    """Text of a row, and the bytes of it that each token covers.
 
     Attributes:
-        text: All of it.
-        begins: The byte of its UTF-8 where the first character of each token begins.
-        ends: The byte that each token reaches, never less than the one before it.
-        is_special: Which tokens are marks, whose own text counts for nothing.
-        turns: Its answers.
-        turn_ids: The number of the answer that each token belongs to; -1 for none.
-        is_extended: Which tokens were given characters behind them that are in none.
+        text: The whole text.
+        starts: UTF-8 byte where the first character of each token starts.
+        ends: UTF-8 byte where each token ends; never decreases.
+        is_special: True for special tokens, whose text does not count.
+        turns: Completions in the text.
+        turn_ids: Index of the turn that each token belongs to; -1 for none.
+        is_extended: True for tokens whose end was moved over characters that no token covers.
     """
 
     text: str
@@ -35,30 +41,30 @@ class TextOffsets:
 
     @property
     def bytes_per_token(self) -> Int[np.ndarray, " T"]:
-        """How many bytes of text each token adds to those before it."""
+        """Bytes of text that each token adds to those before it; 0 for special tokens."""
         return np.where(self.is_special, 0, np.diff(self.ends, prepend=0))
 
 
 def char_to_byte_ends(text: str, char_ends: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
-    """The byte of UTF-8 that each token reaches, from the characters where they end.
+    """Convert the character where each token ends to a UTF-8 byte.
 
-    Tokens that share a character (pieces of an emoji) have the same end, so it is counted once;
-    spaces that a tokenizer leaves out of its offsets count for the token after them.
+    Tokens that share a character (an emoji of several tokens) have the same end, so that its bytes
+    count once. White space that a tokenizer leaves out of its offsets counts for the next token.
     """
-    points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+    code_points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    widths = 1 + (code_points > 0x7F) + (code_points > 0x7FF) + (code_points > 0xFFFF)
     bytes_before = np.concatenate([[0], np.cumsum(widths)])
     return bytes_before[np.maximum.accumulate(char_ends)] if len(char_ends) else char_ends
 
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """A row before truncation.
+    """Tokens of a row before truncation.
 
     Attributes:
-        tokens: All of it.
-        loss_mask: Which tokens are learned.
-        covered: The text behind them; None where only the tokens are known.
+        tokens: Token ids.
+        loss_mask: True where a token is learned.
+        text_offsets: Text behind the tokens; None for a row of exact tokens.
     """
 
     tokens: Int[np.ndarray, " T"]
@@ -68,19 +74,18 @@ class TokenizedRow:
 
 @dataclass(frozen=True)
 class TeacherExample:
-    """A row as a teacher sees it that has a tokenizer of its own, and what meets there.
+    """A row in the tokens of a teacher with another tokenizer or prompt, and its alignment.
 
-    Tokens that stand for the same text form a group, which has the number of the student's token
-    that ends it.
+    The id of a span is the index of the student's last token in it.
 
     Attributes:
-        tokens: All of it.
-        loss_mask: Which of them are learned.
-        teacher_span_ids: The group of each of them; -1 for none.
-        student_span_ids: The group of each of the student's tokens.
-        weight: How much the group counts which a token of the student's ends; 0 where it ends none.
-        num_bytes: How long the text is in UTF-8 that is learned on the teacher's side.
-        is_cut: Whether that side lost a part.
+        tokens: Token ids of the teacher.
+        loss_mask: True where a token of the teacher is learned.
+        teacher_span_ids: Span of each token of the teacher; -1 for none.
+        student_span_ids: Span of each token of the student; -1 for none.
+        weight: Weight of the span that ends at a token of the student; 0 where no span ends.
+        num_bytes: UTF-8 bytes of the learned text on the teacher's side.
+        is_truncated: The teacher's side lost tokens.
     """
 
     tokens: Int[np.ndarray, " S"]
@@ -94,16 +99,16 @@ class TeacherExample:
 
 @dataclass(frozen=True)
 class Example:
-    """A row as the model sees it.
+    """A row in the tokens of the student, short enough for a sequence.
 
     Attributes:
-        tokens: All of it; the last one is only predicted, never read.
-        loss_mask: Which of them are learned, as what the tokens before them predict. Never the
-            first, which nothing predicts.
-        row_id: The row's number.
-        place: Where the row stands, for messages.
-        num_bytes: How long the learned text is in UTF-8, special tokens not counted: what bits
-            per byte are counted by.
+        tokens: Token ids. The last one is only a label, never an input.
+        loss_mask: True where a token is learned, as a label of the position before it. False for
+            the first token, which nothing predicts.
+        row_id: Index of the row.
+        source: File and line of the row, for messages.
+        num_bytes: UTF-8 bytes of the learned text without special tokens, for bits per byte.
+        teacher_example: The teacher's view, where it differs from the student's.
     """
 
     tokens: Int[np.ndarray, " T"]
@@ -115,26 +120,26 @@ class Example:
 
     @property
     def num_positions(self) -> int:
-        """How many places of a sequence it takes, on either side."""
-        theirs = 0 if self.teacher_example is None else len(self.teacher_example.tokens)
-        return max(len(self.tokens), theirs) - 1
+        """Positions of a sequence that the example takes: the larger of student and teacher."""
+        teacher_size = 0 if self.teacher_example is None else len(self.teacher_example.tokens)
+        return max(len(self.tokens), teacher_size) - 1
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What became of the rows; nothing is cut or dropped without being told.
+    """Counts of rows and tokens that were read, kept, truncated and dropped.
 
     Attributes:
-        rows: How many were read.
-        tokens: How many tokens the kept ones have.
-        scored_tokens: How many of those are learned.
-        truncated_rows: Rows that were too long and lost a part.
-        cut_tokens: The tokens they lost.
-        dropped_rows: Rows left out: too long, or with nothing to learn.
-        overlapping_rows: Rows left out of training, because held-out rows ask the same.
-        unpaired_rows: Rows left out because nothing of them can be compared with a teacher that
-            has another tokenizer.
-        groups: The groups of tokens in which the kept ones are compared with such a teacher.
+        rows: Rows read.
+        tokens: Tokens of the kept rows.
+        scored_tokens: Tokens of the kept rows that are learned.
+        truncated_rows: Rows that were too long and lost tokens.
+        cut_tokens: Tokens that those rows lost.
+        dropped_rows: Rows left out because they are too long or have nothing to learn.
+        overlapping_rows: Rows left out of training because a held-out row has the same prompt.
+        unpaired_rows: Rows left out because nothing of them can be compared with a teacher of
+            another tokenizer.
+        spans: Spans in which the kept rows are compared with such a teacher.
     """
 
     rows: int = 0
@@ -151,51 +156,53 @@ class RowCounts:
         return RowCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def __str__(self) -> str:
-        shared = f", {self.overlapping_rows:,} rows of held-out prompts left out"
+        overlapping = f", {self.overlapping_rows:,} rows of held-out prompts left out"
         unpaired = f", {self.unpaired_rows:,} rows with nothing to compare left out"
-        groups = f", compared in {self.spans:,} groups" if self.spans else ""
+        spans = f", compared in {self.spans:,} spans" if self.spans else ""
         return (
             f"{self.rows:,} rows, {self.tokens:,} tokens "
-            f"({self.scored_tokens:,} to learn{groups}); "
+            f"({self.scored_tokens:,} to learn{spans}); "
             f"{self.truncated_rows:,} rows truncated ({self.cut_tokens:,} tokens cut), "
-            f"{self.dropped_rows:,} rows dropped{shared if self.overlapping_rows else ''}"
+            f"{self.dropped_rows:,} rows dropped{overlapping if self.overlapping_rows else ''}"
             f"{unpaired if self.unpaired_rows else ''}"
         )
 
 
-def truncation_slice(
-    encoded: TokenizedRow, length: int, truncation: Literal["cut_end", "cut_start", "drop"]
-) -> slice:
-    """Which tokens fit into `length` places; the last of them is only predicted."""
-    size = len(encoded.tokens)
-    cut = max(0, size - (length + 1))
-    return slice(cut, size) if truncation == "cut_start" else slice(0, size - cut)
+def truncation_slice(tokenized: TokenizedRow, length: int, truncation: Truncation) -> slice:
+    """Return the slice of tokens that fits into `length` positions, labels included."""
+    size = len(tokenized.tokens)
+    num_cut = max(0, size - (length + 1))
+    return slice(num_cut, size) if truncation == "cut_start" else slice(0, size - num_cut)
 
 
 def truncate(
     row: Row,
-    encoded: TokenizedRow,
+    tokenized: TokenizedRow,
     tokenizer: PreTrainedTokenizerBase,
     length: int,
-    truncation: Literal["cut_end", "cut_start", "drop"],
+    truncation: Truncation,
 ) -> tuple[Example | None, RowCounts]:
-    """The row in no more than `length` places, and what that cost."""
-    keep = truncation_slice(encoded, length, truncation)
-    cut = len(encoded.tokens) - (keep.stop - keep.start)
-    tokens, mask = encoded.tokens[keep], encoded.loss_mask[keep].copy()
-    mask[:1] = False
-    if not mask.any() or (cut and truncation == "drop"):
+    """Truncate a row to `length` positions.
+
+    Returns:
+        The example, None if the row is dropped; and the counts of this row.
+    """
+    keep = truncation_slice(tokenized, length, truncation)
+    num_cut = len(tokenized.tokens) - (keep.stop - keep.start)
+    tokens, loss_mask = tokenized.tokens[keep], tokenized.loss_mask[keep].copy()
+    loss_mask[:1] = False
+    if not loss_mask.any() or (num_cut and truncation == "drop"):
         return None, RowCounts(rows=1, dropped_rows=1)
-    if encoded.text_offsets is None:
-        text = tokenizer.decode(tokens[mask], skip_special_tokens=True)
+    if tokenized.text_offsets is None:
+        text = tokenizer.decode(tokens[loss_mask], skip_special_tokens=True)
         num_bytes = len(str(text).encode())
     else:
-        num_bytes = int(encoded.text_offsets.bytes_per_token[keep][mask].sum())
+        num_bytes = int(tokenized.text_offsets.bytes_per_token[keep][loss_mask].sum())
     counts = RowCounts(
         rows=1,
         tokens=len(tokens),
-        scored_tokens=int(mask.sum()),
-        truncated_rows=int(cut > 0),
-        cut_tokens=cut,
+        scored_tokens=int(loss_mask.sum()),
+        truncated_rows=int(num_cut > 0),
+        cut_tokens=num_cut,
     )
-    return Example(tokens, mask, row.row_id, row.source, num_bytes), counts
+    return Example(tokens, loss_mask, row.row_id, row.source, num_bytes), counts

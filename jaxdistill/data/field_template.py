@@ -1,4 +1,4 @@
-"""Texts made of the fields of a row, by templates such as `Question: {question}`."""
+"""Templates filled with the fields of a row, such as `Question: {question}`."""
 
 import re
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from jaxdistill.errors import UserError, did_you_mean
 
 
 def fill_template(template: str, fields: Mapping[str, Any], *, template_name: str) -> str:
-    """A template with the fields of a row in its braces.
+    """Fill a template with the fields of a row.
 
     Args:
-        template: As `str.format` reads it; `{answers[0]}` is a part of a field.
-        fields: The row's; one that is null counts as absent.
-        template_name: Whose template it is, for messages: "the task", "`data.fields`".
+        template: A `str.format` template; `{answers[0]}` takes an item of a field.
+        fields: Fields of the row; null counts as absent.
+        template_name: Name of the template in messages: "the task", "`data.fields`".
 
     Raises:
-        UserError: where the row lacks a field, a field is no text, or the template is none.
+        UserError: if the row lacks a field, a field is not text, or the template is invalid.
     """
     try:
         return _FieldFormatter(template_name).vformat(template, (), fields)
@@ -26,10 +26,10 @@ def fill_template(template: str, fields: Mapping[str, Any], *, template_name: st
 
 
 def lookup_field(name: str, fields: Mapping[str, Any], *, template_name: str) -> Any:
-    """A field of a row, or a part of one: `answer`, `answers[0]`, `answers[text]`.
+    """Return a field of a row, or an item of it: `answer`, `answers[0]`, `answers[text]`.
 
     Raises:
-        UserError: where the row lacks it.
+        UserError: if the row lacks the field, or has null.
     """
     try:
         value, _ = Formatter().get_field(name, (), fields)
@@ -37,38 +37,35 @@ def lookup_field(name: str, fields: Mapping[str, Any], *, template_name: str) ->
         value = None
     if value is not None:
         return value
-    known = [str(one) for one, value in fields.items() if value is not None]
+    known = [str(field) for field, value in fields.items() if value is not None]
     braces = "" if re.fullmatch(r"[\w .\[\]-]+", name) else " Write `{{` and `}}` for braces."
     raise UserError(
-        f"has no `{name}`, which {template_name} speaks of; it has {', '.join(known)}."
+        f"has no `{name}`, which {template_name} names; it has {', '.join(known)}."
         f"{did_you_mean(name, known)}{braces}"
     )
 
 
 def field_to_text(value: Any, name: str) -> str:
-    """A field's text.
+    """Convert the value of a field to text.
 
     Raises:
         UserError: for a list or an object.
     """
-    _check_is_text(value, name)
+    if isinstance(value, (list, dict)):
+        is_list = isinstance(value, list)
+        item = f"{name}[0]" if is_list else f"{name}[{next(iter(value), 'key')}]"
+        kind = "a list" if is_list else "an object"
+        raise UserError(f"`{name}` is {kind}, expected text. Name an item of it, such as `{item}`.")
     return str(value)
 
 
-def _check_is_text(value: Any, name: str) -> None:
-    if isinstance(value, (list, dict)):
-        inside = f"{name}[0]" if isinstance(value, list) else f"{name}[{next(iter(value), 'key')}]"
-        kind = "a list" if isinstance(value, list) else "an object"
-        raise UserError(f"`{name}` is {kind}, and no text. Name a part of it, such as `{inside}`.")
-
-
 class _FieldFormatter(Formatter):
-    """Fills in what is there, and what is a text or a number."""
+    """Formatter that refuses absent fields, lists and objects."""
 
     def __init__(self, template_name: str):
         self.template_name = template_name
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         value = lookup_field(field_name, kwargs, template_name=self.template_name)
-        _check_is_text(value, field_name)
+        field_to_text(value, field_name)  # only to refuse lists and objects
         return value, field_name

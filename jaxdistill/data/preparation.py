@@ -1,4 +1,4 @@
-"""The path of the data: rows, rollout, tokens."""
+"""Preparation of the data: read, split, complete and tokenise the rows of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +8,15 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill.data.config import DataConfig
 from jaxdistill.data.examples import Example, RowCounts
 from jaxdistill.data.renderer import Renderer
-from jaxdistill.data.rollouts.dataset import DatasetRollout
 from jaxdistill.data.rollouts.generation_cache import GenerationCache
-from jaxdistill.data.rows import TOKENS_NOT_PORTABLE, Row, Tokens, with_completion
+from jaxdistill.data.rollouts.teacher import tokenize_teacher_prompts
+from jaxdistill.data.rows import (
+    TOKENS_NOT_PORTABLE,
+    Row,
+    Tokens,
+    require_completions,
+    with_completion,
+)
 from jaxdistill.data.split import DataSplit, read_split
 from jaxdistill.data.teacher_view import TeacherView
 from jaxdistill.data.tokenization import tokenize_rows
@@ -19,14 +25,14 @@ from jaxdistill.errors import ErrorCollector, UserError
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What is trained on, what is evaluated on, and what became of the rest.
+    """Examples to train and evaluate on, and the counts of their rows.
 
     Attributes:
-        rows: What both were made of, as it was read.
-        train: What is learned from.
-        heldout: What is evaluated on.
-        train_counts: What became of the rows of `train`.
-        heldout_counts: What became of the rows of `heldout`.
+        split: The rows as they were read.
+        train: Examples to train on.
+        heldout: Examples to evaluate on.
+        train_counts: Counts of the rows of `train`.
+        heldout_counts: Counts of the rows of `heldout`.
     """
 
     split: DataSplit
@@ -37,13 +43,13 @@ class PreparedData:
 
     @property
     def counts(self) -> RowCounts:
-        """Of both sides."""
+        """Counts of all rows."""
         return self.train_counts + self.heldout_counts
 
     def row_source(self, row_id: int) -> str:
-        """Where the row of this number stands, in words."""
-        named = (e.source for e in (*self.train, *self.heldout) if e.row_id == row_id)
-        return next(named, f"row {row_id}")
+        """Return the file and line of a row, for messages."""
+        sources = (e.source for e in (*self.train, *self.heldout) if e.row_id == row_id)
+        return next(sources, f"row {row_id}")
 
 
 def prepare(
@@ -58,25 +64,42 @@ def prepare(
     """Read, split, complete and tokenise the rows.
 
     Args:
-        config: Which rows, and how.
-        tokenizer: The student's, and the teacher's unless `beside` has another.
-        rows: What `read` gave, where that was done already.
-        writer: The teacher, where `config.rollout` needs one.
-        beside: The teacher's reading of the rows, where that is another than the student's.
-        is_scoring_only: Whether nothing is learned; its options are then those of a command.
+        config: Sources and options.
+        tokenizer: The student's tokenizer, and the teacher's without a `teacher_view`.
+        split: Result of `read_split`, if the rows were read already.
+        generation_cache: Completions of the teacher, if `config.rollout` needs one.
+        teacher_view: The teacher's tokenizer and prompts, if they differ from the student's.
+        is_scoring_only: Nothing is trained; messages name command options, not config fields.
 
     Raises:
-        UserError: with all that is wrong with the rows, or when nothing is left to learn.
+        UserError: with all errors of the rows, or if nothing is left to learn.
     """
-    templates = Renderer(tokenizer)
-    return _prepare_split(
-        config,
-        split or read_split(config),
-        templates,
-        generation_cache,
-        teacher_view,
-        is_scoring_only=is_scoring_only,
+    split, renderer = split or read_split(config), Renderer(tokenizer)
+    completed = _complete_rows(config, split, renderer, generation_cache, teacher_view)
+    # Rows without a teacher example are kept for evaluation: it also measures the student alone.
+    heldout_view = teacher_view and replace(teacher_view, unpaired="keep")
+    train, heldout = (
+        tokenize_rows(
+            rows,
+            renderer,
+            loss_on=config.loss_on,
+            length=config.length,
+            truncation=config.truncation,
+            teacher_view=view,
+        )
+        for rows, view in ((completed.train, teacher_view), (completed.heldout, heldout_view))
     )
+    if not train.examples:
+        problem = f"data.sources: nothing is left to learn: {train.counts}. Raise `data.length`"
+        if is_scoring_only:
+            num_rows = f"{train.counts.rows:,} row(s)"
+            problem = f"--data: nothing is left to score of {num_rows}. Raise `--length`"
+        raise UserError(
+            f"{problem} ({config.length}), or check that the completions are not empty."
+        )
+    num_overlapping = split.num_overlapping
+    train_counts = train.counts + RowCounts(num_overlapping, overlapping_rows=num_overlapping)
+    return PreparedData(split, train.examples, heldout.examples, train_counts, heldout.counts)
 
 
 def check_data(
@@ -86,145 +109,95 @@ def check_data(
     *,
     split: DataSplit | None = None,
 ) -> str:
-    """Find all that can be known of the data before a model is loaded.
-
-    Returns:
-        A line that says how much there is.
+    """Check all that can be known of the data before a model is loaded, and return a summary.
 
     Raises:
-        UserError: with all that is wrong.
+        UserError: with all errors.
     """
-    split, templates = split or read_split(config), Renderer(tokenizer)
+    split = split or read_split(config)
+    if not config.rollout.needs_teacher:
+        prepared = prepare(config, tokenizer, split=split, teacher_view=teacher_view)
+        return f"{split}; {prepared.counts}"
+    renderer = Renderer(tokenizer)
     if teacher_view is not None:
-        split = _require_text(split)
-    if config.rollout.needs_teacher:
-        asking = templates if teacher_view is None else teacher_view.renderer
-        to_write, given = _choose_rollout_rows(config, split)
-        DatasetRollout().complete(
-            given, renderer=asking, length=config.length, generation_cache=None
+        split, renderer = _require_text(split), teacher_view.renderer
+    rollout_rows, completed_rows = _choose_rollout_rows(config, split)
+    require_completions(completed_rows)
+    sizes = [len(prompt) for prompt in tokenize_teacher_prompts(rollout_rows, renderer)]
+    if all(size > config.length for size in sizes):
+        raise UserError(
+            f"data.length={config.length}: no prompt leaves room for a completion; the shortest "
+            f"has {min(sizes)} tokens. Raise it."
         )
-        sizes = [
-            len(prompt) for prompt in config.rollout.tokenize_teacher_prompts(to_write, asking)
-        ]
-        if all(size > config.length for size in sizes):
-            raise UserError(
-                f"data.length={config.length}: no prompt leaves room for an answer; the shortest "
-                f"has {min(sizes)} tokens. Raise it."
-            )
-        return f"{split}; {sum(sizes):,} tokens in their prompts"
-    return f"{split}; {_prepare_split(config, split, templates, None, teacher_view).counts}"
-
-
-def _prepare_split(
-    config: DataConfig,
-    split: DataSplit,
-    renderer: Renderer,
-    generation_cache: GenerationCache | None,
-    teacher_view: TeacherView | None,
-    *,
-    is_scoring_only: bool = False,
-) -> PreparedData:
-    asking = renderer if teacher_view is None else teacher_view.renderer
-    readable = split if teacher_view is None else _require_text(split)
-    sides = _complete_rows(config, readable, asking, generation_cache, teacher_view)
-    (train, train_counts), (heldout, heldout_counts) = (
-        tokenize_rows(
-            side,
-            renderer,
-            loss_on=config.loss_on,
-            length=config.length,
-            truncation=config.truncation,
-            teacher_view=of_side,
-        )
-        for side, of_side in (
-            (sides[0], teacher_view),
-            # What is measured does not hang on what can be compared.
-            (sides[1], teacher_view and replace(teacher_view, unpaired="keep")),
-        )
-    )
-    if not train:
-        what = f"data.sources: nothing is left to learn: {train_counts}. Raise `data.length`"
-        if is_scoring_only:
-            num_rows = f"{train_counts.rows:,} row(s)"
-            what = f"--data: nothing is left to score of {num_rows}. Raise `--length`"
-        raise UserError(f"{what} ({config.length}), or see that the answers are not empty.")
-    train_counts += RowCounts(rows=split.num_overlapping, overlapping_rows=split.num_overlapping)
-    return PreparedData(split, train, heldout, train_counts, heldout_counts)
+    return f"{split}; {sum(sizes):,} tokens in their prompts"
 
 
 def _complete_rows(
     config: DataConfig,
     split: DataSplit,
-    teacher_renderer: Renderer,
+    renderer: Renderer,
     generation_cache: GenerationCache | None,
     teacher_view: TeacherView | None,
-) -> tuple[Sequence[Row], Sequence[Row]]:
-    """The rows to train on and those held out, with their answers."""
-    asked, given = _choose_rollout_rows(config, split)
-    complete = config.rollout.complete(
-        asked, renderer=teacher_renderer, length=config.length, generation_cache=generation_cache
+) -> DataSplit:
+    """Return the split with the completions of the rollout."""
+    if teacher_view is not None:
+        split, renderer = _require_text(split), teacher_view.renderer
+    rollout_rows, completed_rows = _choose_rollout_rows(config, split)
+    completed: list[Row] = config.rollout.complete(
+        rollout_rows, renderer=renderer, length=config.length, generation_cache=generation_cache
     )
     if generation_cache is not None:
-        complete = [
-            told
+        completed = [
+            generated
             if teacher_view is None and row.teacher_prompt is None
-            else _decode_completion(row, told, generation_cache, teacher_renderer)
-            for row, told in zip(asked, complete, strict=True)
+            else _decode_completion(row, generated, generation_cache, renderer)
+            for row, generated in zip(rollout_rows, completed, strict=True)
         ]
-    kept = DatasetRollout().complete(
-        given, renderer=teacher_renderer, length=config.length, generation_cache=None
-    )
-    size = len(split.train)
-    return complete[:size], [*complete[size:], *kept]
+    require_completions(completed_rows)
+    num_train = len(split.train)
+    heldout = [*completed[num_train:], *completed_rows]
+    return replace(split, train=completed[:num_train], heldout=heldout)
 
 
 def _choose_rollout_rows(config: DataConfig, split: DataSplit) -> tuple[list[Row], list[Row]]:
-    """The rows that a rollout gives answers, and those held out that keep their own."""
+    """Return the rows for the rollout, training rows first, and those that keep completions."""
     if config.heldout_answers == "rows":
         return split.train, split.heldout
     return [*split.train, *split.heldout], []
 
 
 def _require_text(split: DataSplit) -> DataSplit:
-    """The rows as two tokenizers can read them.
+    """Replace exact tokens by their text, which two tokenizers can read; refuse rows without it."""
+    findings = ErrorCollector()
 
-    Raises:
-        UserError: naming those that are exact tokens and nothing else.
-    """
-    findings, sides = ErrorCollector(), []
-    for side in (split.train, split.heldout):
-        sides.append([])
-        for row in side:
+    def as_text(rows: Sequence[Row]) -> list[Row]:
+        text_rows = []
+        for row in rows:
             content = row.content.text if isinstance(row.content, Tokens) else row.content
-            if content is None:
-                with findings.collect(row.source):
+            with findings.collect(row.source):
+                if content is None:
                     raise UserError(TOKENS_NOT_PORTABLE)
-            else:
-                sides[-1].append(replace(row, content=content))
+                text_rows.append(replace(row, content=content))
+        return text_rows
+
+    train, heldout = as_text(split.train), as_text(split.heldout)
     findings.raise_if_any()
-    return replace(split, train=sides[0], heldout=sides[1])
+    return replace(split, train=train, heldout=heldout)
 
 
 def _decode_completion(
     row: Row, completed: Row, generation_cache: GenerationCache, teacher_renderer: Renderer
 ) -> Row:
-    """A row with what the teacher wrote in its own tokens, for a student that reads others.
+    """Return the row with the teacher's completion as text.
 
-    Those are of another tokenizer, or follow another prompt.
+    The student has another tokenizer, or another prompt, so the teacher's tokens do not serve it.
     """
     assert isinstance(completed.content, Tokens), "a teacher writes tokens"
-    asked, written = completed.content.prompt, completed.content.completion
-    is_finished = bool(written) and written[-1] in generation_cache.eos_ids
-    # Decoded with what stands before it: alone, some tokenizers take a space from its beginning.
-    before, whole = (
-        str(
-            teacher_renderer.tokenizer.decode(
-                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
-        for tokens in (asked, asked + written)
-    )
-    answer = whole.removeprefix(before)
+    prompt, completion = completed.content.prompt, completed.content.completion
+    is_finished = bool(completion) and completion[-1] in generation_cache.eos_ids
+    # Decode with the prompt: alone, some tokenizers strip a space from the start of a completion.
+    text = teacher_renderer.decode(prompt + completion)
+    text = text.removeprefix(teacher_renderer.decode(prompt))
     if not is_finished:
-        answer = answer.rstrip("\N{REPLACEMENT CHARACTER}")  # broken off inside of a character
-    return with_completion(row, answer, is_finished=is_finished)
+        text = text.rstrip("\N{REPLACEMENT CHARACTER}")  # generation ended inside of a character
+    return with_completion(row, text, is_finished=is_finished)

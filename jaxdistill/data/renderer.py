@@ -1,7 +1,7 @@
-"""From a row to the one string that is tokenised, and the characters of it that are learned.
+"""Rendering of rows as strings for a tokenizer, with the characters to learn.
 
-The string is rendered whole and tokenised once, so that its tokens are those that the model sees
-in use; rendering or tokenising in pieces would put other tokens at the seams.
+A row is rendered whole and tokenised once, so that its tokens are those of inference. Tokenising
+it in pieces would give other tokens where the pieces meet.
 """
 
 import hashlib
@@ -19,12 +19,13 @@ from jaxdistill.errors import UserError
 
 
 class AssistantTurn(NamedTuple):
-    """One answer in a string: half-open ranges of its characters.
+    """Character ranges of a completion in a rendered string, start included and end excluded.
 
     Attributes:
-        learned: What is learned of it: from where the answer is asked for to the mark that ends it.
-        said: The answer itself, which is the same in every tokenizer's template.
-        is_finished: Whether it is learned that the answer ends there.
+        loss_range: Characters to learn: from the end of the generation prompt to the end-of-turn
+            token, which is included.
+        content_range: The completion alone; its text is the same in every chat template.
+        is_finished: True if the end of the turn is learned.
     """
 
     loss_range: tuple[int, int]
@@ -34,13 +35,13 @@ class AssistantTurn(NamedTuple):
 
 @dataclass(frozen=True)
 class RenderedText:
-    """What is tokenised.
+    """A row as the string that is tokenised.
 
     Attributes:
         text: The whole string.
-        turns: Its answers.
-        is_chat: Whether a chat template wrote it, with all the special tokens that it wants;
-            otherwise the tokenizer adds its own, and an end where there is none.
+        turns: Completions in it.
+        is_chat: True if a chat template wrote the string, with all special tokens. Otherwise the
+            tokenizer adds its own, and the end-of-text token is added if it is missing.
     """
 
     text: str
@@ -49,10 +50,10 @@ class RenderedText:
 
 
 class Renderer:
-    """Renders rows the way one tokenizer wants them.
+    """A tokenizer and its chat template.
 
     Args:
-        tokenizer: A fast tokenizer: the slow ones do not say which characters a token stands for.
+        tokenizer: A fast tokenizer. Slow tokenizers do not give the characters of a token.
 
     Raises:
         UserError: for a slow tokenizer.
@@ -69,128 +70,123 @@ class Renderer:
 
     @property
     def identity(self) -> str:
-        """Names what the tokenizer does, and its chat template."""
-        inner: Any = self.tokenizer.backend_tokenizer  # pyright: ignore
-        said = f"{inner.to_str()} {self.tokenizer.chat_template}"
-        return hashlib.sha256(said.encode()).hexdigest()[:12]
+        """Hash of the tokenizer and its chat template."""
+        backend: Any = self.tokenizer.backend_tokenizer  # pyright: ignore
+        definition = f"{backend.to_str()} {self.tokenizer.chat_template}"
+        return hashlib.sha256(definition.encode()).hexdigest()[:12]
 
     @cached_property
     def token_bytes(self) -> list[bytes | None]:
-        """The bytes of every token by its id; None for marks that stand for no text.
+        """Bytes of each token by its id; None for special tokens.
 
         Raises:
-            UserError: for a tokenizer that does not tell.
+            UserError: if the bytes cannot be known from the tokenizer.
         """
         return align.token_bytes(self.tokenizer)
 
     @cached_property
     def text_token_bytes(self) -> list[bytes | None]:
-        """The same of those that texts are written in; None for all others (`align.words`)."""
+        """Bytes of each token that occurs in tokenised text; None for all other tokens."""
         return align.text_token_bytes(self.tokenizer)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of texts, without marks around them."""
-        inner: Any = self.tokenizer.backend_tokenizer  # pyright: ignore
-        found = inner.encode_batch(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        """Tokenise texts without adding special tokens."""
+        backend: Any = self.tokenizer.backend_tokenizer  # pyright: ignore
+        encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
-    @property
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Decode tokens without special tokens, and without clean-up of spaces."""
+        text = self.tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+    @cached_property
     def end_of_turn_id(self) -> int | None:
-        """The mark that ends an answer: that of the chat template, if there is one, or `eos`."""
+        """Token that ends an assistant turn: of the chat template if there is one, else EOS."""
         if not self.tokenizer.chat_template:
             return self.eos_id
         messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
         rendered = self.render(Chat(messages, num_prompt=1, first_scored=1))
-        end = rendered.text[
-            rendered.turns[0].content_range[1] : rendered.turns[0].loss_range[1]
-        ].strip()
+        (turn,) = rendered.turns
+        end = rendered.text[turn.content_range[1] : turn.loss_range[1]].strip()
         return self.tokenizer.get_vocab().get(end, self.eos_id)
 
     @property
     def eos_id(self) -> int | None:
-        """The token that ends a text, if the tokenizer has one."""
+        """Id of the EOS token; None if the tokenizer has none."""
         eos = self.tokenizer.eos_token_id
         return eos if isinstance(eos, int) else None
 
     def check_chat_template(self, rows: Sequence[Row]) -> None:
-        """See that the tokenizer can write rows of these kinds at all.
-
-        Raises:
-            UserError: where it has no chat template and a row has messages.
-        """
-        chats = (row for row in rows if isinstance(row.content, Chat))
-        first = next(chats, None)
-        if first is not None and not self.tokenizer.chat_template:
+        """Raise a UserError if a row is a chat and the tokenizer has no chat template."""
+        chat = next((row for row in rows if isinstance(row.content, Chat)), None)
+        if chat is not None and not self.tokenizer.chat_template:
             raise UserError(
-                f"{first.source}: tokenizer `{self.name}` has no chat template, which messages need."
-                " Use an instruct model's tokenizer, or rows of plain `prompt` and `completion` "
-                "with `data.prompt_template=plain`."
+                f"{chat.source}: tokenizer `{self.name}` has no chat template, which messages "
+                "need. Use an instruct model's tokenizer, or rows of plain `prompt` and "
+                "`completion` with `data.prompt_template=plain`."
             )
 
     def render(self, content: Text | Chat) -> RenderedText:
-        """The whole row, which has an answer.
+        """Render a row with its completions.
 
         Raises:
-            UserError: where the chat template refuses the row, or writes it so that the assistant's
-                turns cannot be found.
+            UserError: if the chat template refuses the row, or changes the text of an assistant
+                turn so that it cannot be located.
         """
         if isinstance(content, Text):
             text = content.prompt + (content.completion or "")
-            answer = len(content.prompt), len(text)
-            turn = AssistantTurn(answer, answer, content.is_finished)
+            completion = len(content.prompt), len(text)
+            turn = AssistantTurn(completion, completion, content.is_finished)
             return RenderedText(text, (turn,), is_chat=False)
-        whole = self._apply_chat_template(content.messages, add_generation_prompt=False)
-        return RenderedText(whole, self._locate_turns(content, whole), is_chat=True)
+        text = self._apply_template(content.messages, add_generation_prompt=False)
+        return RenderedText(text, self._locate_turns(content, text), is_chat=True)
 
     def render_prompt(self, content: Text | Chat) -> RenderedText:
-        """What a teacher is to continue; nothing of it is learned."""
+        """Render the prompt of a row, for a teacher to complete; nothing of it is learned."""
         if isinstance(content, Text):
             return RenderedText(content.prompt, (), is_chat=False)
-        asked = content.messages[: content.num_prompt]
-        return RenderedText(
-            self._apply_chat_template(asked, add_generation_prompt=True), (), is_chat=True
-        )
+        prompt = content.messages[: content.num_prompt]
+        text = self._apply_template(prompt, add_generation_prompt=True)
+        return RenderedText(text, (), is_chat=True)
 
     def _locate_turns(self, content: Chat, text: str) -> tuple[AssistantTurn, ...]:
-        """The assistant's turns, each with the token that ends it."""
-        numbers = [
-            number
-            for number, message in enumerate(content.messages)
-            if message["role"] == "assistant" and number >= content.first_scored
+        """Locate the assistant turns in the rendered text, each with the token that ends it."""
+        indices = [
+            index
+            for index, message in enumerate(content.messages)
+            if message["role"] == "assistant" and index >= content.first_scored
         ]
         starts = []
-        for number in numbers:
-            before = self._apply_chat_template(
-                content.messages[:number], add_generation_prompt=True
-            )
+        for index in indices:
+            before = self._apply_template(content.messages[:index], add_generation_prompt=True)
             if not text.startswith(before):
-                raise self._turn_not_found(number)
+                raise self._turn_not_found(index)
             starts.append(len(before))
         turns = []
-        for number, start, limit in zip(numbers, starts, [*starts[1:], len(text)], strict=True):
-            said = f"({re.escape(content.messages[number]['content'].strip())})"
-            # Prefer the place where the turn ends: a short answer may occur in a tag before it.
-            found = re.compile(f"{said}\\s*(?:{self._special_token_pattern})").search(
-                text, start, limit
-            )
-            found = found or re.compile(said).search(text, start, limit)
-            if found is None:
-                raise self._turn_not_found(number)
-            is_finished = content.is_finished or number < len(content.messages) - 1
-            end = found.end() if is_finished else found.end(1)
-            turns.append(AssistantTurn((start, end), found.span(1), is_finished))
+        for index, start, limit in zip(indices, starts, [*starts[1:], len(text)], strict=True):
+            pattern = f"({re.escape(content.messages[index]['content'].strip())})"
+            # Prefer a match at the end of the turn: a short text may also occur in a tag before it.
+            with_end = re.compile(f"{pattern}\\s*(?:{self._special_token_pattern})")
+            match = with_end.search(text, start, limit)
+            match = match or re.compile(pattern).search(text, start, limit)
+            if match is None:
+                raise self._turn_not_found(index)
+            is_finished = content.is_finished or index < len(content.messages) - 1
+            end = match.end() if is_finished else match.end(1)
+            turns.append(AssistantTurn((start, end), match.span(1), is_finished))
         return tuple(turns)
 
-    def _turn_not_found(self, number: int) -> UserError:
+    def _turn_not_found(self, index: int) -> UserError:
         return UserError(
-            f"`messages[{number}]`: cannot find this turn of the assistant in what the chat "
+            f"`messages[{index}]`: cannot find this turn of the assistant in what the chat "
             f"template of tokenizer `{self.name}` writes. Use a template that writes each turn "
-            "as it stands, or set `data.loss_on=all` with `text` rows."
+            "unchanged, or set `data.loss_on=all` with `text` rows."
         )
 
-    def _apply_chat_template(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool
-    ) -> str:
+    def _apply_template(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         conversation: list[dict[str, Any]] = [dict(message) for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(
@@ -206,7 +202,7 @@ class Renderer:
 
     @cached_property
     def _special_token_pattern(self) -> str:
-        """A pattern for any special token's text; one that never matches where there is none."""
+        """Regular expression for any special token; matches nothing if there is none."""
         added = self.tokenizer.added_tokens_decoder.values()
         texts = {str(token.content) for token in added if token.special}
         return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"

@@ -1,18 +1,18 @@
-"""Reading a row: the shapes that it may have.
+"""Row formats: the fields that a row may have, and their parser.
 
-| shape                                          | what is learned                              |
+| format                                         | learned                                      |
 |------------------------------------------------|----------------------------------------------|
 | `{"text"}`                                     | all of it                                    |
 | `{"prompt", "completion"}`                     | the completion                               |
 | `{"messages": [{"role", "content"}]}`          | every turn of the assistant                  |
 | `{"prompt": messages, "completion": messages}` | the assistant's turns in the completion      |
 | `{"prompt_tokens", "completion_tokens"}`       | the completion; the tokens are used as given |
-| `{"prompt"}`, messages that end with the user  | nothing yet: a teacher is to answer          |
+| `{"prompt"}`, messages that end with the user  | nothing yet: the teacher writes a completion |
 
-Where a row fits several, the more exact shape counts: tokens, messages, prompt, text.
+A row that fits several formats is read as the most exact: tokens, messages, prompt, text.
 
-Beside `prompt` may stand `teacher_prompt`, of the same kinds: what the teacher is asked, and reads,
-in place of it. It may have instructions and examples that the student is to do without.
+A row with a `prompt` may also have a `teacher_prompt` of the same kinds, which the teacher reads in
+its place. It may hold instructions and examples that the student has to do without.
 """
 
 import json
@@ -34,21 +34,21 @@ _ROW_FIELDS = (
 
 
 def parse_row(fields: Mapping[str, Any], *, source: str, row_id: int, as_chat: bool) -> Row:
-    """Read one row.
+    """Parse a row.
 
     Args:
-        fields: The row as the file holds it; a field that is null counts as absent.
-        place: Where it stands.
-        row_id: Its number.
-        as_chat: Whether a prompt that is a string is a user's message.
+        fields: The row as the file has it; null counts as absent.
+        source: File and line, for messages.
+        row_id: Index of the row in the run.
+        as_chat: Read a prompt that is a string as a user message.
 
     Raises:
-        UserError: where no shape fits, or a field has the wrong type.
+        UserError: if no format fits, or a field has the wrong type.
     """
-    absent = [name for name, value in fields.items() if value is None]
+    null_fields = [name for name, value in fields.items() if value is None]
     fields = {name: value for name, value in fields.items() if value is not None}
     try:
-        content = _parse_content(fields, absent, as_chat)
+        content = _parse_content(fields, null_fields, as_chat)
         row = Row(source, row_id, _prompt_key(content, fields), content)
         return _add_teacher_prompt(row, fields, as_chat) if "teacher_prompt" in fields else row
     except UserError as error:
@@ -56,7 +56,7 @@ def parse_row(fields: Mapping[str, Any], *, source: str, row_id: int, as_chat: b
 
 
 def _parse_content(
-    fields: Mapping[str, Any], absent: Sequence[str], as_chat: bool
+    fields: Mapping[str, Any], null_fields: Sequence[str], as_chat: bool
 ) -> Text | Chat | Tokens:
     if _has_tokens(fields):
         tokens = (_check_token_ids(fields, name) for name in ("prompt_tokens", "completion_tokens"))
@@ -67,62 +67,61 @@ def _parse_content(
         return _parse_prompt(fields, as_chat)
     if "text" in fields:
         return Text("", _check_string(fields["text"], "text"))
-    found = [*(f"`{name}`" for name in fields), *(f"`{name}` that is null" for name in absent)]
-    keys = ", ".join(found) or "nothing"
-    misspelt = [str(name) for name in fields if name not in _ROW_FIELDS]
-    hints = "".join(filter(None, (did_you_mean(name, _ROW_FIELDS) for name in misspelt)))
-    cure = hints or " `data.fields` makes these of other fields."
-    raise UserError(f"has {keys}, but a row is {ROW_FORMATS}.{cure}")
+    names = [*(f"`{name}`" for name in fields), *(f"`{name}` that is null" for name in null_fields)]
+    unknown = [str(name) for name in fields if name not in _ROW_FIELDS]
+    hints = "".join(did_you_mean(name, _ROW_FIELDS) for name in unknown)
+    advice = hints or " `data.fields` makes these of other fields."
+    raise UserError(f"has {', '.join(names) or 'nothing'}, but a row is {ROW_FORMATS}.{advice}")
 
 
 def _has_tokens(fields: Mapping[str, Any]) -> bool:
     return "prompt_tokens" in fields and "completion_tokens" in fields
 
 
+def _has_prompt(fields: Mapping[str, Any]) -> bool:
+    return "prompt" in fields and ("completion" in fields or "text" not in fields)
+
+
 def _rollout_text(fields: Mapping[str, Any]) -> Text | Chat | None:
-    """What the tokens of a rollout say, if it is there."""
+    """Return the text of a rollout's tokens; None if the file does not have it."""
     if "prompt" not in fields or not isinstance(fields.get("completion"), str):
         return None
     is_finished = fields.get("finished") is not False
     return replace(_parse_prompt(fields, as_chat=False), is_finished=is_finished)
 
 
-def _has_prompt(fields: Mapping[str, Any]) -> bool:
-    return "prompt" in fields and ("completion" in fields or "text" not in fields)
-
-
 def _add_teacher_prompt(row: Row, fields: Mapping[str, Any], as_chat: bool) -> Row:
-    """The row with its `teacher_prompt`. Only what follows the prompt is learned then."""
+    """Return the row with its `teacher_prompt`. Then only what follows the prompt is learned."""
     if _has_tokens(fields) or "messages" in fields or not _has_prompt(fields):
         raise UserError(
             "has a `teacher_prompt`, which stands in place of a `prompt`, but is no row of "
-            '{"prompt"} or {"prompt", "completion"}. Give what the student is asked as `prompt`.'
+            '{"prompt"} or {"prompt", "completion"}. Give the student\'s prompt as `prompt`.'
         )
-    asked = _parse_teacher_prompt(fields["teacher_prompt"], as_chat)
+    teacher_prompt = _parse_teacher_prompt(fields["teacher_prompt"], as_chat)
     if not isinstance(row.content, Chat):
-        return replace(row, teacher_prompt=asked)
-    answer = len(row.content.messages) - row.content.num_prompt
-    if isinstance(asked, Text) and answer > 1:
+        return replace(row, teacher_prompt=teacher_prompt)
+    num_completion = len(row.content.messages) - row.content.num_prompt
+    if isinstance(teacher_prompt, Text) and num_completion > 1:
         raise UserError(
-            f"has an answer of {answer} messages, which cannot follow a `teacher_prompt` that is "
-            "a string. Give that as a list of messages, too."
+            f"has a completion of {num_completion} messages, which cannot follow a "
+            "`teacher_prompt` that is a string. Give that as a list of messages, too."
         )
     content = replace(row.content, first_scored=row.content.num_prompt)
-    return replace(row, content=content, teacher_prompt=asked)
+    return replace(row, content=content, teacher_prompt=teacher_prompt)
 
 
 def _parse_teacher_prompt(prompt: Any, as_chat: bool) -> Text | Chat:
     if prompt == "":
-        raise UserError("`teacher_prompt` is empty. Leave it out where the teacher is asked alike.")
+        raise UserError("`teacher_prompt` is empty. Leave it out to give both models one prompt.")
     if isinstance(prompt, str) and not as_chat:
         return Text(_check_string(prompt, "teacher_prompt"), None)
-    asked = _to_chat(_check_messages(_to_messages(prompt, "user"), "teacher_prompt"))
-    if asked.num_prompt < len(asked.messages):
+    chat = _to_chat(_check_messages(_to_messages(prompt, "user"), "teacher_prompt"))
+    if chat.num_prompt < len(chat.messages):
         raise UserError(
-            "`teacher_prompt` ends with a message of the assistant, so that nothing is asked. "
-            "End it with what the teacher is to answer."
+            "`teacher_prompt` ends with a message of the assistant, so that nothing is left to "
+            "complete. End it with a message of the user."
         )
-    return asked
+    return chat
 
 
 def _parse_prompt(fields: Mapping[str, Any], as_chat: bool) -> Text | Chat:
@@ -132,14 +131,15 @@ def _parse_prompt(fields: Mapping[str, Any], as_chat: bool) -> Text | Chat:
             _check_string(prompt, "prompt"),
             None if completion is None else _check_string(completion, "completion"),
         )
-    asked = _check_messages(_to_messages(prompt, "user"), "prompt")
+    prompt = _check_messages(_to_messages(prompt, "user"), "prompt")
     if completion is None:
-        return _to_chat(asked)
-    answer = _check_messages(_to_messages(completion, "assistant"), "completion")
-    return Chat((*asked, *answer), num_prompt=len(asked), first_scored=len(asked))
+        return _to_chat(prompt)
+    completion = _check_messages(_to_messages(completion, "assistant"), "completion")
+    return Chat((*prompt, *completion), num_prompt=len(prompt), first_scored=len(prompt))
 
 
 def _to_chat(messages: tuple[Message, ...]) -> Chat:
+    """Return messages as a chat whose prompt ends before the assistant's last turns."""
     num_prompt = len(messages)
     while num_prompt and messages[num_prompt - 1]["role"] == "assistant":
         num_prompt -= 1
@@ -147,15 +147,15 @@ def _to_chat(messages: tuple[Message, ...]) -> Chat:
 
 
 def _prompt_key(content: Text | Chat | Tokens, fields: Mapping[str, Any]) -> str:
-    """One prompt, one key: a string is the same as a user's message, answers do not count."""
+    """Return the prompt as JSON: equal for a string and a user message, for all completions."""
     match content:
         case Text(prompt=prompt, completion=completion):
-            asked: Any = _to_messages(prompt, "user") if prompt else completion
+            key: Any = _to_messages(prompt, "user") if prompt else completion
         case Chat(messages=messages, num_prompt=num_prompt):
-            asked = messages[:num_prompt] or messages
+            key = messages[:num_prompt] or messages
         case Tokens(prompt=prompt):
-            asked = _to_messages(fields.get("prompt", prompt), "user")
-    return json.dumps(asked, sort_keys=True, separators=(",", ":"), default=str)
+            key = _to_messages(fields.get("prompt", prompt), "user")
+    return json.dumps(key, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def _to_messages(value: Any, role: str) -> Any:
@@ -177,32 +177,28 @@ def _check_string(value: Any, field_name: str) -> str:
 
 def _check_messages(value: Any, field_name: str) -> tuple[Message, ...]:
     if not _is_list(value) or not value:
-        wanted = "a list" if field_name == "messages" else "a string or a list"
+        expected = "a list" if field_name == "messages" else "a string or a list"
         raise UserError(
-            f'`{field_name}` is {_describe_type(value)}, expected {wanted} of {{"role", "content"}} messages.'
+            f"`{field_name}` is {_describe_type(value)}, expected {expected} of "
+            '{"role", "content"} messages.'
         )
-    found = []
+    messages = []
     for number, message in enumerate(value):
         name = f"{field_name}[{number}]"
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            came = (
-                f"keys {sorted(message)}"
-                if isinstance(message, Mapping)
-                else _describe_type(message)
-            )
-            raise UserError(f'`{name}` has {came}, expected {{"role", "content"}}.')
+        is_object = isinstance(message, Mapping)
+        if not is_object or not {"role", "content"} <= message.keys():
+            actual = f"keys {sorted(message)}" if is_object else _describe_type(message)
+            raise UserError(f'`{name}` has {actual}, expected {{"role", "content"}}.')
         _check_string(message["role"], f"{name}.role")
         _check_string(message["content"], f"{name}.content")
-        found.append({field: one for field, one in message.items() if one is not None})
-    return tuple(found)
+        messages.append({key: item for key, item in message.items() if item is not None})
+    return tuple(messages)
 
 
 def _check_token_ids(fields: Mapping[str, Any], field_name: str) -> tuple[int, ...]:
     value = fields[field_name]
-    if not _is_list(value) or not all(type(one) is int and one >= 0 for one in value):
-        raise UserError(
-            f"`{field_name}` is {_describe_type(value)}, expected a list of token numbers."
-        )
+    if not _is_list(value) or not all(type(token) is int and token >= 0 for token in value):
+        raise UserError(f"`{field_name}` is {_describe_type(value)}, expected a list of token ids.")
     return tuple(value)
 
 
@@ -211,9 +207,10 @@ def _is_list(value: Any) -> bool:
 
 
 def _describe_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
-    names[bytes] = "binary data"
-    empty = "an empty list" if value == [] else ""
+    if value == []:
+        return "an empty list"
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"the number {value}"
-    return empty or names.get(type(value), type(value).__name__)
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+    names[bytes] = "binary data"
+    return names.get(type(value), type(value).__name__)

@@ -1,24 +1,35 @@
-"""Rows, as the rest of the path knows them: what one says, and how a teacher reads it."""
+"""Parsed rows of a source: plain text, chats or exact tokens, and the teacher's own prompt."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jaxdistill.errors import UserError
+from jaxdistill.errors import ErrorCollector, UserError
 
 Message = Mapping[str, Any]
-"""A turn: `role`, `content`, and whatever else the chat template knows how to use."""
+"""A message: `role`, `content`, and any other key that the chat template uses."""
+
+TOKENS_NOT_PORTABLE = (
+    "exact tokens are those of one tokenizer, and here the teacher reads others: its tokenizer is "
+    "not the student's, or rows have a `teacher_prompt`. Give the row as text: "
+    '{"prompt", "completion"} or {"messages"}.'
+)
+"""Error message for rows of exact tokens where the teacher needs text."""
+
+
+# Keep the names of the next three classes and their fields: `DataSplit.digest` hashes their `repr`,
+# and a run folder with another digest is refused.
 
 
 @dataclass(frozen=True)
 class Text:
-    """Plain strings.
+    """A plain prompt and its completion.
 
     Attributes:
-        prompt: What is asked.
-        completion: The answer; None where it has still to be written.
-        is_finished: Whether the answer ends there, or was broken off.
+        prompt: Text before the completion; empty where all is learned.
+        completion: Text to learn; None until a rollout writes it.
+        is_finished: False if generation was cut off.
     """
 
     prompt: str
@@ -32,10 +43,10 @@ class Chat:
 
     Attributes:
         messages: The whole conversation.
-        num_prompt: How many of them, from the first, are what a teacher is asked; assistant's
-            turns at the end are its answer.
-        first_scored: The message from which on the assistant's turns are learned.
-        is_finished: Whether the last turn ends there, or was broken off.
+        num_prompt: Number of leading messages that form the prompt; assistant turns after them
+            are the completion.
+        first_scored: Index of the first message that may be learned; only assistant turns are.
+        is_finished: False if generation of the last turn was cut off.
     """
 
     messages: tuple[Message, ...]
@@ -46,12 +57,12 @@ class Chat:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Exact tokens, as a rollout left them.
+    """Exact token ids, as a rollout generated them.
 
     Attributes:
-        prompt: What was asked.
-        completion: What was written.
-        text: What both say, where the file has that, too: for a reader of another tokenizer.
+        prompt: Token ids of the prompt.
+        completion: Token ids that were generated.
+        text: Prompt and completion as text, if the file has them: for another tokenizer.
     """
 
     prompt: tuple[int, ...]
@@ -61,14 +72,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a source.
+    """A row of a source.
 
     Attributes:
-        place: Where it stands, for messages ("rows.jsonl:12").
-        row_id: Its number among all rows of the run.
-        key: Its prompt as canonical JSON: rows of one key are never on both sides of the split.
-        content: What it says.
-        teacher_prompt: What a teacher is asked in place of its prompt, where that differs.
+        source: File and line of the row, for messages ("rows.jsonl:12").
+        row_id: Index among all rows of the run.
+        prompt_key: The prompt as canonical JSON. Rows with equal keys are on one side of the split.
+        content: Prompt and completion.
+        teacher_prompt: Prompt for the teacher, if it differs from the student's.
     """
 
     source: str
@@ -79,7 +90,7 @@ class Row:
 
     @property
     def has_prompt(self) -> bool:
-        """Whether there is something that a teacher could answer."""
+        """True if a teacher could complete the row."""
         match self.content:
             case Text(prompt="") | Chat(num_prompt=0) | Tokens(prompt=()):
                 return False
@@ -87,7 +98,7 @@ class Row:
 
     @property
     def has_completion(self) -> bool:
-        """Whether there is something to learn, without a teacher's help."""
+        """True if the row can be learned without a rollout."""
         match self.content:
             case Text(completion=completion):
                 return completion is not None
@@ -97,34 +108,75 @@ class Row:
                 return True
 
 
+def require_completions(rows: Sequence[Row]) -> None:
+    """Raise a UserError that names all rows without a completion, if there are any."""
+    findings = ErrorCollector()
+    for row in rows:
+        with findings.collect(row.source):
+            if not row.has_completion:
+                raise UserError(
+                    "a prompt without a completion. Add a `completion` (or a last message of the "
+                    "assistant), or let the teacher write it: `data.rollout.type=teacher`."
+                )
+    findings.raise_if_any()
+
+
 def apply_teacher_prompt(row: Row) -> Row:
-    """The row as a teacher reads it: with the prompt that is its own, if any, and the same answer.
+    """Return the row as the teacher reads it: its `teacher_prompt`, then the same completion.
 
-    Between a chat and a plain prompt the spaces around an answer do not count: a plain prompt is
-    followed by one, as by any word.
+    A row without one, or of exact tokens, is returned unchanged. Between a chat and a plain prompt,
+    white space around the completion is adapted: a space follows a plain prompt.
     """
-    asked, content = row.teacher_prompt, row.content
-    if asked is None or isinstance(content, Tokens):
+    prompt, content = row.teacher_prompt, row.content
+    if prompt is None or isinstance(content, Tokens):
         return row
-    if isinstance(asked, Text):
-        read: Text | Chat = Text(
-            asked.prompt, _plain_completion(content, asked), content.is_finished
-        )
+    messages = _completion_messages(content)
+    if isinstance(prompt, Chat):
+        size = len(prompt.messages)
+        content = Chat((*prompt.messages, *messages), size, size, content.is_finished)
+    elif isinstance(content, Text):
+        content = replace(content, prompt=prompt.prompt)
     else:
-        turns, size = (*asked.messages, *_completion_messages(content)), len(asked.messages)
-        read = Chat(turns, size, first_scored=size, is_finished=content.is_finished)
-    return replace(row, content=read, teacher_prompt=None)
+        completion = _space_after(prompt.prompt, messages[0]["content"]) if messages else None
+        content = Text(prompt.prompt, completion, content.is_finished)
+    return replace(row, content=content, teacher_prompt=None)
 
 
-def _plain_completion(content: Text | Chat, teacher_prompt: Text) -> str | None:
-    if isinstance(content, Text):
-        return content.completion
-    turns = _completion_messages(content)
-    return _space_after_prompt(teacher_prompt.prompt, turns[0]["content"]) if turns else None
+def with_completion(row: Row, completion: str, *, is_finished: bool) -> Row:
+    """Return the row with another completion, given as text.
+
+    White space around the completion is treated as in `apply_teacher_prompt`.
+
+    Raises:
+        UserError: for a row whose prompt is exact tokens.
+    """
+    match row.content:
+        case Text(prompt=prompt):
+            if isinstance(row.teacher_prompt, Chat):
+                completion = _space_after(prompt, completion)
+            return replace(row, content=Text(prompt, completion, is_finished))
+        case Chat(messages=messages, num_prompt=num_prompt):
+            if isinstance(row.teacher_prompt, Text):
+                completion = completion.strip()
+            messages = (*messages[:num_prompt], _assistant_message(completion))
+            return replace(row, content=Chat(messages, num_prompt, num_prompt, is_finished))
+        case Tokens():
+            raise UserError(f"{row.source}: {TOKENS_NOT_PORTABLE}")
+
+
+def readable_prompt(row: Row) -> str:
+    """Return the text of the prompt: of a chat, the content of its last message.
+
+    It is empty for a row without a prompt, and for exact tokens without text.
+    """
+    prompt = json.loads(row.prompt_key)
+    if not row.has_prompt or not isinstance(prompt[-1], dict):
+        return ""
+    return str(prompt[-1].get("content", ""))
 
 
 def _completion_messages(content: Text | Chat) -> tuple[Message, ...]:
-    """The answer as messages; none where it has still to be written."""
+    """Return the completion as messages; none until it is written."""
     if isinstance(content, Chat):
         return content.messages[content.num_prompt :]
     return () if content.completion is None else (_assistant_message(content.completion.strip()),)
@@ -134,46 +186,7 @@ def _assistant_message(completion: str) -> Message:
     return {"role": "assistant", "content": completion}
 
 
-def _space_after_prompt(prompt: str, completion: str) -> str:
-    """A chat's answer as it stands behind a plain prompt."""
-    said = completion.strip()
-    return said if not said or prompt[-1:].isspace() else f" {said}"
-
-
-def with_completion(row: Row, completion: str, *, is_finished: bool) -> Row:
-    """The row with another answer, as text.
-
-    Spaces around the answer count as in `for_teacher`.
-
-    Raises:
-        UserError: for a row whose prompt is exact tokens.
-    """
-    match row.content:
-        case Text(prompt=prompt):
-            if isinstance(row.teacher_prompt, Chat):
-                completion = _space_after_prompt(prompt, completion)
-            return replace(row, content=Text(prompt, completion, is_finished))
-        case Chat(messages=messages, num_prompt=num_prompt):
-            said = completion.strip() if isinstance(row.teacher_prompt, Text) else completion
-            told = (*messages[:num_prompt], _assistant_message(said))
-            return replace(row, content=Chat(told, num_prompt, num_prompt, is_finished))
-        case Tokens():
-            raise UserError(f"{row.source}: {TOKENS_NOT_PORTABLE}")
-
-
-TOKENS_NOT_PORTABLE = (
-    "exact tokens are those of one tokenizer, and here the teacher reads others: its tokenizer is "
-    "not the student's, or rows have a `teacher_prompt`. Give the row as text: "
-    '{"prompt", "completion"} or {"messages"}.'
-)
-
-
-def readable_prompt(row: Row) -> str:
-    """What a row asks, as a person reads it: a chat's last message; nothing where it asks nothing.
-
-    Rows of exact tokens say it where their file has a readable `prompt`, too.
-    """
-    said = json.loads(row.prompt_key)
-    if not row.has_prompt or not isinstance(said[-1], dict):
-        return ""
-    return str(said[-1].get("content", ""))
+def _space_after(prompt: str, completion: str) -> str:
+    """Strip a chat's completion, and put a space before it unless the plain prompt ends in one."""
+    stripped = completion.strip()
+    return stripped if not stripped or prompt[-1:].isspace() else f" {stripped}"

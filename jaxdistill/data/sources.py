@@ -1,6 +1,6 @@
-"""Rows out of files: JSONL, Parquet, saved `datasets` folders, and the hub.
+"""Readers of data sources: JSONL, Parquet, saved `datasets` folders, and the Hub.
 
-JSONL is read line by line here, so that a bad line can be named; the others by their libraries.
+JSONL is parsed here line by line, so that an error names its line. Libraries read the others.
 """
 
 import codecs
@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
@@ -17,35 +17,43 @@ import pyarrow.parquet
 from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
 from jaxdistill.files import check_path_names
 
-_FORMATS = "JSONL (.jsonl), Parquet (.parquet), a `datasets` folder or a hub name (`org/name`)"
+_FORMATS = "JSONL (.jsonl), Parquet (.parquet), a `datasets` folder or a Hub name (`org/name`)"
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[^:/]+))?")
 _FILE_SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".txt", ".arrow", ".gz"}
 
-RawRow = tuple[str, dict[str, Any]]
-"""Where a row stands, and its fields."""
+
+class RawRow(NamedTuple):
+    """A row before parsing: its source ("rows.jsonl:12") and its fields."""
+
+    source: str
+    fields: dict[str, Any]
 
 
 def read_rows(source: str, findings: ErrorCollector) -> Iterator[RawRow]:
-    """The rows of one source, in its order.
+    """Read the rows of a source, in its order.
 
     Args:
-        source: A path or a hub name, as `DataConfig.sources` describes them.
-        findings: Takes the bad lines; the good ones come out all the same.
+        source: A path or a Hub name, as in `DataConfig.sources`.
+        findings: Collects the errors of single lines; the other lines are still returned.
 
     Raises:
-        UserError: where the source as a whole cannot be read.
+        UserError: if the source as a whole cannot be read.
     """
     path = Path(source).expanduser()
     check_path_names(path)
     folder, _, split = source.rpartition(":")
+    if path.is_file() and path.suffix in (".jsonl", ".ndjson"):
+        return _read_jsonl(path, findings)
+    if path.is_file() and path.suffix == ".parquet":
+        return _read_parquet(path)
     if path.is_file():
-        return _read_file(path, findings)
+        raise UserError(f"{path}: `{path.suffix}` files are not read. A source is {_FORMATS}.")
     if path.is_dir():
         return _read_dataset_folder(path, None)
     if folder and Path(folder).expanduser().is_dir():
         return _read_dataset_folder(Path(folder).expanduser(), split)
     name = _HUB_NAME.fullmatch(source)
-    # `data/row` beside a folder `data` is a slip of the pen, not an organisation of that name.
+    # If there is a folder `data`, then `data/row` is a misspelt path and no Hub name.
     is_local = path.suffix in _FILE_SUFFIXES or source[0] in ".~" or path.parent.is_dir()
     if name and not is_local:
         return _read_hub_dataset(source, name["name"], name["config"], name["split"] or "train")
@@ -54,40 +62,31 @@ def read_rows(source: str, findings: ErrorCollector) -> Iterator[RawRow]:
     raise UserError(f"{source}: no such file or folder.{close} A source is {_FORMATS}.")
 
 
-def _read_file(path: Path, findings: ErrorCollector) -> Iterator[RawRow]:
-    if path.suffix in (".jsonl", ".ndjson"):
-        return _read_jsonl(path, findings)
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    raise UserError(f"{path}: `{path.suffix}` files are not read. A source is {_FORMATS}.")
-
-
 def _read_jsonl(path: Path, findings: ErrorCollector) -> Iterator[RawRow]:
     try:
-        yield from _parse_jsonl_lines(path, findings)
+        with path.open("rb") as lines:  # binary: text mode would split lines at \r, too
+            for number, line in enumerate(lines, start=1):
+                if number == 1:
+                    line = _check_first_line(line.removeprefix(codecs.BOM_UTF8), path)
+                if line.strip():
+                    with findings.collect():
+                        source = f"{path}:{number}"
+                        yield RawRow(source, _parse_json_object(line, source))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
-def _parse_jsonl_lines(path: Path, findings: ErrorCollector) -> Iterator[RawRow]:
-    with path.open("rb") as lines:  # only \n ends a line here; text mode would split at others
-        for number, line in enumerate(lines, start=1):
-            place = f"{path}:{number}"
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-                if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    raise UserError(f"{path}: is UTF-16. Save the file as UTF-8.")
-                if b"\0" in line:
-                    raise UserError(f"{path}: holds no text. A source is {_FORMATS}.")
-            if not line.strip():
-                continue
-            with findings.collect():
-                yield place, _parse_json_object(line, place)
+def _check_first_line(line: bytes, path: Path) -> bytes:
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path}: is UTF-16. Save the file as UTF-8.")
+    if b"\0" in line:
+        raise UserError(f"{path}: holds no text. A source is {_FORMATS}.")
+    return line
 
 
 def _parse_json_object(line: bytes, source: str) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode().rstrip())  # an error at its end is in this line
+        value = json.loads(line.decode().rstrip())  # so that an error at the end is on this line
     except UnicodeDecodeError as error:
         byte = line[error.start]
         raise UserError(
@@ -101,7 +100,7 @@ def _parse_json_object(line: bytes, source: str) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{source}: not a row: nested too deeply to be read.") from None
     if not isinstance(value, dict):
-        raise UserError(f"{source}: expected an object like {{...}}, found {line[:40]!r}.")
+        raise UserError(f"{source}: expected an object like {{...}}, got {line[:40]!r}.")
     return value
 
 
@@ -120,7 +119,7 @@ def _read_dataset_folder(path: Path, split: str | None) -> Iterator[RawRow]:
         inside = sorted(p.name for p in path.iterdir() if p.suffix in (".jsonl", ".parquet"))
         hint = f" Name its files: {', '.join(inside[:4])}." if inside else ""
         raise UserError(f"{path}: a folder, but not one of `datasets.save_to_disk`.{hint}")
-    import datasets  # takes as long as everything else in this file's room, and most rows are JSONL
+    import datasets  # slow to import, and most sources are JSONL
 
     try:
         loaded = datasets.load_from_disk(str(path))
@@ -144,20 +143,20 @@ def _read_dataset_folder(path: Path, split: str | None) -> Iterator[RawRow]:
 def _read_hub_dataset(source: str, name: str, config: str | None, split: str) -> Iterator[RawRow]:
     import datasets
 
-    # Its five retries are no news beside the one line below.
+    # The error below says enough; five warnings about retries do not help.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         loaded = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # noqa: BLE001 (the hub's clients raise dozens of kinds)
         raise UserError(
-            f"{source}: no such file or folder here, and the hub gives no such data set: "
+            f"{source}: no such file or folder here, and the Hub gives no such data set: "
             f"{_first_line(error)}"
         ) from None
     return _with_row_numbers(source, iter(loaded))
 
 
 def _with_row_numbers(source: str, rows: Iterator[Any]) -> Iterator[RawRow]:
-    return ((f"{source} row {number}", dict(row)) for number, row in enumerate(rows))
+    return (RawRow(f"{source} row {number}", dict(row)) for number, row in enumerate(rows))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,10 +1,10 @@
-"""Two sides: rows to learn from, and rows to evaluate on, told apart by what they ask."""
+"""Split of rows into a training and a held-out side, by a hash of their prompts."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxdistill.data.config import DataConfig
 from jaxdistill.data.field_template import fill_template
@@ -14,14 +14,21 @@ from jaxdistill.data.sources import read_rows
 from jaxdistill.errors import ErrorCollector, UserError
 
 
+class ChatKind(NamedTuple):
+    """Form of a row for both models: rendered by a chat template, or plain."""
+
+    student_is_chat: bool
+    teacher_is_chat: bool
+
+
 @dataclass(frozen=True)
 class DataSplit:
-    """The two sides of the split.
+    """Rows of both sides of the split.
 
     Attributes:
-        train: Rows to learn from.
-        heldout: Rows to evaluate on; none asks what one of `train` asks.
-        shared: How many rows of `sources` are left out because `heldout_sources` ask the same.
+        train: Rows to train on.
+        heldout: Rows to evaluate on; none has the prompt of a row of `train`.
+        num_overlapping: Rows of `sources` left out because `heldout_sources` have their prompt.
     """
 
     train: list[Row]
@@ -30,45 +37,37 @@ class DataSplit:
 
     @property
     def digest(self) -> str:
-        """Names what the rows say, wherever they stand."""
+        """Hash of the contents of the rows, without their sources."""
         digest = hashlib.sha256()
-        for side in (self.train, self.heldout):
-            for row in side:
-                digest.update(repr((row.row_id, row.content)).encode())
-                if row.teacher_prompt is not None:
-                    digest.update(repr(row.teacher_prompt).encode())
+        for row in (*self.train, *self.heldout):
+            digest.update(repr((row.row_id, row.content)).encode())
+            if row.teacher_prompt is not None:
+                digest.update(repr(row.teacher_prompt).encode())
         return digest.hexdigest()[:12]
 
     @property
     def has_teacher_prompts(self) -> bool:
-        """Whether a teacher reads some of them after a prompt of its own."""
+        """True if a row has its own prompt for the teacher."""
         return any(row.teacher_prompt is not None for row in (*self.train, *self.heldout))
 
     @property
-    def chat_kinds(self) -> tuple[tuple[bool, bool], ...]:
-        """Whether rows are chats, as the student and as the teacher reads them.
-
-        The kinds that occur, the most frequent first: answers end in other marks in each.
-        """
-        rows = (*self.train, *self.heldout)
-        kinds = Counter(
-            tuple(isinstance(one.content, Chat) for one in (row, apply_teacher_prompt(row)))
-            for row in rows
-        )
-        return tuple((mine, theirs) for (mine, theirs), _ in kinds.most_common())
+    def chat_kinds(self) -> tuple[ChatKind, ...]:
+        """Kinds of the rows, the most frequent first; they differ in the token that ends a turn."""
+        pairs = ((row, apply_teacher_prompt(row)) for row in (*self.train, *self.heldout))
+        kinds = Counter(ChatKind(*(isinstance(r.content, Chat) for r in pair)) for pair in pairs)
+        return tuple(kind for kind, _ in kinds.most_common())
 
     def __str__(self) -> str:
-        left_out = (
-            f" ({self.num_overlapping:,} more ask what is held out)" if self.num_overlapping else ""
-        )
+        num = self.num_overlapping
+        left_out = f" ({num:,} more have held-out prompts)" if num else ""
         return f"{len(self.train):,} rows to train on{left_out}, {len(self.heldout):,} held out"
 
 
 def read_split(config: DataConfig) -> DataSplit:
-    """Read the sources and split them.
+    """Read the sources and split their rows.
 
     Raises:
-        UserError: naming the sources that cannot be read and the rows that are none.
+        UserError: with all sources that cannot be read and all rows that cannot be parsed.
     """
     findings = ErrorCollector()
     rows = _read_sources(config.sources, config, 0, findings)
@@ -76,40 +75,36 @@ def read_split(config: DataConfig) -> DataSplit:
     findings.raise_if_any()
     if config.heldout_sources:
         return _drop_overlapping_rows(rows, heldout)
-    sides: tuple[list[Row], list[Row]] = ([], [])
+    split = DataSplit([], [])
     for row in rows:
         held = is_heldout(row.prompt_key, fraction=config.heldout, seed=config.heldout_seed)
-        sides[held].append(row)
-    if not sides[0]:
+        (split.heldout if held else split.train).append(row)
+    if not split.train:
         raise UserError(
             f"data.heldout={config.heldout} holds out all {len(rows)} rows. Add rows, hold out "
             "fewer, or choose others with `data.heldout_seed`."
         )
-    return DataSplit(*sides)
+    return split
 
 
 def is_heldout(prompt_key: str, *, fraction: float, seed: int) -> bool:
-    """Whether rows of this key are kept from training.
+    """Return True if rows with this prompt are held out.
 
-    It depends on nothing but the arguments, so a row keeps its side when others come and go, when
-    the file is sorted, and when a teacher answers anew. A larger fraction only adds rows.
-
-    Args:
-        key: A row's `key`.
-        fraction: Of all keys, how many are held out.
-        seed: Another number, another choice.
+    The result depends on the arguments alone. A row therefore keeps its side when other rows are
+    added or removed, when the file is sorted, and when a teacher completes it anew. A larger
+    fraction holds out all rows of a smaller one.
     """
     digest = hashlib.sha256(f"{seed}\n{prompt_key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def _drop_overlapping_rows(rows: list[Row], heldout: list[Row]) -> DataSplit:
-    held = {row.prompt_key for row in heldout}
-    train = [row for row in rows if row.prompt_key not in held]
+    heldout_keys = {row.prompt_key for row in heldout}
+    train = [row for row in rows if row.prompt_key not in heldout_keys]
     if not train:
         raise UserError(
-            f"data.heldout_sources: its rows ask what all {len(rows)} rows of `data.sources` ask, "
-            "so none is left to train on. Name other rows in one of the two."
+            f"data.heldout_sources: its rows have the prompts of all {len(rows)} rows of "
+            "`data.sources`, so none is left to train on. Name other rows in one of the two."
         )
     return DataSplit(train, heldout, num_overlapping=len(rows) - len(train))
 
@@ -119,30 +114,28 @@ def _read_sources(
 ) -> list[Row]:
     rows: list[Row] = []
     as_chat = config.prompt_template == "chat"
-    for source in sources:
+    for name in sources:
         before = len(rows), len(findings)
         with findings.collect():
-            for place, fields in read_rows(source, findings):
+            for source, fields in read_rows(name, findings):
                 with findings.collect():
-                    row_id, fields = (
-                        first_id + len(rows),
-                        _apply_field_templates(fields, config, place),
-                    )
-                    rows.append(parse_row(fields, source=place, row_id=row_id, as_chat=as_chat))
+                    fields = _apply_field_templates(fields, config, source)
+                    row_id = first_id + len(rows)
+                    rows.append(parse_row(fields, source=source, row_id=row_id, as_chat=as_chat))
             if (len(rows), len(findings)) == before:
-                raise UserError(f"{source}: an empty data set; expected at least one row.")
+                raise UserError(f"{name}: an empty data set; expected at least one row.")
     return rows
 
 
 def _apply_field_templates(
     fields: Mapping[str, Any], config: DataConfig, source: str
 ) -> Mapping[str, Any]:
-    """The parts of a row, out of the fields that its source has."""
+    """Make the fields of a row from those of its source, by the templates of `data.fields`."""
     if not config.fields:
         return fields
-    own = {name: fields[name] for name in ("teacher_prompt",) if name in fields}
+    kept = {name: fields[name] for name in ("teacher_prompt",) if name in fields}
     try:
-        return own | {
+        return kept | {
             name: fill_template(template, fields, template_name="`data.fields`")
             for name, template in config.fields.items()
         }

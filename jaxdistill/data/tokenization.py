@@ -1,9 +1,9 @@
-"""From rows to token sequences, each token with whether it is learned."""
+"""Tokenisation: from rows to token ids with loss masks, and prompts for a teacher to complete."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, repeat
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -11,73 +11,79 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.data.examples import (
     Example,
+    LossOn,
     RowCounts,
     TeacherExample,
     TextOffsets,
     TokenizedRow,
+    Truncation,
     char_to_byte_ends,
     truncate,
 )
 from jaxdistill.data.renderer import RenderedText, Renderer
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.rows import Chat, Row, Text, Tokens, apply_teacher_prompt
-from jaxdistill.data.teacher_view import TeacherView
+from jaxdistill.data.teacher_view import DropReason, TeacherView
 from jaxdistill.errors import ErrorCollector, UserError
 
 _CHUNK_ROWS = 1000
+
+
+class ExampleSet(NamedTuple):
+    """Examples of some rows, and the counts of those rows."""
+
+    examples: list[Example]
+    counts: RowCounts
+
+
+class _TokensWithOffsets(NamedTuple):
+    """Token ids of a text, and the characters (start, end) that each covers."""
+
+    token_ids: list[int]
+    offsets: list[tuple[int, int]]
 
 
 def tokenize_rows(
     rows: Sequence[Row],
     renderer: Renderer,
     *,
-    loss_on: Literal["completion", "all"],
+    loss_on: LossOn,
     length: int,
-    truncation: Literal["cut_end", "cut_start", "drop"],
+    truncation: Truncation,
     teacher_view: TeacherView | None = None,
-) -> tuple[list[Example], RowCounts]:
-    """Tokenise rows that have answers.
-
-    Args:
-        rows: The rows.
-        templates: How the tokenizer wants them.
-        loss_on: Whether the answers are learned, or everything.
-        length: How many places a row may take.
-        truncation: What becomes of a longer one.
-        beside: A teacher that reads them with another tokenizer, or after another prompt.
+) -> ExampleSet:
+    """Tokenise rows, truncate them to `length` positions, and align them with the teacher's view.
 
     Raises:
-        UserError: for rows that a chat template or a vocabulary does not allow.
+        UserError: with all rows that a chat template or a vocabulary does not allow.
     """
     examples: list[Example] = []
-    counts = RowCounts()
-    mine = tokenize_untruncated(rows, renderer, loss_on=loss_on)
-    theirs = repeat(None)
+    total = RowCounts()
+    students = tokenize_untruncated(rows, renderer, loss_on=loss_on)
+    teachers = repeat(None)
     if teacher_view is not None and teacher_view.alignment is not None:
-        theirs = tokenize_untruncated(
+        teachers = tokenize_untruncated(
             [apply_teacher_prompt(row) for row in rows], teacher_view.renderer, loss_on=loss_on
         )
     findings = ErrorCollector()
-    for row, encoded, other in zip(rows, mine, theirs, strict=False):
-        example, counted = truncate(row, encoded, renderer.tokenizer, length, truncation)
-        if example is not None and teacher_view is not None and other is not None:
+    for row, student, teacher in zip(rows, students, teachers, strict=False):
+        example, counts = truncate(row, student, renderer.tokenizer, length, truncation)
+        if example is not None and teacher_view is not None and teacher is not None:
             with findings.collect(row.source):
-                found = teacher_view.align_row(encoded, other, renderer, length, truncation)
-                if not (isinstance(found, str) and teacher_view.unpaired == "keep"):
-                    example, counted = _add_teacher_example(example, counted, found)
-        counts += counted
+                aligned = teacher_view.align_row(student, teacher, renderer, length, truncation)
+                if not (isinstance(aligned, str) and teacher_view.unpaired == "keep"):
+                    example, counts = _add_teacher_example(example, counts, aligned)
+        total += counts
         if example is not None:
             examples.append(example)
     findings.raise_if_any()
-    return examples, counts
+    return ExampleSet(examples, total)
 
 
 def _add_teacher_example(
-    example: Example,
-    counts: RowCounts,
-    teacher_example: TeacherExample | Literal["too long", "unpaired"],
+    example: Example, counts: RowCounts, teacher_example: TeacherExample | DropReason
 ) -> tuple[Example | None, RowCounts]:
-    """An example with what the teacher reads of it, or the count of a row that has to go."""
+    """Attach the teacher's view to an example, or drop the row and count the reason."""
     if teacher_example == "too long":
         return None, RowCounts(rows=1, dropped_rows=1)
     if teacher_example == "unpaired":
@@ -90,79 +96,81 @@ def _add_teacher_example(
 
 
 def tokenize_prompts(rows: Sequence[Row], renderer: Renderer) -> list[list[int]]:
-    """The tokens that a teacher is to continue, for each row."""
+    """Tokenise the prompts of rows, for a model to complete.
+
+    Raises:
+        UserError: with all rows that a chat template or a vocabulary does not allow.
+    """
     rows = _replace_foreign_tokens(rows, renderer)
     renderer.check_chat_template(rows)
+    prompts: list[list[int]] = []
     rendered: dict[int, RenderedText] = {}
     findings = ErrorCollector()
-    for row in rows:
-        if not isinstance(row.content, Tokens):
-            with findings.collect(row.source):
-                rendered[row.row_id] = renderer.render_prompt(row.content)
+    for index, row in enumerate(rows):
+        prompts.append([])
+        with findings.collect(row.source):
+            if isinstance(row.content, Tokens):
+                prompts[index] = _check_vocabulary(row.content.prompt, renderer.tokenizer)
+            else:
+                rendered[index] = renderer.render_prompt(row.content)
     findings.raise_if_any()
-    encoded = dict(
-        zip(rendered, _tokenize_with_offsets(list(rendered.values()), renderer), strict=True)
-    )
-    prompts = []
-    for row in rows:
-        if isinstance(row.content, Tokens):
-            with findings.collect(row.source):
-                prompts.append(_check_vocabulary(row.content.prompt, renderer.tokenizer))
-            continue
-        tokens = encoded[row.row_id][0]
-        ends = len(tokens) > 1 and tokens[-1] == renderer.eos_id
-        # Some tokenizers end what they encode; a prompt is to go on.
-        prompts.append(tokens[:-1] if ends and not rendered[row.row_id].is_chat else tokens)
-    findings.raise_if_any()
+    encodings = _tokenize_with_offsets(list(rendered.values()), renderer)
+    for (index, text), (tokens, _) in zip(rendered.items(), encodings, strict=True):
+        # Some tokenizers append EOS to every text, but a prompt has to go on.
+        has_end = len(tokens) > 1 and tokens[-1] == renderer.eos_id and not text.is_chat
+        prompts[index] = tokens[:-1] if has_end else tokens
     return prompts
 
 
 def prompt_tokens(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[int, list[int]]:
-    """The tokens of the rows' prompts by `row_id`; a row that asks nothing has none."""
-    asking = [row for row in rows if row.has_prompt]
-    prompts = tokenize_prompts(asking, Renderer(tokenizer))
-    return {row.row_id: prompt for row, prompt in zip(asking, prompts, strict=True)}
+    """Return the tokens of the prompts by `row_id`, without rows that have no prompt."""
+    prompted = [row for row in rows if row.has_prompt]
+    prompts = tokenize_prompts(prompted, Renderer(tokenizer))
+    return {row.row_id: prompt for row, prompt in zip(prompted, prompts, strict=True)}
 
 
 def tokenize_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase, *, as_chat: bool) -> list[int]:
-    """The tokens of one prompt, as a plain string or as a user's message.
+    """Tokenise a prompt, as a plain string or as a user message.
 
     Raises:
-        UserError: for a chat without a chat template.
+        UserError: if `as_chat` and the tokenizer has no chat template.
     """
     row = parse_row({"prompt": prompt}, source="prompt", row_id=0, as_chat=as_chat)
     return tokenize_prompts([row], Renderer(tokenizer))[0]
 
 
 def tokenize_untruncated(
-    rows: Sequence[Row], renderer: Renderer, *, loss_on: Literal["completion", "all"]
+    rows: Sequence[Row], renderer: Renderer, *, loss_on: LossOn
 ) -> Iterator[TokenizedRow]:
-    """All rows as they are before truncation.
+    """Tokenise whole rows, without truncation.
 
-    They are rendered before the first is given out, so that every finding is told at once.
+    All rows are rendered before the first one is yielded, so that all errors are raised together.
+
+    Raises:
+        UserError: with all rows that a chat template or a vocabulary does not allow.
     """
     rows = _replace_foreign_tokens(rows, renderer)
     renderer.check_chat_template(rows)
     findings = ErrorCollector()
-    rendered: list[RenderedText] = []
-    exact: dict[int, TokenizedRow] = {}
+    contents: list[RenderedText | TokenizedRow] = []
     for row in rows:
         with findings.collect(row.source):
             if isinstance(row.content, Tokens):
-                exact[row.row_id] = _wrap_exact_tokens(row.content, renderer.tokenizer)
+                contents.append(_wrap_exact_tokens(row.content, renderer.tokenizer))
             else:
-                rendered.append(renderer.render(row.content))
+                contents.append(renderer.render(row.content))
     findings.raise_if_any()
-    texts = _tokenize_rendered(rendered, renderer)
-    for row in rows:
-        encoded = exact.get(row.row_id) or next(texts)
+    texts = [content for content in contents if isinstance(content, RenderedText)]
+    from_text = _tokenize_rendered(texts, renderer)
+    for content in contents:
+        tokenized = content if isinstance(content, TokenizedRow) else next(from_text)
         if loss_on == "all":
-            encoded = replace(encoded, loss_mask=np.ones_like(encoded.loss_mask))
-        yield encoded
+            tokenized = replace(tokenized, loss_mask=np.ones_like(tokenized.loss_mask))
+        yield tokenized
 
 
 def _replace_foreign_tokens(rows: Sequence[Row], renderer: Renderer) -> Sequence[Row]:
-    """The rows, as text where their tokens are those of another tokenizer."""
+    """Replace exact tokens of another tokenizer by their text, where the row has it."""
     return [
         replace(row, content=row.content.text)
         if isinstance(row.content, Tokens)
@@ -176,16 +184,17 @@ def _replace_foreign_tokens(rows: Sequence[Row], renderer: Renderer) -> Sequence
 def _is_tokenization_of(
     tokens: Tokens, text: Text | Chat, tokenizer: PreTrainedTokenizerBase
 ) -> bool:
-    """Whether the tokens of an answer are what this tokenizer has for its text."""
+    """Return True if the tokens of the completion decode to its text."""
     if max((*tokens.prompt, *tokens.completion), default=0) >= len(tokenizer):
         return False
-    said = text.completion if isinstance(text, Text) else text.messages[-1]["content"]
-    return tokenizer.decode(list(tokens.completion), skip_special_tokens=True) == said
+    completion = text.completion if isinstance(text, Text) else text.messages[-1]["content"]
+    # The same call as that which wrote the text into the file (`GenerationCache`).
+    return tokenizer.decode(list(tokens.completion), skip_special_tokens=True) == completion
 
 
 def _wrap_exact_tokens(content: Tokens, tokenizer: PreTrainedTokenizerBase) -> TokenizedRow:
-    known = _check_vocabulary((*content.prompt, *content.completion), tokenizer)
-    tokens = np.array(known, dtype=np.int32)
+    token_ids = _check_vocabulary((*content.prompt, *content.completion), tokenizer)
+    tokens = np.array(token_ids, dtype=np.int32)
     return TokenizedRow(tokens, np.arange(len(tokens)) >= len(content.prompt), None)
 
 
@@ -194,7 +203,7 @@ def _check_vocabulary(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase)
     if largest >= len(tokenizer):
         raise UserError(
             f"token {largest} is none of this tokenizer's {len(tokenizer)}. The tokens come "
-            "from another one: roll out again, or give the row as text."
+            "from another one: generate them again, or give the row as text."
         )
     return list(tokens)
 
@@ -204,88 +213,87 @@ def _tokenize_rendered(
 ) -> Iterator[TokenizedRow]:
     tokenizer = renderer.tokenizer
     added = tokenizer.added_tokens_decoder.items()
-    special = [*tokenizer.all_special_ids, *(number for number, token in added if token.special)]
-    waiting = iter(rendered)
-    while chunk := list(islice(waiting, _CHUNK_ROWS)):
-        for one, (tokens, offsets) in zip(
-            chunk, _tokenize_with_offsets(chunk, renderer), strict=True
-        ):
-            yield _add_loss_mask(one, tokens, offsets, renderer.eos_id, special)
+    special_ids = [*tokenizer.all_special_ids, *(index for index, token in added if token.special)]
+    remaining = iter(rendered)
+    while chunk := list(islice(remaining, _CHUNK_ROWS)):
+        for text, encoding in zip(chunk, _tokenize_with_offsets(chunk, renderer), strict=True):
+            yield _add_loss_mask(text, encoding, renderer.eos_id, special_ids)
 
 
 def _tokenize_with_offsets(
     rendered: Sequence[RenderedText], renderer: Renderer
-) -> list[tuple[list[int], list[tuple[int, int]]]]:
-    """Tokens and the characters behind each. Special tokens are added where no template did."""
-    found: list[tuple[list[int], list[tuple[int, int]]]] = [([], [])] * len(rendered)
+) -> list[_TokensWithOffsets]:
+    """Tokenise rendered texts. Special tokens are added unless a chat template or the row did."""
+    encodings = [_TokensWithOffsets([], [])] * len(rendered)
     bos = renderer.tokenizer.bos_token
-    bare = [one.is_chat or bool(bos and one.text.startswith(str(bos))) for one in rendered]
-    for is_bare in set(bare):
-        places = [place for place, flag in enumerate(bare) if flag is is_bare]
-        encoded = renderer.tokenizer(
-            [rendered[place].text for place in places],
-            add_special_tokens=not is_bare,
+    is_complete = [row.is_chat or bool(bos and row.text.startswith(str(bos))) for row in rendered]
+    for flag in set(is_complete):
+        indices = [index for index, complete in enumerate(is_complete) if complete is flag]
+        batch = renderer.tokenizer(
+            [rendered[index].text for index in indices],
+            add_special_tokens=not flag,
             return_offsets_mapping=True,
             return_attention_mask=False,
-            verbose=False,  # it would warn of lengths, which are counted here
+            verbose=False,  # no warnings about long texts: truncation is counted here
         )
-        for number, place in enumerate(places):
-            found[place] = (encoded["input_ids"][number], encoded["offset_mapping"][number])
-    return found
+        columns = zip(indices, batch["input_ids"], batch["offset_mapping"], strict=True)
+        for index, token_ids, offsets in columns:
+            encodings[index] = _TokensWithOffsets(token_ids, offsets)
+    return encodings
 
 
 def _add_loss_mask(
     rendered: RenderedText,
-    token_ids: list[int],
-    offsets: list[tuple[int, int]],
-    eos: int | None,
+    encoding: _TokensWithOffsets,
+    eos_id: int | None,
     special_ids: Sequence[int],
 ) -> TokenizedRow:
+    token_ids, offsets = encoding
     size, is_finished = len(rendered.text), all(turn.is_finished for turn in rendered.turns)
-    if not rendered.is_chat and is_finished and eos is not None and token_ids[-1:] != [eos]:
-        token_ids, offsets = [*token_ids, eos], [*offsets, (size, size)]
+    if not rendered.is_chat and is_finished and eos_id is not None and token_ids[-1:] != [eos_id]:
+        token_ids, offsets = [*token_ids, eos_id], [*offsets, (size, size)]
     tokens = np.array(token_ids, dtype=np.int32)
-    starts, told = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-    ends = _extend_ends(rendered.text, starts, told)
-    is_special, is_eos = np.isin(tokens, special_ids), tokens == eos
-    # A token of spaces alone, which some tokenizers leave out of their offsets, has a place, too.
+    starts, given_ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    ends = _extend_ends(rendered.text, starts, given_ends)
+    is_special, is_eos = np.isin(tokens, special_ids), tokens == eos_id
+    # Some tokenizers give a token of white space no characters: it starts where the last one ends.
     is_blank = (starts == ends) & ~is_special
     starts = np.where(is_blank, np.concatenate([[0], ends[:-1]]), starts)
     turn_ids = np.full(len(tokens), -1)
     for number, turn in enumerate(rendered.turns):
-        inside = (ends > turn.loss_range[0]) & (starts < turn.loss_range[1]) & (ends > starts)
+        in_turn = (ends > turn.loss_range[0]) & (starts < turn.loss_range[1]) & (ends > starts)
         if rendered.is_chat:
-            # A turn is over with its first end; the template's line break after it is no answer.
-            is_end = inside & is_eos
-            inside &= np.cumsum(is_end) - is_end == 0
+            # The first EOS ends a turn; the template's line break after it is not learned.
+            is_end = in_turn & is_eos
+            in_turn &= np.cumsum(is_end) - is_end == 0
         elif turn.is_finished:
-            inside[-1:] |= is_eos[-1:]
-        turn_ids[inside] = number
-    # What a template writes behind an answer that was broken off is not what came next.
-    kept = slice(None) if is_finished else slice(len(tokens) - int(np.argmax(turn_ids[::-1] >= 0)))
-    covered = TextOffsets(
+            in_turn[-1:] |= is_eos[-1:]
+        turn_ids[in_turn] = number
+    # After a completion that was cut off, the template's text is not what the model would write.
+    keep = slice(None) if is_finished else slice(len(tokens) - int(np.argmax(turn_ids[::-1] >= 0)))
+    text_offsets = TextOffsets(
         text=rendered.text,
-        starts=char_to_byte_ends(rendered.text, starts)[kept],
-        ends=char_to_byte_ends(rendered.text, ends)[kept],
-        is_special=is_special[kept],
+        starts=char_to_byte_ends(rendered.text, starts)[keep],
+        ends=char_to_byte_ends(rendered.text, ends)[keep],
+        is_special=is_special[keep],
         turns=rendered.turns,
-        turn_ids=turn_ids[kept],
-        is_extended=(ends != told)[kept],
+        turn_ids=turn_ids[keep],
+        is_extended=(ends != given_ends)[keep],
     )
-    return TokenizedRow(tokens[kept], turn_ids[kept] >= 0, covered)
+    return TokenizedRow(tokens[keep], turn_ids[keep] >= 0, text_offsets)
 
 
 def _extend_ends(
     text: str, starts: Int[np.ndarray, " T"], ends: Int[np.ndarray, " T"]
 ) -> Int[np.ndarray, " T"]:
-    """Where tokens end when those before a character that is in none take it.
+    """Move the ends of tokens over characters that no token covers.
 
-    A tokenizer that composes an accent with its letter leaves it out of its offsets. Spaces that
-    are left out are those of the token behind them.
+    A tokenizer that composes an accent with its letter leaves the accent out of its offsets. White
+    space that is left out belongs to the next token, and is not added here.
     """
     size = len(text) + 1
     steps = np.bincount(starts, minlength=size) - np.bincount(ends, minlength=size)
-    for place in np.flatnonzero(np.cumsum(steps)[:-1] == 0):
-        if not text[place].isspace():
-            ends = np.where((ends == place) & (ends > starts), place + 1, ends)
+    for index in np.flatnonzero(np.cumsum(steps)[:-1] == 0):
+        if not text[index].isspace():
+            ends = np.where((ends == index) & (ends > starts), index + 1, ends)
     return ends

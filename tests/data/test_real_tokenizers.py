@@ -1,6 +1,6 @@
-"""Groups of released tokenizers' tokens: they cover the answer, once and in order, in any script.
+"""Alignment of released tokenizers: spans cover the completion once and in order, in any script.
 
-Slow, and the first time it downloads: a tokenizer that cannot be got fails the tests.
+Slow. The first run downloads; a tokenizer that cannot be downloaded fails the tests.
 """
 
 import itertools
@@ -67,198 +67,199 @@ TEXTS = st.lists(
 PROMPTS = ["", "Q: ", "東", "What is it?\n"]
 
 
-class Reading(NamedTuple):
-    """What a tokenizer makes of a text, by its own words and offsets.
+class Encoding(NamedTuple):
+    """Tokens of a text, computed from the tokenizer's own bytes and offsets.
 
     Attributes:
-        tokens: All of it.
-        words: The bytes of each; None for marks.
-        ends: The byte of the text that each reaches.
-        is_whole: Whether the words make up the text, or the normal form of it. SmolLM2 has no word
-            for some bytes, and leaves them out without a word.
+        tokens: Token ids.
+        token_bytes: Bytes of each token; None for special tokens.
+        ends: UTF-8 byte of the text where each token ends.
+        is_whole: True if the bytes make up the text or its normal form. SmolLM2 has no token for
+            some bytes, and leaves them out silently.
     """
 
     tokens: list[int]
-    words: list[bytes | None]
+    token_bytes: list[bytes | None]
     ends: list[int]
     is_whole: bool
 
     @property
-    def begins(self):
+    def starts(self):
         return [0, *self.ends[:-1]]
 
     @classmethod
-    def of(cls, name, text):
-        templates = reader(name)
-        encoded = templates.tokenizer(text, return_offsets_mapping=True)
-        words = [templates.token_bytes[token] for token in encoded.input_ids]
-        joined = b"".join(word or b"" for word in words)
-        if joined == b" " + text.encode():  # Mistral's first space is none of the text
-            first = next(place for place, word in enumerate(words) if word is not None)
-            words[first] = words[first].removeprefix(b" ")
+    def encode(cls, name, text):
+        renderer = make_renderer(name)
+        encoded = renderer.tokenizer(text, return_offsets_mapping=True)
+        token_bytes = [renderer.token_bytes[token] for token in encoded.input_ids]
+        joined = b"".join(part or b"" for part in token_bytes)
+        if joined == b" " + text.encode():  # Mistral's first space is not part of the text
+            first = next(index for index, part in enumerate(token_bytes) if part is not None)
+            token_bytes[first] = token_bytes[first].removeprefix(b" ")
             joined = joined[1:]
         if joined == text.encode():
-            ends = list(itertools.accumulate(len(word or b"") for word in words))
+            ends = list(itertools.accumulate(len(part or b"") for part in token_bytes))
         else:
             ends = [
                 len(text[:end].encode()) for end in character_ends(encoded.offset_mapping, text)
             ]
         normal = unicodedata.normalize("NFKC", text).encode()
-        return cls(encoded.input_ids, words, ends, joined in (text.encode(), normal))
+        return cls(encoded.input_ids, token_bytes, ends, joined in (text.encode(), normal))
 
 
 def character_ends(offsets, text):
-    """The first character behind each token where one begins, and none goes on."""
-    begins = {begin for begin, end in offsets if end > begin}
+    """Return the first character after each token where a token starts and none continues."""
+    starts = {start for start, end in offsets if end > start}
     cuts = [
-        place
-        for place in sorted({*begins, len(text)})
-        if not any(begin < place < end for begin, end in offsets)
+        cut
+        for cut in sorted({*starts, len(text)})
+        if not any(start < cut < end for start, end in offsets)
     ]
-    return [min(place for place in cuts if place >= end) if end else 0 for _, end in offsets]
+    return [min(cut for cut in cuts if cut >= end) if end else 0 for _, end in offsets]
 
 
 @cache
-def reader(name):
+def make_renderer(name):
     return Renderer(TOKENIZERS[name]())
 
 
-def paired(rows, mine, theirs):
-    beside = TeacherView(reader(theirs), SPANS, "refuse")
-    made, _ = tokenize_rows(
+def make_examples(rows, student, teacher):
+    return tokenize_rows(
         rows,
-        reader(mine),
-        teacher_view=beside,
+        make_renderer(student),
+        teacher_view=TeacherView(make_renderer(teacher), SPANS, "refuse"),
         loss_on="completion",
         length=100_000,
         truncation="drop",
-    )
-    return made
+    ).examples
 
 
-def row(prompt, answer):
-    fields = {"prompt": prompt, "completion": answer}
+def make_row(prompt, completion):
+    fields = {"prompt": prompt, "completion": completion}
     return parse_row(fields, source="rows:1", row_id=0, as_chat=False)
 
 
-def groups_of(example):
-    """The tokens of each group on both sides but the last, which holds the ends of the answer."""
-    other = example.counterpart
-    numbers = np.flatnonzero(other.weight)
-    groups = [
+def spans_of(example):
+    """Return the tokens of each span on both sides, without the last span of the end tokens."""
+    view = example.teacher_example
+    spans = [
         [
-            np.flatnonzero(side == n).tolist()
-            for side in (other.student_span_ids, other.teacher_span_ids)
+            np.flatnonzero(ids == n).tolist()
+            for ids in (view.student_span_ids, view.teacher_span_ids)
         ]
-        for n in numbers
+        for n in np.flatnonzero(view.weight)
     ]
-    assert groups.pop() == [[len(example.tokens) - 1], [len(other.tokens) - 1]]
-    assert sum(map(len, (one[0] for one in groups))) == (other.student_span_ids >= 0).sum() - 1
-    return groups
+    assert spans.pop() == [[len(example.tokens) - 1], [len(view.tokens) - 1]]
+    assert sum(len(student) for student, _ in spans) == (view.student_span_ids >= 0).sum() - 1
+    return spans
 
 
-def check(prompt, answer, mine, theirs):
-    (example,) = paired([row(prompt, answer)], mine, theirs)
-    sides = [Reading.of(name, prompt + answer) for name in (mine, theirs)]
+def check_alignment(prompt, completion, student, teacher):
+    (example,) = make_examples([make_row(prompt, completion)], student, teacher)
+    sides = [Encoding.encode(name, prompt + completion) for name in (student, teacher)]
     for side, tokens in zip(sides, (example.tokens, example.teacher_example.tokens), strict=True):
         assert tokens[:-1].tolist() == side.tokens
-    groups = groups_of(example)
-    start = first_meeting(sides, len(prompt.encode()))
-    check_cover(groups, sides, start, len((prompt + answer).encode()))
-    check_words(groups, sides, prompt + answer)
-    places = [
-        [place for place, end in enumerate(side.ends) if end > start and place > 0]
+    spans = spans_of(example)
+    start = first_common_start(sides, len(prompt.encode()))
+    check_cover(spans, sides, start, len((prompt + completion).encode()))
+    check_bytes(spans, sides, prompt + completion)
+    indices = [
+        [index for index, end in enumerate(side.ends) if end > start and index > 0]
         for side in sides
     ]
-    ends = [[side.ends[n] for n in numbers] for side, numbers in zip(sides, places, strict=True)]
-    if all(side == sorted(set(side)) for side in ends):  # TRL parts pieces that end together
-        walked = [
-            [[numbers[n] for n in group] for numbers, group in zip(places, both, strict=True)]
-            for both in walk(*ends)
+    ends = [[side.ends[n] for n in chosen] for side, chosen in zip(sides, indices, strict=True)]
+    if all(side == sorted(set(side)) for side in ends):  # TRL separates tokens that end together
+        expected = [
+            [[chosen[n] for n in span] for chosen, span in zip(indices, pair, strict=True)]
+            for pair in trl_spans(*ends)
         ]
-        assert groups == walked
+        assert spans == expected
 
 
-def first_meeting(sides, answer):
-    """The first byte where both begin a token of the answer; nothing predicts the first of all."""
+def first_common_start(sides, completion_start):
+    """Return the first byte where both sides start a predicted token of the completion."""
     starts = []
     for side in sides:
-        predicted = list(zip(side.begins, side.ends, strict=True))[1:]
-        starts.append({begin for begin, end in predicted if end > answer})
+        predicted = list(zip(side.starts, side.ends, strict=True))[1:]  # nothing predicts the first
+        starts.append({start for start, end in predicted if end > completion_start})
     return min(starts[0] & starts[1], default=sides[0].ends[-1])
 
 
-def check_cover(groups, sides, start, size):
-    """Each byte from there to the end is in one group, in order."""
-    reached = start
-    for group in groups:
-        for side, places in zip(sides, group, strict=True):
-            assert places == list(range(places[0], places[-1] + 1))
-            assert side.begins[places[0]] == reached
-        reached = sides[0].ends[group[0][-1]]
-        assert reached == sides[1].ends[group[1][-1]]
-    assert reached == size
+def check_cover(spans, sides, start, size):
+    """Check that each byte from `start` to `size` is in one span, in order."""
+    end = start
+    for span in spans:
+        for side, indices in zip(sides, span, strict=True):
+            assert indices == list(range(indices[0], indices[-1] + 1))
+            assert side.starts[indices[0]] == end
+        end = sides[0].ends[span[0][-1]]
+        assert end == sides[1].ends[span[1][-1]]
+    assert end == size
 
 
-def check_words(groups, sides, text):
-    """Both sides of a group say the same, but for what one of them normalised."""
-    for group in groups:
-        mine, theirs = (
-            b"".join(side.words[place] for place in places)
-            for side, places in zip(sides, group, strict=True)
+def check_bytes(spans, sides, text):
+    """Check that both sides of a span have the same bytes, up to Unicode normalisation."""
+    for span in spans:
+        student, teacher = (
+            b"".join(side.token_bytes[index] for index in indices)
+            for side, indices in zip(sides, span, strict=True)
         )
-        if mine != theirs and not has_unordered_marks(text):
-            assert len({unicodedata.normalize("NFKC", one.decode()) for one in (mine, theirs)}) == 1
+        if student != teacher and not is_reordered(text):
+            assert normal_form(student) == normal_form(teacher)
 
 
-def has_unordered_marks(text):
-    """Whether to normalise swaps characters: offsets do not say which, but count them in order."""
-    apart = "".join(unicodedata.normalize("NFKD", letter) for letter in text)
-    return unicodedata.normalize("NFKD", text) != apart
+def normal_form(text):
+    return unicodedata.normalize("NFKC", text.decode())
 
 
-def walk(mine, theirs):
-    """TRL's walk along the ends: who is behind takes a step, and where both are, a group ends."""
-    groups, first, place = [], (0, 0), [0, 0]
-    while place[0] < len(mine) and place[1] < len(theirs):
-        here = mine[place[0]], theirs[place[1]]
-        place = [place[n] + (here[n] == min(here)) for n in (0, 1)]
-        if here[0] == here[1]:
-            groups.append((range(first[0], place[0]), range(first[1], place[1])))
-            first = tuple(place)
-    return groups
+def is_reordered(text):
+    """Return True if normalisation swaps characters: offsets assume that they stay in order."""
+    separate = "".join(unicodedata.normalize("NFKD", letter) for letter in text)
+    return unicodedata.normalize("NFKD", text) != separate
 
 
-@pytest.mark.parametrize(("mine", "theirs"), PAIRS)
-def test_groups_cover_hard_texts_once(mine, theirs):
-    for prompt, answer in itertools.product(PROMPTS, HARD):
-        assert Reading.of(theirs, prompt + answer).is_whole
-        check(prompt, answer, mine, theirs)
+def trl_spans(student_ends, teacher_ends):
+    """Align as TRL does: advance the side that is behind; a span ends where both ends are equal."""
+    spans, first, index = [], (0, 0), [0, 0]
+    while index[0] < len(student_ends) and index[1] < len(teacher_ends):
+        ends = student_ends[index[0]], teacher_ends[index[1]]
+        index = [index[n] + (ends[n] == min(ends)) for n in (0, 1)]
+        if ends[0] == ends[1]:
+            spans.append((range(first[0], index[0]), range(first[1], index[1])))
+            first = tuple(index)
+    return spans
 
 
-@pytest.mark.parametrize(("mine", "theirs"), PAIRS)
+@pytest.mark.parametrize(("student", "teacher"), PAIRS)
+def test_spans_cover_hard_texts_once(student, teacher):
+    for prompt, completion in itertools.product(PROMPTS, HARD):
+        assert Encoding.encode(teacher, prompt + completion).is_whole
+        check_alignment(prompt, completion, student, teacher)
+
+
+@pytest.mark.parametrize(("student", "teacher"), PAIRS)
 @settings(deadline=None, max_examples=100)
-@given(answer=TEXTS, prompt=st.sampled_from(PROMPTS))
-def test_groups_cover_any_text_once(mine, theirs, answer, prompt):
-    # Marks are no text, and SentencePiece's space is its letter.
-    assume("<" not in answer and "▁" not in answer)
-    assume(all(Reading.of(name, prompt + answer).is_whole for name in (mine, theirs)))
-    check(prompt, answer, mine, theirs)
+@given(completion=TEXTS, prompt=st.sampled_from(PROMPTS))
+def test_spans_cover_any_text_once(student, teacher, completion, prompt):
+    # Special tokens are not text, and "▁" is SentencePiece's space.
+    assume("<" not in completion and "▁" not in completion)
+    assume(all(Encoding.encode(name, prompt + completion).is_whole for name in (student, teacher)))
+    check_alignment(prompt, completion, student, teacher)
 
 
 NAMES = ("Janet", "Mark", "Ali", "Mei", "Sofía")
 THINGS = ("apples", "marbles", "stickers", "tickets", "duck eggs")
 
 
-def sums(count):
-    """Rows such as those of GSM8K: a story, and the answer in steps."""
+def math_rows(count):
+    """Return rows like those of GSM8K: a story, and a solution in steps."""
     rows = []
     for number in range(count):
         name, thing = NAMES[number % 5], THINGS[number // 5 % 5]
         first, more, price = number % 89 + 3, number % 47 + 2, number % 13 + 1
         total = first + more
         rows.append(
-            row(
+            make_row(
                 f"Question: {name} has {first} {thing} and buys {more} more. Each of them is sold "
                 f"for ${price} at the market. How much does {name} earn if all are sold?\nAnswer: ",
                 f"{name} has {first} + {more} = <<{first}+{more}={total}>>{total} {thing}.\n"
@@ -269,32 +270,32 @@ def sums(count):
     return rows
 
 
-@pytest.mark.parametrize(("mine", "theirs"), PAIRS)
-def test_a_text_that_is_one_token_of_both_is_one_word(mine, theirs):
-    student, teacher = reader(mine), reader(theirs)
-    pairs = single_tokens(student, teacher)
+@pytest.mark.parametrize(("student", "teacher"), PAIRS)
+def test_a_text_that_is_one_token_of_both_is_an_exact_match(student, teacher):
+    renderers = make_renderer(student), make_renderer(teacher)
+    student_bytes, teacher_bytes = (renderer.text_token_bytes for renderer in renderers)
+    pairs = single_tokens(*renderers)
     assert len(pairs) > 1000
-    left, right = align.exact_matches(student.text_token_bytes, teacher.text_token_bytes)
-    space = align.build_shared_buckets(
-        align.retokenize(student.text_token_bytes, teacher.text_token_bytes, teacher.encode_batch),
-        align.retokenize(teacher.text_token_bytes, student.text_token_bytes, student.encode_batch),
+    student_matches, teacher_matches = align.exact_matches(student_bytes, teacher_bytes)
+    shared = align.build_shared_buckets(
+        align.retokenize(student_bytes, teacher_bytes, renderers[1].encode_batch),
+        align.retokenize(teacher_bytes, student_bytes, renderers[0].encode_batch),
     )
-    for one, other in pairs:
-        assert (left[one], right[other]) == (other, one)
-        assert space.student_buckets[one, 0] == space.teacher_buckets[other] > 0
+    for own, other in pairs:
+        assert (student_matches[own], teacher_matches[other]) == (other, own)
+        assert shared.student_buckets[own, 0] == shared.teacher_buckets[other] > 0
 
 
-@pytest.mark.parametrize(("mine", "theirs"), PAIRS)
-def test_thousands_of_tokens_are_aligned_in_a_second(mine, theirs):
-    rows, readers = sums(1000), [reader(mine), reader(theirs)]
-    made = [
-        list(tokenize_untruncated(rows, templates, loss_on="completion")) for templates in readers
+@pytest.mark.parametrize(("student", "teacher"), PAIRS)
+def test_thousands_of_tokens_are_aligned_in_a_second(student, teacher):
+    rows, renderers = math_rows(1000), [make_renderer(student), make_renderer(teacher)]
+    tokenized = [
+        list(tokenize_untruncated(rows, renderer, loss_on="completion")) for renderer in renderers
     ]
-    assert all(len(templates.token_bytes) > 1000 for templates in readers)  # read, to begin with
-    beside = TeacherView(readers[1], SPANS, "refuse")
+    assert all(len(renderer.token_bytes) > 1000 for renderer in renderers)  # computed beforehand
+    view = TeacherView(renderers[1], SPANS, "refuse")
     start = time.process_time()  # of one core, whatever else the machine does
-    for left, right in zip(*made, strict=True):
-        assert isinstance(beside.align_row(left, right, readers[0], 1000, "drop"), TeacherExample)
+    for pair in zip(*tokenized, strict=True):
+        assert isinstance(view.align_row(*pair, renderers[0], 1000, "drop"), TeacherExample)
     seconds = time.process_time() - start
-    num_tokens = sum(len(encoded.tokens) for encoded in made[0])
-    assert num_tokens / seconds > 20_000
+    assert sum(len(row.tokens) for row in tokenized[0]) / seconds > 20_000

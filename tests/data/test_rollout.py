@@ -1,4 +1,4 @@
-"""The teacher's answers: written once, kept through a kill, never stale."""
+"""Teacher rollouts: completions are generated once, survive a kill, and are never stale."""
 
 import json
 
@@ -23,25 +23,29 @@ TOKENIZER = tiny.tokenizer()
 
 
 class Teacher:
-    """Answers each prompt with its last tokens; counts what it is asked; can be killed."""
+    """Completes each prompt with its last tokens, records its calls, and can be killed."""
 
     def __init__(self, dies_after: int = 1000):
-        self.asked: list[tuple[list[list[int]], int]] = []
+        self.calls: list[tuple[list[list[int]], int, int]] = []
         self.dies_after = dies_after
 
     def __call__(self, prompts, seed, first):
-        if len(self.asked) == self.dies_after:
+        if len(self.calls) == self.dies_after:
             raise KeyboardInterrupt
-        self.asked.append(([list(p) for p in prompts], seed, first))
+        self.calls.append(([list(prompt) for prompt in prompts], seed, first))
         return [
-            [*p[-3:], 10 + seed, 20 + first + n, TOKENIZER.eos_token_id]
-            for n, p in enumerate(prompts)
+            [*prompt[-3:], 10 + seed, 20 + first + n, TOKENIZER.eos_token_id]
+            for n, prompt in enumerate(prompts)
         ]
 
+    @property
+    def prompts(self):
+        return [prompt for batch, *_ in self.calls for prompt in batch]
 
-def writer(directory, teacher, **fields):
-    eos = [TOKENIZER.eos_token_id]
-    fields = {"identity": "a", "eos_ids": eos, "directory": directory / "run"} | fields
+
+def make_cache(directory, teacher, **fields):
+    eos_ids = [TOKENIZER.eos_token_id]
+    fields = {"identity": "a", "eos_ids": eos_ids, "directory": directory / "run"} | fields
     return GenerationCache(generate=teacher, **fields)
 
 
@@ -64,132 +68,134 @@ def tokens(prepared):
     return [(e.row_id, e.tokens.tolist()) for e in (*prepared.train, *prepared.heldout)]
 
 
-def file(tmp_path):
+def cache_file(tmp_path):
     (path,) = (tmp_path / "run").glob("rollout-*.jsonl")
     return path
 
 
-def test_answers_are_learned_to_the_token(tmp_path, config):
-    teacher, told = Teacher(), []
-    prepared = prepare(
-        config(),
-        TOKENIZER,
-        generation_cache=writer(tmp_path, teacher, on_batch=lambda *a: told.append(a)),
-    )
+def cache_lines(tmp_path):
+    return [json.loads(line) for line in cache_file(tmp_path).read_text().splitlines()]
+
+
+def test_exactly_the_generated_tokens_are_learned(tmp_path, config):
+    teacher, progress = Teacher(), []
+    cache = make_cache(tmp_path, teacher, on_batch=lambda *counts: progress.append(counts))
+    prepared = prepare(config(), TOKENIZER, generation_cache=cache)
     assert len(prepared.train) + len(prepared.heldout) == 11
     assert prepared.counts.rows == 11
     for example in prepared.train:
         size = example.loss_mask.sum()
-        assert size == 6  # nothing is added to what the teacher wrote, its end is learned
+        assert size == 6  # nothing is added to what the teacher generated, and its end is learned
         assert example.loss_mask[-size:].all()
         text = TOKENIZER.decode(example.tokens)
         assert text.startswith("<|im_start|>user\nWhat is")
         assert "<|im_start|>assistant\n" in text
-    sides = read_split(config())
-    assert {e.row_id for e in prepared.train} == {row.row_id for row in sides.train}
-    assert [sum(len(batch) for batch, *_ in teacher.asked), told[-1][:2]] == [10, (10, 10)]
-    assert sum(new for _, _, new in told) == 60
-    assert [(seed, first) for _, seed, first in teacher.asked] == [(0, 0), (0, 3), (0, 6), (0, 9)]
+    split = read_split(config())
+    assert {e.row_id for e in prepared.train} == {row.row_id for row in split.train}
+    assert [len(teacher.prompts), progress[-1][:2]] == [10, (10, 10)]
+    assert sum(new for _, _, new in progress) == 60
+    assert [(seed, first) for _, seed, first in teacher.calls] == [(0, 0), (0, 3), (0, 6), (0, 9)]
 
 
-def test_a_second_run_asks_nothing(tmp_path, config):
-    first = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
-    again = Teacher()
-    second = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, again))
-    assert again.asked == []
+def test_a_second_run_generates_nothing(tmp_path, config):
+    first = prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, Teacher()))
+    unused = Teacher()
+    second = prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, unused))
+    assert unused.calls == []
     assert tokens(first) == tokens(second)
 
 
-@pytest.mark.parametrize("deaths", [0, 1, 3])
+@pytest.mark.parametrize("num_batches", [0, 1, 3])
 @pytest.mark.parametrize("torn_bytes", [0, 1, 60])
-def test_a_killed_rollout_ends_like_an_undisturbed_one(tmp_path, config, deaths, torn_bytes):
-    whole = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path / "whole", Teacher()))
+def test_a_killed_rollout_ends_like_an_uninterrupted_one(tmp_path, config, num_batches, torn_bytes):
+    whole = prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path / "whole", Teacher()))
+    mortal = make_cache(tmp_path, Teacher(dies_after=num_batches))
     with pytest.raises(KeyboardInterrupt):
-        prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher(dies_after=deaths)))
-    if deaths:
-        path = file(tmp_path)
+        prepare(config(), TOKENIZER, generation_cache=mortal)
+    if num_batches:
+        path = cache_file(tmp_path)
         content = path.read_bytes()
         path.write_bytes(content[: len(content) - torn_bytes])
     resumed = Teacher()
-    after = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, resumed))
+    after = prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, resumed))
     assert tokens(after) == tokens(whole)
-    assert len(resumed.asked) == 4 - deaths + (torn_bytes > 0 and deaths > 0)
-    lines = [json.loads(line) for line in file(tmp_path).read_text().splitlines()]
+    assert len(resumed.calls) == 4 - num_batches + (torn_bytes > 0 and num_batches > 0)
+    lines = cache_lines(tmp_path)
     assert len({tuple(line["prompt_tokens"]) for line in lines}) == len(lines) == 10
-    assert file(tmp_path).read_bytes() == file(tmp_path / "whole").read_bytes()
+    assert cache_file(tmp_path).read_bytes() == cache_file(tmp_path / "whole").read_bytes()
 
 
-def test_another_setting_or_teacher_writes_anew(tmp_path, config):
-    prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
+def test_other_options_or_another_teacher_generate_anew(tmp_path, config):
+    prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, Teacher()))
     for fields in ({"temperature": 0.5}, {"seed": 1}, {"top_p": 0.9}, {"max_new_tokens": 5}):
         teacher = Teacher()
-        prepare(config(**fields), TOKENIZER, generation_cache=writer(tmp_path, teacher))
-        assert len(teacher.asked) == 4, fields
+        prepare(config(**fields), TOKENIZER, generation_cache=make_cache(tmp_path, teacher))
+        assert len(teacher.calls) == 4, fields
     other = Teacher()
-    prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, other, identity="b"))
-    assert len(other.asked) == 4
+    prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, other, identity="b"))
+    assert len(other.calls) == 4
     same = Teacher()
-    prepare(config(batch_size=7), TOKENIZER, generation_cache=writer(tmp_path, same))
-    assert same.asked == []
+    prepare(config(batch_size=7), TOKENIZER, generation_cache=make_cache(tmp_path, same))
+    assert same.calls == []
 
 
 def test_the_file_is_a_source_with_the_same_split_and_tokens(tmp_path, config):
-    prepared = prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
-    source = DataConfig(sources=(str(file(tmp_path)),), heldout=0.3)
+    prepared = prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, Teacher()))
+    source = DataConfig(sources=(str(cache_file(tmp_path)),), heldout=0.3)
     again = prepare(source, TOKENIZER)
-    for one, other in ((prepared.train, again.train), (prepared.heldout, again.heldout)):
-        assert {tuple(e.tokens.tolist()) for e in one} == {tuple(e.tokens.tolist()) for e in other}
-    line = json.loads(file(tmp_path).read_text().splitlines()[0])
+    for left, right in ((prepared.train, again.train), (prepared.heldout, again.heldout)):
+        assert {tuple(e.tokens.tolist()) for e in left} == {tuple(e.tokens.tolist()) for e in right}
+    line = cache_lines(tmp_path)[0]
     assert line["prompt"] == [{"role": "user", "content": "What is 0?"}]
     assert line["finished"] is True
     assert "<|im_end|>" not in line["completion"]
 
 
 def test_another_tokenizer_reads_the_text_of_the_file(tmp_path, config):
-    """Its own ids may all exist there, and say something else."""
-    prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
-    lines = [json.loads(line) for line in file(tmp_path).read_text().splitlines()]
-    path = tmp_path / "text.jsonl"
-    path.write_text(
-        "".join(json.dumps({k: row[k] for k in ("prompt", "completion")}) + "\n" for row in lines)
+    """All ids of one vocabulary may exist in another, with other meanings."""
+    prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, Teacher()))
+    lines = cache_lines(tmp_path)
+    text = tmp_path / "text.jsonl"
+    text.write_text(
+        "".join(json.dumps({k: line[k] for k in ("prompt", "completion")}) + "\n" for line in lines)
     )
     foreign = tmp_path / "foreign.jsonl"
     shifted = [
-        {**row, "completion_tokens": [t + 1 for t in row["completion_tokens"]]} for row in lines
+        {**line, "completion_tokens": [t + 1 for t in line["completion_tokens"]]} for line in lines
     ]
-    foreign.write_text("".join(json.dumps(row) + "\n" for row in shifted))
+    foreign.write_text("".join(json.dumps(line) + "\n" for line in shifted))
     other = tiny.sentencepiece()
-    for tokenizer, beside, source in (
-        (other, None, file(tmp_path)),
+    for tokenizer, teacher_view, source in (
+        (other, None, cache_file(tmp_path)),
         (TOKENIZER, None, foreign),
-        (TOKENIZER, TeacherView(Renderer(other), AlignmentRule("spans")), file(tmp_path)),
+        (TOKENIZER, TeacherView(Renderer(other), AlignmentRule("spans")), cache_file(tmp_path)),
     ):
-        found, expected = (
-            prepare(DataConfig(sources=(str(one),), heldout=0.3), tokenizer, teacher_view=beside)
-            for one in (source, path)
+        actual, expected = (
+            prepare(
+                DataConfig(sources=(str(path),), heldout=0.3), tokenizer, teacher_view=teacher_view
+            )
+            for path in (source, text)
         )
-        assert tokens(found) == tokens(expected)
-        assert found.counts == expected.counts
+        assert tokens(actual) == tokens(expected)
+        assert actual.counts == expected.counts
 
 
-def test_unfinished_and_empty_answers(tmp_path, config):
-    unfinished = writer(tmp_path, lambda prompts, seed, first: [[65, 66] for _ in prompts])
+def test_unfinished_and_empty_completions(tmp_path, config):
+    unfinished = make_cache(tmp_path, lambda prompts, seed, first: [[65, 66] for _ in prompts])
     prepared = prepare(config(), TOKENIZER, generation_cache=unfinished)
     assert all(e.tokens[-2:].tolist() == [65, 66] for e in prepared.train)
-    line = json.loads(file(tmp_path).read_text().splitlines()[0])
-    assert line["finished"] is False
-    silent = writer(tmp_path / "silent", lambda prompts, seed, first: [[] for _ in prompts])
+    assert cache_lines(tmp_path)[0]["finished"] is False
+    empty = make_cache(tmp_path / "empty", lambda prompts, seed, first: [[] for _ in prompts])
     with pytest.raises(UserError, match="nothing is left to learn"):
-        prepare(config(), TOKENIZER, generation_cache=silent)
+        prepare(config(), TOKENIZER, generation_cache=empty)
 
 
-def test_a_prompt_that_leaves_no_room_is_not_asked(tmp_path, config):
+def test_a_prompt_that_leaves_no_room_is_not_completed(tmp_path, config):
     teacher = Teacher()
     short = DataConfig(**{**vars(config()), "length": 20})
-    prepared = prepare(short, TOKENIZER, generation_cache=writer(tmp_path, teacher))
-    asked = [prompt for batch, *_ in teacher.asked for prompt in batch]
-    assert 0 < len(asked) < 10
-    assert max(map(len, asked)) <= 20
+    prepared = prepare(short, TOKENIZER, generation_cache=make_cache(tmp_path, teacher))
+    assert 0 < len(teacher.prompts) < 10
+    assert max(map(len, teacher.prompts)) <= 20
     assert prepared.counts.rows == 11
     assert prepared.counts.dropped_rows > 0
 
@@ -201,11 +207,11 @@ def test_rows_without_a_prompt_and_broken_files_are_named(tmp_path, config):
     with pytest.raises(UserError, match=r"texts.jsonl:1: has no prompt for the teacher"):
         check_data(texts, TOKENIZER)
     assert check_data(config(), TOKENIZER).startswith("9 rows to train on, 2 held out; ")
-    prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
-    rollout = file(tmp_path)
+    prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, Teacher()))
+    rollout = cache_file(tmp_path)
     rollout.write_text('{"torn\n' + rollout.read_text())
     with pytest.raises(UserError, match=r"rollout-\w+.jsonl:1: not JSON"):
-        prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
+        prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, Teacher()))
 
 
 def test_a_full_disk_is_one_line(tmp_path, config, monkeypatch):
@@ -214,16 +220,15 @@ def test_a_full_disk_is_one_line(tmp_path, config, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*is kept") as caught:
-        prepare(config(), TOKENIZER, generation_cache=writer(tmp_path, Teacher()))
+        prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, Teacher()))
     assert len(caught.value.lines) == 1
 
 
-def test_plain_prompts_keep_no_end(tmp_path):
+def test_plain_prompts_have_no_end_token(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "The cat"}\n')
     plain = DataConfig(sources=(str(path),), heldout=0.0, rollout=TeacherRollout())
     tokenizer, teacher = tiny.tokenizer(bos=True), Teacher()
-    prepare(plain, tokenizer, generation_cache=writer(tmp_path, teacher))
-    ((asked, *_),) = teacher.asked
-    assert asked == [tokenizer("The cat")["input_ids"]]
-    assert np.equal(asked[0], tokenizer.bos_token_id).sum() == 1
+    prepare(plain, tokenizer, generation_cache=make_cache(tmp_path, teacher))
+    assert teacher.prompts == [tokenizer("The cat")["input_ids"]]
+    assert np.equal(teacher.prompts[0], tokenizer.bos_token_id).sum() == 1

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a source is said in lines that name it; whatever is right is read."""
+"""Data sources: every format is read alike, and every error names its source and line."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def config(*sources: str, **fields) -> DataConfig:
     return DataConfig(sources=sources, **{"heldout": 0.0, **fields})
 
 
-def findings(data: DataConfig) -> tuple[str, ...]:
+def error_lines(data: DataConfig) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
         read_split(data)
     assert "Traceback" not in str(caught.value)
@@ -79,9 +79,9 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path):
         '{"prompt_tokens": [1, true], "completion_tokens": [2]}',
         '{"text": ' + "9" * 5000 + "}",
     )
-    lines = findings(config(path))
+    lines = error_lines(config(path))
     assert [int(line.split(":")[1]) for line in lines] == [2, 3, 4, 6, 7, 8, 9, 10, 11, 12]
-    for line, said in zip(
+    for line, message in zip(
         lines,
         (
             "not JSON",
@@ -92,25 +92,25 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path):
             "`messages` is an empty list",
             "`messages[0]` has keys ['role']",
             "lone surrogate",
-            "`prompt_tokens` is a list, expected a list of token numbers",
+            "`prompt_tokens` is a list, expected a list of token ids",
             "a number in it has too many digits",
         ),
         strict=True,
     ):
-        assert said in line
+        assert message in line
     assert "Did you mean `text`?" in lines[3]
 
 
-def test_a_null_and_a_missing_brace_are_called_so(tmp_path):
+def test_a_null_and_a_missing_brace_are_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": null, "completion": "x"}\n{"prompt": "x"\n')
-    null, brace = findings(config(str(path)))[:2]
+    null, brace = error_lines(config(str(path)))[:2]
     assert "has `completion`, `prompt` that is null, but a row is" in null
     assert "Did you mean" not in null
     assert "at column 15" in brace
 
 
-def test_many_findings_are_shown_by_ten_and_counted(tmp_path):
+def test_ten_errors_are_shown_and_the_others_counted(tmp_path):
     path = write(tmp_path / "bad.jsonl", *["{"] * 25)
     with pytest.raises(UserError) as caught:
         read_split(config(path, path))
@@ -120,10 +120,10 @@ def test_many_findings_are_shown_by_ten_and_counted(tmp_path):
     assert str(caught.value) == "\n".join(caught.value.shown_lines)
 
 
-def test_several_sources_are_judged_at_once(tmp_path):
+def test_errors_of_several_sources_are_reported_together(tmp_path):
     write(tmp_path / "prompts.jsonl", '{"text": "fine"}')
     empty = write(tmp_path / "empty.jsonl", "")
-    lines = findings(
+    lines = error_lines(
         config(str(tmp_path / "promts.jsonl"), empty, str(tmp_path / "notes.txt"), str(tmp_path))
     )
     assert "no such file" in lines[0]
@@ -134,7 +134,7 @@ def test_several_sources_are_judged_at_once(tmp_path):
     assert "prompts.jsonl" in lines[3]
 
 
-def test_unread_formats_and_broken_files(tmp_path):
+def test_unknown_formats_and_broken_files_are_named(tmp_path):
     broken = write(tmp_path / "rows.parquet", "this is no Parquet")
     text = write(tmp_path / "notes.txt", "words")
     folder = tmp_path / "folder"
@@ -142,7 +142,7 @@ def test_unread_formats_and_broken_files(tmp_path):
     write(folder / "state.json", "{}")
     binary = tmp_path / "rows.jsonl"
     binary.write_bytes(b"\x1f\x8b\0\n" * 20)
-    lines = findings(config(broken, text, str(folder), str(binary)))
+    lines = error_lines(config(broken, text, str(folder), str(binary)))
     assert "not a readable Parquet file" in lines[0]
     assert "`.txt` files are not read" in lines[1]
     assert "not a readable `datasets` folder" in lines[2]
@@ -159,42 +159,42 @@ def test_binary_columns_are_refused(tmp_path):
     for field, row in rows.items():
         path = str(tmp_path / f"{field}.parquet")
         datasets.Dataset.from_list([row]).to_parquet(path)
-        (line,) = findings(config(path))
+        (line,) = error_lines(config(path))
         assert f"`{field}` is binary data, expected " in line
 
 
 @pytest.mark.parametrize(
-    ("sources", "said"),
+    ("sources", "message"),
     [
         ("[]", "sources: holds nothing; expected at least 1."),
         ("['']", "sources[0]: string should have at least 1 character"),
         ("''", "sources[0]: string should have at least 1 character"),
     ],
 )
-def test_no_source_is_no_data(sources, said):
+def test_a_config_without_sources_is_refused(sources, message):
     with pytest.raises(UserError) as caught:
         load(DataConfig, None, [f"sources={sources}"])
     (line,) = caught.value.lines
-    assert said in line
+    assert message in line
 
 
 def test_missing_split_names_the_nearest(tmp_path):
     data = datasets.Dataset.from_list(ROWS)
     datasets.disable_progress_bars()
     datasets.DatasetDict({"validation": data, "test": data}).save_to_disk(str(tmp_path / "d"))
-    assert "one of test, validation" in findings(config(str(tmp_path / "d")))[0]
-    assert "Did you mean `validation`?" in findings(config(f"{tmp_path / 'd'}:validatio"))[0]
+    assert "one of test, validation" in error_lines(config(str(tmp_path / "d")))[0]
+    assert "Did you mean `validation`?" in error_lines(config(f"{tmp_path / 'd'}:validatio"))[0]
 
 
-def test_the_hub_out_of_reach_is_one_line(monkeypatch):
+def test_an_unreachable_hub_is_one_line(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    (line,) = findings(config("no-such-org/no-such-data:test"))
+    (line,) = error_lines(config("no-such-org/no-such-data:test"))
     assert line.startswith("no-such-org/no-such-data:test: no such file or folder here")
 
 
-def test_byte_order_mark_and_windows_line_ends(tmp_path):
+def test_byte_order_mark_and_windows_line_ends_are_removed(tmp_path):
     path = write(
         tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r', b'{"text": "two\xe2\x80\xa8"}\r'
     )

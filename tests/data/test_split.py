@@ -1,4 +1,4 @@
-"""A row's side of the split depends on its prompt and on nothing else."""
+"""Held-out split: the side of a row depends on its prompt alone."""
 
 import json
 
@@ -13,73 +13,71 @@ from jaxdistill.errors import UserError
 from tests import tiny
 
 
-def key(fields, as_chat=False):
+def prompt_key(fields, as_chat=False):
     return parse_row(fields, source="", row_id=0, as_chat=as_chat).prompt_key
 
 
-def sides(tmp_path, rows, **fields):
+def split_prompts(tmp_path, rows, **fields):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    read_rows = read_split(DataConfig(sources=(str(path),), **{"heldout": 0.3, **fields}))
-    return {r.content.prompt for r in read_rows.train}, {
-        r.content.prompt for r in read_rows.heldout
-    }
+    split = read_split(DataConfig(sources=(str(path),), **{"heldout": 0.3, **fields}))
+    return tuple({row.content.prompt for row in side} for side in (split.train, split.heldout))
 
 
-def test_order_company_and_answers_change_no_side(tmp_path):
+def test_order_other_rows_and_completions_change_no_side(tmp_path):
     rows = [{"prompt": f"Question {n}?", "completion": "Yes."} for n in range(200)]
-    train, heldout = sides(tmp_path, rows)
+    train, heldout = split_prompts(tmp_path, rows)
     assert not train & heldout
     assert 30 < len(heldout) < 90
     others = [{"prompt": f"Other {n}?", "completion": "No."} for n in range(50)]
-    answered_anew = [{**row, "completion": "No."} for row in reversed(rows)]
-    train_after, heldout_after = sides(tmp_path, others + answered_anew + rows)
+    completed_anew = [{**row, "completion": "No."} for row in reversed(rows)]
+    train_after, heldout_after = split_prompts(tmp_path, others + completed_anew + rows)
     assert heldout <= heldout_after
     assert train <= train_after
     assert not train_after & heldout_after
-    assert sides(tmp_path, rows, heldout_seed=1)[1] != heldout
+    assert split_prompts(tmp_path, rows, heldout_seed=1)[1] != heldout
 
 
 @given(st.text(), st.floats(0, 1), st.floats(0, 1), st.integers(0, 3))
-def test_a_larger_fraction_only_adds(text, one, other, seed):
-    small, large = sorted((one, other))
+def test_a_larger_fraction_only_adds_rows(text, fraction, other, seed):
+    small, large = sorted((fraction, other))
     if is_heldout(text, fraction=small, seed=seed):
         assert is_heldout(text, fraction=large, seed=seed)
     assert not is_heldout(text, fraction=0.0, seed=seed)
     assert is_heldout(text, fraction=1.0, seed=seed)
 
 
-def test_one_prompt_has_one_key_in_every_shape():
+def test_a_prompt_has_the_same_key_in_every_row_format():
     user = {"role": "user", "content": "Why?"}
-    answer = {"role": "assistant", "content": "So."}
-    same = {
-        key({"prompt": "Why?"}),
-        key({"prompt": "Why?", "completion": "So."}),
-        key({"prompt": "Why?", "completion": "So."}, as_chat=True),
-        key({"content": 0, "messages": [user, answer]}),
-        key({"messages": [user]}),
-        key({"prompt": [user], "completion": [answer]}),
-        key({"prompt": "Why?", "prompt_tokens": [1], "completion_tokens": [2]}),
-        key({"prompt": [user], "prompt_tokens": [1], "completion_tokens": [2]}),
+    assistant = {"role": "assistant", "content": "So."}
+    keys = {
+        prompt_key({"prompt": "Why?"}),
+        prompt_key({"prompt": "Why?", "completion": "So."}),
+        prompt_key({"prompt": "Why?", "completion": "So."}, as_chat=True),
+        prompt_key({"content": 0, "messages": [user, assistant]}),
+        prompt_key({"messages": [user]}),
+        prompt_key({"prompt": [user], "completion": [assistant]}),
+        prompt_key({"prompt": "Why?", "prompt_tokens": [1], "completion_tokens": [2]}),
+        prompt_key({"prompt": [user], "prompt_tokens": [1], "completion_tokens": [2]}),
     }
-    assert len(same) == 1
-    # Rows without a prompt go by what they say.
-    assert key({"text": "a"}) != key({"text": "b"})
-    assert key({"prompt_tokens": [1], "completion_tokens": [2]}) != key(
+    assert len(keys) == 1
+    # The key of a row without a prompt is its text or its tokens.
+    assert prompt_key({"text": "a"}) != prompt_key({"text": "b"})
+    assert prompt_key({"prompt_tokens": [1], "completion_tokens": [2]}) != prompt_key(
         {"prompt_tokens": [2], "completion_tokens": [2]}
     )
 
 
-def test_heldout_sources_stand_in_for_the_fraction(tmp_path):
+def test_heldout_sources_replace_the_fraction(tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text('{"prompt": "Held", "completion": "out"}\n')
     rows = [{"prompt": f"{n}", "completion": "x"} for n in range(20)]
-    train, heldout = sides(tmp_path, rows, heldout_sources=(str(other),))
+    train, heldout = split_prompts(tmp_path, rows, heldout_sources=(str(other),))
     assert len(train) == 20
     assert heldout == {"Held"}
 
 
-def test_rows_that_ask_what_is_held_out_are_not_trained_on(tmp_path):
+def test_rows_with_held_out_prompts_are_not_trained_on(tmp_path):
     other = tmp_path / "other.jsonl"
     held = [{"messages": [{"role": "user", "content": n}]} for n in ("0", "1", "new")]
     other.write_text("".join(json.dumps(row) + "\n" for row in held))
@@ -87,22 +85,21 @@ def test_rows_that_ask_what_is_held_out_are_not_trained_on(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = DataConfig(sources=(str(path),), heldout_sources=(str(other),))
-    found = read_split(config)
-    assert not {row.prompt_key for row in found.train} & {row.prompt_key for row in found.heldout}
-    assert str(found) == "18 rows to train on (2 more ask what is held out), 3 held out"
-    with pytest.raises(UserError, match=r"data\.heldout_sources: its rows ask what all 20 rows"):
+    split = read_split(config)
+    assert not {row.prompt_key for row in split.train} & {row.prompt_key for row in split.heldout}
+    assert str(split) == "18 rows to train on (2 more have held-out prompts), 3 held out"
+    with pytest.raises(
+        UserError, match=r"data\.heldout_sources: its rows have the prompts of all 20"
+    ):
         read_split(DataConfig(sources=(str(path),), heldout_sources=(str(path),)))
-    answered = DataConfig(sources=(str(path),), heldout_sources=(_first(tmp_path, rows),))
-    prepared = prepare(answered, tiny.tokenizer())
+    first = tmp_path / "first.jsonl"
+    first.write_text(json.dumps(rows[0]))
+    completed = DataConfig(sources=(str(path),), heldout_sources=(str(first),))
+    prepared = prepare(completed, tiny.tokenizer())
     assert "20 rows, " in str(prepared.train_counts)
     assert str(prepared.train_counts).endswith("1 rows of held-out prompts left out")
 
 
-def _first(folder, rows):
-    (folder / "first.jsonl").write_text(json.dumps(rows[0]))
-    return str(folder / "first.jsonl")
-
-
-def test_nothing_left_to_train_on_is_said(tmp_path):
+def test_a_split_without_training_rows_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds out all 1 rows"):
-        sides(tmp_path, [{"prompt": "Why?", "completion": "So."}], heldout=0.999999)
+        split_prompts(tmp_path, [{"prompt": "Why?", "completion": "So."}], heldout=0.999999)

@@ -1,9 +1,9 @@
-"""Rows whose teacher is asked something else: the same answer, after another prompt."""
+"""Rows with a `teacher_prompt`: both models read one completion after different prompts."""
 
 import json
 
 import pytest
-from test_beside import READERS, SPANS, check_groups
+from test_teacher_view import SPANS, SPECIAL, TOKENIZERS, check_spans
 
 from jaxdistill import align
 from jaxdistill.data import (
@@ -32,11 +32,11 @@ SHOTS = [
 PLAIN, CHAT = "2 and 2?\nAnswer:", [{"role": "user", "content": "2 and 2?"}]
 
 
-def row(as_chat=False, **fields):
+def make_row(as_chat=False, **fields):
     return parse_row(fields, source="rows:1", row_id=0, as_chat=as_chat)
 
 
-def said(content):
+def completion_text(content):
     return content.completion if isinstance(content, Text) else content.messages[-1]["content"]
 
 
@@ -50,36 +50,37 @@ def said(content):
         (CHAT, "the cat", "Q: 2 and 2?\nA:\n", "the cat"),
     ],
 )
-def test_the_teacher_reads_the_same_answer_after_its_own_prompt(
+def test_the_teacher_reads_the_same_completion_after_its_own_prompt(
     prompt, completion, teacher_prompt, expected
 ):
-    whole = row(prompt=prompt, completion=completion, teacher_prompt=teacher_prompt)
-    read = apply_teacher_prompt(whole)
-    assert said(read.content) == expected
-    assert read.prompt_key == whole.prompt_key == row(prompt=prompt, completion="else").prompt_key
-    if isinstance(read.content, Chat):
-        assert read.content.messages[:-1] == tuple(SHOTS)
-        assert read.content.first_scored == len(SHOTS)  # what is shown is not learned
-    again = with_completion(
-        row(prompt=prompt, teacher_prompt=teacher_prompt), expected, is_finished=True
-    )
-    assert said(again.content) == completion  # and back
+    row = make_row(prompt=prompt, completion=completion, teacher_prompt=teacher_prompt)
+    teacher_row = apply_teacher_prompt(row)
+    assert completion_text(teacher_row.content) == expected
+    other = make_row(prompt=prompt, completion="else")
+    assert teacher_row.prompt_key == row.prompt_key == other.prompt_key
+    if isinstance(teacher_row.content, Chat):
+        assert teacher_row.content.messages[:-1] == tuple(SHOTS)
+        assert teacher_row.content.first_scored == len(SHOTS)  # few-shot examples are not learned
+    prompt_only = make_row(prompt=prompt, teacher_prompt=teacher_prompt)
+    completed = with_completion(prompt_only, expected, is_finished=True)
+    assert completion_text(completed.content) == completion
 
 
-def test_a_string_is_a_message_where_prompts_are():
-    read = apply_teacher_prompt(row(prompt="Hi", teacher_prompt="Say hi", as_chat=True))
-    assert read.content.messages == ({"role": "user", "content": "Say hi"},)
-    assert not read.has_completion
+def test_a_string_prompt_is_a_message_if_prompts_are_chats():
+    row = apply_teacher_prompt(make_row(prompt="Hi", teacher_prompt="Say hi", as_chat=True))
+    assert row.content.messages == ({"role": "user", "content": "Say hi"},)
+    assert not row.has_completion
 
 
-def said_tokens(side, reader):
-    """The learned tokens that are words, with something in them but spaces."""
+def learned_text_tokens(side, tokenizer):
+    """Return the learned tokens with text other than white space."""
     learned = side.tokens[side.loss_mask]
-    return [token for token in learned if reader.decode([token], skip_special_tokens=True).strip()]
+    decoded = (tokenizer.decode([token], skip_special_tokens=True) for token in learned)
+    return [text for text in decoded if text.strip()]
 
 
-@pytest.mark.parametrize("alignment", [SPANS, POSITIONS], ids=lambda way: way.by)
-@pytest.mark.parametrize("theirs", ["byte-level", "sentencepiece"])
+@pytest.mark.parametrize("alignment", [SPANS, POSITIONS], ids=lambda rule: rule.method)
+@pytest.mark.parametrize("teacher", ["byte-level", "sentencepiece"])
 @pytest.mark.parametrize(
     ("prompt", "completion", "teacher_prompt"),
     [
@@ -89,33 +90,34 @@ def said_tokens(side, reader):
         (CHAT, "the cat sat", PLAIN),
     ],
 )
-def test_only_the_answer_is_compared(prompt, completion, teacher_prompt, theirs, alignment):
-    whole = row(prompt=prompt, completion=completion, teacher_prompt=teacher_prompt)
+def test_only_the_completion_is_compared(prompt, completion, teacher_prompt, teacher, alignment):
+    row = make_row(prompt=prompt, completion=completion, teacher_prompt=teacher_prompt)
     (example,), _ = tokenize_rows(
-        [whole],
-        Renderer(READERS["byte-level"]),
-        teacher_view=TeacherView(Renderer(READERS[theirs]), alignment),
+        [row],
+        Renderer(TOKENIZERS["byte-level"]),
+        teacher_view=TeacherView(Renderer(TOKENIZERS[teacher]), alignment),
         loss_on="completion",
         length=500,
         truncation="cut_end",
     )
-    text = READERS[theirs].decode(example.teacher_example.tokens)
+    text = TOKENIZERS[teacher].decode(example.teacher_example.tokens)
     assert ("1 and 1?" in text) == ("1 and 1?" in str(teacher_prompt))
     if alignment == SPANS:
-        groups = check_groups(example, "byte-level", theirs)
-        compared = b"".join(word for word in groups.values() if word != "a mark").decode()
-        # A first word with a space before it on one side alone is not the same word.
+        spans = list(check_spans(example, "byte-level", teacher).values())
+        compared = b"".join(span for span in spans if span != SPECIAL).decode()
+        # The first tokens do not match if only one of them includes a space.
         assert "the cat sat".endswith(compared.strip())
         assert compared.strip().endswith("sat")
-        assert list(groups.values())[-1] == "a mark"
+        assert spans[-1] == SPECIAL
         return
-    sides = (example, READERS["byte-level"]), (example.teacher_example, READERS[theirs])
-    sizes = [len(said_tokens(side, reader)) for side, reader in sides]
-    assert (example.teacher_example.weight > 0).sum() == min(sizes)  # the n-th beside the n-th
+    student_tokens = learned_text_tokens(example, TOKENIZERS["byte-level"])
+    teacher_tokens = learned_text_tokens(example.teacher_example, TOKENIZERS[teacher])
+    num_compared = (example.teacher_example.weight > 0).sum()
+    assert num_compared == min(len(student_tokens), len(teacher_tokens))
 
 
 @pytest.mark.parametrize(
-    ("fields", "complaint"),
+    ("fields", "message"),
     [
         ({"text": "a", "teacher_prompt": "b"}, "stands in place of a `prompt`"),
         ({"messages": SHOTS, "teacher_prompt": "b"}, "stands in place of a `prompt`"),
@@ -124,85 +126,86 @@ def test_only_the_answer_is_compared(prompt, completion, teacher_prompt, theirs,
             "stands in place of a `prompt`",
         ),
         ({"prompt": "a", "teacher_prompt": ""}, "`teacher_prompt` is empty"),
-        ({"prompt": "a", "teacher_prompt": SHOTS[:3]}, "nothing is asked"),
+        ({"prompt": "a", "teacher_prompt": SHOTS[:3]}, "nothing is left to complete"),
         ({"prompt": "a", "teacher_prompt": 5}, "`teacher_prompt` is the number 5"),
         ({"prompt": "a", "teacher_prompt": [{}]}, r"`teacher_prompt\[0\]` has keys"),
         (
             {"prompt": CHAT, "completion": [SHOTS[2], SHOTS[3], SHOTS[2]], "teacher_prompt": "b"},
-            "an answer of 3 messages",
+            "a completion of 3 messages",
         ),
         ({"prompts": "a"}, "Did you mean `prompt`"),
     ],
 )
-def test_what_is_no_prompt_for_a_teacher_is_named(fields, complaint):
-    with pytest.raises(UserError, match=f"rows:1: .*{complaint}"):
-        row(**fields)
+def test_an_invalid_teacher_prompt_is_named(fields, message):
+    with pytest.raises(UserError, match=f"rows:1: .*{message}"):
+        make_row(**fields)
 
 
 @pytest.fixture
-def rows(tmp_path):
+def make_config(tmp_path):
     path = tmp_path / "rows.jsonl"
 
-    def write(**more):
+    def make(**more):
         lines = [{"prompt": f"{n} and {n}?\nAnswer:", **more} for n in range(8)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return DataConfig(sources=(str(path),), heldout=0.3, rollout=TeacherRollout())
 
-    return write
+    return make
 
 
-def writer(folder, asked, reader, answer):
-    def generate(prompts, seed, first):
-        asked.extend(reader.decode(prompt) for prompt in prompts)
-        tokens = reader.encode(answer, add_special_tokens=False)
-        return [[*tokens, reader.eos_token_id] for _ in prompts]
+def make_cache(folder, prompts, tokenizer, completion):
+    """Return a cache whose teacher always writes `completion`, and records the prompts."""
+
+    def generate(batch, seed, first):
+        prompts.extend(tokenizer.decode(prompt) for prompt in batch)
+        tokens = tokenizer.encode(completion, add_special_tokens=False)
+        return [[*tokens, tokenizer.eos_token_id] for _ in batch]
 
     return GenerationCache(
-        generate=generate, identity="a", eos_ids=[reader.eos_token_id], directory=folder / "run"
+        generate=generate, identity="a", eos_ids=[tokenizer.eos_token_id], directory=folder / "run"
     )
 
 
-@pytest.mark.parametrize("theirs", ["byte-level", "sentencepiece"])
-def test_the_teacher_is_asked_its_own_and_the_student_learns_after_its_prompt(
-    tmp_path, rows, theirs
+@pytest.mark.parametrize("teacher", ["byte-level", "sentencepiece"])
+def test_the_teacher_completes_its_own_prompt_and_the_student_learns_after_its_prompt(
+    tmp_path, make_config, teacher
 ):
-    mine, reader, asked = READERS["byte-level"], READERS[theirs], []
-    config = rows(teacher_prompt=SHOTS)
-    beside = None if theirs == "byte-level" else TeacherView(Renderer(reader), SPANS)
+    student, tokenizer, prompts = TOKENIZERS["byte-level"], TOKENIZERS[teacher], []
     prepared = prepare(
-        config,
-        mine,
-        generation_cache=writer(tmp_path, asked, reader, "the cat"),
-        teacher_view=beside,
+        make_config(teacher_prompt=SHOTS),
+        student,
+        generation_cache=make_cache(tmp_path, prompts, tokenizer, "the cat"),
+        teacher_view=None if tokenizer is student else TeacherView(Renderer(tokenizer), SPANS),
     )
-    assert len(asked) == 1  # eight students' prompts, one question
-    assert "1 and 1?" in asked[0]
-    texts = [mine.decode(example.tokens) for example in (*prepared.train, *prepared.heldout)]
+    assert len(prompts) == 1  # eight prompts of the student, one of the teacher
+    assert "1 and 1?" in prompts[0]
+    texts = [student.decode(example.tokens) for example in (*prepared.train, *prepared.heldout)]
     assert sorted(texts) == [f"{n} and {n}?\nAnswer: the cat<|im_end|>" for n in range(8)]
-    without = read_split(rows())
-    assert [row.prompt_key for row in prepared.split.train] == [
-        row.prompt_key for row in without.train
-    ]
+    without = read_split(make_config())
+    keys = [[row.prompt_key for row in split.train] for split in (prepared.split, without)]
+    assert keys[0] == keys[1]
     assert prepared.split.digest != without.digest
     (file,) = (tmp_path / "run").glob("rollout-*.jsonl")
-    assert json.loads(file.read_text())["prompt"] == SHOTS  # what was really asked
+    assert json.loads(file.read_text())["prompt"] == SHOTS  # the prompt that the teacher read
 
 
-def test_another_question_is_asked_anew(tmp_path, rows):
-    reader = READERS["byte-level"]
+def test_another_teacher_prompt_is_completed_anew(tmp_path, make_config):
+    tokenizer = TOKENIZERS["byte-level"]
     for more in ({}, {"teacher_prompt": "Be brief."}, {"teacher_prompt": "Be long."}):
-        asked = []
-        prepare(rows(**more), reader, generation_cache=writer(tmp_path, asked, reader, "a"))
-        assert asked == ([more["teacher_prompt"]] if more else asked)
-        assert asked
+        prompts = []
+        cache = make_cache(tmp_path, prompts, tokenizer, "a")
+        prepare(make_config(**more), tokenizer, generation_cache=cache)
+        assert prompts == ([more["teacher_prompt"]] if more else prompts)
+        assert prompts
 
 
-def test_a_tokenizer_without_a_template_is_named_before_a_model_is_loaded(rows):
-    bare = TeacherView(Renderer(READERS["byte-level"]), None)
-    check_data(rows(teacher_prompt=SHOTS), READERS["byte-level"], bare)
-    bare.renderer.tokenizer.chat_template, kept = None, bare.renderer.tokenizer.chat_template
+def test_a_missing_chat_template_is_named_before_a_model_is_loaded(make_config):
+    config, tokenizer = make_config(teacher_prompt=SHOTS), TOKENIZERS["byte-level"]
+    view = TeacherView(Renderer(tokenizer), None)
+    check_data(config, tokenizer, view)
+    tokenizer.chat_template, template = None, tokenizer.chat_template
     try:
         with pytest.raises(UserError, match="no chat template, which messages need"):
-            check_data(rows(teacher_prompt=SHOTS), READERS["byte-level"], bare)
+            check_data(config, tokenizer, view)
     finally:
-        bare.renderer.tokenizer.chat_template = kept
+        tokenizer.chat_template = template

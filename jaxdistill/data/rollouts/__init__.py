@@ -1,7 +1,8 @@
-"""Rollouts: where the answers that are learned come from. One file a kind.
+"""Rollouts: origins of the completions to learn, one file per kind.
 
-Each is a config class with `complete(rows, templates=, length=, writer=)`, which returns the rows
-with answers, in their order; `needs_teacher` says whether the `writer` is needed for that.
+A rollout is a config class with `complete(rows, renderer=, length=, generation_cache=)`. The method
+returns the rows with completions, in the same order. `renderer` is the teacher's tokenizer. If
+`needs_teacher` is True, `generation_cache` must be given.
 """
 
 from jaxdistill.config import Registry

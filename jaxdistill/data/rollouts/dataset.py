@@ -1,4 +1,4 @@
-"""Dataset: the rows bring their answers."""
+"""Dataset rollout: completions of the rows themselves."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -7,14 +7,13 @@ from jaxdistill.config import configclass
 from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.rollouts import ROLLOUTS
 from jaxdistill.data.rollouts.generation_cache import GenerationCache
-from jaxdistill.data.rows import Row
-from jaxdistill.errors import ErrorCollector, UserError
+from jaxdistill.data.rows import Row, require_completions
 
 
 @ROLLOUTS.register
 @configclass
 class DatasetRollout:
-    """Learn from what the rows say."""
+    """Learn the completions in the rows."""
 
     type: Literal["dataset"] = "dataset"
 
@@ -28,19 +27,7 @@ class DatasetRollout:
         length: int,
         generation_cache: GenerationCache | None,
     ) -> list[Row]:
-        """The rows as they are.
-
-        Raises:
-            UserError: where one has a prompt only.
-        """
+        """Return the rows unchanged, or raise a UserError that names those with a prompt only."""
         del renderer, length, generation_cache
-        findings = ErrorCollector()
-        for row in rows:
-            with findings.collect(row.source):
-                if not row.has_completion:
-                    raise UserError(
-                        "a prompt without an answer. Add a `completion` (or a last message of the "
-                        "assistant), or let the teacher write it: `data.rollout.type=teacher`."
-                    )
-        findings.raise_if_any()
+        require_completions(rows)
         return list(rows)

@@ -1,9 +1,8 @@
-"""Stop: answers that end before a text, in tokens that say no more and end there."""
+"""Stop strings: truncation of generated completions before given texts."""
 
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.rows import Row, Text
@@ -11,12 +10,12 @@ from jaxdistill.data.rows import Row, Text
 
 @dataclass(frozen=True)
 class StopStrings:
-    """Where answers end, whatever a teacher wrote behind.
+    """Strings that end a completion.
 
     Attributes:
-        texts: An answer ends before the first of these.
-        templates: How the teacher's tokenizer wants rows.
-        eos_ids: The tokens that end an answer; at least one.
+        strings: A completion ends before the first of these in it.
+        renderer: The teacher's tokenizer.
+        eos_ids: Tokens that end a completion; at least one if there are strings.
     """
 
     strings: Sequence[str]
@@ -24,58 +23,40 @@ class StopStrings:
     eos_ids: Collection[int]
 
     def truncate(self, row: Row, completion: Sequence[int]) -> list[int]:
-        """An answer without what begins with a stop text; as it is where there is none.
+        """Truncate a completion before the first stop string, and end it there.
 
-        The tokens before it stay those that the teacher wrote, but for one that holds its beginning
-        and something before that (a full stop and the line break that ends the answer): that is
-        written anew. The mark that ends answers to such prompts follows, so that the end is learned
-        as if the teacher had come to it. Where nothing but spaces is left, nothing is: such a row
-        has no answer.
+        The tokens before the stop string stay as generated. A token that holds both the start of
+        the string and text before it (a full stop with a line break) is replaced by tokens of that
+        text. An end token is appended, so that the end is learned as if the teacher had ended
+        there.
 
-        Args:
-            row: What was asked.
-            answer: The tokens that were written.
+        Returns:
+            The tokens; unchanged without a stop string, empty if only white space is before it.
         """
-        text = self._decode(completion)
-        found = [place for one in self.strings if (place := text.find(one)) >= 0]
-        if not found:
+        text = self.renderer.decode(completion)
+        starts = [start for string in self.strings if (start := text.find(string)) >= 0]
+        if not starts:
             return list(completion)
-        said = text[: min(found)]
-        return (
-            [*self._tokens_of_prefix(completion, said), self._end_token(row)]
-            if said.strip()
-            else []
-        )
+        prefix = text[: min(starts)]
+        if not prefix.strip():
+            return []
+        return [*self._tokens_of_prefix(completion, prefix), self._end_token(row)]
 
     def _tokens_of_prefix(self, completion: Sequence[int], prefix: str) -> list[int]:
-        """Tokens that say `said`, with which the answer begins, and mostly are its own."""
-        tokens, tokenizer = list(completion), self.renderer.tokenizer
-
-        def num_letters(size: int) -> int:
-            return len(self._decode(tokens[:size]))
-
-        whole = bisect_right(range(len(tokens) + 1), len(prefix), key=num_letters) - 1
-        for size in range(whole, -1, -1):
-            before = self._decode(tokens[:size])
-            if prefix.startswith(before):
-                rest = tokenizer.encode(prefix[len(before) :], add_special_tokens=False)
-                # Some tokenizers write a space before whatever they encode alone.
-                if self._decode([*tokens[:size], *rest]) == prefix:
-                    return [*tokens[:size], *rest]
-        return tokens[:whole]
+        """Return tokens that decode to a prefix of the completion, generated ones if possible."""
+        tokens, decode = list(completion), self.renderer.decode
+        sizes = range(len(tokens) + 1)
+        num_whole = bisect_right(sizes, len(prefix), key=lambda n: len(decode(tokens[:n]))) - 1
+        for size in range(num_whole, -1, -1):
+            kept, text = tokens[:size], decode(tokens[:size])
+            if prefix.startswith(text):
+                rest = self.renderer.tokenizer.encode(prefix[len(text) :], add_special_tokens=False)
+                # Some tokenizers put a space before a text that is encoded alone.
+                if decode([*kept, *rest]) == prefix:
+                    return [*kept, *rest]
+        return tokens[:num_whole]
 
     def _end_token(self, row: Row) -> int:
         is_plain = isinstance(row.content, Text)
-        wanted = self.renderer.eos_id if is_plain else self._end_of_turn_id
-        return wanted if wanted in self.eos_ids and wanted is not None else min(self.eos_ids)
-
-    @cached_property
-    def _end_of_turn_id(self) -> int | None:
-        return self.renderer.end_of_turn_id
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return str(
-            self.renderer.tokenizer.decode(
-                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
+        end_id = self.renderer.eos_id if is_plain else self.renderer.end_of_turn_id
+        return end_id if end_id is not None and end_id in self.eos_ids else min(self.eos_ids)

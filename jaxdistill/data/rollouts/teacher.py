@@ -1,4 +1,4 @@
-"""Teacher: the teacher answers the rows' prompts, once, before training (sequence-level KD).
+"""Teacher rollout: completions that the teacher generates once, before training.
 
 Kim and Rush, "Sequence-Level Knowledge Distillation", 2016, https://arxiv.org/abs/1606.07947.
 """
@@ -22,19 +22,22 @@ from jaxdistill.errors import ErrorCollector, UserError
 @ROLLOUTS.register
 @configclass
 class TeacherRollout:
-    """Learn from the teacher's own answers; those in the rows, if any, are put aside.
+    """Learn completions that the teacher generates (sequence-level KD).
+
+    Completions in the rows, if any, are not used.
 
     Attributes:
-        max_new_tokens: Where an answer is broken off. It then has no end, and none is learned.
-        temperature: 0 takes the likeliest token, 1 samples from the teacher as it is.
-        stop: An answer ends before the first of these texts, and counts as finished there. Where
-            nothing is left of it, its row is dropped.
-        top_k: Sample from so many of the likeliest tokens; 0 is all.
-        top_p: Sample from the likeliest tokens that have this much probability together.
-        seed: Another number, other answers (where they are sampled).
-        batch_size: How many prompts are answered at once.
-        directory: Where the file of answers is kept; null for the run folder. Runs that ask the
-            same teacher the same may share it, and the first of them asks.
+        max_new_tokens: Maximum number of tokens in a completion. The end of a completion that is
+            cut off there is not learned.
+        temperature: 0 takes the most probable token, 1 samples from the teacher's distribution.
+        stop: Stop strings. A completion ends before the first of them, and counts as finished
+            there. A row is dropped if nothing is left of its completion.
+        top_k: Sample from this many of the most probable tokens; 0 for no limit.
+        top_p: Sample from the most probable tokens that together have this probability.
+        seed: Seed of the sampling.
+        batch_size: Number of prompts that are completed at once.
+        directory: Folder of the file of completions; null is the run folder. Runs with the same
+            teacher, prompts and options can share a folder: the first of them generates.
     """
 
     type: Literal["teacher"] = "teacher"
@@ -57,56 +60,52 @@ class TeacherRollout:
         length: int,
         generation_cache: GenerationCache | None,
     ) -> list[Row]:
-        """The rows with what the teacher was asked and answered, as exact tokens of its own.
+        """Return the rows with the teacher's prompts and completions as exact tokens.
 
-        A prompt that fills the `length` places alone is not asked; its row has no answer then,
-        and is counted among the dropped.
+        A prompt that alone takes more than `length` positions is not completed. Its row has an
+        empty completion, and is counted as dropped.
 
         Raises:
-            UserError: where a row has no prompt, or an answer is to stop and cannot.
+            UserError: if a row has no prompt, or if there are stop strings but no EOS token.
         """
         if generation_cache is None:
-            raise ValueError("a teacher's rollout needs a `writer`")
+            raise ValueError("a teacher rollout needs a `generation_cache`")
         if self.stop and not generation_cache.eos_ids:
             raise UserError(
-                "data.rollout.stop: this teacher has no token that ends an answer, so none can be "
-                "ended. Name it as `eos_token_id` in its `config.json`, or leave `stop` out."
+                "data.rollout.stop: this teacher has no token that ends a completion. Name it as "
+                "`eos_token_id` in its `config.json`, or leave `stop` out."
             )
-        prompts = [tuple(prompt) for prompt in self.tokenize_teacher_prompts(rows, renderer)]
-        asked = [place for place, prompt in enumerate(prompts) if len(prompt) <= length]
-        answers = generation_cache.get_completions(
-            [apply_teacher_prompt(rows[place]) for place in asked],
-            [prompts[place] for place in asked],
+        prompts = [tuple(prompt) for prompt in tokenize_teacher_prompts(rows, renderer)]
+        short = [index for index, prompt in enumerate(prompts) if len(prompt) <= length]
+        completions = generation_cache.get_completions(
+            [apply_teacher_prompt(rows[index]) for index in short],
+            [prompts[index] for index in short],
             path=generation_cache.path(self._cache_settings()),
-            tokenizer=renderer.tokenizer,
             batch_size=self.batch_size,
             seed=self.seed,
             stop=StopStrings(self.stop, renderer, generation_cache.eos_ids),
         )
         return [
-            replace(row, content=Tokens(prompt, answers.get(prompt, ())))
+            replace(row, content=Tokens(prompt, completions.get(prompt, ())))
             for row, prompt in zip(rows, prompts, strict=True)
         ]
 
-    def tokenize_teacher_prompts(self, rows: Sequence[Row], renderer: Renderer) -> list[list[int]]:
-        """What the teacher is asked, for each row: its `teacher_prompt`, if it has one.
-
-        Raises:
-            UserError: where a row has no prompt.
-        """
-        findings = ErrorCollector()
-        asked = [apply_teacher_prompt(row) for row in rows]
-        for row in asked:
-            with findings.collect(row.source):
-                if not row.has_prompt:
-                    raise UserError(
-                        "has no prompt for the teacher to answer. Give it one, or learn from "
-                        "the text itself: `data.rollout.type=dataset`."
-                    )
-        findings.raise_if_any()
-        return tokenize_prompts(asked, renderer)
-
     def _cache_settings(self) -> dict[str, object]:
-        """What an answer depends on."""
-        others = ("type", "batch_size", "directory", *(() if self.stop else ("stop",)))
-        return {k: v for k, v in asdict(self).items() if k not in others}
+        """Options that the completions depend on; they are part of the cache file's name."""
+        ignored = ("type", "batch_size", "directory", *(() if self.stop else ("stop",)))
+        return {name: value for name, value in asdict(self).items() if name not in ignored}
+
+
+def tokenize_teacher_prompts(rows: Sequence[Row], renderer: Renderer) -> list[list[int]]:
+    """Tokenise the prompts, or `teacher_prompt`s; raise a UserError for rows without one."""
+    findings = ErrorCollector()
+    teacher_rows = [apply_teacher_prompt(row) for row in rows]
+    for row in teacher_rows:
+        with findings.collect(row.source):
+            if not row.has_prompt:
+                raise UserError(
+                    "has no prompt for the teacher to complete. Add one, or learn the text "
+                    "itself: `data.rollout.type=dataset`."
+                )
+    findings.raise_if_any()
+    return tokenize_prompts(teacher_rows, renderer)
