@@ -1,4 +1,4 @@
-"""The Python face: a language model with its tokenizer, for notebooks and scripts.
+"""The Python API: a language model with its tokenizer, for notebooks and scripts.
 
 Example:
     >>> import jaxdistill
@@ -19,20 +19,21 @@ from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import hub, objectives
-from jaxdistill.data import tokenize_prompt
+from jaxdistill.data import ProgressCallback, tokenize_prompt
 from jaxdistill.errors import UserError
 from jaxdistill.models import DecoderConfig, forward, lm_head
-from jaxdistill.sampling import OnBatch, Sampling, check_token_ids, generate
+from jaxdistill.sampling import Sampling, check_token_ids, generate
 from jaxdistill.types import Params
 
 Prompts = TypeVar("Prompts", str, list[str])
 
 
 class Model:
-    """A model as it was loaded.
+    """A language model with its tokenizer.
 
     Attributes:
-        pretrained: Everything that came from the files.
+        pretrained: Everything that was loaded: family, architecture, parameters, tokenizer and
+            configs of Hugging Face.
     """
 
     def __init__(self, pretrained: hub.Pretrained):
@@ -40,60 +41,65 @@ class Model:
 
     @property
     def config(self) -> DecoderConfig:
-        """The shape of the decoder."""
+        """The architecture of the decoder."""
         return self.pretrained.config
 
     @property
     def params(self) -> Params:
-        """Its parameters: nested dicts of arrays."""
+        """The parameters, nested dicts of arrays."""
         return self.pretrained.params
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
+        """The tokenizer."""
         assert self.pretrained.tokenizer is not None
         return self.pretrained.tokenizer
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens the tokenizer has; the head may be padded beyond that."""
+        """The number of tokens of the tokenizer; the LM head may have more rows, for padding."""
         return self.pretrained.vocab_size
 
     def astype(self, dtype: str) -> "Model":
-        """The same model with its parameters in another floating-point type."""
+        """Return the model with its parameters converted to a floating-point type."""
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.params)
         return Model(replace(self.pretrained, params=params))
 
     def logits(
         self, tokens: Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int]]
     ) -> Float[Array, "B T V"]:
-        """The next-token logits at every place, in float32; -inf for words that do not exist.
+        """Compute the next-token logits at every position, in float32.
+
+        The result is large: 8,192 positions of 151,936 tokens take 5 GB. Logits of tokens that
+        the tokenizer does not have are -inf.
 
         Args:
-            tokens: Token ids, all rows of one length. This is the one function of the package
-                that makes an array of this size: ask it for a few sentences, not for a corpus.
+            tokens: Token ids; all sequences have one length.
 
         Raises:
-            UserError: naming every row that the model cannot read, or all lengths if they differ.
+            UserError: The model cannot read some sequences (names every one), or their lengths
+                differ.
         """
-        rows = [np.asarray(row) for row in tokens]
-        shapes = sorted({row.shape for row in rows})
+        sequences = [np.asarray(sequence) for sequence in tokens]
+        shapes = sorted({sequence.shape for sequence in sequences})
         if len(shapes) != 1 or len(shapes[0]) != 1:
             raise UserError(
-                f"tokens: the rows have the shapes {shapes}, expected one length for all, as in "
-                "[[1, 2, 3], [4, 5, 6]]. Ask for the logits of one length at a time."
+                f"tokens: the sequences have the shapes {shapes}, expected one length for all, as "
+                "in [[1, 2, 3], [4, 5, 6]]. Call `logits` once for each length."
             )
-        check_token_ids(self.config, rows, "row")
-        tokens = jnp.asarray(np.stack(rows))
+        check_token_ids(self.config, sequences, "sequence")
+        tokens = jnp.asarray(np.stack(sequences))
         batch, time = tokens.shape
-        positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
-        segments = jnp.ones((batch, time), jnp.int32)
         output = forward(
-            self.config, self.params, tokens, positions=positions, segment_ids=segments
+            self.config,
+            self.params,
+            tokens,
+            positions=jnp.broadcast_to(jnp.arange(time), (batch, time)),
+            segment_ids=jnp.ones((batch, time), jnp.int32),
         )
-        unembedding = lm_head(self.config, self.params, vocab_size=self.vocab_size)
         hidden = output.hidden.reshape(batch * time, -1)
-        return objectives.compute_logits(hidden, unembedding).reshape(batch, time, -1)
+        head = lm_head(self.config, self.params, vocab_size=self.vocab_size)
+        return objectives.compute_logits(hidden, head).reshape(batch, time, -1)
 
     def generate(
         self,
@@ -106,29 +112,30 @@ class Model:
         seed: int = 0,
         chat: bool | None = None,
     ) -> Prompts:
-        """Continue one prompt or several, together.
+        """Generate a completion of a prompt, or of several in batches.
 
         Args:
-            prompts: A text, or a list of them.
-            max_new_tokens: How many tokens to write at most; the end-of-text token stops earlier.
-            temperature: 0 always takes the likeliest token.
-            top_k: Sample among this many likeliest tokens; 0 for all.
-            top_p: Sample among the fewest tokens whose probabilities reach this.
-            seed: Decides the samples, for each prompt by its place in the list.
-            chat: Whether a prompt is a user's message in the tokenizer's chat template. None
-                means: where there is a template.
+            prompts: A text, or a list of texts.
+            max_new_tokens: Maximum number of generated tokens; an end-of-text token stops earlier.
+            temperature: 0 is greedy decoding; 1 samples from the model's own distribution.
+            top_k: Sample only from this many most probable tokens; 0 for all.
+            top_p: Sample only from the fewest most probable tokens whose probabilities sum to
+                at least this.
+            seed: Determines the samples, together with the index of a prompt in the list.
+            chat: True if a prompt is a user's message in the tokenizer's chat template. None
+                means True if the tokenizer has a chat template.
 
         Returns:
-            What `prompts` is, a text or a list: the continuations, without special tokens.
+            The completions without special tokens: a text for a text, a list for a list.
         """
-        asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        is_chat = bool(self.tokenizer.chat_template) if chat is None else chat
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        as_chat = bool(self.tokenizer.chat_template) if chat is None else chat
         sampling = Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p
         )
-        tokens = [tokenize_prompt(prompt, self.tokenizer, as_chat=is_chat) for prompt in asked]
-        texts = self.decode(self.generate_tokens(tokens, sampling, seed=seed))
-        return cast(Prompts, texts[0] if isinstance(prompts, str) else texts)
+        tokens = [tokenize_prompt(text, self.tokenizer, as_chat=as_chat) for text in texts]
+        completions = self.decode(self.generate_tokens(tokens, sampling, seed=seed))
+        return cast(Prompts, completions[0] if isinstance(prompts, str) else completions)
 
     def generate_tokens(
         self,
@@ -138,9 +145,9 @@ class Model:
         seed: int = 0,
         first_index: int = 0,
         batch_size: int = 32,
-        on_batch: OnBatch | None = None,
+        on_batch: ProgressCallback | None = None,
     ) -> list[list[int]]:
-        """Continue token sequences; the token that ends an answer is part of it."""
+        """Generate completions of token ids, with the end-of-text token (`sampling.generate`)."""
         return generate(
             self.config,
             self.params,
@@ -155,28 +162,38 @@ class Model:
         )
 
     def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
-        """Answers as text, without special tokens."""
+        """Decode token ids to texts, without special tokens."""
         return [
-            str(self.tokenizer.decode(list(answer), skip_special_tokens=True))
-            for answer in completions
+            str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+            for tokens in completions
         ]
 
-    def save(self, directory: str | Path, *, format: hub.ExportFormat = "safetensors") -> Path:
-        """Write a folder that `transformers` loads; `format="torch"` writes pytorch_model.bin.
+    def save(
+        self,
+        path: str | Path,
+        *,
+        format: hub.ExportFormat = "safetensors",
+        dtype: str | None = None,
+    ) -> Path:
+        """Write a Hugging Face folder, or a file for llama.cpp with `format="gguf"`.
 
-        Parameters are written as they are in memory: in float32 unless `load` was told otherwise.
+        Args:
+            path: The folder; for format gguf a `.gguf` file, or the folder to write it into.
+            format: `safetensors`, `torch` for pytorch_model.bin, or `gguf`.
+            dtype: Stored type. None keeps the type in memory, or writes f16 to a GGUF file, which
+                may also be q8_0 or q4_1.
         """
-        return hub.save(self.pretrained, directory, format=format)
+        return hub.save(self.pretrained, path, format=format, dtype=dtype)
 
 
 def load(path: str | Path, *, dtype: str | None = "float32") -> Model:
     """Load a Hugging Face folder, a `.gguf` file or a hub name.
 
     Args:
-        path: Where it is.
-        dtype: Of the parameters in memory; None keeps what is stored.
+        path: Path or name of the model.
+        dtype: Type of the parameters in memory; None keeps the stored type.
 
     Raises:
-        UserError: naming everything that is missing or wrong in the files.
+        UserError: Something is missing or wrong in the files; names everything.
     """
     return Model(hub.load(path, dtype=dtype))

@@ -1,9 +1,10 @@
-"""What a model is worth: likelihood of held-out text, agreement with a teacher, size, speed."""
+"""Evaluation: held-out metrics, generative tasks, log-likelihoods, bootstrap intervals, size."""
 
 from jaxdistill.evals.aggregation import RATIO_METRICS as RATIO_METRICS
 from jaxdistill.evals.aggregation import mean_metrics as mean_metrics
 from jaxdistill.evals.aggregation import sum_by_example as sum_by_example
 from jaxdistill.evals.bootstrap import Estimate as Estimate
+from jaxdistill.evals.bootstrap import RatioTerms as RatioTerms
 from jaxdistill.evals.bootstrap import difference as difference
 from jaxdistill.evals.bootstrap import mean as mean
 from jaxdistill.evals.bootstrap import ratio as ratio
@@ -17,6 +18,7 @@ from jaxdistill.evals.log_likelihood import LogLikelihood as LogLikelihood
 from jaxdistill.evals.log_likelihood import log_likelihoods as log_likelihoods
 from jaxdistill.evals.model_size import num_parameters as num_parameters
 from jaxdistill.evals.model_size import size_on_disk as size_on_disk
+from jaxdistill.evals.repetition import repeated_ngrams as repeated_ngrams
 from jaxdistill.evals.text_metrics import LOWER_IS_BETTER as LOWER_IS_BETTER
 from jaxdistill.evals.token_metrics import TokenEvaluator as TokenEvaluator
 from jaxdistill.evals.token_metrics import TokenMetrics as TokenMetrics

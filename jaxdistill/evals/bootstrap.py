@@ -1,7 +1,8 @@
-"""How sure a number is: intervals for other held-out rows and other seeds."""
+"""Bootstrap intervals of metrics, over held-out rows and training seeds."""
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,35 +12,36 @@ NUM_RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the interval around it, of 95 % unless another level was asked for.
-
-    Attributes:
-        value: The number.
-        low: Where the interval begins.
-        high: Where it ends.
-    """
+    """A value with its confidence interval from `low` to `high`, at 95 % by default."""
 
     value: float
     low: float
     high: float
 
 
+class RatioTerms(NamedTuple):
+    """The terms of a ratio Σ numerators / Σ denominators, for each training seed and row."""
+
+    numerators: Float[np.ndarray, "S R"]
+    denominators: Float[np.ndarray, "S R"]
+
+
 def ratio(
     sums: Float[np.ndarray, "S R"], weights: Float[np.ndarray, "S R"], *, seed: int = 0
 ) -> Estimate:
-    """Σ sums / Σ weights over rows, averaged over seeds, and its percentile interval.
+    """Estimate Σ sums / Σ weights over rows, averaged over seeds, with a percentile interval.
 
-    Rows are drawn with replacement, the same for every seed (Efron, "Bootstrap Methods", 1979,
-    https://doi.org/10.1214/aos/1176344552). Seeds are too few for that: of three, drawing again
-    would never leave the lowest and the highest. To each draw is added what their mean may be off
-    by, the standard error times a draw of Student's t (Student, "The Probable Error of a Mean",
-    1908, https://doi.org/10.1093/biomet/6.1.1). One seed says nothing of others: its interval is
-    of rows alone.
+    Rows are resampled with replacement, the same rows for every seed (Efron, "Bootstrap Methods",
+    1979, https://doi.org/10.1214/aos/1176344552). Seeds are too few for that: resampling three
+    would never exceed their lowest and highest. Instead the error of their mean is added to each
+    resample: the standard error times a draw of Student's t (Student, "The Probable Error of a
+    Mean", 1908, https://doi.org/10.1093/biomet/6.1.1). With one seed, the interval covers other
+    rows but not other seeds.
 
     Args:
-        sums: Of each row, for each training seed.
-        weights: What the sums are divided by, such as scored tokens.
-        seed: Of the draws.
+        sums: Sum of each row, for each training seed.
+        weights: Denominator of each row, such as its number of scored tokens.
+        seed: Seed of the resampling.
     """
     return _percentile_interval(
         _resampled_ratios(sums, weights, seed), _ratio_by_seed(sums, weights), seed
@@ -47,42 +49,33 @@ def ratio(
 
 
 def mean(values: Float[np.ndarray, " R"], *, seed: int = 0) -> Estimate:
-    """`ratio` of one number a row, each of which counts as much as any other."""
+    """Estimate the mean over rows of one seed, each row with the same weight."""
     return ratio(values[None], np.ones((1, len(values))), seed=seed)
 
 
 def difference(
-    candidate: tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]],
-    baseline: tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]],
-    *,
-    seed: int = 0,
-    level: float = 0.95,
+    candidate: RatioTerms, baseline: RatioTerms, *, seed: int = 0, level: float = 0.95
 ) -> Estimate:
-    """`ratio(*one) - ratio(*other)`, seed by seed and with the same rows drawn: paired.
+    """Estimate `ratio(*candidate) - ratio(*baseline)` of the same rows, paired by seeds and rows.
 
-    Args:
-        one: Sums and weights, as for `ratio`.
-        other: The same of what is compared with it.
-        seed: Of the draws.
-        level: How often the interval is to hold; 95 % wherever nothing else is said.
+    `level` is the confidence level of the interval.
     """
-    drawn = _resampled_ratios(*candidate, seed) - _resampled_ratios(*baseline, seed)
-    return _percentile_interval(
-        drawn, _ratio_by_seed(*candidate) - _ratio_by_seed(*baseline), seed, level
-    )
+    resampled = _resampled_ratios(*candidate, seed) - _resampled_ratios(*baseline, seed)
+    differences = _ratio_by_seed(*candidate) - _ratio_by_seed(*baseline)
+    return _percentile_interval(resampled, differences, seed, level)
 
 
 def _resampled_ratios(
     sums: Float[np.ndarray, "S R"], weights: Float[np.ndarray, "S R"], seed: int
 ) -> Float[np.ndarray, " draws"]:
-    """The mean over seeds, with rows drawn again."""
+    """Return the mean over seeds of the ratio of each resample of rows."""
     random = np.random.default_rng(seed)
     num_rows = sums.shape[1]
-    drawn = np.empty(NUM_RESAMPLES)
-    for draw in range(NUM_RESAMPLES):
+    ratios = np.empty(NUM_RESAMPLES)
+    for index in range(NUM_RESAMPLES):
         rows = random.integers(num_rows, size=num_rows)
-        drawn[draw] = _ratio_by_seed(sums[:, rows], weights[:, rows]).mean()
-    return drawn
+        ratios[index] = _ratio_by_seed(sums[:, rows], weights[:, rows]).mean()
+    return ratios
 
 
 def _ratio_by_seed(
@@ -97,11 +90,11 @@ def _percentile_interval(
     seed: int,
     level: float = 0.95,
 ) -> Estimate:
-    """The mean over seeds, and the interval of what was drawn, as wide as the seeds make it."""
+    """Return the mean over seeds with the quantiles of resamples, widened by the seeds' error."""
     count = len(ratio_by_seed)
     if count > 1:
         error = ratio_by_seed.std(ddof=1) / math.sqrt(count)
-        # Another stream than that of the rows.
+        # Another random stream than that of the rows.
         random = np.random.default_rng([seed, count])
         resampled = resampled + error * random.standard_t(count - 1, size=len(resampled))
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])

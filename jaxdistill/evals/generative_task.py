@@ -1,4 +1,4 @@
-"""A task: what a model is asked of each row, and how its answers are scored."""
+"""Generative tasks: prompts made of rows, and text metrics of the completions."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from jaxdistill.evals.text_metrics import TEXT_METRICS
 from jaxdistill.sampling import Sampling
 
 GenerateTexts = Callable[[Sequence[str], Sampling, int], Sequence[str]]
-"""Prompts, how to sample, and a seed in; a text for each prompt out."""
+"""`(prompts, sampling, seed) -> completions`, one text for each prompt."""
 
 _MetricName = Literal[
     "exact_match", "number_match", "f1", "rouge_l", "bleu", "chrf", "character_error_rate"
@@ -28,7 +28,7 @@ def _check_regex(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}.") from None
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}.") from None
     return pattern
 
 
@@ -37,20 +37,22 @@ _Regex = Annotated[str, AfterValidator(_check_regex)]
 
 @configclass
 class Task:
-    """What is asked and scored.
+    """A generative task: a prompt for each row, and metrics of its completion.
 
     Attributes:
-        prompt: What the model reads, with `{field}` for what stands in a row.
-        reference: The field that holds the right answer, or a list of right ones; a part of a
-            field is `answers[text]`.
-        prompt_template: `plain`: the prompt as it stands; `chat`: as a user's message.
-        metrics: How an answer is compared with the right ones.
-        stop: An answer ends before the first of these.
-        answer_pattern: A regular expression; the last match in an answer (its first group, if it
-            has one) is what is compared. Null compares all of it.
-        reference_pattern: The same for what stands in the row.
-        sampling: How answers are written.
-        seeds: Each row is answered once with each; one is enough where `sampling` is greedy.
+        prompt: Template of the prompt; `{field}` is replaced by a field of the row.
+        reference: Field with the correct answer, or a list of correct answers; `answers[text]`
+            is a part of a field.
+        prompt_template: `plain` gives the model the prompt as it is, `chat` as a user's message
+            in the chat template of its tokenizer.
+        metrics: Text metrics that compare a completion with the correct answers.
+        stop: Stop strings: a completion is cut off before the first of them.
+        answer_pattern: Regular expression that extracts the answer from a completion: the last
+            match, or its first group if there is one. Null takes the whole completion.
+        reference_pattern: The same for the reference.
+        sampling: Sampling of the completions.
+        seeds: Each row is completed once with each seed, and metrics are averaged. One seed is
+            enough if `sampling` is greedy.
     """
 
     prompt: Annotated[str, Field(min_length=1)]
@@ -66,13 +68,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """A row as the task puts it.
-
-    Attributes:
-        place: Where the row stands.
-        prompt: What the model reads.
-        references: The right answers.
-    """
+    """The prompt and the correct answers of a row; `source` is its file and line."""
 
     source: str
     prompt: str
@@ -80,79 +76,77 @@ class TaskPrompt:
 
 
 def make_prompts(task: Task, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[TaskPrompt]:
-    """What is asked of each row.
+    """Make the prompt of each row.
 
     Args:
         task: The task.
-        records: Where each row stands, and its fields.
+        rows: Source (file and line) and fields of each row.
 
     Raises:
-        UserError: naming the rows that lack what the task speaks of, or the library that a metric
-            needs and that is not there; or when there is no row.
+        UserError: Some rows lack fields of the task (names every one), there is no row, or the
+            library of a metric is not installed.
     """
     for name in task.metrics:
         TEXT_METRICS[name]("a", ["a"])
     findings = ErrorCollector()
-    found = []
-    for place, row in rows:
-        with findings.collect(place):
-            prompt = fill_template(task.prompt, row, template_name="the task")
-            found.append(TaskPrompt(place, prompt, _extract_references(task, row)))
+    prompts = []
+    for source, fields in rows:
+        with findings.collect(source):
+            prompt = fill_template(task.prompt, fields, template_name="the task")
+            prompts.append(TaskPrompt(source, prompt, _extract_references(task, fields)))
     findings.raise_if_any()
-    if not found:
-        raise UserError("task: there is no row to ask. Give a file with at least one.")
-    return found
+    if not prompts:
+        raise UserError("task: the sources have no row. Give a file with at least one.")
+    return prompts
 
 
 def mean_scores(
     task: Task, task_prompts: Sequence[TaskPrompt], generate: GenerateTexts
 ) -> dict[str, Estimate]:
-    """Each metric over all rows, with its interval for other rows of the kind."""
+    """Return the mean of each metric over rows, with its bootstrap interval."""
     return {name: mean(values) for name, values in row_scores(task, task_prompts, generate).items()}
 
 
 def row_scores(
     task: Task, task_prompts: Sequence[TaskPrompt], generate: GenerateTexts
 ) -> dict[str, Float[np.ndarray, " R"]]:
-    """Each metric of every row, the mean of its answers with all seeds."""
-    values = {name: np.zeros(len(task_prompts)) for name in task.metrics}
-    prompts = [question.prompt for question in task_prompts]
+    """Return each metric of every row, averaged over the seeds."""
+    scores = {name: np.zeros(len(task_prompts)) for name in task.metrics}
+    prompts = [task_prompt.prompt for task_prompt in task_prompts]
     for seed in task.seeds:
-        texts = generate(prompts, task.sampling, seed)
-        for place, (text, question) in enumerate(zip(texts, task_prompts, strict=True)):
-            said = (
-                _extract_last_match(task.answer_pattern, _truncate_at_stop(text, task.stop)) or ""
-            )
+        completions = generate(prompts, task.sampling, seed)
+        for row, (text, task_prompt) in enumerate(zip(completions, task_prompts, strict=True)):
+            answer = _extract_last_match(task.answer_pattern, _truncate_at_stop(text, task.stop))
             for name in task.metrics:
-                values[name][place] += TEXT_METRICS[name](said, question.references)
-    return {name: value / len(task.seeds) for name, value in values.items()}
+                scores[name][row] += TEXT_METRICS[name](answer or "", task_prompt.references)
+    return {name: score / len(task.seeds) for name, score in scores.items()}
 
 
 def _extract_references(task: Task, fields: Mapping[str, Any]) -> tuple[str, ...]:
     value = lookup_field(task.reference, fields, template_name="the task")
-    several = value if isinstance(value, list) else [value]
-    values = [field_to_text(one, task.reference) for one in several if one is not None]
-    if not values:
-        raise UserError(f"`{task.reference}` holds no right answer.")
-    found = [_extract_last_match(task.reference_pattern, one) for one in values]
-    if None in found:
+    values = value if isinstance(value, list) else [value]
+    texts = [field_to_text(item, task.reference) for item in values if item is not None]
+    if not texts:
+        raise UserError(f"`{task.reference}` has no correct answer. Fill it in, or drop the row.")
+    references = [_extract_last_match(task.reference_pattern, text) for text in texts]
+    if None in references:
         raise UserError(
-            f"`{task.reference}` is {values[found.index(None)][:60]!r}, in which the task's "
-            f"`reference_pattern` {task.reference_pattern!r} finds no right answer."
+            f"`{task.reference}` is {texts[references.index(None)][:60]!r}, in which the task's "
+            f"`reference_pattern` {task.reference_pattern!r} has no match."
         )
-    return tuple(one for one in found if one is not None)
+    return tuple(reference for reference in references if reference is not None)
 
 
 def _truncate_at_stop(text: str, stop: Sequence[str]) -> str:
-    ends = [place for mark in stop if (place := text.find(mark)) >= 0]
+    ends = [end for string in stop if (end := text.find(string)) >= 0]
     return text[: min(ends)] if ends else text
 
 
 def _extract_last_match(pattern: str | None, text: str) -> str | None:
-    """The last match, or None where there is none; the whole text without a pattern."""
+    """Return the last match, or its first group; None without a match, all text if no pattern."""
     if pattern is None:
         return text.strip()
-    found = list(re.finditer(pattern, text))
-    if not found:
+    matches = list(re.finditer(pattern, text))
+    if not matches:
         return None
-    return ((found[-1][1] if found[-1].re.groups else found[-1][0]) or "").strip()
+    return ((matches[-1][1] if matches[-1].re.groups else matches[-1][0]) or "").strip()

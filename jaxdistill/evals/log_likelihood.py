@@ -1,29 +1,26 @@
-"""How likely a model finds continuations of contexts, and whether it would write them itself."""
+"""Log-likelihoods of continuations of contexts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdistill.data import Example, bucket_length, ordered_batches
+from jaxdistill.data import Example, ProgressCallback, bucket_length, ordered_batches
 from jaxdistill.evals.aggregation import sum_by_example
 from jaxdistill.evals.token_metrics import TokenEvaluator
 from jaxdistill.types import Batch, Params
 
 ContextContinuation = tuple[Sequence[int], Sequence[int]]
-"""The tokens of a context, at least one, and those of what follows it."""
-
-OnProgress = Callable[[int, int, int], None]
-"""Called before a batch with the pairs done, the pairs in all, and the tokens of the last batch."""
+"""The tokens of a context, at least one, and of its continuation."""
 
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """What a model says of one continuation.
+    """The log-likelihood of a continuation.
 
     Attributes:
-        log_prob: Its log-likelihood after its context, in nats.
-        is_greedy: Whether each of its tokens is the likeliest at its place.
+        log_prob: Log-probability of the continuation given its context, in nats.
+        is_greedy: True if greedy decoding gives the continuation.
     """
 
     log_prob: float
@@ -31,38 +28,38 @@ class LogLikelihood:
 
 
 def log_likelihoods(
-    evaluation: TokenEvaluator,
+    evaluator: TokenEvaluator,
     params: Params,
     pairs: Sequence[ContextContinuation],
     *,
     max_positions: int,
     batch_size: int,
-    on_progress: OnProgress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> list[LogLikelihood]:
-    """Of each continuation after its context, in the given order.
+    """Compute the log-likelihood of each continuation, in the given order.
 
-    Pairs of similar length are read together, and shapes are rounded up, so that few programs are
-    compiled. Of a pair that is longer than the model reads, the beginning is left out.
+    Pairs of similar length share a batch, and shapes are rounded up, so that few programs are
+    compiled. Pairs longer than `max_positions` lose the beginning of their context.
 
     Args:
-        evaluation: Reads with the model.
-        params: The model's parameters.
-        pairs: Contexts and continuations; one of no tokens is certain.
-        max_positions: How many tokens the model reads; no continuation is longer.
-        batch_size: Pairs that are read together.
-        on_scored: Is told of the progress.
+        evaluator: Evaluator of the model.
+        params: Parameters of the model.
+        pairs: Contexts and continuations. An empty continuation has probability 1.
+        max_positions: Maximum length of the model; no continuation may be longer.
+        batch_size: Maximum number of pairs in a batch.
+        on_progress: Called before each batch and at the end.
     """
     examples = [
-        _make_example(number, *pair, max_positions) for number, pair in enumerate(pairs) if pair[1]
+        _make_example(index, *pair, max_positions) for index, pair in enumerate(pairs) if pair[1]
     ]
-    found = [LogLikelihood(0.0, True)] * len(pairs)
+    results = [LogLikelihood(0.0, True)] * len(pairs)
     if examples:
         batches = _batch_by_length(examples, max_positions, batch_size, on_progress)
-        columns = sum_by_example(evaluation(params, batches))
-        names = ("example_ids", "scored_tokens", "nll", "accuracy")
-        for number, count, nll, right in zip(*(columns[name] for name in names), strict=True):
-            found[number] = LogLikelihood(-float(nll), bool(right == count))
-    return found
+        sums = sum_by_example(evaluator(params, batches))
+        columns = (sums[name] for name in ("example_ids", "scored_tokens", "nll", "accuracy"))
+        for index, count, nll, num_correct in zip(*columns, strict=True):
+            results[index] = LogLikelihood(-float(nll), bool(num_correct == count))
+    return results
 
 
 def _make_example(
@@ -74,17 +71,20 @@ def _make_example(
 
 
 def _batch_by_length(
-    examples: Sequence[Example], max_positions: int, batch_size: int, on_progress: OnProgress | None
+    examples: Sequence[Example],
+    max_positions: int,
+    batch_size: int,
+    on_progress: ProgressCallback | None,
 ) -> Iterator[Batch]:
-    """Every example once, the longest first: what does not fit into memory says so at once."""
-    groups: dict[int, list[Example]] = {}
+    """Yield every example once, the longest first: a lack of memory shows in the first batch."""
+    buckets: dict[int, list[Example]] = {}
     for example in sorted(examples, key=lambda example: -example.num_positions):
         length = min(max_positions, bucket_length(example.num_positions))
-        groups.setdefault(length, []).append(example)
+        buckets.setdefault(length, []).append(example)
     done = tokens = 0
-    for length, group in groups.items():
-        size = min(batch_size, 1 << (len(group) - 1).bit_length())
-        for batch in ordered_batches(group, length=length, batch_size=size, pack=False):
+    for length, bucket in buckets.items():
+        size = min(batch_size, 1 << (len(bucket) - 1).bit_length())
+        for batch in ordered_batches(bucket, length=length, batch_size=size, pack=False):
             if on_progress is not None:
                 on_progress(done, len(examples), tokens)
             yield batch

@@ -1,6 +1,6 @@
-"""How close a text is to what was expected: one number for each pair, by well-kept libraries.
+"""Text metrics: a number for a predicted text and its reference texts.
 
-They come with `pip install jaxdistill[text]`.
+The libraries of some come with `pip install 'jaxdistill[text]'`.
 """
 
 import re
@@ -14,26 +14,26 @@ from typing import Any
 from jaxdistill.errors import UserError
 
 TextMetric = Callable[[str, Sequence[str]], float]
-"""A prediction and the texts that would be right in, a number out; the best of them counts."""
+"""`(prediction, references) -> value`, the best value over the references."""
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 where both are the same but for case, punctuation, articles and spaces (SQuAD's rule).
+    """Return 1 if the texts are equal up to case, punctuation, articles and spaces (SQuAD), else 0.
 
-    Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250.
+    Reference: Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250.
     """
-    found = _normalise(prediction)
-    return float(any(found == _normalise(reference) for reference in references))
+    normalised = _normalise(prediction)
+    return float(any(normalised == _normalise(reference) for reference in references))
 
 
 def number_match(prediction: str, references: Sequence[str]) -> float:
-    """1 where both are one number, however it is written: `$1,000.50` is `1000.5`."""
-    found = _parse_number(prediction)
-    return float(found is not None and any(found == _parse_number(one) for one in references))
+    """Return 1 if the texts are the same number in any notation (`$1,000.50`, `1000.5`), else 0."""
+    number = _parse_number(prediction)
+    return float(number is not None and number in map(_parse_number, references))
 
 
 def f1(prediction: str, references: Sequence[str]) -> float:
-    """The harmonic mean of precision and recall of words, normalised as for `exact_match`."""
+    """Return the harmonic mean of precision and recall of words, normalised as in `exact_match`."""
     return max(
         _word_f1(_normalise(prediction).split(), _normalise(reference).split())
         for reference in references
@@ -41,40 +41,33 @@ def f1(prediction: str, references: Sequence[str]) -> float:
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """The F-measure of the longest common subsequence of words, English ones stemmed (ROUGE-L).
+    """Return ROUGE-L: the F-measure of the longest common subsequence of words, English stemmed.
 
-    Lin, 2004, https://aclanthology.org/W04-1013.
+    Reference: Lin, 2004, https://aclanthology.org/W04-1013.
     """
     scorer = _rouge_scorer()
-    return max(float(scorer.score(one, prediction)["rougeL"].fmeasure) for one in references)
+    return max(float(scorer.score(text, prediction)["rougeL"].fmeasure) for text in references)
 
 
 def bleu(prediction: str, references: Sequence[str]) -> float:
-    """BLEU of one sentence, from 0 to 1; the mean of it over rows is not the corpus's BLEU.
+    """Return BLEU of one sentence, from 0 to 1; its mean over rows is not the BLEU of a corpus.
 
-    Papineni et al., 2002, https://aclanthology.org/P02-1040.
+    Reference: Papineni et al., 2002, https://aclanthology.org/P02-1040.
     """
     return _import_library("sacrebleu").sentence_bleu(prediction, list(references)).score / 100
 
 
 def chrf(prediction: str, references: Sequence[str]) -> float:
-    """The F-score of character n-grams of one sentence, from 0 to 1.
+    """Return chrF, the F-score of character n-grams of one sentence, from 0 to 1.
 
-    Popović, 2015, https://aclanthology.org/W15-3049.
+    Reference: Popović, 2015, https://aclanthology.org/W15-3049.
     """
     return _import_library("sacrebleu").sentence_chrf(prediction, list(references)).score / 100
 
 
 def character_error_rate(prediction: str, references: Sequence[str]) -> float:
-    """Characters to change, add or drop, as a part of the reference's; it may be above 1."""
-    return min(
-        float(
-            _import_library("jiwer").cer(one, prediction)
-            if one.strip()
-            else bool(prediction.strip())
-        )
-        for one in references
-    )
+    """Return the edit distance divided by the reference's length; it may exceed 1."""
+    return min(_character_error_rate(prediction, reference) for reference in references)
 
 
 TEXT_METRICS: Mapping[str, TextMetric] = {
@@ -82,9 +75,8 @@ TEXT_METRICS: Mapping[str, TextMetric] = {
     for metric in (exact_match, number_match, f1, rouge_l, bleu, chrf, character_error_rate)
 }
 
-
 LOWER_IS_BETTER = frozenset({"character_error_rate"})
-"""The metrics that count what is wrong."""
+"""Metrics that count errors."""
 
 
 def _normalise(text: str) -> str:
@@ -107,6 +99,12 @@ def _word_f1(predicted: Sequence[str], expected: Sequence[str]) -> float:
     return 2 * common / (len(predicted) + len(expected))
 
 
+def _character_error_rate(prediction: str, reference: str) -> float:
+    if not reference.strip():
+        return float(bool(prediction.strip()))
+    return float(_import_library("jiwer").cer(reference, prediction))
+
+
 @cache
 def _rouge_scorer() -> Any:
     return _import_library("rouge_score.rouge_scorer").RougeScorer(
@@ -115,18 +113,18 @@ def _rouge_scorer() -> Any:
 
 
 class _UnicodeTokenizer:
-    """The library's words where they are ASCII; it would drop the letters of all other scripts."""
+    """The library's tokenizer for ASCII words; other words are kept, which the library drops."""
 
     def __init__(self) -> None:
         self._ascii = _import_library("rouge_score.tokenizers").DefaultTokenizer(use_stemmer=True)
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text, without what stands between them."""
+        """Split a text into words, without spaces and punctuation."""
         words = re.findall(r"[^\W_]+", text.lower())
         return [
-            part
+            token
             for word in words
-            for part in (self._ascii.tokenize(word) if word.isascii() else [word])
+            for token in (self._ascii.tokenize(word) if word.isascii() else [word])
         ]
 
 

@@ -1,8 +1,7 @@
-"""One walk over held-out text: what a student, and its teacher, say at every scored place."""
+"""Metrics of held-out text per token: likelihood, accuracy, agreement with the teacher."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +22,16 @@ from jaxdistill.types import Batch, HiddenSignal, LMHead, ModelOutput, Params
 
 @dataclass(frozen=True)
 class TokenMetrics:
-    """The scored places of a text, in no order that matters; exact over the vocabulary.
+    """Metrics of the scored tokens of a text, in any order; exact over the vocabulary.
 
     Attributes:
-        example_ids: The row that each belongs to.
-        positions: Where in its row it is; the place that reads the first token is 0.
-        labels: The token that really follows.
-        values: By name: `nll` in nats, `accuracy` and `confidence` (whether the likeliest word is
-            the label, and its probability); with a teacher `forward_kl` in nats, `teacher_nll`,
-            `top1_agreement` and `top5_agreement` (whether the teacher's likeliest word is the
-            student's, and among its five likeliest).
+        example_ids: Index of the row that each token belongs to.
+        positions: Position in its example that predicts the token; the first token's is 0.
+        labels: Token ids.
+        values: Metrics by name: `nll` in nats; `accuracy`, 1 if the top-1 token is the label;
+            `confidence`, the probability of the top-1 token. With a teacher also `teacher_nll`
+            and `forward_kl` in nats, and `top1_agreement` and `top5_agreement`: 1 if the
+            teacher's top-1 token is the student's, or in the student's top 5.
     """
 
     example_ids: Int[np.ndarray, " N"]
@@ -47,28 +46,29 @@ class TokenMetrics:
 def add_digit_accuracy(
     token_metrics: TokenMetrics, is_digit: Bool[np.ndarray, " V"]
 ) -> TokenMetrics:
-    """The places with whether their label is of digits alone, and is guessed then.
+    """Add `digits`, 1 if a label consists of digits, and `digit_accuracy`, 1 if also predicted.
 
     Args:
-        places: What was measured.
-        is_digit: Which words of the vocabulary are.
+        token_metrics: Metrics with `accuracy`.
+        is_digit: True for the tokens of the vocabulary that consist of digits.
     """
     digits = is_digit[token_metrics.labels].astype(np.float32)
-    guessed = digits * token_metrics.values["accuracy"]
+    accuracy = digits * token_metrics.values["accuracy"]
     return replace(
-        token_metrics, values={**token_metrics.values, "digits": digits, "digit_accuracy": guessed}
+        token_metrics, values={**token_metrics.values, "digits": digits, "digit_accuracy": accuracy}
     )
 
 
 class TokenEvaluator:
-    """Reads held-out text with a student as often as it is asked to, and is compiled once.
+    """An evaluator of students of one architecture; its program is compiled once.
 
     Args:
-        forward: The student's hidden states for a batch.
-        head: The student's unembedding, from the same parameters.
-        teacher: What the teacher says of a batch, from its own parameters.
-        mesh: The devices that a batch is split over.
-        chunk_rows: How many places the wall looks at together.
+        forward: Computes the student's hidden states of a batch from its parameters.
+        lm_head: Returns the student's LM head from the same parameters.
+        teacher_signal: Computes the teacher's signal for a batch from its parameters; None
+            without a teacher.
+        mesh: Devices over which a batch is sharded.
+        chunk_size: Number of positions whose logits are in memory at a time.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TokenEvaluator:
         *,
         forward: Callable[[Params, Batch], ModelOutput],
         lm_head: Callable[[Params], LMHead],
-        teacher_signal: Callable[[Any, Batch], HiddenSignal] | None = None,
+        teacher_signal: Callable[..., HiddenSignal] | None = None,
         mesh: Mesh,
         chunk_size: int = CHUNK_SIZE,
     ):
@@ -84,40 +84,40 @@ class TokenEvaluator:
         self._num_shards = num_batch_shards(mesh)
         self._sharding = batch_sharding(mesh)
         self._chunk_size = chunk_size
-        # Every process gets all of it: a few numbers a place.
+        # Every process gets all metrics: a few numbers per position.
         self._jitted = jax.jit(self._compute_metrics, out_shardings=replicated_sharding(mesh))
 
     def __call__(
-        self, params: Params, batches: Iterable[Batch], *, teacher_params: Any = None
+        self, params: Params, batches: Iterable[Batch], *, teacher_params: Params | None = None
     ) -> TokenMetrics:
-        """What a student says of all of `batches`.
+        """Compute the metrics of all scored tokens of `batches`.
 
         Args:
-            params: The student's parameters.
-            batches: Held-out text, each row once (`data.ordered_batches`).
-            teacher_params: Handed to the teacher.
+            params: Parameters of the student.
+            batches: Held-out text, each example once (`data.ordered_batches`).
+            teacher_params: Parameters for `teacher_signal`.
 
         Raises:
-            UserError: when there is nothing to score, batches do not fit the mesh, or a model's
-                numbers are none (NaN).
+            UserError: No token is scored, batches cannot be sharded over the mesh, or metrics
+                are NaN.
         """
         parts = [self._score_batch(params, teacher_params, batch) for batch in batches]
         if not any(len(part["example_ids"]) for part in parts):
             raise UserError("evaluation: there is no token to score. Hold out more rows.")
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if broken := [name for name, column in columns.items() if np.isnan(column).any()]:
-            whose = "model" if "nll" in broken else "teacher"
+            owner = "model" if "nll" in broken else "teacher"
             raise UserError(
-                f"evaluation: {broken[0]} is NaN. The {whose}'s weights are damaged, or were made "
-                "by training that diverged; or it needs more than 16 bits: try `float32`."
+                f"evaluation: {broken[0]} is NaN. The {owner}'s weights are damaged, or its "
+                "training diverged, or it needs more than 16 bits: try `float32`."
             )
-        where = {name: columns.pop(name) for name in ("example_ids", "positions", "labels")}
-        return TokenMetrics(**where, values=columns)
+        tokens = {name: columns.pop(name) for name in ("example_ids", "positions", "labels")}
+        return TokenMetrics(**tokens, values=columns)
 
     def _score_batch(
-        self, params: Params, teacher_params: Any, batch: Batch
+        self, params: Params, teacher_params: Params | None, batch: Batch
     ) -> dict[str, np.ndarray]:
-        """The columns of one batch, without the places that do not count."""
+        """Return the columns of a batch at the positions whose label is scored."""
         self._check_batch_size(batch)
         values = jax.device_get(self._jitted(params, teacher_params, self._shard_batch(batch)))
         columns = {
@@ -126,29 +126,28 @@ class TokenEvaluator:
             "labels": batch.labels,
         }
         columns |= {name: value.reshape(batch.tokens.shape) for name, value in values.items()}
-        counts = np.asarray(batch.loss_mask) != 0
-        return {name: np.asarray(column)[counts] for name, column in columns.items()}
+        is_scored = np.asarray(batch.loss_mask) != 0
+        return {name: np.asarray(column)[is_scored] for name, column in columns.items()}
 
     def _compute_metrics(
-        self, params: Params, teacher_params: Any, batch: Batch
+        self, params: Params, teacher_params: Params | None, batch: Batch
     ) -> dict[str, Array]:
-        signal = (
-            None if self._teacher_signal is None else self._teacher_signal(teacher_params, batch)
-        )
+        teacher, metrics = None, _STUDENT_METRICS
+        if self._teacher_signal is not None:
+            teacher = self._teacher_signal(teacher_params, batch)
+            metrics = {**_STUDENT_METRICS, **_TEACHER_METRICS}
         student = HiddenSignal(self._forward(params, batch).hidden, self._lm_head(params))
         return position_metrics(
-            _STUDENT_METRICS if signal is None else {**_STUDENT_METRICS, **_TEACHER_METRICS},
-            align_batch(student, signal, batch, num_shards=self._num_shards),
+            metrics,
+            align_batch(student, teacher, batch, num_shards=self._num_shards),
             student.lm_head,
-            None if signal is None else signal.lm_head,
+            None if teacher is None else teacher.lm_head,
             chunk_size=self._chunk_size,
         )
 
     def _shard_batch(self, batch: Batch) -> Batch:
-        def place(array: np.ndarray) -> Array:
-            return jax.make_array_from_process_local_data(self._sharding, array, array.shape)
-
-        return jax.tree.map(place, batch)
+        make_array = jax.make_array_from_process_local_data
+        return jax.tree.map(lambda array: make_array(self._sharding, array, array.shape), batch)
 
     def _check_batch_size(self, batch: Batch) -> None:
         size = batch.tokens.shape[0]
@@ -159,43 +158,34 @@ class TokenEvaluator:
             )
 
 
-def _accuracy(
-    student: TokenDistribution, teacher: TokenDistribution | None
-) -> Float32[Array, " R"]:
-    del teacher
+def _accuracy(student: TokenDistribution, _: TokenDistribution | None) -> Float32[Array, " R"]:
     return (jnp.argmax(student.logits, axis=-1) == student.labels).astype(jnp.float32)
 
 
-def _confidence(
-    student: TokenDistribution, teacher: TokenDistribution | None
-) -> Float32[Array, " R"]:
-    del teacher
+def _confidence(student: TokenDistribution, _: TokenDistribution | None) -> Float32[Array, " R"]:
     return jnp.exp(jnp.max(student.log_probs(), axis=-1))
 
 
-def _teacher_nll(
-    student: TokenDistribution, teacher: TokenDistribution | None
-) -> Float32[Array, " R"]:
-    del student
-    assert teacher is not None, "the wall shows the teacher to whom needs it"
+def _teacher_nll(_: TokenDistribution, teacher: TokenDistribution | None) -> Float32[Array, " R"]:
+    assert teacher is not None, "needs teacher logits"
     return -teacher.label_log_probs()
 
 
 def _teacher_top1_in_top_k(k: int) -> PositionFunction:
-    """Whether the teacher's likeliest word is among the student's `most` likeliest."""
+    """Return the metric that is 1 if the teacher's top-1 token is in the student's top k."""
 
-    def agrees(
+    def is_in_top_k(
         student: TokenDistribution, teacher: TokenDistribution | None
     ) -> Float32[Array, " R"]:
-        assert teacher is not None, "the wall shows the teacher to whom needs it"
-        chosen = jnp.argmax(teacher.logits, axis=-1)[:, None]
-        score = jnp.take_along_axis(student.logits, chosen, axis=-1)
-        # Of words that are equally likely the first counts, as with `argmax`.
-        is_before = jax.lax.broadcasted_iota(chosen.dtype, student.logits.shape, 1) < chosen
-        is_ahead = (student.logits > score) | ((student.logits == score) & is_before)
-        return (is_ahead.sum(axis=-1) < k).astype(jnp.float32)
+        assert teacher is not None, "needs teacher logits"
+        token = jnp.argmax(teacher.logits, axis=-1)[:, None]
+        logit = jnp.take_along_axis(student.logits, token, axis=-1)
+        # Of equal logits the first token ranks highest, as with `argmax`.
+        is_before = jax.lax.broadcasted_iota(token.dtype, student.logits.shape, 1) < token
+        is_higher = (student.logits > logit) | ((student.logits == logit) & is_before)
+        return (is_higher.sum(axis=-1) < k).astype(jnp.float32)
 
-    return agrees
+    return is_in_top_k
 
 
 _STUDENT_METRICS: dict[str, PositionFunction] = {

@@ -1,4 +1,4 @@
-"""What a model pays for each word, whatever tokens it reads it in, and where it pays too much."""
+"""Bits per word and per bin of words, comparable between models of different tokenizers."""
 
 import string
 from collections import Counter
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxdistill.evals.bootstrap import Estimate, difference, ratio
+from jaxdistill.evals.bootstrap import Estimate, RatioTerms, difference, ratio
 
 _FREQUENCY_BINS = (
     ("words that occur once", 1, 1),
@@ -29,33 +29,33 @@ def sum_nats_by_word(
     token_ends: Int[np.ndarray, " N"],
     word_ends: Int[np.ndarray, " W"],
 ) -> Float[np.ndarray, " W"]:
-    """The nats of each word of a text.
+    """Sum the nats of tokens by word.
 
-    A token that covers several words is shared out among them by its bytes, so that nothing is
-    counted twice and nothing is lost.
+    The nats of a token that covers several words are divided between them by bytes, so the total
+    is preserved.
 
     Args:
-        nats: Of each token, in order.
-        token_ends: The byte that each token reaches; tokens that share a character reach the same.
-        word_ends: The byte where each word ends.
+        token_nats: Nats of each token, in order.
+        token_ends: Byte where each token ends; tokens that share a character end at the same one.
+        word_ends: Byte where each word ends.
     """
-    spent = np.cumsum(token_nats)
+    cumulative = np.cumsum(token_nats)
     ends = np.unique(token_ends[token_ends > 0])
     last = np.searchsorted(token_ends, ends, side="right") - 1
-    paid = np.interp(word_ends, np.append(0, ends), np.append(0.0, spent[last]))
-    return np.diff(paid, prepend=0.0)
+    at_word_ends = np.interp(word_ends, np.append(0, ends), np.append(0.0, cumulative[last]))
+    return np.diff(at_word_ends, prepend=0.0)
 
 
 @dataclass(frozen=True)
 class WordTable:
-    """The scored words of several rows, one an entry.
+    """The scored words of several examples, one entry per word.
 
     Attributes:
-        rows: The number of its row.
-        num_bytes: Its length in UTF-8, with the spaces before it.
-        counts: How often it occurs in all of them, whatever its case and punctuation.
-        positions: Its place in its row, from 1.
-        lengths: How many words its row has.
+        example_indices: Index of the word's example.
+        num_bytes: UTF-8 bytes of the word, with the spaces before it.
+        frequencies: Number of occurrences in all examples, up to case and punctuation.
+        word_indices: Index of the word in its example, from 1.
+        num_words_in_example: Number of words of its example.
     """
 
     example_indices: Int[np.ndarray, " W"]
@@ -68,32 +68,27 @@ class WordTable:
 def make_word_table(
     words_by_example: Sequence[Sequence[str]], ends_by_example: Sequence[Int[np.ndarray, " _"]]
 ) -> WordTable:
-    """The words of rows.
-
-    Args:
-        texts: The words of each row.
-        ends: The byte where each of them ends.
-    """
-    sizes = np.array([len(row) for row in words_by_example])
-    plain = [_normalise_word(word) for row in words_by_example for word in row]
-    counted = Counter(plain)
+    """Make the table of the words of examples, from the words and the byte where each ends."""
+    num_words = np.array([len(words) for words in words_by_example])
+    normalised = [_normalise_word(word) for words in words_by_example for word in words]
+    frequencies = Counter(normalised)
     return WordTable(
-        example_indices=np.repeat(np.arange(len(words_by_example)), sizes),
-        num_bytes=np.concatenate([np.diff(row, prepend=0) for row in ends_by_example]),
-        frequencies=np.array([counted[word] for word in plain]),
-        word_indices=np.concatenate([np.arange(1, size + 1) for size in sizes]),
-        num_words_in_example=np.repeat(sizes, sizes),
+        example_indices=np.repeat(np.arange(len(words_by_example)), num_words),
+        num_bytes=np.concatenate([np.diff(ends, prepend=0) for ends in ends_by_example]),
+        frequencies=np.array([frequencies[word] for word in normalised]),
+        word_indices=np.concatenate([np.arange(1, count + 1) for count in num_words]),
+        num_words_in_example=np.repeat(num_words, num_words),
     )
 
 
 @dataclass(frozen=True)
 class WordBin:
-    """Some of the words.
+    """A bin of words.
 
     Attributes:
-        breakdown: What they are told apart by: "frequency", "position" or "length".
-        label: Which they are, as a person says it.
-        members: Which they are, in the table.
+        breakdown: Quantity that is binned: "frequency", "position" or "length" (of the answer).
+        label: Description for people.
+        mask: True for the words of the table that are in the bin.
     """
 
     breakdown: str
@@ -102,23 +97,27 @@ class WordBin:
 
 
 def make_word_bins(table: WordTable) -> list[WordBin]:
-    """The words by how frequent they are, where they stand, and how long their answer is.
+    """Bin words by their frequency, their position and the length of their answer.
 
-    Each breakdown has every word once; bins without any are left out.
+    Each breakdown has every word once; empty bins are left out.
     """
-    found = [WordBin("frequency", *one) for one in _make_masks(table.frequencies, _FREQUENCY_BINS)]
-    found += [WordBin("position", *one) for one in _make_masks(table.word_indices, _POSITION_BINS)]
-    found += [
-        WordBin("length", *one)
-        for one in _make_masks(table.num_words_in_example, _answer_length_bins(table))
+    breakdowns = {
+        "frequency": (table.frequencies, _FREQUENCY_BINS),
+        "position": (table.word_indices, _POSITION_BINS),
+        "length": (table.num_words_in_example, _answer_length_bins(table)),
+    }
+    bins = [
+        WordBin(name, label, (values >= low) & (values <= (np.inf if high is None else high)))
+        for name, (values, ranges) in breakdowns.items()
+        for label, low, high in ranges
     ]
-    return [one for one in found if one.mask.any()]
+    return [word_bin for word_bin in bins if word_bin.mask.any()]
 
 
 def bits_per_byte(
     table: WordTable, mask: Bool[np.ndarray, " W"], word_nats: Float[np.ndarray, " W"]
 ) -> Estimate:
-    """What the words of a bin cost, with an interval over the rows that have any."""
+    """Estimate the bits per byte of the words in a bin, over the examples that have any."""
     return ratio(*_bits_and_bytes_by_example(table, mask, word_nats))
 
 
@@ -130,40 +129,32 @@ def extra_bits_per_byte(
     *,
     level: float = 0.95,
 ) -> Estimate:
-    """The bits per byte of a bin that `nats` has more than `other`, rows paired."""
-    both = (
+    """Estimate the bits per byte of a bin beyond those of a baseline, paired by examples."""
+    return difference(
         _bits_and_bytes_by_example(table, mask, word_nats),
         _bits_and_bytes_by_example(table, mask, baseline_nats),
+        level=level,
     )
-    return difference(*both, level=level)
 
 
 def _bits_and_bytes_by_example(
     table: WordTable, mask: Bool[np.ndarray, " W"], word_nats: Float[np.ndarray, " W"]
-) -> tuple[Float[np.ndarray, "1 R"], Float[np.ndarray, "1 R"]]:
-    _, row_of = np.unique(table.example_indices[mask], return_inverse=True)
-    bits = np.bincount(row_of, weights=word_nats[mask] / np.log(2))
-    return bits[None], np.bincount(row_of, weights=table.num_bytes[mask])[None]
-
-
-def _make_masks(
-    values: Int[np.ndarray, " W"], labelled_ranges: Sequence[tuple[str, int, int | None]]
-) -> list[tuple[str, Bool[np.ndarray, " W"]]]:
-    return [
-        (label, (values >= low) & (values <= (np.inf if high is None else high)))
-        for label, low, high in labelled_ranges
-    ]
+) -> RatioTerms:
+    _, indices = np.unique(table.example_indices[mask], return_inverse=True)
+    bits = np.bincount(indices, weights=word_nats[mask] / np.log(2))
+    return RatioTerms(bits[None], np.bincount(indices, weights=table.num_bytes[mask])[None])
 
 
 def _answer_length_bins(table: WordTable) -> list[tuple[str, int, int | None]]:
-    """Short, middling and long answers: a third of the rows each, as far as that goes."""
-    by_row = table.num_words_in_example[np.unique(table.example_indices, return_index=True)[1]]
-    short, middling = np.quantile(by_row, [1 / 3, 2 / 3], method="lower").tolist()
-    start = "" if short + 1 == middling else f"{short + 1} to "
+    """Return ranges of short, medium and long answers: about a third of examples each."""
+    first_words = np.unique(table.example_indices, return_index=True)[1]
+    lengths = table.num_words_in_example[first_words]
+    short, medium = np.quantile(lengths, [1 / 3, 2 / 3], method="lower").tolist()
+    start = "" if short + 1 == medium else f"{short + 1} to "
     return [
         (f"answers of up to {_pluralize_words(short)}", 1, short),
-        (f"answers of {start}{_pluralize_words(middling)}", short + 1, middling),
-        (f"answers of more than {_pluralize_words(middling)}", middling + 1, None),
+        (f"answers of {start}{_pluralize_words(medium)}", short + 1, medium),
+        (f"answers of more than {_pluralize_words(medium)}", medium + 1, None),
     ]
 
 

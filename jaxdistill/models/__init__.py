@@ -1,4 +1,4 @@
-"""One decoder for all families, and the families: configs and tables of weights."""
+"""Decoder-only language models: one decoder shared by all, and one file per model family."""
 
 from jaxdistill.models.attention import KVCache as KVCache
 from jaxdistill.models.config import Activation as Activation
@@ -12,7 +12,6 @@ from jaxdistill.models.decode_step import UnstackedLayers as UnstackedLayers
 from jaxdistill.models.decode_step import decode_step as decode_step
 from jaxdistill.models.decode_step import unstack_cache as unstack_cache
 from jaxdistill.models.decode_step import unstack_layers as unstack_layers
-from jaxdistill.models.decoder import Decoder as Decoder
 from jaxdistill.models.decoder import abstract_params as abstract_params
 from jaxdistill.models.decoder import forward as forward
 from jaxdistill.models.decoder import forward_batch as forward_batch
@@ -24,4 +23,6 @@ from jaxdistill.models.decoder import select_layers as select_layers
 from jaxdistill.models.decoder import token_embedding as token_embedding
 from jaxdistill.models.families import FAMILIES as FAMILIES
 from jaxdistill.models.families import Family as Family
+from jaxdistill.models.layer_importance import ImportanceSums as ImportanceSums
+from jaxdistill.models.layer_importance import importance_sums as importance_sums
 from jaxdistill.models.tensor_rules import TensorRule as TensorRule

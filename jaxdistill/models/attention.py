@@ -1,8 +1,8 @@
-"""Causal attention with grouped heads, and the cache that lets it go on token by token."""
+"""Causal grouped-query attention, and the cache of keys and values for generation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,79 +11,99 @@ from jaxtyping import Array, Float, Int
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.layers import NormLayer, apply_linear, constant_param, normal_param
-from jaxdistill.models.rope import apply_rope, rope_cos_sin
+from jaxdistill.models.rope import Rotation, apply_rope, rope_cos_sin
+
+Cache = TypeVar("Cache", bound="CacheSlots")
 
 MASK_VALUE = -1e30
-"""What is added to a score that must not count: finite, so that padding never makes a NaN."""
+"""Added to the score of a masked key. Finite, so that a row of padding does not become NaN."""
 
-AttentionFunction = Callable[[Array, Array, Array], tuple[Array, Any]]
-"""Queries `[B, T, H, C]`, keys and values `[B, T, K, C]` of some tokens to what the queries see
-of all values, `[B, T, H, C]`, and whatever else is to be kept of the layer."""
+
+class LayerCache(NamedTuple):
+    """The cached keys and values of one layer."""
+
+    keys: Array
+    values: Array
+
+
+AttentionFunction = Callable[[Array, Array, Array], tuple[Array, LayerCache | None]]
+"""Maps queries `[B, T, H, C]`, keys and values `[B, T, K, C]` to the attention output
+`[B, T, H, C]` and the updated cache of the layer (None without a cache)."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class KVCache:
-    """Keys and values of the tokens read so far; `S` slots, of which `length` are filled.
+class CacheSlots:
+    """Positions and segments of the cached tokens: `S` slots, the first `length` of them filled.
 
-    All rows fill the same slots; a slot says which position and segment of its row it holds, and
-    0 for the segment means nothing. So prompts of unlike lengths are padded at the end, the
-    padding is never seen, and a step writes one slot for all rows without moving anything.
+    All sequences of a batch fill the same slots, so a step writes one slot for all of them
+    without moving anything. Segment 0 is an empty slot or padding, which is never attended to:
+    prompts of unequal lengths are padded at the end.
     """
 
-    keys: Float[Array, "L B K S C"]
-    values: Float[Array, "L B K S C"]
     positions: Int[Array, "B S"]
     segment_ids: Int[Array, "B S"]
     length: Int[Array, ""]
 
     def reserve_slots(
-        self, positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"]
-    ) -> "KVCache":
-        """The cache with the next `T` slots marked as these places; keys and values follow."""
-        start = (0, self.length)
+        self: Cache, positions: Int[Array, "B T"], segment_ids: Int[Array, "B T"]
+    ) -> Cache:
+        """Return the cache with the next `T` slots set to these tokens; keys and values follow."""
         return replace(
             self,
-            positions=_update_slice(self.positions, positions, start),
-            segment_ids=_update_slice(self.segment_ids, segment_ids, start),
+            positions=update_slice(self.positions, positions, self.length, axis=1),
+            segment_ids=update_slice(self.segment_ids, segment_ids, self.length, axis=1),
             length=self.length + positions.shape[1],
         )
 
 
-def _update_slice(array: Array, values: Array, start: tuple[Array | int, ...]) -> Array:
-    return jax.lax.dynamic_update_slice(array, values.astype(array.dtype), start)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KVCache(CacheSlots):
+    """The cache of `forward`: keys and values of all layers, stacked."""
+
+    keys: Float[Array, "L B K S C"]
+    values: Float[Array, "L B K S C"]
+
+
+def update_slice(array: Array, values: Array, start: Array, *, axis: int) -> Array:
+    """Write `values` into `array` from index `start` of `axis` on, in the dtype of `array`."""
+    return jax.lax.dynamic_update_slice_in_dim(array, values.astype(array.dtype), start, axis=axis)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionContext:
-    """What attention needs besides hidden states: the same in all layers of a kind.
+    """The inputs of attention that all layers of one kind share.
 
-    `bias` is added to scores: 0 where a key is seen, `MASK_VALUE` where not. The rotation is None
-    without RoPE.
+    Attributes:
+        bias: Added to scores: 0 where a query may attend to a key, `MASK_VALUE` elsewhere.
+        rotation: The rotary embedding of the queries' positions; None without RoPE.
     """
 
     bias: Float[Array, "*kinds B T S"]
-    cosine: Float[Array, "*kinds B T half"] | None
-    sine: Float[Array, "*kinds B T half"] | None
+    rotation: Rotation | None
 
 
 def attention_context(
     kind: LayerKind,
     head_dim: int,
-    *,
     positions: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"],
-    key_positions: Int[Array, "B S"],
-    key_segment_ids: Int[Array, "B S"],
+    cache: CacheSlots | None,
 ) -> AttentionContext:
-    """The mask and the rotation of one kind of layer."""
+    """Compute the mask and the rotation of one kind of layer.
+
+    The tokens attend to the slots of `cache`, their own included; without a cache to each other.
+    """
+    keys = (positions, segment_ids) if cache is None else (cache.positions, cache.segment_ids)
+    key_positions, key_segment_ids = keys
     distance = positions[:, :, None] - key_positions[:, None, :]
-    seen = (segment_ids[:, :, None] == key_segment_ids[:, None, :]) & (distance >= 0)
+    is_visible = (segment_ids[:, :, None] == key_segment_ids[:, None, :]) & (distance >= 0)
     if kind.window is not None:
-        seen &= distance < kind.window
-    cosine, sine = rope_cos_sin(kind.rope, head_dim, positions) if kind.rope else (None, None)
-    return AttentionContext(jnp.where(seen, 0.0, MASK_VALUE), cosine, sine)
+        is_visible &= distance < kind.window
+    rotation = rope_cos_sin(kind.rope, head_dim, positions) if kind.rope else None
+    return AttentionContext(jnp.where(is_visible, 0.0, MASK_VALUE), rotation)
 
 
 def dot_product_attention(
@@ -92,49 +112,46 @@ def dot_product_attention(
     value: Float[Array, "B K S C"],
     bias: Float[Array, "B T S"],
 ) -> Float[Array, "B T H C"]:
-    """Softmax in float32. A group's queries are stacked: `[B, K, G * T, C]` is fastest."""
+    """Compute softmax(query · key + bias) · value, with scores and softmax in float32.
+
+    The `G` query heads of a key/value head are stacked: `[B, K, G * T, C]` is fastest.
+    """
     batch, time, heads, channels = query.shape
     kv_heads, slots = key.shape[1:3]
-    groups = heads // kv_heads
-    query = query.reshape(batch, time, kv_heads, groups, channels).transpose(0, 2, 3, 1, 4)
-    query = query.reshape(batch, kv_heads, groups * time, channels)
+    group_size = heads // kv_heads
+    query = query.reshape(batch, time, kv_heads, group_size, channels).transpose(0, 2, 3, 1, 4)
+    query = query.reshape(batch, kv_heads, group_size * time, channels)
     scores = jnp.einsum("bkqc,bksc->bkqs", query, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, kv_heads, groups, time, slots) + bias[:, None, None]
+    scores = scores.reshape(batch, kv_heads, group_size, time, slots) + bias[:, None, None]
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = weights.reshape(batch, kv_heads, groups * time, slots)
-    mixed = jnp.einsum("bkqs,bksc->bkqc", weights, value)
-    mixed = mixed.reshape(batch, kv_heads, groups, time, channels).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(batch, time, heads, channels)
+    weights = weights.reshape(batch, kv_heads, group_size * time, slots)
+    output = jnp.einsum("bkqs,bksc->bkqc", weights, value)
+    output = output.reshape(batch, kv_heads, group_size, time, channels).transpose(0, 3, 1, 2, 4)
+    return output.reshape(batch, time, heads, channels)
 
 
-def uncached_attention(context: AttentionContext) -> AttentionFunction:
-    """Tokens that see each other and nothing else."""
-
-    def mix(query: Array, key: Array, value: Array) -> tuple[Array, None]:
-        key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-        return dot_product_attention(query, key, value, context.bias), None
-
-    return mix
-
-
-def cached_attention(
-    context: AttentionContext,
-    layer_cache: tuple[Float[Array, "B K S C"], Float[Array, "B K S C"]],
-    slot: Int[Array, ""],
+def causal_attention(
+    context: AttentionContext, layer_cache: LayerCache | None, slot: Int[Array, ""] | None
 ) -> AttentionFunction:
-    """Tokens written into a layer's keys and values from `slot` on, which see all before them."""
+    """Return the attention of tokens to each other, or to a cache in which they are written first.
 
-    def mix(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
-        start = (0, 0, slot, 0)
-        keys = _update_slice(layer_cache[0], key.transpose(0, 2, 1, 3), start)
-        values = _update_slice(layer_cache[1], value.transpose(0, 2, 1, 3), start)
-        return dot_product_attention(query, keys, values, context.bias), (keys, values)
+    The cache has keys and values `[B, K, S, C]`; the tokens fill its slots from `slot` on.
+    """
 
-    return mix
+    def attend(query: Array, key: Array, value: Array) -> tuple[Array, LayerCache | None]:
+        keys, values = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+        if layer_cache is None or slot is None:
+            return dot_product_attention(query, keys, values, context.bias), None
+        keys = update_slice(layer_cache.keys, keys, slot, axis=2)
+        values = update_slice(layer_cache.values, values, slot, axis=2)
+        output = dot_product_attention(query, keys, values, context.bias)
+        return output, LayerCache(keys, values)
+
+    return attend
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention: `G` query heads share each of `K` key and value heads."""
+    """Grouped-query attention: `G` query heads share each of `K` key/value heads."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         heads = {"heads": config.num_heads, "channels": config.head_dim}
@@ -145,16 +162,15 @@ class Attention(nnx.Module):
         self.key = normal_param(config, rngs, embed=embed, **kv_heads)
         self.value = normal_param(config, rngs, embed=embed, **kv_heads)
         self.output = normal_param(config, rngs, **heads, embed=embed)
-        bias = config.has_query_key_value_bias
-        self.query_bias = constant_param(0.0, **heads) if bias else None
-        self.key_bias = constant_param(0.0, **kv_heads) if bias else None
-        self.value_bias = constant_param(0.0, **kv_heads) if bias else None
-        self.output_bias = (
-            constant_param(0.0, embed=embed) if config.has_attention_output_bias else None
-        )
-        norms = config.has_query_key_norm
-        self.query_norm = NormLayer(config, channels=config.head_dim) if norms else None
-        self.key_norm = NormLayer(config, channels=config.head_dim) if norms else None
+        has_bias = config.has_query_key_value_bias
+        has_output_bias = config.has_attention_output_bias
+        self.query_bias = constant_param(0.0, **heads) if has_bias else None
+        self.key_bias = constant_param(0.0, **kv_heads) if has_bias else None
+        self.value_bias = constant_param(0.0, **kv_heads) if has_bias else None
+        self.output_bias = constant_param(0.0, embed=embed) if has_output_bias else None
+        has_norms = config.has_query_key_norm
+        self.query_norm = NormLayer(config, channels=config.head_dim) if has_norms else None
+        self.key_norm = NormLayer(config, channels=config.head_dim) if has_norms else None
 
     def __call__(
         self,
@@ -162,19 +178,19 @@ class Attention(nnx.Module):
         context: AttentionContext,
         score_scale: Float[Array, ""],
         attention_fn: AttentionFunction,
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """What the tokens take from each other, and what `mix` wants to be kept."""
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+        """Return the attention output of `x` and the updated cache of the layer."""
         query = apply_linear(x, self.query, self.query_bias)
         key = apply_linear(x, self.key, self.key_bias)
         value = apply_linear(x, self.value, self.value_bias)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        factor = self.query_scale * score_scale
-        if context.cosine is None or context.sine is None:
-            query = (query * factor).astype(query.dtype)
+        scale, rotation = self.query_scale * score_scale, context.rotation
+        if rotation is None:
+            query = (query * scale).astype(query.dtype)
         else:
             # Scaling the small tables instead of the queries costs nothing.
-            query = apply_rope(query, context.cosine * factor, context.sine * factor)
-            key = apply_rope(key, context.cosine, context.sine)
-        mixed, kept = attention_fn(query, key, value)
-        return apply_linear(mixed, self.output, self.output_bias, num_input_axes=2), kept
+            query = apply_rope(query, Rotation(rotation.cosine * scale, rotation.sine * scale))
+            key = apply_rope(key, rotation)
+        output, layer_cache = attention_fn(query, key, value)
+        return apply_linear(output, self.output, self.output_bias, num_input_axes=2), layer_cache

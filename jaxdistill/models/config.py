@@ -1,11 +1,11 @@
-"""What a decoder is made of: enums and numbers, never a family's name."""
+"""Configuration of the decoder: enums and numbers, never the name of a family."""
 
 import enum
 from dataclasses import dataclass
 
 
 class Activation(enum.Enum):
-    """The function between the two halves of the feed-forward part."""
+    """The activation function of the feed-forward network."""
 
     SILU = "silu"
     GELU = "gelu"
@@ -14,10 +14,10 @@ class Activation(enum.Enum):
 
 
 class NormKind(enum.Enum):
-    """How hidden states are normalised.
+    """The normalisation of hidden states.
 
-    `RMS` multiplies by the weight, `RMS_PLUS_ONE` by one plus the weight, and `LAYER` also
-    centres and adds a bias.
+    `RMS` multiplies by the scale, `RMS_PLUS_ONE` by one plus the scale. `LAYER` also subtracts
+    the mean and adds a bias.
     """
 
     RMS = "rms"
@@ -26,7 +26,7 @@ class NormKind(enum.Enum):
 
 
 class RopeKind(enum.Enum):
-    """How the frequencies of a rotary embedding are stretched for longer texts."""
+    """The scaling of rotary frequencies for contexts longer than those of pretraining."""
 
     DEFAULT = "default"
     LINEAR = "linear"
@@ -39,15 +39,15 @@ class Rope:
     """A rotary position embedding.
 
     Args:
-        base: The base of the wavelengths (`rope_theta`).
-        kind: How frequencies are stretched.
-        factor: By how much; 1 leaves them as they are.
-        original_max_positions: The context length before stretching (llama3, yarn).
-        slow: Below this many rotations over the original context, a frequency is stretched in
-            full (llama3's `low_freq_factor`, yarn's `beta_slow`).
-        fast: Above this many rotations it is kept (`high_freq_factor`, `beta_fast`).
-        amplitude: What cosines and sines are multiplied by (yarn's attention factor).
-        is_truncated: Whether yarn rounds the range between slow and fast to whole channels.
+        base: Base of the wavelengths (`rope_theta`).
+        kind: Scaling method of the frequencies.
+        factor: Factor by which wavelengths grow; 1 leaves them as they are.
+        original_max_positions: Context length before scaling (llama3, yarn).
+        low_freq_factor: Frequencies below this many rotations over the original context are
+            scaled in full (llama3; yarn calls it `beta_slow`).
+        high_freq_factor: Frequencies above this many rotations are kept (yarn: `beta_fast`).
+        attention_factor: Factor of cosines and sines (yarn).
+        is_truncated: True if yarn rounds the range between both to whole channels.
     """
 
     base: float
@@ -62,11 +62,12 @@ class Rope:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerKind:
-    """What may differ between layers: everything else is the same in all of them.
+    """The settings that may differ between the layers of a decoder.
 
     Args:
-        window: How many places a token sees, itself included; None for all before it.
-        rope: Its rotary embedding; None where positions are learned.
+        window: Number of positions that a token attends to, its own included; None for all
+            positions up to its own.
+        rope: Rotary position embedding; None if positions are learned.
     """
 
     window: int | None = None
@@ -75,34 +76,34 @@ class LayerKind:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A decoder-only transformer. Hashable, so that it can be a static argument of `jax.jit`.
+    """The architecture of a decoder-only transformer; hashable, a static argument of `jax.jit`.
 
     Args:
-        vocab_size: Rows of the embedding, padding included.
+        vocab_size: Rows of the token embedding, padding included.
         embed_dim: Width of the hidden states.
-        mlp_dim: Width of the feed-forward part.
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads; each serves `num_heads // num_kv_heads` query heads.
+        mlp_dim: Width of the feed-forward network.
+        num_heads: Number of query heads.
+        num_kv_heads: Number of key/value heads; `num_heads // num_kv_heads` query heads share each.
         head_dim: Channels of a head.
-        layers: The kind of each layer, from first to last.
-        max_positions: The longest text the model is made for.
-        has_learned_positions: Whether a table of `max_positions` rows is added to the embedding.
-        norm: Kind of norm, the same everywhere.
-        norm_epsilon: Added to the variance.
-        has_query_key_norm: Whether each head's queries and keys are normalised.
-        has_post_norms: Whether the results of attention and feed-forward are normalised, too.
-        activation: Of the feed-forward part.
-        is_gated: Whether the feed-forward part is `down(activation(gate(x)) * up(x))` rather
-            than `down(activation(up(x)))`.
-        has_query_key_value_bias: Biases in attention's inputs.
-        has_attention_output_bias: A bias in attention's output.
-        has_mlp_bias: Biases in the feed-forward part.
-        query_scale: What scores are multiplied by.
-        is_scaled_by_inverse_layer: Whether scores of layer `i` are also divided by `i + 1`.
-        embed_scale: What the token embedding is multiplied by.
-        has_tied_embeddings: Whether the unembedding is the embedding.
+        layers: Kind of each layer, from first to last.
+        max_positions: Maximum length of a sequence.
+        has_learned_positions: True if a table of `max_positions` rows is added to the embedding.
+        norm: Kind of every norm.
+        norm_epsilon: Number added to the variance.
+        has_query_key_norm: True if queries and keys are normalised per head.
+        has_post_norms: True if the outputs of attention and feed-forward are normalised, too.
+        activation: Activation function of the feed-forward network.
+        is_gated: True for `down(activation(gate(x)) * up(x))`, False for
+            `down(activation(up(x)))`.
+        has_query_key_value_bias: True if queries, keys and values have biases.
+        has_attention_output_bias: True if the output of attention has a bias.
+        has_mlp_bias: True if the feed-forward network has biases.
+        query_scale: Factor of the attention scores.
+        is_scaled_by_inverse_layer: True if scores of layer `i` (from 0) are divided by `i + 1`.
+        embed_scale: Factor of the token embedding.
+        has_tied_embeddings: True if the LM head is the token embedding.
         logit_soft_cap: Logits are `cap * tanh(logits / cap)`; None leaves them as they are.
-        initializer_range: Standard deviation of fresh weights.
+        initializer_range: Standard deviation of freshly initialised weights.
     """
 
     vocab_size: int
@@ -132,10 +133,10 @@ class DecoderConfig:
 
     @property
     def num_layers(self) -> int:
-        """How many layers there are."""
+        """The number of layers."""
         return len(self.layers)
 
     @property
     def distinct_layer_kinds(self) -> tuple[LayerKind, ...]:
-        """The distinct kinds of layer, each once: masks and rotations are made for each."""
+        """Each kind of layer once, in the order of first use."""
         return tuple(dict.fromkeys(self.layers))

@@ -1,9 +1,8 @@
-"""The decoder that all families share: stacked layers under one `jax.lax.scan`."""
+"""The decoder of all model families: stacked layers under one `jax.lax.scan`."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache as remember
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,17 +16,24 @@ from jaxdistill.models.attention import (
     AttentionContext,
     AttentionFunction,
     KVCache,
+    LayerCache,
     attention_context,
-    cached_attention,
-    uncached_attention,
+    causal_attention,
 )
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import FeedForward, NormLayer, normal_param
 from jaxdistill.types import Batch, Embedding, LMHead, ModelOutput, Params
 
+LayerSummary = Callable[[Float[Array, "B T D"], Float[Array, "B T D"]], Any]
+"""A function of the hidden states before and after a layer; a static argument of `jax.jit`."""
+
+
+def no_summary(before: Float[Array, "B T D"], after: Float[Array, "B T D"]) -> None:
+    """Keep nothing of a layer."""
+
 
 class Layer(nnx.Module):
-    """Attention and feed-forward, each behind a norm and around a residual connection."""
+    """Attention and feed-forward network, each with a norm before it and a residual connection."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         embed = config.embed_dim
@@ -44,17 +50,19 @@ class Layer(nnx.Module):
         context: AttentionContext,
         score_scale: Float[Array, ""],
         attention_fn: AttentionFunction,
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """The layer's result, and what `mix` wants to be kept."""
-        mixed, kept = self.attention(self.attention_norm(x), context, score_scale, attention_fn)
-        x = x + (mixed if self.attention_post_norm is None else self.attention_post_norm(mixed))
-        inner = self.mlp(self.mlp_norm(x))
-        x = x + (inner if self.mlp_post_norm is None else self.mlp_post_norm(inner))
-        return x, kept
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+        """Return the hidden states after the layer and its updated cache (None without one)."""
+        output, layer_cache = self.attention(
+            self.attention_norm(x), context, score_scale, attention_fn
+        )
+        x = x + (output if self.attention_post_norm is None else self.attention_post_norm(output))
+        output = self.mlp(self.mlp_norm(x))
+        x = x + (output if self.mlp_post_norm is None else self.mlp_post_norm(output))
+        return x, layer_cache
 
 
 class Decoder(nnx.Module):
-    """Embedding, stacked layers, final norm; the unembedding is left to the `Head`."""
+    """The modules of a decoder: token embedding, stacked layers, final norm, untied LM head."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         vocab, embed = config.vocab_size, config.embed_dim
@@ -73,41 +81,10 @@ class Decoder(nnx.Module):
         if not config.has_tied_embeddings:
             self.unembedding = normal_param(config, rngs, vocab=vocab, embed=embed)
 
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
-        cache: KVCache | None,
-        *,
-        remat: bool,
-    ) -> ModelOutput:
-        """Hidden states after the final norm, and the cache with these tokens in it."""
-        config = self.config
-        x = self.embed(tokens, positions)
-        seen = cache.reserve_slots(positions, segment_ids) if cache is not None else None
-        contexts = [
-            attention_context(
-                kind,
-                config.head_dim,
-                positions=positions,
-                segment_ids=segment_ids,
-                key_positions=positions if seen is None else seen.positions,
-                key_segment_ids=segment_ids if seen is None else seen.segment_ids,
-            )
-            for kind in config.distinct_layer_kinds
-        ]
-        slot = jnp.zeros((), jnp.int32) if cache is None else cache.length
-        stores = None if cache is None else (cache.keys, cache.values)
-        x, stores = self._scan_layers(x, contexts, stores, slot, remat=remat)
-        if seen is not None:
-            seen = replace(seen, keys=stores[0], values=stores[1])
-        return ModelOutput(self.final_norm(x), seen)
-
     def embed(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
-        """What the first layer reads."""
+        """Return the input of the first layer: scaled token and learned position embeddings."""
         x = self.embedding[...][tokens]
         if self.config.embed_scale != 1:
             x = (x * self.config.embed_scale).astype(x.dtype)
@@ -115,16 +92,20 @@ class Decoder(nnx.Module):
             x = x + self.positions[...][positions]
         return x
 
-    def _scan_layers(
+    def scan_layers(
         self,
         x: Float[Array, "B T D"],
         contexts: list[AttentionContext],
-        stores: tuple[Array, Array] | None,
-        slot: Int[Array, ""],
+        cache: KVCache | None,
         *,
         remat: bool,
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """Apply the layers in turn; `stores` are the stacked keys and values of a cache."""
+        layer_summary: LayerSummary,
+    ) -> tuple[Float[Array, "B T D"], tuple[LayerCache | None, Any]]:
+        """Apply the layers in turn.
+
+        Returns:
+            Hidden states, and stacked over layers their caches and summaries.
+        """
         config = self.config
         definition, layers = nnx.split(self.layers)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts)
@@ -133,58 +114,60 @@ class Decoder(nnx.Module):
         if config.is_scaled_by_inverse_layer:
             scales = scales / np.arange(1, config.num_layers + 1, dtype=np.float32)
 
-        def body(x, layer):
-            parameters, kind, scale, store = layer
-            # One kind needs no choice: its mask and rotation stay constants of the loop.
-            chosen = contexts[0] if len(contexts) == 1 else jax.tree.map(lambda a: a[kind], stacked)
-            mix = (
-                uncached_attention(chosen)
-                if store is None
-                else cached_attention(chosen, store, slot)
-            )
-            apply: Layer = nnx.merge(definition, parameters)
-            return apply(x, chosen, scale, mix)
+        slot, layer_caches = None, None
+        if cache is not None:
+            slot, layer_caches = cache.length, LayerCache(cache.keys, cache.values)
 
-        # Storing the projections alone is faster than storing all that autodiff asks for: what
-        # lies between them (norms, rotations, scores, activations) is cheaper made than read.
+        def apply_layer(x, scanned):
+            parameters, kind, scale, layer_cache = scanned
+            # With one kind nothing is selected: mask and rotation stay constants of the loop.
+            context = contexts[0]
+            if len(contexts) > 1:
+                context = jax.tree.map(lambda leaf: leaf[kind], stacked)
+            attention = causal_attention(context, layer_cache, slot)
+            y, layer_cache = nnx.merge(definition, parameters)(x, context, scale, attention)
+            return y, (layer_cache, layer_summary(x, y))
+
+        # Storing only the projections is faster than storing all residuals: it costs less to
+        # recompute norms, rotations, scores and activations than to read them from memory.
         policies = jax.checkpoint_policies
         policy = policies.nothing_saveable if remat else policies.dots_with_no_batch_dims_saveable
-        body = jax.checkpoint(body, prevent_cse=False, policy=policy)
-        return jax.lax.scan(body, x, (layers, kinds, scales, stores))
+        apply_layer = jax.checkpoint(apply_layer, prevent_cse=False, policy=policy)
+        return jax.lax.scan(apply_layer, x, (layers, kinds, scales, layer_caches))
 
 
-@remember
-def abstract_decoder(config: DecoderConfig) -> tuple[Any, Any]:
-    """The module's definition and its parameters' shapes; no array is made."""
+@functools.cache
+def abstract_decoder(config: DecoderConfig) -> tuple[nnx.GraphDef[Decoder], Any]:
+    """Return the module's definition and the shapes of its parameters, without allocating any."""
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
 
 
 def abstract_params(config: DecoderConfig, dtype: Any = "float32") -> dict[str, Any]:
-    """The shape and dtype of every parameter, as nested dicts."""
+    """Return the shape and dtype of every parameter, as nested dicts."""
     shapes = nnx.to_pure_dict(abstract_decoder(config)[1])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), shapes)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def init_params(config: DecoderConfig, key: Array, dtype: Any = "float32") -> dict[str, Any]:
-    """Fresh parameters: normal weights, norms that do nothing yet, zero biases."""
+    """Initialise parameters: normal weights, zero biases, norms that scale by one."""
     _, state = nnx.split(Decoder(config, rngs=nnx.Rngs(params=key)))
     return jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.to_pure_dict(state))
 
 
 def parameter_axes(config: DecoderConfig) -> dict[str, Any]:
-    """The logical name of every axis of every parameter, for shardings: tuples as leaves."""
+    """Return the logical axis names of every parameter; the leaves of the tree are tuples."""
     _, state = abstract_decoder(config)
 
-    def names(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str, ...]:
+    def axis_names(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str, ...]:
         stacked = ("layers",) if path[0] == "layers" else ()
         return stacked + variable.get_metadata("axes")
 
-    flat = {path: names(path, variable) for path, variable in nnx.to_flat_state(state)}
+    flat = {path: axis_names(path, variable) for path, variable in nnx.to_flat_state(state)}
     return nnx.traversals.unflatten_mapping(flat)
 
 
-@partial(jax.jit, static_argnames=("config", "remat"))
+@functools.partial(jax.jit, static_argnames=("config", "remat", "layer_summary"))
 def forward(
     config: DecoderConfig,
     params: Params,
@@ -194,42 +177,63 @@ def forward(
     segment_ids: Int[Array, "B T"],
     cache: KVCache | None = None,
     remat: bool = False,
+    layer_summary: LayerSummary = no_summary,
 ) -> ModelOutput:
-    """Hidden states of tokens that see what is before them in their own segment.
+    """Compute hidden states; each token attends to the tokens before it in its segment.
 
-    Computes in the parameters' dtype; norms and softmax are in float32. Dropout keys of a
-    config are not used: a student learns from the teacher's whole distribution.
+    Computes in the dtype of the parameters, but norms and softmax in float32. Dropout rates of a
+    `config.json` are not used: a student fits the teacher's whole distribution.
 
     Args:
-        config: What the decoder is made of.
+        config: The architecture.
         params: Nested dicts of arrays, as `abstract_params` describes them.
-        tokens: Ids; padding may be any id.
-        positions: Place of each token in its segment, from 0.
-        segment_ids: Which segment a token belongs to, from 1; 0 is padding.
-        cache: Where to read what came before and to write these tokens.
-        remat: Whether the backward pass also recomputes the projections of each layer, so that
-            only the layers' inputs are stored.
+        tokens: Token ids; padding may be any id.
+        positions: Position of each token in its segment, from 0.
+        segment_ids: Segment of each token, from 1; 0 is padding.
+        cache: Earlier tokens to attend to, with free slots for these; None without a cache.
+        remat: True if the backward pass recomputes the projections of each layer, too, so that
+            only the inputs of layers are stored.
+        layer_summary: Computes `ModelOutput.layer_summaries`.
 
     Returns:
-        Hidden states after the final norm (padding's mean nothing), and the cache, if one came.
+        Hidden states after the final norm (meaningless at padding), the updated cache, and the
+        summaries of the layers.
     """
     decoder = nnx.merge(abstract_decoder(config)[0], params)
-    return decoder(tokens, positions, segment_ids, cache, remat=remat)
+    x = decoder.embed(tokens, positions)
+    updated = None if cache is None else cache.reserve_slots(positions, segment_ids)
+    contexts = [
+        attention_context(kind, config.head_dim, positions, segment_ids, updated)
+        for kind in config.distinct_layer_kinds
+    ]
+    x, (layer_caches, summaries) = decoder.scan_layers(
+        x, contexts, cache, remat=remat, layer_summary=layer_summary
+    )
+    if updated is not None and layer_caches is not None:
+        updated = replace(updated, keys=layer_caches.keys, values=layer_caches.values)
+    return ModelOutput(decoder.final_norm(x), updated, summaries)
 
 
-def forward_batch(config: DecoderConfig, params: Params, batch: Batch) -> ModelOutput:
-    """`forward` for the places of a `Batch`."""
+def forward_batch(
+    config: DecoderConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    layer_summary: LayerSummary = no_summary,
+) -> ModelOutput:
+    """Call `forward` on the tokens of a `Batch`."""
     return forward(
         config,
         params,
         jnp.asarray(batch.tokens),
         positions=jnp.asarray(batch.positions),
         segment_ids=jnp.asarray(batch.segment_ids),
+        layer_summary=layer_summary,
     )
 
 
 def lm_head(config: DecoderConfig, params: Params, *, vocab_size: int | None = None) -> LMHead:
-    """The unembedding. `vocab_size` is the real one, where the last rows stand for no word."""
+    """Return the LM head; rows of its matrix from `vocab_size` on (None: all exist) are padding."""
     matrix = params["embedding" if config.has_tied_embeddings else "unembedding"]
     return LMHead(
         matrix, soft_cap=config.logit_soft_cap, vocab_size=vocab_size or config.vocab_size
@@ -237,37 +241,41 @@ def lm_head(config: DecoderConfig, params: Params, *, vocab_size: int | None = N
 
 
 def token_embedding(config: DecoderConfig, params: Params) -> Embedding:
-    """What it reads of each word, before its place is added."""
+    """Return the token embedding, before learned positions are added."""
     return Embedding(params["embedding"], scale=config.embed_scale)
 
 
 def init_cache(
     config: DecoderConfig, batch_size: int, num_slots: int, dtype: Any = "float32"
 ) -> KVCache:
-    """An empty cache of `length` slots: the longest prompt plus the tokens to be written."""
+    """Create an empty cache: slots for the longest prompt and the tokens to be generated."""
     shape = (config.num_layers, batch_size, config.num_kv_heads, num_slots, config.head_dim)
     empty = jnp.zeros((batch_size, num_slots), jnp.int32)
     return KVCache(
-        jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), empty, empty, jnp.zeros((), jnp.int32)
+        positions=empty,
+        segment_ids=empty,
+        length=jnp.zeros((), jnp.int32),
+        keys=jnp.zeros(shape, dtype),
+        values=jnp.zeros(shape, dtype),
     )
 
 
 def select_layers(
     config: DecoderConfig, params: Params, layer_indices: Sequence[int]
 ) -> tuple[DecoderConfig, dict[str, Any]]:
-    """A shallower decoder made of some of the layers, each computing what it did before."""
-    chosen = np.asarray(layer_indices)
-    if np.array_equal(chosen, np.arange(config.num_layers)):
+    """Return a decoder of some of the layers, each of which computes the same as before."""
+    indices = np.asarray(layer_indices)
+    if np.array_equal(indices, np.arange(config.num_layers)):
         return config, dict(params)
-    stacked = jax.tree.map(lambda leaf: leaf[chosen], params["layers"])
+    stacked = jax.tree.map(lambda leaf: leaf[indices], params["layers"])
     if config.is_scaled_by_inverse_layer:
-        # A layer's place is part of its scale: what the new place takes, the queries give back.
-        ratio = (np.arange(len(chosen)) + 1) / (chosen + 1)
+        # Scores are divided by the layer's index + 1; the queries make up for the new index.
+        ratio = (np.arange(len(indices)) + 1) / (indices + 1)
         attention = dict(stacked["attention"])
         for name in ("query", "query_bias"):
             leaf = attention[name]
-            shape = (-1,) + (1,) * (leaf.ndim - 1)
-            attention[name] = (leaf * ratio.reshape(shape)).astype(leaf.dtype)
+            factor = ratio.reshape((-1,) + (1,) * (leaf.ndim - 1))
+            attention[name] = (leaf * factor).astype(leaf.dtype)
         stacked = {**stacked, "attention": attention}
-    kinds = tuple(config.layers[layer] for layer in layer_indices)
+    kinds = tuple(config.layers[index] for index in layer_indices)
     return replace(config, layers=kinds), {**params, "layers": stacked}

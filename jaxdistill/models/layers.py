@@ -1,4 +1,4 @@
-"""The parts of a layer: weights with named axes, norms, the feed-forward part."""
+"""Building blocks of a layer: parameters with named axes, norms, the feed-forward network."""
 
 from collections.abc import Callable
 
@@ -18,22 +18,18 @@ ACTIVATION_FUNCTIONS: dict[Activation, Callable[[Array], Array]] = {
 
 
 def normal_param(config: DecoderConfig, rngs: nnx.Rngs, **axes: int) -> nnx.Param:
-    """A fresh weight; its axes are given as `name=size`, and the names are what shardings read."""
+    """Create a parameter with normal values; shardings read the names of its `name=size` axes."""
     value = config.initializer_range * jax.random.normal(rngs.params(), tuple(axes.values()))
-    return nnx.Param(value, axes=_names(axes))
+    return nnx.Param(value, axes=tuple(axes))
 
 
 def constant_param(value: float, **axes: int) -> nnx.Param:
-    """A weight that starts at one value: a bias or the scale of a norm."""
-    return nnx.Param(jnp.full(tuple(axes.values()), value), axes=_names(axes))
-
-
-def _names(axes: dict[str, int]) -> tuple[str, ...]:
-    return tuple(axes)
+    """Create a parameter with one value everywhere: a bias, or the scale of a norm."""
+    return nnx.Param(jnp.full(tuple(axes.values()), value), axes=tuple(axes))
 
 
 class NormLayer(nnx.Module):
-    """RMS or layer norm over the last axis; statistics in float32."""
+    """RMS norm or layer norm over the last axis, computed in float32."""
 
     def __init__(self, config: DecoderConfig, **axis: int):
         self.kind, self.epsilon = config.norm, config.norm_epsilon
@@ -41,7 +37,7 @@ class NormLayer(nnx.Module):
         self.bias = constant_param(0.0, **axis) if self.kind is NormKind.LAYER else None
 
     def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N C"]:
-        """The normalised `x`, in its dtype."""
+        """Return the normalised `x`, in the dtype of `x`."""
         value = x.astype(jnp.float32)
         if self.kind is NormKind.LAYER:
             value = value - value.mean(axis=-1, keepdims=True)
@@ -60,7 +56,7 @@ class NormLayer(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two or, gated, three matrices with an activation between them."""
+    """The feed-forward network: two linear layers, or three if it is gated."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.activation = ACTIVATION_FUNCTIONS[config.activation]
@@ -74,7 +70,7 @@ class FeedForward(nnx.Module):
         self.down_bias = constant_param(0.0, embed=embed) if bias else None
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """`down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))`."""
+        """Return `down(activation(gate(x)) * up(x))`; ungated, `down(activation(up(x)))`."""
         up = apply_linear(x, self.up, self.up_bias)
         if self.gate is None:
             inner = self.activation(up)
@@ -84,7 +80,7 @@ class FeedForward(nnx.Module):
 
 
 IS_TRANSPOSED = "outputs_first"
-"""Metadata of a kernel whose axes are turned so that those it is summed over come last."""
+"""Metadata key of a kernel whose input axes, over which products sum, come last."""
 
 
 def apply_linear(
@@ -94,13 +90,14 @@ def apply_linear(
     *,
     num_input_axes: int = 1,
 ) -> Float[Array, "B T *outputs"]:
-    """`x @ kernel + bias`, summed over the last axes of `x` and the first of the kernel.
+    """Return `x @ kernel + bias`, summed over the input axes: last of `x`, first of the kernel.
 
-    Rows and summed axes are merged into one each: with plain matrices XLA:CPU forms the gradients
-    without copying transposed operands first (measured: a fifth of a layer's time).
+    Batch and time are merged into one axis, and so are the input axes: with plain matrices
+    XLA:CPU computes the gradients without copying transposed operands first (measured: a fifth
+    of a layer's time).
     """
-    value, rows = kernel[...], x.shape[:2]
-    x = x.reshape(rows[0] * rows[1], -1)
+    value, (batch, time) = kernel[...], x.shape[:2]
+    x = x.reshape(batch * time, -1)
     if kernel.get_metadata().get(IS_TRANSPOSED):
         outputs = value.shape[: value.ndim - num_input_axes]
         result = _matmul_transposed(x, value.reshape(-1, x.shape[1]))
@@ -109,13 +106,13 @@ def apply_linear(
         result = x @ value.reshape(x.shape[1], -1)
     if bias is not None:
         result = result + bias[...].reshape(1, -1)
-    return result.reshape(*rows, *outputs)
+    return result.reshape(batch, time, *outputs)
 
 
 def _matmul_transposed(x: Float[Array, "rows X"], matrix: Float[Array, "Y X"]) -> Array:
-    """`x @ matrix.T` where most of the time is spent on reading the matrix.
+    """Return `x @ matrix.T` at the speed of reading `matrix`.
 
-    XLA:CPU reads it at the speed of memory if it is the first operand and its last axis is
-    summed over. The barrier keeps the operands in this order.
+    XLA:CPU reads a matrix at memory speed if it is the first operand and the product sums over
+    its last axis. The barrier keeps the operands in this order.
     """
     return jax.lax.optimization_barrier(jnp.einsum("yx,rx->yr", matrix, x)).T

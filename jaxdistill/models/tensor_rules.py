@@ -1,7 +1,7 @@
-"""How one Hugging Face tensor and our parameters hold the same numbers.
+"""Rules that map the tensors of a Hugging Face file to our parameters and back.
 
-A rule is data, not code: a shape to view the tensor in and an order of its axes. Both directions
-are worked out from it, so import and export cannot disagree, and no bit can change.
+A rule is data: a shape to view the tensor in, and an order of its axes. Import and export are both
+derived from it, so they cannot disagree, and no bit changes.
 """
 
 from collections.abc import Iterator
@@ -10,24 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 
 ParamPath = tuple[str, ...]
-"""Where a parameter is in the nested dicts, such as `("layers", "attention", "query")`."""
+"""The keys of a parameter in the nested dicts, such as `("layers", "attention", "query")`."""
 
 
 @dataclass(frozen=True)
 class TensorRule:
-    """One tensor of a Hugging Face file and the parameter, or parameters, that it holds.
-
-    Read: reshape the tensor to `view`, then transpose by `order`. Where Hugging Face fuses
-    several of our parameters into one tensor, `paths` has several members, and the first axis
-    after the transpose counts them.
+    """The mapping of one tensor to its parameter, or to several if Hugging Face fuses them.
 
     Args:
-        name: The tensor's name. `{i}` stands for the layer: the tensor is slice `i` of a
+        name: Name of the tensor. `{i}` stands for the layer: the tensor is slice `i` of a
             parameter that is stacked over the layers.
-        paths: The parameter's path, or several for a fused tensor.
-        shape: The tensor's shape in the file.
-        view: The shape, of as many numbers, to view the tensor in.
-        order: The axes of the view in our order.
+        paths: Path of the parameter; several for a fused tensor.
+        shape: Shape of the tensor in the file.
+        view_shape: Shape to which the tensor is reshaped first.
+        axis_order: Order in which the axes are then transposed. In a fused tensor, the first
+            axis of the result counts the parameters.
     """
 
     name: str
@@ -38,11 +35,11 @@ class TensorRule:
 
     @property
     def is_stacked(self) -> bool:
-        """Whether the tensor is one layer's slice of stacked parameters."""
+        """True if the tensor is one layer of stacked parameters."""
         return "{i}" in self.name
 
     def tensor_names(self, num_layers: int) -> Iterator[tuple[int | None, str]]:
-        """The layer (None where the parameter is not stacked) and name of each tensor."""
+        """Yield the layer (None if the parameter is not stacked) and the name of each tensor."""
         if not self.is_stacked:
             yield None, self.name
             return
@@ -50,30 +47,30 @@ class TensorRule:
             yield layer, self.name.replace("{i}", str(layer))
 
     def to_params(self, tensor: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The parameters in a tensor, one for each of `paths` (views where possible)."""
+        """Return the parameters that a tensor holds, one for each of `paths`; views if possible."""
         array = tensor.reshape(self.view_shape).transpose(self.axis_order)
         return tuple(array) if len(self.paths) > 1 else (array,)
 
     def to_hf_tensor(self, *arrays: np.ndarray) -> np.ndarray:
-        """The tensor that holds the parameters: the inverse of `to_params`."""
+        """Return the tensor that holds these parameters: the inverse of `to_params`."""
         array = np.stack(arrays) if len(self.paths) > 1 else arrays[0]
         return array.transpose(np.argsort(self.axis_order)).reshape(self.shape)
 
 
 def identity_rule(name: str, path: ParamPath, *shape: int) -> TensorRule:
-    """A tensor that is our parameter as it stands: an embedding, a norm, a bias."""
+    """Return the rule of a tensor that equals its parameter: an embedding, a norm, a bias."""
     return TensorRule(name, (path,), shape, shape, tuple(range(len(shape))))
 
 
 def flattened_rule(name: str, path: ParamPath, *shape: int) -> TensorRule:
-    """A tensor that is our parameter of this shape with all axes merged: a bias of heads."""
+    """Return the rule of a tensor that has all axes of its parameter merged: a bias of heads."""
     return TensorRule(name, (path,), (int(np.prod(shape)),), shape, tuple(range(len(shape))))
 
 
 def linear_rule(
     name: str, path: ParamPath, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> TensorRule:
-    """A torch `Linear` weight `[outputs, inputs]`, which we keep as `[*inputs, *outputs]`."""
+    """Return the rule of a torch `Linear` weight `[outputs, inputs]`, ours `[inputs, outputs]`."""
     axes = tuple(range(len(output_shape) + len(input_shape)))
     return TensorRule(
         name,

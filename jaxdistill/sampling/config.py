@@ -1,4 +1,4 @@
-"""How the next token is chosen, and when to stop."""
+"""Configuration of sampling: the choice of the next token, and the maximum length."""
 
 from typing import Annotated
 
@@ -9,15 +9,15 @@ from jaxdistill.config import configclass
 
 @configclass
 class Sampling:
-    """How an answer is written.
-
-    Temperature comes first, then `top_k`, then `top_p` of what `top_k` has left.
+    """Sampling of a completion: `temperature` is applied first, then `top_k`, then `top_p`.
 
     Attributes:
-        max_new_tokens: Where an answer is broken off, unless the model ends it sooner.
-        temperature: 0 always takes the likeliest token, 1 samples from the model as it is.
-        top_k: Sample from so many of the likeliest tokens; 0 is all.
-        top_p: Sample from the fewest of the likeliest tokens that have this much probability.
+        max_new_tokens: Maximum number of generated tokens; an end-of-text token stops earlier.
+        temperature: Logits are divided by it. 0 is greedy decoding, 1 samples from the model's
+            own distribution.
+        top_k: Sample only from this many most probable tokens; 0 for all tokens.
+        top_p: Sample only from the nucleus: the fewest most probable tokens whose probabilities
+            sum to at least this; 1 for all tokens.
     """
 
     max_new_tokens: Annotated[int, Field(gt=0)] = 128

@@ -1,12 +1,13 @@
-"""Continuing prompts in batches, with a cache of keys and values and the loop on the device.
+"""Batched generation with a key/value cache and the decoding loop on the device.
 
-What is written for a prompt depends on its tokens, its place in the list and the seed, and on
-nothing else: not on the batch it shares or on how large batches are.
+The completion of a prompt depends on its tokens, its index in the list and the seed, but not on
+the other prompts of its batch or on the size of batches.
 """
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxdistill import objectives
-from jaxdistill.data import bucket_length
+from jaxdistill.data import ProgressCallback, bucket_length
 from jaxdistill.errors import UserError
 from jaxdistill.models import (
     DecoderConfig,
@@ -32,11 +33,8 @@ from jaxdistill.sampling.config import Sampling
 from jaxdistill.sampling.next_token import sample_next_token
 from jaxdistill.types import Params
 
-OnBatch = Callable[[int, int, int], None]
-"""Called after a batch with the prompts done, the prompts in all, and the tokens just written."""
-
 _NO_TOKEN = -1
-"""Stands in the array of written tokens where a row has ended."""
+"""Marks the steps after the end of a sequence in the array of generated tokens."""
 
 
 def generate(
@@ -50,72 +48,70 @@ def generate(
     first_index: int = 0,
     vocab_size: int | None = None,
     batch_size: int = 32,
-    on_batch: OnBatch | None = None,
+    on_batch: ProgressCallback | None = None,
 ) -> list[list[int]]:
-    """Continue every prompt until the model ends it, or `sampling` or the model's length does.
+    """Generate a completion of every prompt.
 
-    Prompts of similar length go through together, and shapes are rounded up, so that few
-    programs are compiled.
+    A completion ends with an end-of-text token, at `sampling.max_new_tokens`, or at the model's
+    maximum length. Prompts of similar length share a batch, and shapes are rounded up, so that
+    few programs are compiled.
 
     Args:
-        config: The model's shape.
-        params: Its parameters.
+        config: Architecture of the model.
+        params: Parameters of the model.
         prompts: Token ids of each prompt, at least one token each.
-        sampling: How the next token is chosen, and how many there are at most.
-        eos_ids: The tokens that end an answer.
-        seed: Decides what is sampled, for each prompt by its place in the list. Any whole number;
-            the lowest 32 bits count.
-        first: The place of the first prompt, where the list is a part of a longer one.
-        vocab_size: How many tokens the tokenizer has; rows of the head beyond that are never
-            chosen. None for all of them.
-        batch_size: How many prompts are continued at a time.
-        on_batch: Is told of the progress.
+        sampling: Choice of the next token, and maximum number of new tokens.
+        eos_ids: Tokens that end a completion.
+        seed: Any integer, of which the lowest 32 bits count. With the index of a prompt, it
+            determines the samples.
+        first_index: Index of the first prompt, if `prompts` is a part of a longer list.
+        vocab_size: Number of tokens of the tokenizer; rows of the LM head beyond it are never
+            sampled. None if there are no such rows.
+        batch_size: Maximum number of prompts in a batch.
+        on_batch: Called after each batch.
 
     Returns:
-        The new tokens of each prompt in the given order, the one that ended it included.
+        The new tokens of each prompt, in the given order, with the end-of-text token.
 
     Raises:
-        UserError: naming every prompt that is empty, too long, or not made of known tokens; or
-            when the model makes no numbers of one.
+        UserError: Some prompts are empty, too long or contain unknown tokens (names every one),
+            or the model's hidden states are not finite.
     """
     check_token_ids(config, prompts, "prompt")
     if not prompts:
         return []
-    # No answer is longer than the model reads, and no cache need be.
-    room = config.max_positions + 1 - min(map(len, prompts))
-    sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-    writer = _GenerationSpec(config, sampling, tuple(sorted(eos_ids)), vocab_size)
+    # No completion is longer than the model's maximum length, and no cache needs to be.
+    longest = config.max_positions + 1 - min(map(len, prompts))
+    sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, longest))
+    spec = _GenerationSpec(config, sampling, tuple(sorted(eos_ids)), vocab_size)
     layers = unstack_layers(config, params)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(seed % 2**32), first_index + np.arange(len(prompts))
     )
-    answers: list[list[int]] = [[] for _ in prompts]
-    by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    for first_index in range(0, len(by_length), batch_size):
-        numbers = by_length[first_index : first_index + batch_size]
-        tokens, lengths = _pad_prompts([prompts[number] for number in numbers], batch_size)
-        row_keys = keys[np.resize(numbers, len(tokens))]
-        token, is_sound, cache = _prefill(writer, params, tokens, lengths, row_keys)
+    completions: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        tokens, lengths = _pad_prompts([prompts[index] for index in indices], batch_size)
+        batch_keys = keys[np.resize(indices, len(tokens))]
+        # No name keeps the stacked cache: it is freed before the loop.
+        token, is_finite, cache = _prefill(spec, params, tokens, lengths, batch_keys)
         cache = unstack_cache(cache, tokens.shape[1] + sampling.max_new_tokens)
-        written, _ = _decode_loop(writer, params, layers, lengths, row_keys, token, cache)
-        _check_finite(np.asarray(is_sound)[: len(numbers)], numbers, params)
-        rows = np.asarray(written)[: len(numbers)]
-        for number, row in zip(numbers, rows, strict=True):
-            answers[number] = row[row != _NO_TOKEN].tolist()
+        generated, _ = _decode_loop(spec, params, layers, lengths, batch_keys, token, cache)
+        _check_finite(np.asarray(is_finite)[: len(indices)], indices, params)
+        generated = np.asarray(generated)[: len(indices)]
+        for index, new_tokens in zip(indices, generated, strict=True):
+            completions[index] = new_tokens[new_tokens != _NO_TOKEN].tolist()
         if on_batch is not None:
-            on_batch(first_index + len(numbers), len(prompts), int((rows != _NO_TOKEN).sum()))
-    return answers
+            on_batch(start + len(indices), len(prompts), int((generated != _NO_TOKEN).sum()))
+    return completions
 
 
 @dataclass(frozen=True)
 class _GenerationSpec:
-    """What is the same for all batches, and compiled into their programs.
+    """The static arguments of the compiled programs, shared by all batches.
 
-    Attributes:
-        config: The model's shape.
-        sampling: How tokens are chosen.
-        eos_ids: The tokens that end an answer.
-        vocab_size: How many tokens there are.
+    Attributes are those of `generate`.
     """
 
     config: DecoderConfig
@@ -130,7 +126,7 @@ class _GenerationSpec:
         keys: Key[Array, " B"],
         step: Array | int,
     ) -> Int[Array, " B"]:
-        """The new token of every row that comes as this `number`, from 0."""
+        """Sample the new token of every sequence at a step, counted from 0."""
         logits = objectives.compute_logits(
             hidden, lm_head(self.config, params, vocab_size=self.vocab_size)
         )
@@ -140,10 +136,9 @@ class _GenerationSpec:
     def is_finished(
         self, token: Int[Array, " B"], prompt_lengths: Int[Array, " B"], step: Array | int
     ) -> Bool[Array, " B"]:
-        """Whether a row ends with this token, or has no position at which to read it."""
-        ends = jnp.array(self.eos_ids, jnp.int32)
-        is_end = (token[:, None] == ends[None]).any(axis=1)
-        return is_end | (prompt_lengths + step >= self.config.max_positions)
+        """Return True for sequences that end with this token or have no position left for it."""
+        is_eos = (token[:, None] == jnp.array(self.eos_ids, jnp.int32)[None]).any(axis=1)
+        return is_eos | (prompt_lengths + step >= self.config.max_positions)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -157,22 +152,33 @@ def _prefill(
     """Read the prompts in one pass.
 
     Returns:
-        The first new token of every row, whether it was chosen by numbers, and the cache.
+        The first new token of each prompt, False where it was sampled from hidden states that
+        are not finite, and the cache.
     """
     batch, time = prompts.shape
-    places = jnp.broadcast_to(jnp.arange(time)[None], (batch, time))
+    positions = jnp.broadcast_to(jnp.arange(time)[None], (batch, time))
     output = forward(
         spec.config,
         params,
         prompts,
-        positions=places,
-        segment_ids=(places < prompt_lengths[:, None]).astype(jnp.int32),
+        positions=positions,
+        segment_ids=(positions < prompt_lengths[:, None]).astype(jnp.int32),
         cache=init_cache(spec.config, batch, time, params["embedding"].dtype),
     )
     last = jnp.maximum(prompt_lengths - 1, 0)[:, None, None]
     hidden = jnp.take_along_axis(output.hidden, last, axis=1)[:, 0]
-    is_sound = jnp.isfinite(hidden).all(axis=1)
-    return spec.next_tokens(params, hidden, keys, 0), is_sound, output.cache
+    is_finite = jnp.isfinite(hidden).all(axis=1)
+    return spec.next_tokens(params, hidden, keys, 0), is_finite, output.cache
+
+
+class _DecodeState(NamedTuple):
+    """The loop state of decoding: `generated` has the new tokens of the steps before `step`."""
+
+    step: Array | int
+    token: Int[Array, " B"]
+    is_done: Bool[Array, " B"]
+    generated: Int[Array, "B new"]
+    cache: UnstackedCache
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=6)
@@ -185,85 +191,86 @@ def _decode_loop(
     first_token: Int[Array, " B"],
     cache: UnstackedCache,
 ) -> tuple[Int[Array, "B new"], UnstackedCache]:
-    """All new tokens of every row, `_NO_TOKEN` after its end; rows of length 0 have none.
+    """Generate all new tokens: `_NO_TOKEN` after the end, and in sequences of length 0.
 
-    The cache is given back so that it is changed in place: a donated array must become a result.
+    The cache is returned so that it is updated in place: a donated array must become a result.
     """
     num_new = spec.sampling.max_new_tokens
     is_padding = prompt_lengths == 0
-    written = jnp.full((len(prompt_lengths), num_new), _NO_TOKEN, jnp.int32)
-    written = written.at[:, 0].set(jnp.where(is_padding, _NO_TOKEN, first_token))
+    generated = jnp.full((len(prompt_lengths), num_new), _NO_TOKEN, jnp.int32)
+    generated = generated.at[:, 0].set(jnp.where(is_padding, _NO_TOKEN, first_token))
 
-    def advance(state):
-        number, token, is_done, written, cache = state
-        positions = prompt_lengths + number - 1
+    def decode(state: _DecodeState) -> _DecodeState:
+        step, token, is_done, generated, cache = state
+        positions = prompt_lengths + step - 1
         hidden, cache = decode_step(
             spec.config, params, unstacked_layers, token, positions=positions, cache=cache
         )
-        token = spec.next_tokens(params, hidden, keys, number)
-        written = written.at[:, number].set(jnp.where(is_done, _NO_TOKEN, token))
-        is_done |= spec.is_finished(token, prompt_lengths, number)
-        return number + 1, token, is_done, written, cache
+        token = spec.next_tokens(params, hidden, keys, step)
+        generated = generated.at[:, step].set(jnp.where(is_done, _NO_TOKEN, token))
+        is_done |= spec.is_finished(token, prompt_lengths, step)
+        return _DecodeState(step + 1, token, is_done, generated, cache)
 
-    def is_going_on(state):
-        return (state[0] < num_new) & ~state[2].all()
+    def is_unfinished(state: _DecodeState) -> Array:
+        return (state.step < num_new) & ~state.is_done.all()
 
     is_done = is_padding | spec.is_finished(first_token, prompt_lengths, 0)
-    state = (1, first_token, is_done, written, cache)
-    return jax.lax.while_loop(is_going_on, advance, state)[3:]
+    start = _DecodeState(1, first_token, is_done, generated, cache)
+    end = jax.lax.while_loop(is_unfinished, decode, start)
+    return end.generated, end.cache
 
 
 def _pad_prompts(
     prompts: Sequence[Sequence[int]], batch_size: int
 ) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, " B"]]:
-    """The prompts as rows of one of few shapes, and their lengths; padding rows have length 0."""
-    rows = min(batch_size, 1 << (len(prompts) - 1).bit_length())
-    longest = max(map(len, prompts))
-    tokens = np.zeros((rows, bucket_length(longest)), np.int32)
-    lengths = np.zeros(rows, np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-        lengths[row] = len(prompt)
+    """Pad prompts to one of few shapes; return their lengths, too: 0 for added sequences."""
+    batch = min(batch_size, 1 << (len(prompts) - 1).bit_length())
+    tokens = np.zeros((batch, bucket_length(max(map(len, prompts)))), np.int32)
+    lengths = np.zeros(batch, np.int32)
+    for index, prompt in enumerate(prompts):
+        tokens[index, : len(prompt)] = prompt
+        lengths[index] = len(prompt)
     return tokens, lengths
 
 
 def _check_finite(
     is_finite: Bool[np.ndarray, " _"], prompt_indices: Sequence[int], params: Params
 ) -> None:
-    """Refuse to go on where a model's hidden states are NaN: it would end every answer at once."""
+    """Raise a UserError if hidden states are not finite: every completion would end at once."""
     if not is_finite.all():
         raise UserError(
-            f"prompt {prompt_indices[int(is_finite.argmin())]}: the model makes no numbers of it (NaN or "
-            f"infinity, in {params['embedding'].dtype}). Its weights are damaged, or were made by "
-            "training that diverged; if they are not of 32 bits, try `--dtype float32`."
+            f"prompt {prompt_indices[int(is_finite.argmin())]}: the model's hidden states have NaN "
+            f"or infinity (in {params['embedding'].dtype}). Its weights are damaged, or its "
+            "training diverged; if they have 16 bits, try `--dtype float32`."
         )
 
 
 def check_token_ids(
     config: DecoderConfig, sequences: Sequence[Sequence[int] | np.ndarray], item_name: str
 ) -> None:
-    """Refuse rows of token ids that the model cannot read; `what` a row is, the findings say.
+    """Check that the model can read sequences of token ids.
 
     Raises:
-        UserError: naming every row that is empty, too long, or not made of known tokens.
+        UserError: Some are empty, too long or contain unknown tokens; names every one as
+            `item_name` and its index.
     """
-    findings = []
-    for number, row in enumerate(sequences):
-        if not len(row):
-            findings.append(
-                f"{item_name} {number}: it has no token. Begin it with the tokenizer's first token "
-                "(BOS), or with a text."
+    problems = []
+    for index, tokens in enumerate(sequences):
+        if not len(tokens):
+            problems.append(
+                f"{item_name} {index}: it has no token. Begin it with the tokenizer's BOS "
+                "token, or with a text."
             )
-        elif len(row) > config.max_positions:
-            findings.append(
-                f"{item_name} {number}: it has {len(row):,} tokens, and the model reads "
+        elif len(tokens) > config.max_positions:
+            problems.append(
+                f"{item_name} {index}: it has {len(tokens):,} tokens, and the model reads "
                 f"{config.max_positions:,} at most. Shorten it."
             )
-        elif min(row) < 0 or max(row) >= config.vocab_size:
-            unknown = min(row) if min(row) < 0 else max(row)
-            findings.append(
-                f"{item_name} {number}: it has token {unknown}, and the model knows 0 to "
+        elif min(tokens) < 0 or max(tokens) >= config.vocab_size:
+            unknown = min(tokens) if min(tokens) < 0 else max(tokens)
+            problems.append(
+                f"{item_name} {index}: it has token {unknown}, and the model knows 0 to "
                 f"{config.vocab_size - 1}. Encode it with the model's own tokenizer."
             )
-    if findings:
-        raise UserError(*findings)
+    if problems:
+        raise UserError(*problems)

@@ -1,8 +1,7 @@
-"""Shardings by name: the mesh, and the one table from logical axes to mesh axes."""
+"""The device mesh, and shardings by the names of logical axes."""
 
 from jaxdistill.sharding.logical_axes import LOGICAL_AXIS_RULES as LOGICAL_AXIS_RULES
 from jaxdistill.sharding.logical_axes import batch_sharding as batch_sharding
-from jaxdistill.sharding.logical_axes import indivisible_axis_messages as indivisible_axis_messages
 from jaxdistill.sharding.logical_axes import named_shardings as named_shardings
 from jaxdistill.sharding.logical_axes import num_batch_shards as num_batch_shards
 from jaxdistill.sharding.logical_axes import replicated_sharding as replicated_sharding

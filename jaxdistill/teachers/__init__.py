@@ -1,4 +1,4 @@
-"""Teachers: where the signal comes from. One file a source; each says what it provides."""
+"""Teachers, one file each: sources of the signal that a student learns from."""
 
 from jaxdistill.config import Registry
 

@@ -1,4 +1,4 @@
-"""Online: the teacher is a model that runs inside the student's step, outside the gradient."""
+"""The online teacher: a model that runs in the training step, outside the gradient."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -14,11 +14,11 @@ from jaxdistill.types import Batch, HiddenSignal, Params
 @TEACHERS.register
 @configclass
 class OnlineTeacher:
-    """A model that reads every batch beside the student.
+    """A teacher model in memory, which reads every batch of the student.
 
     Attributes:
-        model: A Hugging Face folder, a `.gguf` file or a hub name.
-        dtype: What its parameters are kept and computed in; any float type serves.
+        model: A Hugging Face folder, a `.gguf` file or a name on the Hugging Face Hub.
+        dtype: Type in which its parameters are kept and its hidden states computed.
     """
 
     type: Literal["online"] = "online"
@@ -31,17 +31,17 @@ class OnlineTeacher:
 def online_signal(
     config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: int
 ) -> HiddenSignal:
-    """The teacher's hidden states for `batch`, with its head; no gradient passes.
+    """Compute the teacher's hidden states of a batch; no gradient flows through them.
 
     Args:
-        config: The teacher's shape.
-        params: Its parameters.
-        batch: What the student reads, with what this teacher reads of it if that differs.
-        vocab_size: How many words its tokenizer has; further rows of the head are padding.
+        config: Architecture of the teacher.
+        params: Parameters of the teacher.
+        batch: The student's batch. With an alignment, the teacher reads its own view of it.
+        vocab_size: Number of tokens of its tokenizer; further rows of the LM head are padding.
     """
     params = jax.lax.stop_gradient(params)
-    read = batch if batch.alignment is None else batch.alignment.teacher
-    output = forward_batch(config, params, read)
+    teacher_batch = batch if batch.alignment is None else batch.alignment.teacher
+    output = forward_batch(config, params, teacher_batch)
     return HiddenSignal(
         hidden=jax.lax.stop_gradient(output.hidden),
         lm_head=lm_head(config, params, vocab_size=vocab_size),

@@ -1,59 +1,60 @@
-"""Intervals that hold what they should as often as they should."""
+"""Bootstrap intervals contain the true value as often as their level says."""
 
 import numpy as np
 import pytest
 
-from jaxdistill.evals import difference, ratio
+from jaxdistill.evals import RatioTerms, difference, ratio
 
 
 def test_the_value_is_the_ratio_averaged_over_seeds() -> None:
     sums = np.array([[2.0, 4.0], [1.0, 1.0]])
     weights = np.array([[1.0, 2.0], [1.0, 1.0]])
-    found = ratio(sums, weights)
-    assert found.value == (2 + 1) / 2
-    assert found.low <= found.value <= found.high
+    estimate = ratio(sums, weights)
+    assert estimate.value == (2 + 1) / 2
+    assert estimate.low <= estimate.value <= estimate.high
 
 
-def test_no_spread_no_interval() -> None:
-    found = ratio(np.full((3, 8), 6.0), np.full((3, 8), 2.0))
-    assert (found.value, found.low, found.high) == (3, 3, 3)
+def test_without_spread_the_interval_has_no_width() -> None:
+    estimate = ratio(np.full((3, 8), 6.0), np.full((3, 8), 2.0))
+    assert (estimate.value, estimate.low, estimate.high) == (3, 3, 3)
 
 
 def test_a_difference_is_paired() -> None:
     random = np.random.default_rng(0)
     weights = np.ones((3, 50))
-    hard = random.normal(10, 5, (1, 50)).repeat(3, axis=0)
-    found = difference((hard + 1, weights), (hard, weights))
-    np.testing.assert_allclose([found.value, found.low, found.high], 1)
-    alone = ratio(hard, weights)
-    assert alone.high - alone.low > 1
+    sums = random.normal(10, 5, (1, 50)).repeat(3, axis=0)
+    candidate, baseline = RatioTerms(sums + 1, weights), RatioTerms(sums, weights)
+    estimate = difference(candidate, baseline)
+    np.testing.assert_allclose([estimate.value, estimate.low, estimate.high], 1)
+    unpaired = ratio(sums, weights)
+    assert unpaired.high - unpaired.low > 1
 
 
 @pytest.mark.parametrize(
-    ("num_seeds", "of_seeds", "of_rows"),
+    ("num_seeds", "seed_spread", "row_spread"),
     [(1, 0.0, 1.0), (3, 1.0, 0.1), (3, 0.1, 1.0), (5, 1.0, 1.0)],
 )
-def test_the_interval_holds_the_truth_as_often_as_it_says(
-    num_seeds: int, of_seeds: float, of_rows: float
+def test_the_interval_covers_the_true_value_at_its_level(
+    num_seeds: int, seed_spread: float, row_spread: float
 ) -> None:
     random = np.random.default_rng(1)
-    held = 0
+    num_covered = 0
     for trial in range(100):
-        sums = 2 + of_rows * random.normal(size=(1, 60))
-        sums = sums + of_seeds * random.normal(size=(num_seeds, 1))
-        found = ratio(sums, np.ones_like(sums), seed=trial)
-        held += found.low <= 2.0 <= found.high
-    assert 87 <= held <= 100  # binomial(100, 0.95): below it in one of a thousand
+        sums = 2 + row_spread * random.normal(size=(1, 60))
+        sums = sums + seed_spread * random.normal(size=(num_seeds, 1))
+        estimate = ratio(sums, np.ones_like(sums), seed=trial)
+        num_covered += estimate.low <= 2.0 <= estimate.high
+    assert 87 <= num_covered <= 100  # binomial(100, 0.95) is below 87 once in a thousand
 
 
-def test_where_rows_are_alike_the_interval_is_students() -> None:
+def test_with_equal_rows_the_interval_is_that_of_students_t() -> None:
     by_seed = np.array([1.0, 2.0, 4.0])
-    found = ratio(by_seed[:, None].repeat(20, axis=1), np.ones((3, 20)))
+    estimate = ratio(by_seed[:, None].repeat(20, axis=1), np.ones((3, 20)))
     half = 4.303 * by_seed.std(ddof=1) / np.sqrt(3)  # t at 97.5 %, two degrees of freedom
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.15)
+    assert estimate.high - estimate.low == pytest.approx(2 * half, rel=0.15)
 
 
-def test_one_seed_draws_the_same() -> None:
+def test_equal_seeds_give_equal_intervals() -> None:
     sums, weights = np.random.default_rng(2).random((2, 3, 9)) + 1
     assert ratio(sums, weights, seed=4) == ratio(sums, weights, seed=4)
     assert ratio(sums, weights, seed=4) != ratio(sums, weights, seed=5)

@@ -1,3 +1,5 @@
+"""Fixtures: a tiny random model of every family, and tokens."""
+
 import numpy as np
 import pytest
 from tiny_models import TIME, VARIANTS, Case, make_case

@@ -1,4 +1,4 @@
-"""Every key of a `config.json` and every field of a DecoderConfig matters, or is refused."""
+"""Every key of a `config.json` and every field of a DecoderConfig has an effect, or is refused."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -66,7 +66,7 @@ CHANGES: dict[str, Any] = {
     "logit_soft_cap": 2.0,
     "initializer_range": 0.3,
 }
-STRETCHED = Rope(
+SCALED_ROPE = Rope(
     base=100.0,
     kind=RopeKind.YARN,
     factor=4.0,
@@ -79,9 +79,9 @@ ROPE_CHANGES: dict[str, Any] = {
     "kind": RopeKind.LLAMA3,
     "factor": 8.0,
     "original_max_positions": 32,
-    "slow": 0.1,
-    "fast": 9.0,
-    "amplitude": 1.5,
+    "low_freq_factor": 0.1,
+    "high_freq_factor": 9.0,
+    "attention_factor": 1.5,
     "is_truncated": False,
 }
 
@@ -91,7 +91,7 @@ def shapes(config: DecoderConfig) -> Any:
 
 
 def logits(config: DecoderConfig) -> np.ndarray:
-    """From parameters that depend on their shapes alone."""
+    """Compute logits with random parameters that depend on their shapes only."""
     random = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: jnp.asarray(random.normal(0, 0.2, leaf.shape), leaf.dtype),
@@ -106,42 +106,39 @@ def base_logits() -> np.ndarray:
     return logits(BASE)
 
 
-def test_all_fields_are_here() -> None:
+def test_all_fields_are_tested() -> None:
     assert set(CHANGES) == {field.name for field in fields(DecoderConfig)}
     assert set(ROPE_CHANGES) == {field.name for field in fields(Rope)}
 
 
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - {"initializer_range"}))
-def test_every_field_matters(name: str, base_logits: np.ndarray) -> None:
+def test_every_field_has_an_effect(name: str, base_logits: np.ndarray) -> None:
     config = replace(BASE, **{name: CHANGES[name]})
     if shapes(config) == shapes(BASE):
         assert np.abs(logits(config) - base_logits).max() > 1e-3
 
 
-def test_initializer_range_is_the_spread_of_fresh_weights() -> None:
-    fresh = init_params(replace(BASE, initializer_range=0.3), jax.random.key(0))
-    assert np.std(fresh["layers"]["mlp"]["up"]) == pytest.approx(0.3, rel=0.05)
+def test_initializer_range_is_the_standard_deviation_of_initial_weights() -> None:
+    params = init_params(replace(BASE, initializer_range=0.3), jax.random.key(0))
+    assert np.std(params["layers"]["mlp"]["up"]) == pytest.approx(0.3, rel=0.05)
 
 
 @pytest.mark.parametrize("activation", Activation)
-def test_every_activation_is_its_own(activation: Activation) -> None:
-    """Two of them may be alike, but none equals another."""
+def test_no_two_activations_are_equal(activation: Activation) -> None:
     from jaxdistill.models.layers import ACTIVATION_FUNCTIONS
 
     x = np.linspace(-3, 3, 50, dtype=np.float32)
     for other in set(Activation) - {activation}:
-        assert (
-            np.abs(ACTIVATION_FUNCTIONS[activation](x) - ACTIVATION_FUNCTIONS[other](x)).max()
-            > 1e-5
-        )
+        difference = ACTIVATION_FUNCTIONS[activation](x) - ACTIVATION_FUNCTIONS[other](x)
+        assert np.abs(difference).max() > 1e-5
 
 
-@pytest.mark.parametrize("name", ROPE_CHANGES, ids="of-{}".format)
-def test_every_rope_field_matters(name: str) -> None:
-    changed = replace(STRETCHED, **{name: ROPE_CHANGES[name]})
+@pytest.mark.parametrize("name", ROPE_CHANGES, ids="rope-{}".format)
+def test_every_rope_field_has_an_effect(name: str) -> None:
+    changed = replace(SCALED_ROPE, **{name: ROPE_CHANGES[name]})
     before, after = (
         np.append(rope_frequencies(rope, 64), rope.attention_factor)
-        for rope in (STRETCHED, changed)
+        for rope in (SCALED_ROPE, changed)
     )
     assert np.abs(before - after).max() > 1e-6
 
@@ -166,11 +163,11 @@ def test_frequencies_equal_transformers_at_full_size(
         "rope_parameters": parameters,
     }
     original = transformers.AutoConfig.for_model(**hf)
-    expected, amplitude = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](original, "cpu")
+    expected, attention_factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](original, "cpu")
     rope = FAMILIES["llama"].decoder_config(hf).layers[0].rope
     assert rope is not None
     np.testing.assert_allclose(rope_frequencies(rope, 128), expected.numpy(), rtol=2e-6)
-    assert rope.attention_factor == pytest.approx(amplitude, rel=1e-12)
+    assert rope.attention_factor == pytest.approx(attention_factor, rel=1e-12)
 
 
 SHARED_KEYS: dict[str, Any] = {
@@ -282,17 +279,17 @@ KEYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_every_key_is_read_or_refused(family: str, key: str) -> None:
     hf, changes = KEYS[family]
     read = FAMILIES[hf["model_type"]].decoder_config
-    said = ""
+    message = ""
     try:
-        result = read({**hf, key: changes[key]})
+        config = read({**hf, key: changes[key]})
     except UserError as error:
-        result, said = None, str(error)
-    assert result != read(hf)
-    assert result is not None or key in said
+        config, message = None, str(error)
+    assert config != read(hf)
+    assert config is not None or key in message
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"hidden_act": "silo"}, "`hidden_act` is 'silo'"),
         ({"hidden_act": "silo"}, "Did you mean `silu`?"),
@@ -307,53 +304,51 @@ def test_every_key_is_read_or_refused(family: str, key: str) -> None:
         ({"num_attention_heads": 5}, "`num_attention_heads` is 5, expected a divisor of hidden_si"),
     ],
 )
-def test_mistakes_are_named(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=r"config\.json") as caught:
+def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=r"config\.json") as error:
         FAMILIES["llama"].decoder_config({**LLAMA, **change})
-    assert said in str(caught.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("family", "key"), [("qwen2", "layer_types"), ("gpt_neo", "attention_types")]
 )
-def test_kinds_of_layer_that_are_no_words(family: str, key: str) -> None:
+def test_layer_types_that_are_not_names_are_refused(family: str, key: str) -> None:
     kinds = {"layer_types": [["full_attention"]] * 4, "attention_types": [[[["global"]], 4]]}
     layers = {"num_hidden_layers": 4} if family == "qwen2" else {"num_layers": 4}
     with pytest.raises(UserError, match=f"`{key}` is "):
         FAMILIES[family].decoder_config({**layers, key: kinds[key]})
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     wrong = {**LLAMA, "hidden_act": "x", "pretraining_tp": 2, "rope_scaling": {"type": "longrope"}}
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as error:
         FAMILIES["llama"].decoder_config(wrong)
-    assert len(caught.value.lines) == 3
+    assert len(error.value.lines) == 3
 
 
-def test_an_unknown_type_is_named_with_the_nearest() -> None:
+def test_an_unknown_model_type_is_named_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"'lama'.*Did you mean `llama`\?"):
         FAMILIES["lama"]
     with pytest.raises(UserError, match=r"is \['llama'\], expected one of"):
         FAMILIES[["llama"]]  # pyright: ignore[reportArgumentType]
 
 
-def test_what_a_family_cannot_say_is_refused() -> None:
+def test_a_config_that_a_family_cannot_express_is_refused() -> None:
     config = FAMILIES["llama"].decoder_config(LLAMA)
     with pytest.raises(UserError, match="has_query_key_norm"):
         FAMILIES["llama"].hf_config(replace(config, has_query_key_norm=True), LLAMA)
 
 
-def test_two_names_of_one_thing_must_agree() -> None:
+def test_a_key_and_its_alias_must_agree() -> None:
     with pytest.raises(UserError, match="hidden_size"):
         FAMILIES["gpt2"].decoder_config({**GPT2, "hidden_size": 99})
     aliased = {"hidden_size" if key == "n_embd" else key: GPT2[key] for key in GPT2}
     assert FAMILIES["gpt2"].decoder_config(aliased) == FAMILIES["gpt2"].decoder_config(GPT2)
 
 
-def test_defaults_are_those_of_transformers() -> None:
+def test_defaults_equal_those_of_transformers() -> None:
     for model_type in {hf["model_type"] for hf in VARIANTS.values()}:
-        bare = transformers.AutoConfig.for_model(model_type)
-        family = FAMILIES[model_type]
-        assert family.decoder_config({"model_type": model_type}) == family.decoder_config(
-            bare.to_dict()
-        )
+        defaults = transformers.AutoConfig.for_model(model_type).to_dict()
+        read = FAMILIES[model_type].decoder_config
+        assert read({"model_type": model_type}) == read(defaults)

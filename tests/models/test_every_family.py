@@ -19,10 +19,10 @@ from jaxdistill.models import (
 )
 
 ATOL = 1e-4
-"""What float32 logits may differ from those of `transformers`."""
+"""Tolerance of float32 logits compared with those of `transformers`."""
 
-SAME = 2e-5
-"""What two ways to the same hidden states may differ."""
+HIDDEN_ATOL = 2e-5
+"""Tolerance of hidden states that are computed in two ways."""
 
 
 def reference(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
@@ -40,17 +40,17 @@ def test_logits_equal_transformers(case: Case, tokens: np.ndarray) -> None:
     )
 
 
-def test_config_reads_the_same_as_transformers_writes_it(case: Case) -> None:
+def test_a_config_that_transformers_wrote_reads_the_same(case: Case) -> None:
     assert case.family.decoder_config(case.original.config.to_dict()) == case.config
 
 
-def test_config_survives_the_round_trip(case: Case) -> None:
+def test_config_round_trip_is_exact(case: Case) -> None:
     written = case.family.hf_config(case.config, case.hf)
     assert case.family.decoder_config(written) == case.config
     assert written["architectures"] == [type(case.original).__name__]
 
 
-def test_tensors_survive_the_round_trip_bit_for_bit(case: Case) -> None:
+def test_tensor_round_trip_is_bit_exact(case: Case) -> None:
     written = tensors_of(case.family, case.config, case.params)
     state = {name: value.numpy() for name, value in case.original.state_dict().items()}
     tied = {"lm_head.weight"} if case.config.has_tied_embeddings else set()
@@ -66,7 +66,7 @@ def test_tensors_survive_the_round_trip_bit_for_bit(case: Case) -> None:
     assert shapes == {name: tensor.shape for name, tensor in written.items()}
 
 
-def test_rules_fill_the_tree(case: Case) -> None:
+def test_rules_cover_every_parameter(case: Case) -> None:
     shapes = jax.tree.map(np.shape, abstract_params(case.config))
     assert jax.tree.map(np.shape, case.params) == shapes
     axes = parameter_axes(case.config)
@@ -74,7 +74,9 @@ def test_rules_fill_the_tree(case: Case) -> None:
     assert ranks == jax.tree.map(lambda leaf: leaf.ndim, abstract_params(case.config))
 
 
-def test_a_changed_future_token_changes_nothing_earlier(case: Case, tokens: np.ndarray) -> None:
+def test_a_future_token_does_not_change_earlier_hidden_states(
+    case: Case, tokens: np.ndarray
+) -> None:
     changed = tokens.copy()
     changed[:, 15] = (tokens[:, 15] + 1) % 61
     before, after = (run(case.config, case.params, t) for t in (tokens, changed))
@@ -83,93 +85,96 @@ def test_a_changed_future_token_changes_nothing_earlier(case: Case, tokens: np.n
 
 
 def test_packed_equals_unpacked(case: Case, tokens: np.ndarray) -> None:
-    """Two texts in one row, and padding, against each alone (what follows changes nothing)."""
+    """Two texts in one sequence, and padding, against each text alone."""
     alone = run(case.config, case.params, tokens)
     lengths = ((11, 9), (3, 21))
-    places = np.arange(TIME)
+    indices = np.arange(TIME)
     packed, positions, segments = np.empty((3, 2, TIME), int)
     for row, (first, second) in enumerate(lengths):
         ends = (first, first + second)
-        segments[row] = np.where(places < ends[0], 1, np.where(places < ends[1], 2, 0))
-        positions[row] = np.where(places < ends[0], places, (places - first) % TIME)
+        segments[row] = np.where(indices < ends[0], 1, np.where(indices < ends[1], 2, 0))
+        positions[row] = np.where(indices < ends[0], indices, (indices - first) % TIME)
         packed[row] = np.concatenate([tokens[0, :first], tokens[1, : TIME - first]])
     together = run(case.config, case.params, packed, positions=positions, segment_ids=segments)
     assert np.isfinite(together).all()
     for row, (first, second) in enumerate(lengths):
         parts = together[row, :first], together[row, first : first + second]
         for part, expected in zip(parts, (alone[0, :first], alone[1, :second]), strict=True):
-            np.testing.assert_allclose(part, expected, atol=SAME, rtol=0)
+            np.testing.assert_allclose(part, expected, atol=HIDDEN_ATOL, rtol=0)
 
 
 def test_cached_equals_uncached(case: Case, tokens: np.ndarray) -> None:
-    """Prompts of unlike lengths in one cache, then three more tokens of each at once."""
-    prompts, longest, more = np.array([4, 9]), 9, 3
-    whole = run(case.config, case.params, tokens)
-    places = np.broadcast_to(np.arange(longest), (2, longest))
-    following = prompts[:, None] + np.arange(more)
-    prompt = forward(
+    """Prompts of unequal lengths in one cache, then three more tokens of each at once."""
+    lengths, longest, num_new = np.array([4, 9]), 9, 3
+    expected = run(case.config, case.params, tokens)
+    positions = np.broadcast_to(np.arange(longest), (2, longest))
+    new_positions = lengths[:, None] + np.arange(num_new)
+    prompts = forward(
         case.config,
         case.params,
         tokens[:, :longest],
-        positions=places,
-        segment_ids=(places < prompts[:, None]).astype(int),
-        cache=init_cache(case.config, 2, longest + more),
+        positions=positions,
+        segment_ids=(positions < lengths[:, None]).astype(int),
+        cache=init_cache(case.config, 2, longest + num_new),
     )
-    answer = forward(
+    new_tokens = forward(
         case.config,
         case.params,
-        np.take_along_axis(tokens, following, axis=1),
-        positions=following,
-        segment_ids=np.ones_like(following),
-        cache=prompt.cache,
+        np.take_along_axis(tokens, new_positions, axis=1),
+        positions=new_positions,
+        segment_ids=np.ones_like(new_positions),
+        cache=prompts.cache,
     )
-    assert int(answer.cache.length) == longest + more
-    for row, length in enumerate(prompts):
-        hidden = np.concatenate([prompt.hidden[row, :length], answer.hidden[row]])
-        np.testing.assert_allclose(hidden, whole[row, : length + more], atol=SAME, rtol=0)
+    assert int(new_tokens.cache.length) == longest + num_new
+    for row, length in enumerate(lengths):
+        hidden = np.concatenate([prompts.hidden[row, :length], new_tokens.hidden[row]])
+        np.testing.assert_allclose(
+            hidden, expected[row, : length + num_new], atol=HIDDEN_ATOL, rtol=0
+        )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma3"])
-def test_fresh_parameters_fill_the_tree(name: str) -> None:
+def test_initial_parameters_have_the_abstract_shapes(name: str) -> None:
     config = make_case(name).config
-    fresh = init_params(config, jax.random.key(0), "bfloat16")
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), fresh) == jax.tree.map(
+    params = init_params(config, jax.random.key(0), "bfloat16")
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), abstract_params(config, "bfloat16")
     )
     other = init_params(config, jax.random.key(1), "bfloat16")
-    assert not np.array_equal(fresh["embedding"], other["embedding"])
+    assert not np.array_equal(params["embedding"], other["embedding"])
 
 
 @pytest.mark.parametrize("name", ["gemma3"])
-def test_remat_changes_no_gradient(name: str, tokens: np.ndarray) -> None:
+def test_remat_does_not_change_gradients(name: str, tokens: np.ndarray) -> None:
     case = make_case(name)
 
     def loss(params, remat):
         return (run(case.config, params, tokens[:, :8], remat=remat) ** 2).mean()
 
     stored, recomputed = (jax.grad(loss)(case.params, remat) for remat in (False, True))
-    for one, other in zip(jax.tree.leaves(stored), jax.tree.leaves(recomputed), strict=True):
-        assert np.isfinite(one).all()
-        np.testing.assert_allclose(one, other, atol=SAME, rtol=1e-4)
+    leaves = zip(jax.tree.leaves(stored), jax.tree.leaves(recomputed), strict=True)
+    for expected, gradient in leaves:
+        assert np.isfinite(expected).all()
+        np.testing.assert_allclose(gradient, expected, atol=HIDDEN_ATOL, rtol=1e-4)
 
 
-def test_selected_layers_compute_what_they_did(case: Case, tokens: np.ndarray) -> None:
+def test_selected_layers_compute_the_same_as_before(case: Case, tokens: np.ndarray) -> None:
     """A decoder whose other layers add nothing is the decoder of the selected layers."""
-    chosen = [0, 3]
-    config, params = select_layers(case.config, case.params, chosen)
+    selected = [0, 3]
+    config, params = select_layers(case.config, case.params, selected)
     assert config.num_layers == 2
-    silent = np.isin(np.arange(4), chosen).astype(np.float32)
+    is_selected = np.isin(np.arange(4), selected).astype(np.float32)
     layers = {part: dict(leaves) for part, leaves in case.params["layers"].items()}
     for part, name in (("attention", "output"), ("mlp", "down")):
         for leaf in (name, f"{name}_bias"):
             if leaf in layers[part]:
                 array = layers[part][leaf]
-                layers[part][leaf] = array * silent.reshape((-1,) + (1,) * (array.ndim - 1))
+                layers[part][leaf] = array * is_selected.reshape((-1,) + (1,) * (array.ndim - 1))
     expected = run(case.config, {**case.params, "layers": layers}, tokens)
-    np.testing.assert_allclose(run(config, params, tokens), expected, atol=SAME, rtol=0)
+    np.testing.assert_allclose(run(config, params, tokens), expected, atol=HIDDEN_ATOL, rtol=0)
 
 
-def test_selected_layers_leave_for_transformers(case: Case, tokens: np.ndarray) -> None:
+def test_selected_layers_load_in_transformers(case: Case, tokens: np.ndarray) -> None:
     config, params = select_layers(case.config, case.params, [1, 2])
     written = case.family.hf_config(config, case.original.config.to_dict())
     student = transformers.AutoModelForCausalLM.from_config(
@@ -180,13 +185,13 @@ def test_selected_layers_leave_for_transformers(case: Case, tokens: np.ndarray) 
     missing, unexpected = student.load_state_dict(state, strict=False)
     assert not unexpected
     assert set(missing) <= ({"lm_head.weight"} if config.has_tied_embeddings else set())
-    again = params_of(case.family, config, student)
-    jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(np.asarray, params))
-    ours = Case(written, case.family, config, student, params).logits(tokens)
-    np.testing.assert_allclose(ours, reference(student, tokens), atol=ATOL, rtol=0)
+    reimported = params_of(case.family, config, student)
+    jax.tree.map(np.testing.assert_array_equal, reimported, jax.tree.map(np.asarray, params))
+    logits = Case(written, case.family, config, student, params).logits(tokens)
+    np.testing.assert_allclose(logits, reference(student, tokens), atol=ATOL, rtol=0)
 
 
-def test_head_knows_the_real_vocabulary() -> None:
+def test_the_lm_head_has_the_given_vocabulary_size() -> None:
     case = make_case("gemma3-nested")
     assert lm_head(case.config, case.params).vocab_size == 61
     padded = lm_head(case.config, case.params, vocab_size=50)

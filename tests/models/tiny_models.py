@@ -126,6 +126,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
+    """A tiny model: `hf` is its `config.json`, `original` the model of `transformers`."""
+
     hf: dict[str, Any]
     family: Family
     config: DecoderConfig
@@ -137,41 +139,42 @@ class Case:
         return np.asarray(project(lm_head(self.config, self.params), hidden))
 
 
-def project(head: LMHead, hidden: jax.Array) -> jax.Array:
-    logits = hidden @ head.matrix.T * head.scale
-    return logits if head.soft_cap is None else head.soft_cap * jnp.tanh(logits / head.soft_cap)
+def project(lm_head: LMHead, hidden: jax.Array) -> jax.Array:
+    logits = hidden @ lm_head.matrix.T * lm_head.scale
+    soft_cap = lm_head.soft_cap
+    return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 
 def run(config: DecoderConfig, params: Any, tokens: np.ndarray, **changes: Any) -> jax.Array:
-    places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-    given = {"positions": places, "segment_ids": np.ones_like(tokens), **changes}
-    return forward(config, params, tokens, **given).hidden
+    positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    inputs = {"positions": positions, "segment_ids": np.ones_like(tokens), **changes}
+    return forward(config, params, tokens, **inputs).hidden
 
 
 def params_of(family: Family, config: DecoderConfig, model: torch.nn.Module) -> dict[str, Any]:
-    """Import by the table, as the hub does."""
+    """Import by the tensor rules, as `hub` does."""
     tensors = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     tree: dict[str, Any] = {}
     for rule in family.tensor_rules(config):
         slices = [rule.to_params(tensors[name]) for _, name in rule.tensor_names(config.num_layers)]
         for path, arrays in zip(rule.paths, zip(*slices, strict=True), strict=True):
-            place = tree
-            for step in path[:-1]:
-                place = place.setdefault(step, {})
-            place[path[-1]] = jnp.asarray(np.stack(arrays) if rule.is_stacked else arrays[0])
+            node = tree
+            for key in path[:-1]:
+                node = node.setdefault(key, {})
+            node[path[-1]] = jnp.asarray(np.stack(arrays) if rule.is_stacked else arrays[0])
     return tree
 
 
 def tensors_of(family: Family, config: DecoderConfig, params: Any) -> dict[str, np.ndarray]:
-    """Export by the table, as the hub does."""
+    """Export by the tensor rules, as `hub` does."""
     tensors = {}
     for rule in family.tensor_rules(config):
         arrays = []
         for path in rule.paths:
-            place = params
-            for step in path:
-                place = place[step]
-            arrays.append(np.asarray(place))
+            node = params
+            for key in path:
+                node = node[key]
+            arrays.append(np.asarray(node))
         for layer, name in rule.tensor_names(config.num_layers):
             slices = arrays if layer is None else [array[layer] for array in arrays]
             tensors[name] = rule.to_hf_tensor(*slices)

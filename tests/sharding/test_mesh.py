@@ -1,9 +1,13 @@
+"""The sizes of the mesh, and its devices."""
+
 import jax
 import pytest
 from jax.sharding import AxisType
 
 from jaxdistill.errors import UserError
 from jaxdistill.sharding import MeshConfig, make_mesh
+
+pytestmark = pytest.mark.smoke
 
 
 @pytest.mark.parametrize(
@@ -15,8 +19,8 @@ from jaxdistill.sharding import MeshConfig, make_mesh
         (MeshConfig(data=2, fsdp=2, tensor=2), (2, 2, 2)),
     ],
 )
-def test_minus_one_takes_what_is_left(config, expected):
-    assert config.sizes(8) == expected
+def test_minus_one_takes_the_remaining_devices(config, expected):
+    assert config.axis_sizes(8) == expected
 
 
 @pytest.mark.parametrize(
@@ -30,12 +34,12 @@ def test_minus_one_takes_what_is_left(config, expected):
         MeshConfig(fsdp=16),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(config):
+def test_sizes_that_do_not_fit_the_devices_raise(config):
     with pytest.raises(UserError, match="mesh"):
-        config.sizes(8)
+        config.axis_sizes(8)
 
 
-def test_the_mesh_covers_every_device_and_leaves_the_choice_to_the_compiler():
+def test_the_mesh_has_every_device_and_automatic_axes():
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
     assert dict(mesh.shape) == {"data": 1, "fsdp": 2, "tensor": 2}
     assert set(mesh.devices.flat) == set(jax.devices())

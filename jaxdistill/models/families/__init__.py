@@ -1,4 +1,4 @@
-"""The families: one file each, with what `config.json` means and one table of tensors."""
+"""Model families, one file each: how to read and write `config.json`, and the tensor rules."""
 
 from jaxdistill.models.families.family import Family as Family
 from jaxdistill.models.families.family import FamilyRegistry as FamilyRegistry

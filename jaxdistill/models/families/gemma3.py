@@ -1,7 +1,7 @@
-"""Gemma 3, its text part: norms before and after, on queries and keys; two kinds of layer.
+"""Gemma 3's text model: norms before and after each block, and on queries and keys.
 
-Most layers slide over a window with a short-wave rotary embedding; every sixth sees everything
-with a long-wave one. https://arxiv.org/abs/2503.19786.
+Most layers have a sliding window and a rotary embedding of small base; every sixth has full
+attention and a large base. https://arxiv.org/abs/2503.19786.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 from jaxdistill.models.config import DecoderConfig, LayerKind, NormKind, Rope
 from jaxdistill.models.families.family import Family
 from jaxdistill.models.families.hf_config import (
-    ACTIVATION_NAMES,
     FULL,
     SLIDING,
+    HFConfig,
     HFConfigReader,
-    hf_activation_name,
     layer_type_names,
 )
 from jaxdistill.models.families.llama import (
@@ -61,12 +60,14 @@ class Gemma3(Family):
     tensor_prefix = "model."
     ignored_tensors = ("*.rotary_emb.*",)
 
-    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of Gemma3TextConfig."""
         reader = HFConfigReader(hf_config, GEMMA3_DEFAULTS)
-        reader.require_allowed("use_bidirectional_attention", (None, False), "a decoder is causal")
         reader.require_allowed(
-            "attn_logit_softcapping", (None,), "transformers reads it and does not apply it"
+            "use_bidirectional_attention", (None, False), "only causal attention is supported"
+        )
+        reader.require_allowed(
+            "attn_logit_softcapping", (None,), "set it to null: transformers does not apply it"
         )
         attention_bias = reader.flag("attention_bias")
         fields = llama_decoder_fields(reader)
@@ -76,7 +77,7 @@ class Gemma3(Family):
             norm=NormKind.RMS_PLUS_ONE,
             has_query_key_norm=True,
             has_post_norms=True,
-            activation=reader.choice("hidden_activation", ACTIVATION_NAMES),
+            activation=reader.activation("hidden_activation"),
             has_query_key_value_bias=attention_bias,
             has_attention_output_bias=attention_bias,
             query_scale=reader.positive_float("query_pre_attn_scalar") ** -0.5,
@@ -87,7 +88,7 @@ class Gemma3(Family):
         return config
 
     def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
-        """Every tensor of a Gemma3ForCausalLM."""
+        """Return the rule of every tensor of a Gemma3ForCausalLM."""
         channels = config.head_dim
         name, path = "model.layers.{i}.self_attn", ("layers", "attention")
         return (
@@ -97,25 +98,21 @@ class Gemma3(Family):
             identity_rule(f"{name}.k_norm.weight", (*path, "key_norm", "scale"), channels),
         )
 
-    def _hf_config_keys(
-        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
         windows = {kind.window for kind in config.layers} - {None}
-        word = original_hf_config.get("hidden_activation", "gelu_pytorch_tanh")
-        scalar = config.query_scale**-2
+        shared_keys = llama_hf_config_keys(config, original, activation_key="hidden_activation")
         return {
-            **llama_hf_config_keys(config),
-            "hidden_activation": hf_activation_name(config.activation, word),
+            **shared_keys,
             "layer_types": layer_type_names(config),
             **({"sliding_window": windows.pop()} if windows else {}),
             "attention_bias": config.has_query_key_value_bias,
-            "query_pre_attn_scalar": round(scalar),
+            "query_pre_attn_scalar": round(config.query_scale**-2),
             "final_logit_softcapping": config.logit_soft_cap,
         }
 
 
 def _layer_kinds(reader: HFConfigReader) -> tuple[LayerKind, ...]:
-    """By `layer_types`, or by the older rule: every `sliding_window_pattern`-th sees everything."""
+    """Read `layer_types`, or by default make every `sliding_window_pattern`-th layer full."""
     num_layers = reader.num_layers("num_hidden_layers")
     window = reader.optional_positive_int("sliding_window")
     pattern = reader.positive_int("sliding_window_pattern")
@@ -127,15 +124,15 @@ def _layer_kinds(reader: HFConfigReader) -> tuple[LayerKind, ...]:
 
 
 def _full_and_sliding_rope(reader: HFConfigReader) -> tuple[Rope, Rope]:
-    """The rotary embeddings of full and of sliding layers.
+    """Read the rotary embeddings of full and of sliding layers.
 
-    Newer files nest them by layer type in `rope_parameters`; older ones have `rope_theta` and
-    `rope_scaling` for the full layers and `rope_local_base_freq` for the others.
+    Newer files nest them by layer type in `rope_parameters`. Older ones have `rope_theta` and
+    `rope_scaling` for full layers, and `rope_local_base_freq` for sliding ones.
     """
     key = "rope_parameters"
     nested = reader.values.get(key) or {}
     if not isinstance(nested, Mapping) or set(nested) - {FULL, SLIDING}:
-        reader.add_mistake(key, nested, f"objects named {FULL} and {SLIDING}")
+        reader.add_mistake(key, nested, f"an object with the keys {FULL} and {SLIDING}")
         nested = {}
     full = {**(nested.get(FULL) or {}), **(reader.values.get("rope_scaling") or {})}
     sliding = nested.get(SLIDING) or {}

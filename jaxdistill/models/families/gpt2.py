@@ -1,18 +1,13 @@
-"""GPT-2: learned positions, layer norms, biases, one fused tensor for queries, keys and values.
+"""GPT-2: learned positions, layer norms, biases, a fused tensor for queries, keys and values.
 
 https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind, NormKind
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.hf_config import (
-    ACTIVATION_NAMES,
-    HFConfigReader,
-    hf_activation_name,
-)
+from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader, hf_activation_name
 from jaxdistill.models.tensor_rules import TensorRule, flattened_rule, identity_rule
 
 GPT2_DEFAULTS = {
@@ -30,9 +25,9 @@ GPT2_DEFAULTS = {
 
 
 class GPT2(Family):
-    """`model_type` gpt2. Its matrices lie `[inputs, outputs]` (Conv1D), as ours do.
+    """`model_type` gpt2. Its matrices are `[inputs, outputs]` (Conv1D), like ours.
 
-    `reorder_and_upcast_attn` is not read: scores are always formed in float32 here.
+    `reorder_and_upcast_attn` is not read: scores are always computed in float32 here.
     """
 
     model_types: ClassVar = {"gpt2": "GPT2LMHeadModel"}
@@ -45,11 +40,11 @@ class GPT2(Family):
         "num_hidden_layers": "n_layer",
     }
 
-    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of GPT2Config."""
         reader = HFConfigReader(hf_config, GPT2_DEFAULTS, self.config_aliases)
         reader.require_allowed(
-            "add_cross_attention", (None, False), "there is no encoder to attend to"
+            "add_cross_attention", (None, False), "only decoders without an encoder are supported"
         )
         fields = gpt_decoder_fields(
             reader, embed_key="n_embd", heads_key="n_head", mlp_key="n_inner"
@@ -66,19 +61,19 @@ class GPT2(Family):
         return config
 
     def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
-        """Every tensor of a GPT2LMHeadModel."""
+        """Return the rule of every tensor of a GPT2LMHeadModel."""
         embed, mlp = config.embed_dim, config.mlp_dim
         heads, channels = config.num_heads, config.head_dim
         attention, feed_forward = ("layers", "attention"), ("layers", "mlp")
         layer = "transformer.h.{i}"
-        fused = tuple((*attention, part) for part in ("query", "key", "value"))
-        biases = tuple((*attention, f"{part}_bias") for part in ("query", "key", "value"))
+        kernels = tuple((*attention, name) for name in ("query", "key", "value"))
+        biases = tuple((*attention, f"{name}_bias") for name in ("query", "key", "value"))
         return (
             *embedding_and_norm_rules(config),
-            # The second axis of the view counts query, key and value; in `order` it comes first.
+            # The second axis of the view counts query, key and value; `axis_order` moves it first.
             TensorRule(
                 f"{layer}.attn.c_attn.weight",
-                fused,
+                kernels,
                 shape=(embed, 3 * embed),
                 view_shape=(embed, 3, heads, channels),
                 axis_order=(1, 0, 2, 3),
@@ -104,11 +99,9 @@ class GPT2(Family):
             identity_rule(f"{layer}.mlp.c_proj.bias", (*feed_forward, "down_bias"), embed),
         )
 
-    def _hf_config_keys(
-        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
         return {
-            **gpt_hf_config_keys(config, original_hf_config),
+            **gpt_hf_config_keys(config, original),
             "n_embd": config.embed_dim,
             "n_inner": config.mlp_dim,
             "n_head": config.num_heads,
@@ -122,7 +115,7 @@ class GPT2(Family):
 def gpt_decoder_fields(
     reader: HFConfigReader, *, embed_key: str, heads_key: str, mlp_key: str
 ) -> dict[str, Any]:
-    """What GPT-2 and GPT-Neo have in common, by the keys of what they name differently."""
+    """Read the fields that GPT-2 and GPT-Neo share; the arguments are keys that differ."""
     embed_dim, num_heads = reader.positive_int(embed_key), reader.positive_int(heads_key)
     return {
         "vocab_size": reader.positive_int("vocab_size"),
@@ -134,7 +127,7 @@ def gpt_decoder_fields(
         "has_learned_positions": True,
         "norm": NormKind.LAYER,
         "norm_epsilon": reader.positive_float("layer_norm_epsilon"),
-        "activation": reader.choice("activation_function", ACTIVATION_NAMES),
+        "activation": reader.activation("activation_function"),
         "is_gated": False,
         "has_attention_output_bias": True,
         "has_mlp_bias": True,
@@ -143,22 +136,21 @@ def gpt_decoder_fields(
     }
 
 
-def gpt_hf_config_keys(
-    config: DecoderConfig, original_hf_config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The keys that GPT-2 and GPT-Neo write alike."""
-    word = original_hf_config.get("activation_function", GPT2_DEFAULTS["activation_function"])
+def gpt_hf_config_keys(config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
+    """Return the keys that GPT-2 and GPT-Neo share."""
+    default = GPT2_DEFAULTS["activation_function"]
+    activation = original.get("activation_function", default)
     return {
         "vocab_size": config.vocab_size,
         "layer_norm_epsilon": config.norm_epsilon,
-        "activation_function": hf_activation_name(config.activation, word),
+        "activation_function": hf_activation_name(config.activation, activation),
         "tie_word_embeddings": config.has_tied_embeddings,
         "initializer_range": config.initializer_range,
     }
 
 
 def embedding_and_norm_rules(config: DecoderConfig) -> tuple[TensorRule, ...]:
-    """The tensors that GPT-2 and GPT-Neo name alike: embeddings and norms."""
+    """Return the rules that GPT-2 and GPT-Neo share: embeddings and norms."""
     embed = config.embed_dim
     norms = {
         "ln_f": ("final_norm",),

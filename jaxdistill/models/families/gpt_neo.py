@@ -1,9 +1,8 @@
-"""GPT-Neo: GPT-2 with unscaled scores and, by turns, layers that see only a local window.
+"""GPT-Neo: GPT-2 with unscaled scores; by default every second layer has a sliding window.
 
 Black et al., 2021, https://doi.org/10.5281/zenodo.5297715.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
@@ -13,7 +12,7 @@ from jaxdistill.models.families.gpt2 import (
     gpt_decoder_fields,
     gpt_hf_config_keys,
 )
-from jaxdistill.models.families.hf_config import HFConfigReader
+from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader
 from jaxdistill.models.tensor_rules import TensorRule, identity_rule, linear_rule
 
 GPT_NEO_DEFAULTS = {
@@ -41,7 +40,7 @@ class GPTNeo(Family):
         "num_hidden_layers": "num_layers",
     }
 
-    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of GPTNeoConfig."""
         reader = HFConfigReader(hf_config, GPT_NEO_DEFAULTS, self.config_aliases)
         config = DecoderConfig(
@@ -56,31 +55,29 @@ class GPTNeo(Family):
         return config
 
     def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
-        """Every tensor of a GPTNeoForCausalLM."""
+        """Return the rule of every tensor of a GPTNeoForCausalLM."""
         embed, mlp = (config.embed_dim,), (config.mlp_dim,)
         heads = (config.num_heads, config.head_dim)
         layer, attention = "transformer.h.{i}", "transformer.h.{i}.attn.attention"
-        ours = ("layers", "attention")
+        path = ("layers", "attention")
         return (
             *embedding_and_norm_rules(config),
-            linear_rule(f"{attention}.q_proj.weight", (*ours, "query"), embed, heads),
-            linear_rule(f"{attention}.k_proj.weight", (*ours, "key"), embed, heads),
-            linear_rule(f"{attention}.v_proj.weight", (*ours, "value"), embed, heads),
-            linear_rule(f"{attention}.out_proj.weight", (*ours, "output"), heads, embed),
-            identity_rule(f"{attention}.out_proj.bias", (*ours, "output_bias"), *embed),
+            linear_rule(f"{attention}.q_proj.weight", (*path, "query"), embed, heads),
+            linear_rule(f"{attention}.k_proj.weight", (*path, "key"), embed, heads),
+            linear_rule(f"{attention}.v_proj.weight", (*path, "value"), embed, heads),
+            linear_rule(f"{attention}.out_proj.weight", (*path, "output"), heads, embed),
+            identity_rule(f"{attention}.out_proj.bias", (*path, "output_bias"), *embed),
             linear_rule(f"{layer}.mlp.c_fc.weight", ("layers", "mlp", "up"), embed, mlp),
             identity_rule(f"{layer}.mlp.c_fc.bias", ("layers", "mlp", "up_bias"), *mlp),
             linear_rule(f"{layer}.mlp.c_proj.weight", ("layers", "mlp", "down"), mlp, embed),
             identity_rule(f"{layer}.mlp.c_proj.bias", ("layers", "mlp", "down_bias"), *embed),
         )
 
-    def _hf_config_keys(
-        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
         names = ["local" if kind.window else "global" for kind in config.layers]
         windows = {kind.window for kind in config.layers} - {None}
         return {
-            **gpt_hf_config_keys(config, original_hf_config),
+            **gpt_hf_config_keys(config, original),
             "hidden_size": config.embed_dim,
             "intermediate_size": config.mlp_dim,
             "num_heads": config.num_heads,
@@ -93,21 +90,24 @@ class GPTNeo(Family):
 
 
 def _layer_kinds(reader: HFConfigReader) -> tuple[LayerKind, ...]:
-    """`attention_types` counts patterns; the older `attention_layers` lists every layer."""
+    """Read the kind of each layer from `attention_types` or the older `attention_layers`.
+
+    `attention_types` lists patterns and how often each is repeated.
+    """
     num_layers = reader.num_layers("num_layers")
     kinds = {"global": LayerKind(), "local": LayerKind(window=reader.positive_int("window_size"))}
     types = reader.values.get("attention_types") or [[["global", "local"], 12]]
     try:
-        names = [name for pattern, times in types for name in list(pattern) * times]
+        names = [name for pattern, count in types for name in list(pattern) * count]
     except (TypeError, ValueError):
         reader.add_mistake("attention_types", types, 'a list such as [[["global", "local"], 12]]')
         return ()
     listed = reader.values.get("attention_layers") or names
     if listed != names and reader.values.get("attention_types"):
-        reader.add_mistake("attention_layers", listed, f"what attention_types says, {names}")
+        reader.add_mistake("attention_layers", listed, f"the layers of attention_types, {names}")
     if len(listed) != num_layers or not all(name in ("global", "local") for name in listed):
         reader.add_mistake(
-            "attention_types", types, f"as many of global, local as num_layers, {num_layers}"
+            "attention_types", types, f"{num_layers} (num_layers) names, each global or local"
         )
         return ()
     return tuple(kinds[name] for name in listed)

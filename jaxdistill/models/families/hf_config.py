@@ -1,10 +1,13 @@
-"""Reading `config.json`: typed keys, defaults as in `transformers`, all mistakes at once."""
+"""A reader of `config.json`: typed keys, the defaults of `transformers`, all mistakes at once."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from jaxdistill.errors import UserError, did_you_mean
 from jaxdistill.models.config import Activation, DecoderConfig
+
+HFConfig = Mapping[str, Any]
+"""The content of a `config.json`."""
 
 Choice = TypeVar("Choice")
 
@@ -19,28 +22,28 @@ ACTIVATION_NAMES = {
 }
 
 MAX_NUMBER = 2**31
-"""Numbers are below this: it is what an index can be, and no model has more of anything."""
+"""Exclusive limit of every number: an index of 32 bits, and more than any model needs."""
 
 _MAX_LAYERS = 10_000
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""The words of `layer_types`."""
+"""The values of `layer_types`."""
 
 MOE_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 
 
 class HFConfigReader:
-    """One `config.json`. Mistakes are kept until `finish`, so that all are told together.
+    """A `config.json` whose mistakes are collected until `raise_mistakes`, to report all at once.
 
     Args:
-        hf: What the file says.
-        defaults: What its missing keys stand for, as in `transformers`.
-        aliases: Other names of the keys that are read.
+        hf_config: Content of the file.
+        defaults: Values of missing keys, as in `transformers`.
+        aliases: Other keys, and the keys that they stand for.
     """
 
     def __init__(
         self,
-        hf_config: Mapping[str, Any],
+        hf_config: HFConfig,
         defaults: Mapping[str, Any] | None = None,
         aliases: Mapping[str, str] | None = None,
     ):
@@ -50,8 +53,10 @@ class HFConfigReader:
             **resolve_aliases(hf_config, aliases or {}),
         }
         self.mistakes: list[str] = []
-        for key, name in (aliases or {}).items():
-            self.require_equal_alias(hf_config, key, name)
+        for alias, key in (aliases or {}).items():
+            value, other = hf_config.get(alias), hf_config.get(key)
+            if alias in hf_config and key in hf_config and value != other:
+                self.add_mistake(alias, value, f"the same as `{key}`, {other!r}")
         for key in MOE_KEYS:
             self.require_allowed(key, (None, 0, 1), "mixtures of experts are not supported")
         self.require_allowed(
@@ -62,30 +67,30 @@ class HFConfigReader:
         )
 
     def positive_int(self, key: str) -> int:
-        """A whole number above 0."""
+        """Read a whole number above 0."""
         return int(self._positive_number(key, is_integer=True))
 
     def num_layers(self, key: str) -> int:
-        """A whole number above 0 of which a list can be made."""
+        """Read a number of layers, above 0 and small enough to list the layers."""
         number = self.positive_int(key)
         if number > _MAX_LAYERS:
             self.add_mistake(key, number, f"at most {_MAX_LAYERS:,} layers")
         return min(number, _MAX_LAYERS)
 
     def positive_float(self, key: str) -> float:
-        """A number above 0."""
+        """Read a number above 0."""
         return float(self._positive_number(key, is_integer=False))
 
     def optional_positive_int(self, key: str) -> int | None:
-        """A whole number above 0, or null."""
+        """Read a whole number above 0, or null (None)."""
         return None if self.values.get(key) is None else self.positive_int(key)
 
     def optional_positive_float(self, key: str) -> float | None:
-        """A number above 0, or null."""
+        """Read a number above 0, or null (None)."""
         return None if self.values.get(key) is None else self.positive_float(key)
 
     def flag(self, key: str) -> bool:
-        """True or false; null stands for the default."""
+        """Read true or false; null is the default."""
         value = self.values.get(key)
         value = self._defaults.get(key, False) if value is None else value
         if not isinstance(value, bool):
@@ -93,42 +98,51 @@ class HFConfigReader:
         return bool(value)
 
     def choice(self, key: str, choices: Mapping[str, Choice]) -> Choice:
-        """What a word stands for."""
-        word = self.values.get(key)
-        if not isinstance(word, str) or word not in choices:
-            advice = did_you_mean(str(word), list(choices))
-            self.add_mistake(key, word, f"one of {', '.join(choices)}", advice)
-            word = next(iter(choices))
-        return choices[word]
+        """Read a name and return its value in `choices`."""
+        name = self.values.get(key)
+        if not isinstance(name, str) or name not in choices:
+            advice = did_you_mean(str(name), list(choices))
+            self.add_mistake(key, name, f"one of {', '.join(choices)}", advice)
+            name = next(iter(choices))
+        return choices[name]
+
+    def activation(self, key: str) -> Activation:
+        """Read the name of an activation function."""
+        return self.choice(key, ACTIVATION_NAMES)
 
     def require_allowed(self, key: str, allowed: Collection[Any], reason: str) -> None:
-        """Refuse a key that is there with a value that cannot be honoured."""
+        """Note a mistake if a key (None if missing) has none of the allowed values."""
         value = self.values.get(key)
         if value not in allowed:
             self.mistakes.append(f"config.json: `{key}` is {value!r}; {reason}.")
 
     def parse_layer_types(self, default: list[str], window: int | None) -> list[str]:
-        """The kind of each layer, by name; `default` where the key is missing."""
+        """Read the type of each layer; `default` if the key is missing."""
         types = self.values.get("layer_types") or default
-        known = isinstance(types, list) and all(word in (FULL, SLIDING) for word in types)
-        if not known or len(types) != len(default):
-            self.add_mistake("layer_types", types, f"{len(default)} words out of {FULL}, {SLIDING}")
+        is_known = isinstance(types, list) and all(name in (FULL, SLIDING) for name in types)
+        if not is_known or len(types) != len(default):
+            expected = f"a list of {len(default)} names, each {FULL} or {SLIDING}"
+            self.add_mistake("layer_types", types, expected)
             return default
         if window is None and SLIDING in types:
-            self.add_mistake("sliding_window", window, f"a number: layer_types has {SLIDING}")
+            self.add_mistake("sliding_window", window, f"a number: layer_types contains {SLIDING}")
         return types
 
     def derived_head_dim(self, num_heads: int, heads_key: str, embed_key: str) -> int:
-        """Channels of a head, where heads share the width between them."""
+        """Return the channels of a head if the heads divide the embedding between them."""
         embed_dim = self.values[embed_key]
         if not _is_positive(embed_dim, is_integer=True):
-            return 2  # told already
+            return 2  # a mistake that is noted where the key itself is read
         if embed_dim % num_heads:
             self.add_mistake(heads_key, num_heads, f"a divisor of {embed_key}, {embed_dim}")
         return embed_dim // num_heads
 
-    def attention_head_sizes(self) -> tuple[int, int, int]:
-        """Query heads, key/value heads (null: as many) and channels of a head (null: shared)."""
+    def attention_fields(self) -> dict[str, int]:
+        """Read the numbers of heads and the channels of a head, as fields of `DecoderConfig`.
+
+        Without `num_key_value_heads` each query head has its own key/value head, and without
+        `head_dim` the heads divide the embedding between them.
+        """
         heads = self.positive_int("num_attention_heads")
         kv_heads = self.optional_positive_int("num_key_value_heads") or heads
         head_dim = self.optional_positive_int("head_dim")
@@ -139,20 +153,15 @@ class HFConfigReader:
                 "num_key_value_heads", kv_heads, f"a divisor of the {heads} query heads"
             )
         if head_dim % 2:
-            self.add_mistake("head_dim", head_dim, "an even number: channels turn in pairs")
-        return heads, kv_heads, head_dim
-
-    def require_equal_alias(self, hf_config: Mapping[str, Any], alias: str, key: str) -> None:
-        """Refuse two names of one thing that disagree."""
-        if alias in hf_config and key in hf_config and hf_config[alias] != hf_config[key]:
-            self.add_mistake(alias, hf_config[alias], f"the same as `{key}`, {hf_config[key]!r}")
+            self.add_mistake("head_dim", head_dim, "an even number: channels are rotated in pairs")
+        return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
 
     def add_mistake(self, key: str, value: Any, expected: str, advice: str = "") -> None:
-        """Keep a finding for `finish`."""
+        """Note a mistake, for `raise_mistakes`."""
         self.mistakes.append(f"config.json: `{key}` is {value!r}, expected {expected}.{advice}")
 
     def raise_mistakes(self) -> None:
-        """Raise UserError if there was any mistake."""
+        """Raise a UserError that names every mistake, if there is any."""
         if self.mistakes:
             raise UserError(*self.mistakes)
 
@@ -170,22 +179,22 @@ class HFConfigReader:
 
 
 def _is_positive(value: Any, *, is_integer: bool) -> bool:
-    good = int if is_integer else (int, float)
-    return isinstance(value, good) and not isinstance(value, bool) and 0 < value < MAX_NUMBER
+    types = int if is_integer else (int, float)
+    return isinstance(value, types) and not isinstance(value, bool) and 0 < value < MAX_NUMBER
 
 
-def resolve_aliases(hf_config: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """The same keys, each under the name that the family reads."""
+def resolve_aliases(hf_config: HFConfig, aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Return the config with every alias replaced by the key that it stands for."""
     return {aliases.get(key, key): value for key, value in hf_config.items()}
 
 
 def layer_type_names(config: DecoderConfig) -> list[str]:
-    """What `layer_types` says of a decoder."""
+    """Return the `layer_types` of a decoder."""
     return [FULL if kind.window is None else SLIDING for kind in config.layers]
 
 
 def hf_activation_name(activation: Activation, original_name: Any) -> str:
-    """The word for an activation: the original's own, where it means the same."""
+    """Return the name of an activation: `original_name` if that is one of its names."""
     if isinstance(original_name, str) and ACTIVATION_NAMES.get(original_name) is activation:
         return original_name
-    return next(word for word, value in ACTIVATION_NAMES.items() if value is activation)
+    return next(name for name, value in ACTIVATION_NAMES.items() if value is activation)

@@ -1,4 +1,4 @@
-"""Llama, and what is built like it: Mistral, SmolLM2, TinyLlama. https://arxiv.org/abs/2302.13971.
+"""Llama and models with its architecture: Mistral, SmolLM2, TinyLlama. https://arxiv.org/abs/2302.13971.
 
 Mistral adds a sliding window to all layers (https://arxiv.org/abs/2310.06825).
 """
@@ -8,11 +8,7 @@ from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.hf_config import (
-    ACTIVATION_NAMES,
-    HFConfigReader,
-    hf_activation_name,
-)
+from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader, hf_activation_name
 from jaxdistill.models.families.rope_config import read_rope
 from jaxdistill.models.tensor_rules import TensorRule, flattened_rule, identity_rule, linear_rule
 
@@ -46,15 +42,15 @@ class Llama(Family):
     tensor_prefix = "model."
     ignored_tensors = ("*.rotary_emb.inv_freq",)
 
-    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of LlamaConfig or MistralConfig."""
         is_mistral = hf_config.get("model_type") == "mistral"
         reader = HFConfigReader(hf_config, MISTRAL_DEFAULTS if is_mistral else LLAMA_DEFAULTS)
         reader.require_allowed(
-            "pretraining_tp", (None, 1), "set it to 1: results differ by rounding only"
+            "pretraining_tp", (None, 1), "set it to 1, which differs by rounding only"
         )
         reader.require_allowed(
-            "rope_interleaved", (None, False), "only half-and-half rotation is known"
+            "rope_interleaved", (None, False), "only rotation of the two halves is supported"
         )
         window = reader.optional_positive_int("sliding_window") if is_mistral else None
         kind = LayerKind(window=window, rope=read_rope(reader))
@@ -63,7 +59,7 @@ class Llama(Family):
         config = DecoderConfig(
             **fields,
             layers=(kind,) * reader.num_layers("num_hidden_layers"),
-            activation=reader.choice("hidden_act", ACTIVATION_NAMES),
+            activation=reader.activation("hidden_act"),
             has_query_key_value_bias=attention_bias,
             has_attention_output_bias=attention_bias,
             has_mlp_bias=not is_mistral and reader.flag("mlp_bias"),
@@ -73,22 +69,15 @@ class Llama(Family):
         return config
 
     def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
-        """Every tensor of a LlamaForCausalLM."""
+        """Return the rule of every tensor of a LlamaForCausalLM."""
         return (
             *embedding_and_projection_rules(config),
             *layer_norm_rules(config, LLAMA_NORM_NAMES),
         )
 
-    def _hf_config_keys(
-        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        keys = {
-            **llama_hf_config_keys(config),
-            "hidden_act": hf_activation_name(
-                config.activation, original_hf_config.get("hidden_act")
-            ),
-        }
-        if original_hf_config.get("model_type") == "mistral":
+    def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
+        keys = llama_hf_config_keys(config, original)
+        if original.get("model_type") == "mistral":
             return {**keys, "sliding_window": config.layers[0].window}
         return {
             **keys,
@@ -98,15 +87,12 @@ class Llama(Family):
 
 
 def llama_decoder_fields(reader: HFConfigReader) -> dict[str, Any]:
-    """What Llama, Mistral, Qwen2 and Gemma 3 read alike."""
-    heads, kv_heads, head_dim = reader.attention_head_sizes()
+    """Read the fields whose keys Llama, Mistral, Qwen2 and Gemma 3 share."""
     return {
+        **reader.attention_fields(),
         "vocab_size": reader.positive_int("vocab_size"),
         "embed_dim": reader.positive_int("hidden_size"),
         "mlp_dim": reader.positive_int("intermediate_size"),
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "head_dim": head_dim,
         "max_positions": reader.positive_int("max_position_embeddings"),
         "norm_epsilon": reader.positive_float("rms_norm_eps"),
         "has_tied_embeddings": reader.flag("tie_word_embeddings"),
@@ -114,8 +100,13 @@ def llama_decoder_fields(reader: HFConfigReader) -> dict[str, Any]:
     }
 
 
-def llama_hf_config_keys(config: DecoderConfig) -> dict[str, Any]:
-    """The keys that Llama, Mistral, Qwen2 and Gemma 3 write alike."""
+def llama_hf_config_keys(
+    config: DecoderConfig,
+    original: HFConfig,
+    *,
+    activation_key: str = "hidden_act",
+) -> dict[str, Any]:
+    """Return the keys that Llama, Mistral, Qwen2 and Gemma 3 share."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.embed_dim,
@@ -128,30 +119,26 @@ def llama_hf_config_keys(config: DecoderConfig) -> dict[str, Any]:
         "rms_norm_eps": config.norm_epsilon,
         "tie_word_embeddings": config.has_tied_embeddings,
         "initializer_range": config.initializer_range,
+        activation_key: hf_activation_name(config.activation, original.get(activation_key)),
     }
 
 
 def embedding_and_projection_rules(config: DecoderConfig) -> tuple[TensorRule, ...]:
-    """The tensors that Llama, Mistral, Qwen2 and Gemma 3 name alike: all but a layer's norms."""
+    """Return the rules that Llama, Mistral, Qwen2 and Gemma 3 share: all but layer norms."""
     embed, mlp = (config.embed_dim,), (config.mlp_dim,)
     query = (config.num_heads, config.head_dim)
     key = (config.num_kv_heads, config.head_dim)
-    attention, feed_forward = config.has_query_key_value_bias, config.has_mlp_bias
+    inputs_biased, output_biased = config.has_query_key_value_bias, config.has_attention_output_bias
+    mlp_biased = config.has_mlp_bias
     projections = [
-        # in the file; ours; inputs; outputs; has a bias
-        ("self_attn.q_proj", ("attention", "query"), embed, query, attention),
-        ("self_attn.k_proj", ("attention", "key"), embed, key, attention),
-        ("self_attn.v_proj", ("attention", "value"), embed, key, attention),
-        (
-            "self_attn.o_proj",
-            ("attention", "output"),
-            query,
-            embed,
-            config.has_attention_output_bias,
-        ),
-        ("mlp.gate_proj", ("mlp", "gate"), embed, mlp, feed_forward),
-        ("mlp.up_proj", ("mlp", "up"), embed, mlp, feed_forward),
-        ("mlp.down_proj", ("mlp", "down"), mlp, embed, feed_forward),
+        # name in the file, our path, input shape, output shape, has a bias
+        ("self_attn.q_proj", ("attention", "query"), embed, query, inputs_biased),
+        ("self_attn.k_proj", ("attention", "key"), embed, key, inputs_biased),
+        ("self_attn.v_proj", ("attention", "value"), embed, key, inputs_biased),
+        ("self_attn.o_proj", ("attention", "output"), query, embed, output_biased),
+        ("mlp.gate_proj", ("mlp", "gate"), embed, mlp, mlp_biased),
+        ("mlp.up_proj", ("mlp", "up"), embed, mlp, mlp_biased),
+        ("mlp.down_proj", ("mlp", "down"), mlp, embed, mlp_biased),
     ]
     rules = [
         identity_rule("model.embed_tokens.weight", ("embedding",), config.vocab_size, *embed),
@@ -159,25 +146,24 @@ def embedding_and_projection_rules(config: DecoderConfig) -> tuple[TensorRule, .
     ]
     if not config.has_tied_embeddings:
         rules.append(identity_rule("lm_head.weight", ("unembedding",), config.vocab_size, *embed))
-    for name, (part, matrix), inputs, outputs, has_bias in projections:
+    for name, (module, kernel), inputs, outputs, has_bias in projections:
         name = f"model.layers.{{i}}.{name}"
-        rules.append(linear_rule(f"{name}.weight", ("layers", part, matrix), inputs, outputs))
+        rules.append(linear_rule(f"{name}.weight", ("layers", module, kernel), inputs, outputs))
         if has_bias:
-            rules.append(
-                flattened_rule(f"{name}.bias", ("layers", part, f"{matrix}_bias"), *outputs)
-            )
+            path = ("layers", module, f"{kernel}_bias")
+            rules.append(flattened_rule(f"{name}.bias", path, *outputs))
     return tuple(rules)
 
 
 def layer_norm_rules(
     config: DecoderConfig, param_names: Mapping[str, str]
 ) -> tuple[TensorRule, ...]:
-    """The norms of a layer, by their names in the file."""
+    """Return the rules of a layer's norms; `param_names` maps names in the file to ours."""
     return tuple(
         identity_rule(
-            f"model.layers.{{i}}.{theirs}.weight", ("layers", ours, "scale"), config.embed_dim
+            f"model.layers.{{i}}.{hf}.weight", ("layers", name, "scale"), config.embed_dim
         )
-        for theirs, ours in param_names.items()
+        for hf, name in param_names.items()
     )
 
 

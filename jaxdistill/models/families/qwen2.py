@@ -1,22 +1,22 @@
 """Qwen2 and Qwen2.5: Llama with biases on queries, keys and values. https://arxiv.org/abs/2407.10671.
 
-Some layers may slide: those of `layer_types`, or those from `max_window_layers` on.
+Some layers may have a sliding window: those that `layer_types` names, or all from
+`max_window_layers` on.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.families.family import Family
 from jaxdistill.models.families.hf_config import (
-    ACTIVATION_NAMES,
     FULL,
     SLIDING,
+    HFConfig,
     HFConfigReader,
-    hf_activation_name,
     layer_type_names,
 )
 from jaxdistill.models.families.llama import (
+    LLAMA_DEFAULTS,
     LLAMA_NORM_NAMES,
     embedding_and_projection_rules,
     layer_norm_rules,
@@ -27,17 +27,11 @@ from jaxdistill.models.families.rope_config import read_rope
 from jaxdistill.models.tensor_rules import TensorRule
 
 QWEN2_DEFAULTS = {
+    **LLAMA_DEFAULTS,
     "vocab_size": 151_936,
-    "hidden_size": 4096,
     "intermediate_size": 22_016,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
     "num_key_value_heads": 32,
-    "hidden_act": "silu",
     "max_position_embeddings": 32_768,
-    "initializer_range": 0.02,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10_000.0,
     "sliding_window": 4096,
     "max_window_layers": 28,
 }
@@ -50,14 +44,14 @@ class Qwen2(Family):
     tensor_prefix = "model."
     ignored_tensors = ("*.rotary_emb.inv_freq",)
 
-    def decoder_config(self, hf_config: Mapping[str, Any]) -> DecoderConfig:
+    def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of Qwen2Config."""
         reader = HFConfigReader(hf_config, QWEN2_DEFAULTS)
         fields = llama_decoder_fields(reader)
         config = DecoderConfig(
             **fields,
             layers=_layer_kinds(reader),
-            activation=reader.choice("hidden_act", ACTIVATION_NAMES),
+            activation=reader.activation("hidden_act"),
             has_query_key_value_bias=True,
             query_scale=fields["head_dim"] ** -0.5,
         )
@@ -65,40 +59,35 @@ class Qwen2(Family):
         return config
 
     def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
-        """Every tensor of a Qwen2ForCausalLM."""
+        """Return the rule of every tensor of a Qwen2ForCausalLM."""
         return (
             *embedding_and_projection_rules(config),
             *layer_norm_rules(config, LLAMA_NORM_NAMES),
         )
 
-    def _hf_config_keys(
-        self, config: DecoderConfig, original_hf_config: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
         types = layer_type_names(config)
         windows = {kind.window for kind in config.layers} - {None}
         keys = {
-            **llama_hf_config_keys(config),
-            "hidden_act": hf_activation_name(
-                config.activation, original_hf_config.get("hidden_act")
-            ),
+            **llama_hf_config_keys(config, original),
             "layer_types": types,
             "use_sliding_window": SLIDING in types,
         }
         if windows:
-            # `layer_types` decides; the older key is kept true for those who read it alone.
+            # `layer_types` decides; the older key agrees with it for readers that know no other.
             first = types.index(SLIDING)
             keys |= {"sliding_window": windows.pop(), "max_window_layers": first}
         return keys
 
 
 def _layer_kinds(reader: HFConfigReader) -> tuple[LayerKind, ...]:
-    """Which layers slide; none do unless `use_sliding_window` says so."""
+    """Read the kind of each layer; none has a window unless `use_sliding_window` is true."""
     num_layers = reader.num_layers("num_hidden_layers")
     window = reader.optional_positive_int("sliding_window")
     window = window if reader.flag("use_sliding_window") else None
     first = reader.values["max_window_layers"]
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        reader.add_mistake("max_window_layers", first, "a whole number, 0 or above")
+        reader.add_mistake("max_window_layers", first, "a whole number of at least 0")
         first = num_layers
     default = [SLIDING if window and i >= first else FULL for i in range(num_layers)]
     types = reader.parse_layer_types(default, window)

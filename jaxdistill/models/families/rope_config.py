@@ -1,4 +1,4 @@
-"""Reading the rotary embedding of a `config.json`, in the old keys and in the new."""
+"""The rotary embedding of a `config.json`, from its old keys or its new ones."""
 
 import math
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ ROPE_KINDS = {kind.value: kind for kind in RopeKind}
 
 
 def read_rope(reader: HFConfigReader) -> Rope:
-    """The rotary embedding of a model whose layers share one.
+    """Read the rotary embedding that all layers share.
 
-    It stands in `rope_theta` and `rope_scaling`, or all in `rope_parameters` (transformers 5).
+    Its keys are `rope_theta` and `rope_scaling`, or just `rope_parameters` (transformers 5).
     """
     for key in ("rope_scaling", "rope_parameters"):
         if reader.values.get(key):
@@ -25,7 +25,7 @@ def read_rope(reader: HFConfigReader) -> Rope:
 
 
 def parse_rope(reader: HFConfigReader, key: str, parameters: Any, base: float | int) -> Rope:
-    """One dictionary of rope parameters; `base` counts where it names none."""
+    """Parse an object of rope parameters; `base` is the default of its `rope_theta`."""
     if not isinstance(parameters, Mapping):
         reader.add_mistake(key, parameters, "an object with a `rope_type`")
         return Rope(base=1.0)
@@ -41,7 +41,7 @@ def parse_rope(reader: HFConfigReader, key: str, parameters: Any, base: float | 
     if original is not None:
         values["original_max_position_embeddings"] = original
     values["rope_type"] = parameters.get("rope_type", parameters.get("type", "default"))
-    # A reader of its own, since the keys may be nested; the mistakes are told with the rest.
+    # A reader of its own, since the keys may be nested; its mistakes join the others.
     inner = HFConfigReader(values)
     kind = inner.choice("rope_type", ROPE_KINDS)
     base = inner.positive_float("rope_theta")
@@ -53,25 +53,21 @@ def parse_rope(reader: HFConfigReader, key: str, parameters: Any, base: float | 
     return rope
 
 
-def _default_rope(reader: HFConfigReader, base: float) -> Rope:
-    return Rope(base=base)
-
-
 def _linear_rope(reader: HFConfigReader, base: float) -> Rope:
     return Rope(base=base, kind=RopeKind.LINEAR, factor=reader.positive_float("factor"))
 
 
 def _llama3_rope(reader: HFConfigReader, base: float) -> Rope:
-    slow, fast = reader.positive_float("low_freq_factor"), reader.positive_float("high_freq_factor")
-    if slow >= fast and not reader.mistakes:
-        reader.add_mistake("high_freq_factor", fast, f"a number above low_freq_factor, {slow:g}")
+    low, high = reader.positive_float("low_freq_factor"), reader.positive_float("high_freq_factor")
+    if low >= high and not reader.mistakes:
+        reader.add_mistake("high_freq_factor", high, f"a number above low_freq_factor, {low:g}")
     return Rope(
         base=base,
         kind=RopeKind.LLAMA3,
         factor=reader.positive_float("factor"),
         original_max_positions=reader.positive_int("original_max_position_embeddings"),
-        low_freq_factor=slow,
-        high_freq_factor=fast,
+        low_freq_factor=low,
+        high_freq_factor=high,
     )
 
 
@@ -80,17 +76,16 @@ def _yarn_rope(reader: HFConfigReader, base: float) -> Rope:
     factor = reader.optional_positive_float("factor")
     if factor is None:
         factor = reader.positive_int("max_position_embeddings") / original
-    amplitude = reader.optional_positive_float("attention_factor")
-    if amplitude is None:
-        above, below = (
+    attention_factor = reader.optional_positive_float("attention_factor")
+    if attention_factor is None:
+        mscale, mscale_all_dim = (
             reader.positive_float(key) if reader.values.get(key) else 0.0
             for key in ("mscale", "mscale_all_dim")
         )
-        amplitude = _yarn_attention_factor(factor, 1.0)
-        if above and below:
-            amplitude = _yarn_attention_factor(factor, above) / _yarn_attention_factor(
-                factor, below
-            )
+        attention_factor = _yarn_attention_factor(factor, 1.0)
+        if mscale and mscale_all_dim:
+            attention_factor = _yarn_attention_factor(factor, mscale)
+            attention_factor /= _yarn_attention_factor(factor, mscale_all_dim)
     return Rope(
         base=base,
         kind=RopeKind.YARN,
@@ -98,7 +93,7 @@ def _yarn_rope(reader: HFConfigReader, base: float) -> Rope:
         original_max_positions=original,
         low_freq_factor=reader.optional_positive_float("beta_slow") or 1.0,
         high_freq_factor=reader.optional_positive_float("beta_fast") or 32.0,
-        attention_factor=amplitude,
+        attention_factor=attention_factor,
         is_truncated=reader.flag("truncate"),
     )
 
@@ -108,7 +103,7 @@ def _yarn_attention_factor(factor: float, mscale: float | int) -> float:
 
 
 _PARSERS = {
-    RopeKind.DEFAULT: _default_rope,
+    RopeKind.DEFAULT: lambda _, base: Rope(base=base),
     RopeKind.LINEAR: _linear_rope,
     RopeKind.LLAMA3: _llama3_rope,
     RopeKind.YARN: _yarn_rope,

@@ -1,4 +1,4 @@
-"""Text metrics against what can be worked out by hand."""
+"""Text metrics compared with values computed by hand."""
 
 import sys
 
@@ -59,19 +59,19 @@ EXACT = {
 @pytest.mark.parametrize(
     ("name", "case"), [(name, case) for name, cases in EXACT.items() for case in cases]
 )
-def test_by_hand(name: str, case: tuple[str, list[str], float]) -> None:
+def test_values_computed_by_hand(name: str, case: tuple[str, list[str], float]) -> None:
     prediction, references, value = case
     assert TEXT_METRICS[name](prediction, references) == pytest.approx(value, abs=1e-9)
 
 
 @given(st.text("abc dEF,.-3", max_size=40), st.text("abc dEF,.-3", max_size=40))
-def test_rouge_of_ascii_text_is_the_librarys(prediction: str, reference: str) -> None:
+def test_rouge_of_ascii_text_equals_the_library(prediction: str, reference: str) -> None:
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     expected = scorer.score(reference, prediction)["rougeL"].fmeasure
     assert TEXT_METRICS["rouge_l"](prediction, [reference]) == expected
 
 
-def test_every_metric_is_tried() -> None:
+def test_every_metric_is_tested() -> None:
     assert EXACT.keys() == TEXT_METRICS.keys()
 
 
@@ -83,7 +83,7 @@ def test_any_text_can_be_scored(name: str, prediction: str, reference: str) -> N
     assert value <= 1 + 1e-9 or name == "character_error_rate"
 
 
-def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(UserError, match=r"needs the library jiwer.*jaxdistill\[text\]"):
         TEXT_METRICS["character_error_rate"]("a", ["b"])

@@ -1,4 +1,4 @@
-"""Choosing a token, against a full sort of the vocabulary in NumPy."""
+"""Sampling of the next token, compared with a full sort of the vocabulary in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ from scipy import stats
 from jaxdistill.sampling import Sampling, sample_next_token
 from jaxdistill.sampling.next_token import _top_k
 
-DRAWS = 4096
+NUM_DRAWS = 4096
 
 
 def reference(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """The distribution that a full sort in float64 gives."""
+    """Compute the distribution with a full sort in float64."""
     order = np.lexsort((np.arange(len(logits)), -logits))
     weights = np.exp((logits[order] - logits.max()).astype(np.float64) / sampling.temperature)
     if sampling.top_k:
@@ -26,13 +26,15 @@ def reference(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     return probs
 
 
-def draw(logits: np.ndarray, sampling: Sampling, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    keys = jax.random.split(jax.random.key(seed), draws)
-    rows = jnp.broadcast_to(jnp.asarray(logits)[None], (draws, len(logits)))
+def draw(
+    logits: np.ndarray, sampling: Sampling, count: int = NUM_DRAWS, seed: int = 0
+) -> np.ndarray:
+    keys = jax.random.split(jax.random.key(seed), count)
+    rows = jnp.broadcast_to(jnp.asarray(logits)[None], (count, len(logits)))
     return np.asarray(jax.jit(sample_next_token, static_argnums=2)(rows, keys, sampling))
 
 
-# Weights are powers of two, so that every sum is exact and a boundary is on neither side.
+# Weights are powers of two: every sum is exact, and no rounding moves a boundary.
 TIES = np.log2([1, 4, 2, 4, 1, 2, 2, 16]) * np.log(2)
 
 
@@ -65,9 +67,9 @@ def test_draws_follow_the_distribution(sampling: Sampling) -> None:
     probs = reference(logits, sampling)
     counts = np.bincount(draw(logits, sampling), minlength=len(logits))
     assert counts[probs == 0].sum() == 0
-    # Words expected less than five times go together, as the test asks.
-    common = probs * DRAWS >= 5
-    expected = np.append(probs[common], probs[~common].sum()) * DRAWS
+    # Tokens expected fewer than five times are pooled, as the chi-square test requires.
+    common = probs * NUM_DRAWS >= 5
+    expected = np.append(probs[common], probs[~common].sum()) * NUM_DRAWS
     observed = np.append(counts[common], counts[~common].sum())
     present = expected > 0
     assert stats.chisquare(observed[present], expected[present]).pvalue > 1e-3
@@ -87,23 +89,23 @@ def test_the_top_k_are_those_of_a_stable_sort(top_k: int) -> None:
     logits = np.random.default_rng(4).integers(0, 12, (50, 300)).astype(np.float32)
     logits[:, ::7] = -np.inf
     values, ids = jax.jit(_top_k, static_argnums=1)(jnp.asarray(logits), top_k)
-    for row, found, numbers in zip(logits, ids, values, strict=True):
+    for row, row_ids, row_values in zip(logits, ids, values, strict=True):
         order = np.lexsort((np.arange(300), -row))[:top_k]
-        np.testing.assert_array_equal(found, order)
-        np.testing.assert_array_equal(numbers, row[order])
+        np.testing.assert_array_equal(row_ids, order)
+        np.testing.assert_array_equal(row_values, row[order])
 
 
-def test_greedy_takes_the_first_of_the_likeliest() -> None:
+def test_greedy_takes_the_first_of_equal_logits() -> None:
     logits = jnp.array([[0.0, 3.0, 3.0, -jnp.inf], [5.0, 1.0, 5.0, 5.0]])
     keys = jax.random.split(jax.random.key(0), 2)
     assert sample_next_token(logits, keys, Sampling()).tolist() == [1, 0]
-    for top_k in (0, 2):  # so cold that a division would leave float32
+    for top_k in (0, 2):  # division by so low a temperature would leave float32
         sampling = Sampling(temperature=1e-40, top_k=top_k)
         assert sample_next_token(logits, keys, sampling).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (0, 0.9), (3, 0.9)])
-def test_what_is_impossible_is_never_chosen(top_k: int, top_p: float) -> None:
+def test_tokens_of_logit_minus_infinity_are_never_sampled(top_k: int, top_p: float) -> None:
     logits = np.full(300, -np.inf, np.float32)
     logits[[7, 290]] = 0.0, 1.0
     tokens = draw(logits, Sampling(temperature=1.0, top_k=top_k, top_p=top_p))
@@ -111,7 +113,7 @@ def test_what_is_impossible_is_never_chosen(top_k: int, top_p: float) -> None:
 
 
 @pytest.mark.parametrize("top_k", [0, 3])
-def test_a_diverged_model_does_not_hang(top_k: int) -> None:
+def test_nan_logits_do_not_loop_forever(top_k: int) -> None:
     logits = np.full(300, np.nan, np.float32)
     tokens = draw(logits, Sampling(temperature=1.0, top_k=top_k, top_p=0.9), 2)
     assert ((tokens >= 0) & (tokens < 300)).all()
@@ -121,7 +123,7 @@ def test_low_precision_is_computed_in_float32() -> None:
     logits = np.random.default_rng(3).normal(0, 2, 400)
     rounded = np.asarray(jnp.asarray(logits, jnp.bfloat16).astype(jnp.float32))
     sampling = Sampling(temperature=0.8, top_p=0.7)
-    low = jax.jit(sample_next_token, static_argnums=2)(
+    token = jax.jit(sample_next_token, static_argnums=2)(
         jnp.asarray(rounded, jnp.bfloat16)[None], jax.random.split(jax.random.key(0), 1), sampling
     )
-    assert low[0] == draw(rounded, sampling, 1)[0]
+    assert token[0] == draw(rounded, sampling, 1)[0]

@@ -1,3 +1,5 @@
+"""Shardings of arrays by the names of their axes."""
+
 import jax
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -6,12 +8,13 @@ from jaxdistill.sharding import (
     LOGICAL_AXIS_RULES,
     MeshConfig,
     batch_sharding,
-    indivisible_axis_messages,
     make_mesh,
     named_shardings,
     num_batch_shards,
     replicated_sharding,
 )
+
+pytestmark = pytest.mark.smoke
 
 AXES = {
     "embedding": ("vocab", "embed"),
@@ -45,37 +48,33 @@ def mesh():
     return make_mesh(MeshConfig(fsdp=2, tensor=2))
 
 
-def test_names_become_mesh_axes(mesh):
-    found = jax.tree.map(lambda sharding: sharding.spec, named_shardings(mesh, AXES, SHAPES))
-    assert found["embedding"] == P("tensor", "fsdp")
-    assert found["layers"]["query"] == P(None, "fsdp", "tensor", None)
-    assert found["layers"]["norm"] == P(None, "fsdp")
-    assert found["layers"]["free"] == P(None)
+def test_logical_axes_are_sharded_over_mesh_axes(mesh):
+    specs = jax.tree.map(lambda sharding: sharding.spec, named_shardings(mesh, AXES, SHAPES))
+    assert specs["embedding"] == P("tensor", "fsdp")
+    assert specs["layers"]["query"] == P(None, "fsdp", "tensor", None)
+    assert specs["layers"]["norm"] == P(None, "fsdp")
+    assert specs["layers"]["free"] == P(None)
 
 
-def test_a_mesh_axis_is_used_once_per_array(mesh):
+def test_an_array_uses_a_mesh_axis_once(mesh):
     assert named_shardings(mesh, AXES, SHAPES)["layers"]["square"].spec == P("fsdp", None)
 
 
-def test_what_does_not_divide_stays_whole_and_is_named(mesh):
+def test_an_indivisible_axis_is_replicated(mesh):
     assert named_shardings(mesh, AXES, SHAPES)["layers"]["gate"].spec == P(None, None)
-    (line,) = indivisible_axis_messages(mesh, AXES, SHAPES)
-    assert line.startswith("layers.gate: heads = 3")
-    assert "mesh.tensor = 2" in line
 
 
-def test_on_one_device_nothing_is_split_or_reported():
+def test_one_device_holds_whole_arrays():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert indivisible_axis_messages(mesh, AXES, SHAPES) == []
     for sharding in jax.tree.leaves(named_shardings(mesh, AXES, SHAPES)):
         assert sharding.is_fully_replicated
 
 
-def test_a_batch_is_split_over_data_and_fsdp():
+def test_a_batch_is_sharded_over_data_and_fsdp():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2))
     assert num_batch_shards(mesh) == 4
-    placed = jax.device_put(jax.numpy.zeros((8, 3)), batch_sharding(mesh))
-    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
+    batch = jax.device_put(jax.numpy.zeros((8, 3)), batch_sharding(mesh))
+    assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 3)}
     assert replicated_sharding(mesh).is_fully_replicated
 
 
@@ -83,6 +82,6 @@ def test_every_rule_names_a_mesh_axis(mesh):
     assert {axis for axis in LOGICAL_AXIS_RULES.values() if axis} <= set(mesh.axis_names)
 
 
-def test_axes_that_do_not_fit_the_shape_are_a_bug(mesh):
+def test_axis_names_that_do_not_fit_the_shape_raise(mesh):
     with pytest.raises(ValueError, match="do not fit"):
         named_shardings(mesh, ("embed",), jax.ShapeDtypeStruct((2, 2), "float32"))
