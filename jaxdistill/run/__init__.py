@@ -1,4 +1,4 @@
-"""Runs: the one place that knows all rooms. It only assembles."""
+"""Runs: from a config to a trained, measured and exported student, and commands on one model."""
 
 from jaxdistill.run.check import check as check
 from jaxdistill.run.check import check_length as check_length
@@ -9,11 +9,11 @@ from jaxdistill.run.cost import NEW_TOKENS as NEW_TOKENS
 from jaxdistill.run.cost import PROMPT_TOKENS as PROMPT_TOKENS
 from jaxdistill.run.cost import measure_cost as measure_cost
 from jaxdistill.run.evaluate import check_max_positions as check_max_positions
-from jaxdistill.run.evaluate import data_options as data_options
 from jaxdistill.run.evaluate import evaluate as evaluate
 from jaxdistill.run.evaluate import export as export
-from jaxdistill.run.evaluate import make_evaluation as make_evaluation
+from jaxdistill.run.evaluate import make_token_evaluator as make_token_evaluator
 from jaxdistill.run.evaluate import open_model as open_model
+from jaxdistill.run.evaluate import resolve_data_options as resolve_data_options
 from jaxdistill.run.evaluate import run_data_config as run_data_config
 from jaxdistill.run.evaluate import token_metrics as token_metrics
 from jaxdistill.run.task import check_task as check_task

@@ -1,4 +1,4 @@
-"""Models, optimizer and step of a run, placed on its mesh."""
+"""Models, optimizer and compiled step of a run, on its mesh."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +26,8 @@ from jaxdistill.sharding import named_shardings
 from jaxdistill.teachers import online
 from jaxdistill.train import (
     Checkpoints,
+    SignalFunction,
+    StepFunction,
     TrainState,
     abstract_state,
     jit_step,
@@ -37,17 +39,17 @@ from jaxdistill.types import Batch, HiddenSignal, LMHead, ModelOutput, Params, V
 
 @dataclass(frozen=True)
 class Student:
-    """The shape of what is trained, where it lies, and how it is updated.
+    """Shapes, optimizer and shardings of the trained model, without its arrays.
 
     Attributes:
-        config: Its shape.
-        vocab_size: How many of its head's rows stand for a token.
-        vocab_tables: What its words are to the teacher, where an objective asks.
-        compute_dtype: What its parameters are cast to before they are used.
-        shapes: The shape of each parameter.
-        modules: The shapes of what objectives learn beside it.
-        optimizer: What updates them.
-        shardings: Where the state lies.
+        config: Decoder config.
+        vocab_size: Number of tokens; further rows of the LM head are padding.
+        vocab_tables: Tables to the teacher's vocabulary; None where no objective needs them.
+        compute_dtype: Data type that parameters are cast to before use.
+        param_shapes: Shape of each parameter.
+        module_shapes: Shapes of the modules that objectives train beside the student.
+        optimizer: Optimizer of parameters and modules.
+        shardings: Shardings of the train state.
     """
 
     config: DecoderConfig
@@ -61,33 +63,33 @@ class Student:
 
     @property
     def abstract_state(self) -> TrainState:
-        """What a restore asks for."""
+        """The template of `Checkpoints.restore`."""
         return abstract_state(self.param_shapes, self.optimizer, self.shardings, self.module_shapes)
 
     def forward(self, params: Params, batch: Batch) -> ModelOutput:
-        """Its hidden states for a batch."""
+        """Compute the hidden states of a batch."""
         return forward_batch(self.config, self._cast(params), batch)
 
     def lm_head(self, params: Params) -> LMHead:
-        """Its unembedding."""
-        plain = lm_head(self.config, self._cast(params), vocab_size=self.vocab_size)
-        return replace(plain, vocab_tables=self.vocab_tables)
+        """Return the LM head, with the vocabulary tables."""
+        head = lm_head(self.config, self._cast(params), vocab_size=self.vocab_size)
+        return replace(head, vocab_tables=self.vocab_tables)
 
     def signal(self, params: Params, batch: Batch) -> HiddenSignal:
-        """What it says of a batch."""
-        read = token_embedding(self.config, self._cast(params))
-        return HiddenSignal(self.forward(params, batch).hidden, self.lm_head(params), read)
+        """Compute the student's signal for a batch."""
+        embedding = token_embedding(self.config, self._cast(params))
+        return HiddenSignal(self.forward(params, batch).hidden, self.lm_head(params), embedding)
 
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), params)
 
 
 def make_student(config: RunConfig, inspection: Inspection) -> Student:
-    """The student without its arrays."""
+    """Build the student's shapes, optimizer and shardings."""
     decoder = inspection.student_config
     shapes = abstract_params(decoder)
     axes = parameter_axes(decoder)
-    placed = named_shardings(inspection.mesh, axes, shapes)
+    param_shardings = named_shardings(inspection.mesh, axes, shapes)
     modules = jax.eval_shape(lambda: initial_modules(config, inspection))
     optimizer = config.train.optimizer.make_optimizer(
         config.train.steps,
@@ -97,17 +99,17 @@ def make_student(config: RunConfig, inspection: Inspection) -> Student:
     return Student(
         config=decoder,
         vocab_size=inspection.vocab_size,
-        vocab_tables=inspection.vocab_tables[0],
+        vocab_tables=inspection.vocab_tables.student,
         compute_dtype=config.student.compute_dtype,
         param_shapes=shapes,
         module_shapes=modules,
         optimizer=optimizer,
-        shardings=state_shardings(inspection.mesh, shapes, placed, optimizer, modules),
+        shardings=state_shardings(inspection.mesh, shapes, param_shardings, optimizer, modules),
     )
 
 
 def initial_modules(config: RunConfig, inspection: Inspection) -> Params:
-    """What objectives learn beside the student, before the first step; mostly nothing."""
+    """Return the initial modules of the objectives; empty for objectives without modules."""
     if inspection.teacher is None:
         return {}
     widths = inspection.student_config.embed_dim, inspection.teacher.config.embed_dim
@@ -115,7 +117,7 @@ def initial_modules(config: RunConfig, inspection: Inspection) -> Params:
 
 
 def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
-    """The teacher on the mesh; None where there is none."""
+    """Load the teacher onto the mesh; None for a run without a teacher."""
     if config.teacher is None or inspection.teacher is None:
         return None
     source = inspection.teacher
@@ -124,38 +126,42 @@ def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
 
 
 def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | None) -> Model:
-    """What training starts with: the chosen layers of the files that the student comes from.
+    """Return the student before the first step: the kept layers of its source.
 
     Args:
         config: The run.
-        inspection: Its files.
-        teacher: Its parameters are used where the student is made of them.
+        inspection: Its inspection.
+        teacher: The teacher, whose arrays are shared if it has the student's source.
     """
+    assert inspection.layers is not None, "layers are chosen before the student is made"
+    params = source_params(config, inspection, teacher)
+    _, params = select_layers(inspection.student.config, params, inspection.layers)
+    return student_model(inspection, params)
+
+
+def source_params(config: RunConfig, inspection: Inspection, teacher: Model | None) -> Params:
+    """Return all layers of the student's source, in float32; the teacher's arrays if it is that."""
     is_shared = (
-        teacher is not None
-        and config.teacher is not None
+        config.teacher is not None
         and config.teacher.model == config.student.model
         and config.teacher.dtype == "float32"
     )
     if teacher is not None and is_shared:
-        whole = teacher.params
-    else:
-        whole = _load_params(inspection.student, "float32", inspection)
-    _, params = select_layers(inspection.student.config, whole, inspection.layers)
-    return student_model(inspection, params)
+        return teacher.params
+    return _load_params(inspection.student, "float32", inspection)
 
 
 def student_model(inspection: Inspection, params: Params) -> Model:
-    """The student with everything that is written when it leaves."""
+    """Return the student with tokenizer and source config, ready to export."""
     return _make_model(inspection.student, inspection.student_config, params, inspection.tokenizer)
 
 
-def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -> Any:
-    """The compiled step."""
-    compares = any(objective.needs_teacher for objective in config.objectives)
+def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -> StepFunction:
+    """Build the compiled training step of a run."""
+    needs_teacher = any(objective.needs_teacher for objective in config.objectives)
     step = make_step(
         student_signal=student.signal,
-        teacher_signal=make_teacher_signal(inspection) if compares else None,
+        teacher_signal=make_teacher_signal(inspection) if needs_teacher else None,
         objectives=config.objectives,
         optimizer=student.optimizer,
         learning_rate=config.train.optimizer.learning_rate_schedule(config.train.steps),
@@ -164,29 +170,30 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
         accumulate=config.train.accumulate,
         chunk_size=config.train.chunk_rows,
     )
-    placed = None
+    teacher_shardings = None
     if inspection.teacher is not None and config.teacher is not None:
-        placed = _param_shardings(inspection.teacher.config, config.teacher.dtype, inspection)
-    return jit_step(step, student.shardings, placed, inspection.mesh)
+        teacher_shardings = _param_shardings(
+            inspection.teacher.config, config.teacher.dtype, inspection
+        )
+    return jit_step(step, student.shardings, teacher_shardings, inspection.mesh)
 
 
-def make_teacher_signal(inspection: Inspection) -> Any:
-    """`(teacher params, batch) -> Signal`, or None where there is no teacher."""
+def make_teacher_signal(inspection: Inspection) -> SignalFunction | None:
+    """Build `(teacher parameters, batch) -> signal`; None for a run without a teacher."""
     if inspection.teacher is None:
         return None
-    decoder = inspection.teacher.config
-    vocab_tables = inspection.vocab_tables[1]
+    decoder, vocab_size = inspection.teacher.config, inspection.teacher_vocab_size
+    vocab_tables = inspection.vocab_tables.teacher
 
-    def signal(params: Params, batch: Batch) -> HiddenSignal:
-        vocab_size = inspection.teacher_vocab_size
-        said = online.online_signal(decoder, params, batch, vocab_size=vocab_size)
-        return replace(said, head=replace(said.lm_head, vocab_tables=vocab_tables))
+    def teacher_signal(params: Params, batch: Batch) -> HiddenSignal:
+        signal = online.online_signal(decoder, params, batch, vocab_size=vocab_size)
+        return replace(signal, lm_head=replace(signal.lm_head, vocab_tables=vocab_tables))
 
-    return signal
+    return teacher_signal
 
 
 def restore_student(config: RunConfig, inspection: Inspection, folder: RunFolder) -> Model | None:
-    """The student of the newest checkpoint; None where there is no checkpoint."""
+    """Read the student of the newest checkpoint; None if there is no checkpoint."""
     if not folder.checkpoints.is_dir():
         return None
     checkpoints = Checkpoints(folder.checkpoints)
@@ -206,13 +213,14 @@ def _make_model(
             tokenizer=tokenizer,
             hf_config=source.hf_config,
             generation_config=source.generation_config,
+            gguf_tokenizer=source.gguf_tokenizer,
         )
     )
 
 
 def _load_params(source: hub.Source, dtype: str, inspection: Inspection) -> Params:
-    placed = _param_shardings(source.config, dtype, inspection)
-    return hub.load_params(source, dtype=dtype, shardings=placed)
+    shardings = _param_shardings(source.config, dtype, inspection)
+    return hub.load_params(source, dtype=dtype, shardings=shardings)
 
 
 def _param_shardings(config: DecoderConfig, dtype: str, inspection: Inspection) -> Any:

@@ -1,13 +1,14 @@
-"""What a run is: every room's config, nested, and nothing else."""
+"""Config of a run: the configs of all packages, nested."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from jaxdistill.config import configclass, load
 from jaxdistill.data import DataConfig
+from jaxdistill.errors import UserError
 from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.sharding import MeshConfig
 from jaxdistill.teachers import TEACHERS, OnlineTeacher
@@ -26,36 +27,56 @@ _Count = Annotated[int, Field(gt=0)]
 
 
 @configclass
-class StudentConfig:
-    """The model that learns.
+class LayerChoice:
+    """A number of layers to keep and the rule that chooses them.
 
     Attributes:
-        model: Where it starts: a Hugging Face folder, a `.gguf` file or a hub name.
-        layers: How many layers of `model` to keep, evenly spaced with the first and the last
-            among them, or the list of those to keep; null keeps all.
-        compute_dtype: What it is computed in. The parameters that are updated are float32: in
-            bfloat16 small updates would round away.
-        export_dtype: What the exported weights are stored in. What is measured in the end is
-            measured of the weights as they were rounded.
+        count: Number of layers to keep.
+        by: `importance` keeps the layers that change the hidden states most: those with the
+            largest 1 - cos(input, output), averaged over the positions that count in the loss
+            (Men et al., "ShortGPT", 2024, https://arxiv.org/abs/2403.03853). `spacing` keeps
+            evenly spaced layers, with the first and the last among them.
+        calibration_examples: Number of training examples to average over, from the first.
+    """
+
+    count: _Count
+    by: Literal["importance", "spacing"]
+    calibration_examples: _Count = 48
+
+
+@configclass
+class StudentConfig:
+    """The model to train.
+
+    Attributes:
+        model: Initial weights: a Hugging Face folder, a `.gguf` file or a Hub name.
+        layers: Layers of `model` to keep. A number keeps that many, evenly spaced, with the first
+            and the last among them. A list keeps the layers of these indices, from 0. A mapping
+            also names the rule, as in `{count: 20, by: importance}`. Null keeps all layers.
+        compute_dtype: Data type of the forward and backward pass. The parameters themselves are
+            float32, because bfloat16 would round small updates away.
+        export_dtype: Data type of the exported weights. The final evaluation uses the weights
+            rounded to it.
     """
 
     model: Annotated[str, Field(min_length=1)]
-    layers: _Count | tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    layers: _Count | tuple[Annotated[int, Field(ge=0)], ...] | LayerChoice | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @configclass
 class EvaluationConfig:
-    """What is measured on the held-out rows, before, during and after training.
+    """Measurements on the held-out rows before, during and after training.
 
     Attributes:
-        every_steps: How often during training; 0 for before and after only.
-        batch_size: Sequences at a time.
-        samples: How many held-out prompts both models answer for the report.
-        max_new_tokens: The longest of these answers.
-        teacher: Whether the report has the teacher beside the student.
-        speed: Whether it has how fast they write.
+        every_steps: Steps between evaluations during training; 0 evaluates before and after
+            training only.
+        batch_size: Sequences per batch.
+        samples: Number of held-out prompts that both models complete for the report.
+        max_new_tokens: Maximum number of tokens in each of these completions.
+        teacher: Measure the teacher beside the student for the report.
+        speed: Measure how fast the models generate for the report.
     """
 
     every_steps: Annotated[int, Field(ge=0)] = 0
@@ -71,16 +92,16 @@ class RunConfig:
     """One distillation run.
 
     Attributes:
-        output: The run folder: checkpoints, records, the report and the exported student.
-        seed: Decides the order of the rows, and what objectives that learn begin with.
-        objectives: What is compared, each with its weight; their sum is minimised.
-        student: The model that learns.
-        teacher: Where the signal comes from; null when no objective needs one.
-        data: What it learns from, and what it is measured on.
-        train: How long it learns, and how.
-        evaluation: What is measured.
-        mesh: How the devices are used.
-        track: Where the numbers of the run go.
+        output: Run folder: checkpoints, records, the report and the exported student.
+        seed: Seed of the order of the rows and of the initial modules of objectives.
+        objectives: Objectives to minimise. The loss is their sum, each times its weight.
+        student: The model to train.
+        teacher: The model to learn from; null if no objective needs a teacher.
+        data: Rows to train and evaluate on.
+        train: Number of steps, batch size, optimizer, logging and checkpoints.
+        evaluation: Measurements on the held-out rows.
+        mesh: Division of the devices.
+        track: Further records of the metrics.
     """
 
     output: Annotated[str, Field(min_length=1)]
@@ -96,28 +117,45 @@ class RunConfig:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config in a YAML file, with `a.b=value` overrides; UserError names every mistake."""
+    """Read a run config from YAML, with `a.b=value` overrides; UserError names every mistake."""
     return load(RunConfig, path, overrides)
 
 
-def layer_indices(config: StudentConfig, num_layers: int) -> tuple[int, ...]:
-    """The layers of `config.model`, which has `num_layers`, that the student starts with."""
-    from jaxdistill.errors import UserError
+def layer_indices(config: StudentConfig, num_layers: int) -> tuple[int, ...] | None:
+    """Return the indices of the layers of `config.model`, which has `num_layers`, to keep.
 
-    layers: Any = config.layers
+    None where they are chosen by importance, which needs weights and examples.
+
+    Raises:
+        UserError: If the model has no such layers.
+    """
+    layers = config.layers
     if layers is None:
         return tuple(range(num_layers))
-    if isinstance(layers, int):
-        if layers > num_layers:
+    if isinstance(layers, tuple):
+        if not layers or max(layers) >= num_layers:
             raise UserError(
-                f"student.layers: {layers} layers were asked of a model that has {num_layers}."
+                f"student.layers: {list(layers)} are not indices of layers; the model has "
+                f"{num_layers} layers, 0 to {num_layers - 1}. Take one or more of these."
             )
-        if layers == 1:
-            return (0,)
-        return tuple(round(i * (num_layers - 1) / (layers - 1)) for i in range(layers))
-    if not layers or max(layers) >= num_layers:
+        return layers
+    count = num_kept_layers(config, num_layers)
+    if count > num_layers:
         raise UserError(
-            f"student.layers: {list(layers)} does not name layers of a model that has "
-            f"{num_layers} (0 to {num_layers - 1})."
+            f"student.layers: {count} layers are more than the {num_layers} that the model has. "
+            "Take at most that many."
         )
-    return tuple(layers)
+    if isinstance(layers, LayerChoice) and layers.by == "importance" and count < num_layers:
+        return None
+    return tuple(round(i * (num_layers - 1) / max(count - 1, 1)) for i in range(count))
+
+
+def num_kept_layers(config: StudentConfig, num_layers: int) -> int:
+    """Return the number of layers of `config.model`, which has `num_layers`, to keep."""
+    match config.layers:
+        case None:
+            return num_layers
+        case int(count) | LayerChoice(count=count):
+            return count
+        case layers:
+            return len(layers)

@@ -1,4 +1,4 @@
-"""The end of a run: the exported student, what was gained, and the report on it."""
+"""End of a run: export of the student, final comparison, samples and report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ import jax
 import rich
 
 import jaxdistill
-from jaxdistill import data, evals, hub, report
+from jaxdistill import evals, hub, report
 from jaxdistill.config import dump
 from jaxdistill.model import Model
-from jaxdistill.run.check import Inspection
 from jaxdistill.run.config import RunConfig
+from jaxdistill.run.context import RunContext
 from jaxdistill.run.folder import RunFolder, write_json, write_text
 from jaxdistill.run.heldout import (
     HeldoutEvaluator,
@@ -29,7 +29,10 @@ from jaxdistill.runtimes.jax_runtime import greedy_generator
 from jaxdistill.sampling import Sampling
 
 SPEED_BATCH_SIZE = 8
-"""How many answers are written together when speed is measured."""
+"""Number of prompts completed together when speed is measured."""
+
+REPETITION_PROMPTS = 32
+"""Number of held-out prompts whose completions are scored for repetition, at least."""
 
 STUDENT, STUDENT_BEFORE, TEACHER = "student", "student before", "teacher"
 
@@ -48,84 +51,84 @@ _TEACHER_METRICS = ("bits_per_byte", "nll", "perplexity")
 
 
 class _PromptedModel(NamedTuple):
-    """A model that is measured at the end, and what it is asked, in its own tokens."""
+    """Model to measure, with prompts in its own tokens."""
 
     model: Model
     prompts: Sequence[SamplePrompt]
 
+    def prompt_tokens(self, count: int | None = None) -> list[list[int]]:
+        return [prompt.tokens for prompt in self.prompts[:count]]
+
 
 def finish_run(
-    config: RunConfig,
-    folder: RunFolder,
-    inspection: Inspection,
-    prepared: data.PreparedData,
-    facts: Mapping[str, object],
-    input_digests: Mapping[str, str],
-    evaluate_heldout: HeldoutEvaluator | None,
+    context: RunContext,
+    *,
     student: Model,
     teacher: Model | None,
+    evaluate_heldout: HeldoutEvaluator | None,
+    facts: Mapping[str, object],
+    input_digests: Mapping[str, str],
 ) -> None:
-    """Export the student, measure it beside its teacher, and write and print what was gained."""
+    """Export the student, compare it with its teacher, and write and print the report."""
+    config, folder = context.config, context.folder
     hub.save(student.pretrained, folder.student, dtype=config.student.export_dtype)
     student = student.astype(config.student.export_dtype).astype("float32")
-    count = max(SPEED_BATCH_SIZE, config.evaluation.samples)
+    count, prepared = max(REPETITION_PROMPTS, config.evaluation.samples), context.prepared
     models = {STUDENT: _PromptedModel(student, sample_prompts(prepared, student, count))}
     if teacher is not None and config.evaluation.teacher:
-        asked = sample_prompts(prepared, student, count, teacher=teacher)
-        models[TEACHER] = _PromptedModel(teacher, asked)
+        prompts = sample_prompts(prepared, student, count, teacher=teacher)
+        models[TEACHER] = _PromptedModel(teacher, prompts)
 
+    completions = _generate_completions(config, models)
+    comparison = _compare_models(context, evaluate_heldout, models)
+    for name, texts in completions.items():
+        comparison[name]["repeated_4grams"] = evals.repeated_ngrams(texts, n=4)
     result = {
-        "comparison": _compare_models(
-            config, folder, inspection, prepared, evaluate_heldout, models
-        ),
-        "samples": [asdict(sample) for sample in _generate_samples(config, models)],
+        "comparison": comparison,
+        "samples": [asdict(sample) for sample in _make_samples(config, models, completions)],
         "facts": {**facts, "training": _training_effort(folder), **_versions()},
         "made_of": input_digests,
     }
     _write_report(config, folder, result)
-    write_json(folder.result, result)  # the last of all: where it is, the run is finished
+    write_json(folder.result, result)  # written last: a run with a result is finished
     print_result(folder)
 
 
 def print_result(folder: RunFolder) -> None:
-    """Print what a finished run has gained."""
+    """Print comparison and samples of a finished run."""
     result = json.loads(folder.result.read_text())
     console = rich.get_console()
     console.print()
     report.print_comparison(result["comparison"])
     report.print_samples([report.Sample(**sample) for sample in result["samples"]])
-    places = f"\nstudent  {folder.student}\nreport   {folder.report / 'index.html'}"
-    console.print(places, markup=False, highlight=False, soft_wrap=True)
+    paths = f"\nstudent  {folder.student}\nreport   {folder.report / 'index.html'}"
+    console.print(paths, markup=False, highlight=False, soft_wrap=True)
 
 
 def _compare_models(
-    config: RunConfig,
-    folder: RunFolder,
-    inspection: Inspection,
-    prepared: data.PreparedData,
+    context: RunContext,
     evaluate_heldout: HeldoutEvaluator | None,
     models: Mapping[str, _PromptedModel],
 ) -> dict[str, dict[str, float]]:
-    """The student before and after, and its teacher, by name; scores are written on the way."""
-    before = (
-        json.loads(folder.initial_metrics.read_text()) if folder.initial_metrics.is_file() else {}
-    )
-    found = {STUDENT_BEFORE: _select_metrics(before, _STUDENT_METRICS)}
-    student = models[STUDENT]
-    after = (
-        {}
-        if evaluate_heldout is None
-        else _score_student(folder, evaluate_heldout, student.model, prepared)
-    )
+    """Measure the student before and after training, and the teacher; write scores per row."""
+    config, folder = context.config, context.folder
+    student, before, after = models[STUDENT], {}, {}
+    if folder.initial_metrics.is_file():
+        before = json.loads(folder.initial_metrics.read_text())
+    if evaluate_heldout is not None:
+        after = _score_student(context, evaluate_heldout, student.model)
     costs = _measure_costs(config, student, folder.student)
-    found[STUDENT] = {**_select_metrics(after, _STUDENT_METRICS), **costs}
+    comparison = {
+        STUDENT_BEFORE: _select_metrics(before, _STUDENT_METRICS),
+        STUDENT: {**_select_metrics(after, _STUDENT_METRICS), **costs},
+    }
     if TEACHER in models and config.teacher is not None:
         teacher = models[TEACHER]
-        own = {name: after.get(f"teacher_{name}") for name in _TEACHER_METRICS}
-        own |= teacher_heldout_metrics(config, inspection, teacher.model, prepared.heldout)
+        metrics = {name: after.get(f"teacher_{name}") for name in _TEACHER_METRICS}
+        metrics |= teacher_heldout_metrics(context, teacher.model)
         costs = _measure_costs(config, teacher, hub.read_source(config.teacher.model).path)
-        found[TEACHER] = {**_select_metrics(own, _TEACHER_METRICS), **costs}
-    return found
+        comparison[TEACHER] = {**_select_metrics(metrics, _TEACHER_METRICS), **costs}
+    return comparison
 
 
 def _write_report(config: RunConfig, folder: RunFolder, result: Mapping[str, Any]) -> None:
@@ -147,42 +150,52 @@ def _select_metrics(values: Mapping[str, float | None], names: Sequence[str]) ->
 
 
 def _score_student(
-    folder: RunFolder,
-    evaluate_heldout: HeldoutEvaluator,
-    student: Model,
-    prepared: data.PreparedData,
+    context: RunContext, evaluate_heldout: HeldoutEvaluator, student: Model
 ) -> dict[str, float]:
-    """What the student is worth on the held-out rows; that of each row is written down."""
-    places = evaluate_heldout(student.params)
-    lines = (json.dumps(line) for line in example_scores(places, prepared.heldout))
-    write_text(folder.heldout_scores, "".join(f"{line}\n" for line in lines))
-    return summarize(places, prepared.heldout)
+    """Return the student's held-out metrics, and write its scores per row."""
+    examples = context.prepared.heldout
+    metrics = evaluate_heldout(student.params)
+    lines = (json.dumps(scores) for scores in example_scores(metrics, examples))
+    write_text(context.folder.heldout_scores, "".join(f"{line}\n" for line in lines))
+    return summarize(metrics, examples)
 
 
 def _measure_costs(config: RunConfig, prompted: _PromptedModel, path: Path) -> dict[str, float]:
-    """How large a model is, in memory and where it lies, and how fast if that is asked."""
+    """Measure the number of parameters and size on disk, and speed if the config asks for it."""
     model = prompted.model
-    found = {"num_parameters": float(evals.num_parameters(model.params))}
+    costs = {"num_parameters": float(evals.num_parameters(model.params))}
     if config.evaluation.speed:
-        prompts = [question.tokens for question in prompted.prompts[:SPEED_BATCH_SIZE]]
-        write = greedy_generator(model.config, model.params, prompts, vocab_size=model.vocab_size)
-        found |= asdict(evals.measure_speed(write))
-    return {**found, "size_on_disk": float(evals.size_on_disk(path))}
+        prompts = prompted.prompt_tokens(SPEED_BATCH_SIZE)
+        generate = greedy_generator(
+            model.config, model.params, prompts, vocab_size=model.vocab_size
+        )
+        costs |= asdict(evals.measure_speed(generate))
+    return {**costs, "size_on_disk": float(evals.size_on_disk(path))}
 
 
-def _generate_samples(
+def _generate_completions(
     config: RunConfig, models: Mapping[str, _PromptedModel]
-) -> list[report.Sample]:
-    if not (count := config.evaluation.samples):
-        return []
+) -> dict[str, list[list[int]]]:
+    """Complete all prompts greedily with each model; empty where no sample is shown."""
+    if not config.evaluation.samples:
+        return {}
     sampling = Sampling(max_new_tokens=config.evaluation.max_new_tokens)
-    answers = {}
-    for name, (model, asked) in models.items():
-        prompts = [question.tokens for question in asked[:count]]
-        answers[name] = model.decode(model.generate_tokens(prompts, sampling))
+    return {
+        name: prompted.model.generate_tokens(prompted.prompt_tokens(), sampling)
+        for name, prompted in models.items()
+    }
+
+
+def _make_samples(
+    config: RunConfig,
+    models: Mapping[str, _PromptedModel],
+    completions: Mapping[str, Sequence[Sequence[int]]],
+) -> list[report.Sample]:
+    count = config.evaluation.samples
+    texts = {name: models[name].model.decode(c[:count]) for name, c in completions.items()}
     return [
-        report.Sample(question.text, {name: texts[number] for name, texts in answers.items()})
-        for number, question in enumerate(models[STUDENT].prompts[:count])
+        report.Sample(prompt.text, {name: texts[name][i] for name in texts})
+        for i, prompt in enumerate(models[STUDENT].prompts[:count])
     ]
 
 

@@ -1,4 +1,4 @@
-"""The run folder: what lies where, and a student out of it, finished or not."""
+"""Run folder: its files, its lock, and the fingerprint of the run in it."""
 
 import fcntl
 import hashlib
@@ -14,8 +14,8 @@ from jaxdistill.errors import UserError
 from jaxdistill.files import atomic_file, check_path_names
 from jaxdistill.run.config import RunConfig
 
-# What may change between the beginning of a run and its continuation: places, records, and how
-# the work is divided. All else decides the result.
+# Fields that may change when a run continues: paths, records, and the division of the work.
+# Every other field changes the result.
 _CHANGEABLE_FIELDS = (
     "output",
     "evaluation",
@@ -23,52 +23,47 @@ _CHANGEABLE_FIELDS = (
     "track",
     "student.export_dtype",
     "data.rollout.directory",
-    "data.rollout.stop",  # what it changes is in the rows
+    "data.rollout.stop",  # its effect is in the content of the rows
     "data.unpaired",
-)
-_CHANGEABLE_TRAIN_FIELDS = (
-    "accumulate",
-    "chunk_rows",
-    "log_every",
-    "save_every",
-    "keep_checkpoints",
+    "train.accumulate",
+    "train.chunk_rows",
+    "train.log_every_steps",
+    "train.save_every_steps",
+    "train.keep_checkpoints",
 )
 
 
 class RunFolder:
-    """The places in a run folder.
-
-    Args:
-        path: The folder.
-    """
+    """Paths in a run folder."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
         self.config = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
-        self.student = self.path / "student"
+        self.student = self.path / "student"  # exported, a Hugging Face folder
         self.report = self.path / "report"
         self.metrics = self.path / "metrics.jsonl"
-        self.heldout_scores = self.path / "heldout_scores.jsonl"
-        self.initial_metrics = self.path / "before.json"
-        self.result = self.path / "result.json"
+        self.heldout_scores = self.path / "heldout_scores.jsonl"  # one line per held-out row
+        self.layers = self.path / "layers.json"  # layers that were chosen by importance
+        self.initial_metrics = self.path / "before.json"  # held-out metrics before training
+        self.result = self.path / "result.json"  # written last: its run is finished
 
     @staticmethod
     def is_run(path: str | Path) -> bool:
-        """Whether a run has begun in this folder.
+        """Return True if a run has begun in this folder.
 
         Raises:
-            UserError: when no folder can have this name.
+            UserError: If no folder can have this name.
         """
         check_path_names(Path(path))
         return RunFolder(path).config.is_file()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """While entered, no other process can train in this folder.
+        """Keep other processes from training in this folder while entered; create the folder.
 
         Raises:
-            UserError: when one does, or when this is no place for a folder.
+            UserError: If another process holds the lock, or if the folder cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -90,37 +85,39 @@ class RunFolder:
             yield
 
 
+def exported_model_path(path: str) -> str | Path | None:
+    """Return `path`, or the exported student if `path` is a run; None if the run has none yet."""
+    if not RunFolder.is_run(path):
+        return path
+    student = RunFolder(path).student
+    return student if student.is_dir() else None
+
+
 def fingerprint(
     config: RunConfig, prepared: data.PreparedData, teacher: hub.Source | None
 ) -> dict[str, Any]:
-    """What must stay as it is for a run to be continued, by dotted name."""
-    free = (*_CHANGEABLE_FIELDS, *(f"train.{name}" for name in _CHANGEABLE_TRAIN_FIELDS))
-    fixed = {name: value for name, value in flatten(config).items() if not name.startswith(free)}
+    """Return all values that must not change when a run continues, by dotted name."""
+    fixed = {
+        name: value
+        for name, value in flatten(config).items()
+        if not any(name == free or name.startswith(f"{free}.") for free in _CHANGEABLE_FIELDS)
+    }
     digest = hashlib.sha256()
     for example in (*prepared.train, *prepared.heldout):
         digest.update(example.tokens.tobytes() + example.loss_mask.tobytes())
-        if (other := example.teacher_example) is not None:
-            for column in (
-                other.tokens,
-                other.teacher_span_ids,
-                other.student_span_ids,
-                other.weight,
-            ):
-                digest.update(column.tobytes())
+        if (view := example.teacher_example) is not None:
+            for array in (view.tokens, view.teacher_span_ids, view.student_span_ids, view.weight):
+                digest.update(array.tobytes())
     weights = {} if teacher is None else {"the teacher's weights": teacher.weights_hash}
     return {**fixed, "the rows' content": digest.hexdigest()[:12], **weights}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a small JSON file that is either there whole or not at all."""
+    """Write a small JSON file atomically."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a small text file that is either there whole or not at all.
-
-    Raises:
-        UserError: when the disk does not take it.
-    """
+    """Write a small text file atomically: a crash leaves the old file or the new one."""
     with atomic_file(path) as file:
         file.write_text(content, encoding="utf-8")

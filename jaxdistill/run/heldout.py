@@ -1,7 +1,8 @@
-"""What is measured of a student on the held-out rows of its run."""
+"""Held-out evaluation of a run: token metrics, scores per row, and prompts for samples."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,115 +13,105 @@ from jaxdistill import data, evals
 from jaxdistill.model import Model
 from jaxdistill.models import forward_batch, lm_head
 from jaxdistill.run import build
-from jaxdistill.run.check import Inspection
-from jaxdistill.run.config import RunConfig
+from jaxdistill.run.context import RunContext
 from jaxdistill.sharding import num_batch_shards
+from jaxdistill.train import SignalFunction
 from jaxdistill.types import Batch, LMHead, ModelOutput, Params
 
 _FALLBACK_PROMPT_TOKENS = 8
-"""How much of a row is given where it asks nothing."""
+"""Number of first tokens that stand in for the prompt of a row without one."""
 
 HeldoutEvaluator = Callable[[Params], evals.TokenMetrics]
-"""The student's parameters in, `nll`, `forward_kl` and the like of every held-out place out."""
+"""`(student parameters) -> metrics of every scored held-out position`."""
 
 
 def make_heldout_evaluator(
-    config: RunConfig,
-    inspection: Inspection,
-    student: build.Student,
-    teacher: Model | None,
-    examples: Sequence[data.Example],
+    context: RunContext, student: build.Student, teacher: Model | None
 ) -> HeldoutEvaluator | None:
-    """What a student says of every held-out place; None where there are none.
+    """Build the held-out evaluation of the student; None if no rows are held out.
 
-    A teacher is measured beside it where both read the same tokens.
+    The teacher is evaluated beside the student if both read the same tokens.
     """
+    inspection, examples = context.inspection, context.prepared.heldout
     if not examples:
         return None
-    is_beside = inspection.teacher_view is None
-    signal = build.make_teacher_signal(inspection) if is_beside else None
-    read = _make_evaluator(config, inspection, student.forward, student.lm_head, signal, examples)
+    signal = build.make_teacher_signal(inspection) if inspection.teacher_view is None else None
+    evaluate = _make_evaluator(context, student.forward, student.lm_head, signal, examples)
     is_digit = _digit_token_mask(inspection.tokenizer, inspection.student_config.vocab_size)
 
-    def measure(params: Params) -> evals.TokenMetrics:
-        places = read(params, teacher_params=None if teacher is None else teacher.params)
-        return evals.add_digit_accuracy(places, is_digit)
+    def evaluate_student(params: Params) -> evals.TokenMetrics:
+        metrics = evaluate(params, teacher_params=None if teacher is None else teacher.params)
+        return evals.add_digit_accuracy(metrics, is_digit)
 
-    return measure
+    return evaluate_student
 
 
 def _digit_token_mask(
     tokenizer: PreTrainedTokenizerBase, vocab_size: int
 ) -> Bool[np.ndarray, " V"]:
-    """Which words are of digits alone, whatever letter stands for a space before them."""
+    """Return True for tokens that are digits only, after any symbol for a leading space."""
     is_digit = np.zeros(vocab_size, dtype=bool)
-    words = tokenizer.get_vocab().items()
-    numbers = [number for word, number in words if word.lstrip("Ġ▁ ").isdecimal()]
-    is_digit[numbers] = True
+    vocabulary = tokenizer.get_vocab().items()
+    is_digit[[i for token, i in vocabulary if token.lstrip("Ġ▁ ").isdecimal()]] = True
     return is_digit
 
 
-def teacher_heldout_metrics(
-    config: RunConfig, inspection: Inspection, teacher: Model, examples: Sequence[data.Example]
-) -> dict[str, float]:
-    """How likely a teacher finds what is held out, by the bytes.
+def teacher_heldout_metrics(context: RunContext, teacher: Model) -> dict[str, float]:
+    """Return the held-out bits per byte of a teacher with another tokenizer.
 
-    Its own tokens are others than the student's, so nothing is said of a token; and nothing at all
-    where it does not read the same text, because rows are cut or cannot be read by both.
+    Its metrics per token cannot be compared with the student's. Empty if the teacher does not read
+    the same text as the student, because rows were truncated or cannot be read by both.
     """
-    pairs = [(one, one.teacher_example) for one in examples if one.teacher_example is not None]
-    is_same = [one.num_bytes == other.num_bytes for one, other in pairs]
-    if not pairs or len(pairs) < len(examples) or not all(is_same):
+    examples = context.prepared.heldout
+    pairs = [(e, e.teacher_example) for e in examples if e.teacher_example is not None]
+    is_same_text = all(e.num_bytes == view.num_bytes for e, view in pairs)
+    if not pairs or len(pairs) < len(examples) or not is_same_text:
         return {}
-    theirs = [
-        data.Example(other.tokens, other.loss_mask, one.row_id, one.source, other.num_bytes)
-        for one, other in pairs
+    teacher_examples = [
+        data.Example(view.tokens, view.loss_mask, e.row_id, e.source, view.num_bytes)
+        for e, view in pairs
     ]
-
-    def hidden(params: Params, batch: Batch) -> ModelOutput:
-        return forward_batch(teacher.config, params, batch)
-
-    def unembedding(params: Params) -> LMHead:
-        return lm_head(teacher.config, params, vocab_size=teacher.vocab_size)
-
-    read = _make_evaluator(config, inspection, hidden, unembedding, None, theirs)
-    return {"bits_per_byte": summarize(read(teacher.params), theirs)["bits_per_byte"]}
+    forward = partial(forward_batch, teacher.config)
+    head = partial(lm_head, teacher.config, vocab_size=teacher.vocab_size)
+    evaluate = _make_evaluator(context, forward, head, None, teacher_examples)
+    metrics = summarize(evaluate(teacher.params), teacher_examples)
+    return {"bits_per_byte": metrics["bits_per_byte"]}
 
 
 def _make_evaluator(
-    config: RunConfig,
-    inspection: Inspection,
+    context: RunContext,
     forward: Callable[[Params, Batch], ModelOutput],
     lm_head: Callable[[Params], LMHead],
-    teacher_signal: Any,
+    teacher_signal: SignalFunction | None,
     examples: Sequence[data.Example],
 ) -> Callable[..., evals.TokenMetrics]:
-    evaluation = evals.TokenEvaluator(
+    config, mesh = context.config, context.inspection.mesh
+    evaluator = evals.TokenEvaluator(
         forward=forward,
         lm_head=lm_head,
         teacher_signal=teacher_signal,
-        mesh=inspection.mesh,
+        mesh=mesh,
         chunk_size=config.train.chunk_rows,
     )
-    shards = num_batch_shards(inspection.mesh)
-    batch_size = -(-min(config.evaluation.batch_size, len(examples)) // shards) * shards
+    num_shards = num_batch_shards(mesh)
+    batch_size = -(-min(config.evaluation.batch_size, len(examples)) // num_shards) * num_shards
 
-    def read(params: Params, *, teacher_params: Params | None = None) -> evals.TokenMetrics:
+    def evaluate(params: Params, *, teacher_params: Params | None = None) -> evals.TokenMetrics:
         batches = data.ordered_batches(examples, length=config.data.length, batch_size=batch_size)
-        return evaluation(params, batches, teacher_params=teacher_params)
+        return evaluator(params, batches, teacher_params=teacher_params)
 
-    return read
+    return evaluate
 
 
 def summarize(metrics: evals.TokenMetrics, examples: Sequence[data.Example]) -> dict[str, float]:
-    """Likelihood and agreement on the held-out rows."""
+    """Return the mean of each metric over the examples that it was measured on."""
     return evals.mean_metrics(metrics, num_bytes=sum(example.num_bytes for example in examples))
 
 
 def example_scores(
     metrics: evals.TokenMetrics, examples: Sequence[data.Example]
 ) -> Iterator[dict[str, Any]]:
-    """For each held-out row where it stands, its size, and the sums of what was measured."""
+    """Yield source, UTF-8 bytes and summed metrics of each held-out row."""
     columns = evals.sum_by_example(metrics)
     by_id = {example.row_id: example for example in examples}
     for row in zip(*(column.tolist() for column in columns.values()), strict=True):
@@ -131,11 +122,11 @@ def example_scores(
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """What both models are asked to continue.
+    """Prompt that both models complete for the report.
 
     Attributes:
-        text: As a person reads it: a chat's last message, without the template around it.
-        tokens: As a model reads it.
+        text: The prompt for people: of a chat the last message, without the chat template.
+        tokens: The prompt for the model.
     """
 
     text: str
@@ -145,34 +136,29 @@ class SamplePrompt:
 def sample_prompts(
     prepared: data.PreparedData, student: Model, count: int, *, teacher: Model | None = None
 ) -> list[SamplePrompt]:
-    """The first prompts of the held-out rows, or of the others where none are held out.
+    """Return the first prompts of the held-out rows, or of the training rows if none are held out.
 
-    A row that asks nothing, or more than the model reads, gives its beginning.
+    A row without a prompt, or with a prompt that is too long, gives its first tokens.
 
     Args:
         prepared: The rows.
-        student: Whose tokens they are in.
-        count: How many prompts.
-        reader: The teacher where that is asked; None for the student.
+        student: The student, whose tokens the examples have.
+        count: Number of prompts.
+        teacher: The teacher, for prompts in its tokens; None for prompts in the student's tokens.
     """
     examples = (prepared.heldout or prepared.train)[:count]
     by_id = {row.row_id: row for row in (*prepared.split.train, *prepared.split.heldout)}
     rows = [by_id[example.row_id] for example in examples]
-    is_student, teacher = teacher is None, teacher or student
-    asking = rows if is_student else [data.apply_teacher_prompt(row) for row in rows]
-    prompts = data.prompt_tokens(asking, teacher.tokenizer)
-    found = []
+    model = student if teacher is None else teacher
+    model_rows = rows if teacher is None else [data.apply_teacher_prompt(row) for row in rows]
+    prompt_tokens = data.prompt_tokens(model_rows, model.tokenizer)
+    prompts = []
     for row, example in zip(rows, examples, strict=True):
-        tokens, text = prompts.get(row.row_id, []), data.readable_prompt(row)
-        if not 0 < len(tokens) <= teacher.config.max_positions:
+        tokens, text = prompt_tokens.get(row.row_id, []), data.readable_prompt(row)
+        if not 0 < len(tokens) <= model.config.max_positions:
             tokens = example.tokens[:_FALLBACK_PROMPT_TOKENS].tolist()
             text = student.decode([tokens])[0]
-            if teacher.tokenizer is not student.tokenizer:
-                tokens = teacher.tokenizer.encode(text)
-        found.append(SamplePrompt(text or student.decode([tokens])[0], tokens))
-    return found
-
-
-def add_eval_prefix(values: Mapping[str, float]) -> dict[str, float]:
-    """Names as they stand in the record: `eval/forward_kl`."""
-    return {f"eval/{name}": value for name, value in values.items()}
+            if model.tokenizer is not student.tokenizer:
+                tokens = model.tokenizer.encode(text)
+        prompts.append(SamplePrompt(text or student.decode([tokens])[0], tokens))
+    return prompts

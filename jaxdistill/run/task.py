@@ -1,4 +1,4 @@
-"""`eval --task`: a model's answers to the rows of some data, scored."""
+"""Evaluation of a model's completions on a task (`jaxdistill eval --task`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from jaxdistill.track import Progress
 
 
 def load_task(path: str | Path, overrides: Sequence[str] = ()) -> evals.Task:
-    """The task in a YAML file; UserError names every mistake."""
+    """Read a task from YAML, with `a.b=value` overrides; UserError names every mistake."""
     return load(evals.Task, path, overrides)
 
 
@@ -28,77 +28,74 @@ def evaluate_task(
     batch_size: int = 8,
     dtype: str = "float32",
 ) -> dict[str, evals.Estimate]:
-    """Each metric of a task over all rows, with its interval.
+    """Return the mean of each metric of a task over all rows, with its interval.
 
     Args:
         model: As for `open_model`.
-        task: What is asked, and how answers are scored.
-        sources: Where the rows are, as in `DataConfig.sources`.
-        batch_size: How many answers are written together.
-        dtype: What the model is computed in.
+        task: Prompts, metrics and sampling.
+        sources: Sources of the rows, as in `DataConfig.sources`.
+        batch_size: Number of completions generated together.
+        dtype: Data type of the parameters in memory.
 
     Raises:
-        UserError: when files or rows are wrong, or a prompt is longer than the model reads.
+        UserError: If files or rows are wrong, or if a prompt is too long for the model.
     """
-    asked = make_task_prompts(task, sources)
-    answer = _make_answer_function(model, task, batch_size=batch_size, dtype=dtype)
-    return evals.mean_scores(task, asked, answer)
+    task_prompts = make_task_prompts(task, sources)
+    generate = _make_generate_function(model, task, batch_size=batch_size, dtype=dtype)
+    return evals.mean_scores(task, task_prompts, generate)
 
 
 def make_task_prompts(task: evals.Task, sources: Sequence[str]) -> list[evals.TaskPrompt]:
-    """What a task asks of each row.
+    """Read the rows of a task, and make the prompt of each row.
 
     Raises:
-        UserError: when files or rows are wrong, or a metric lacks its library.
+        UserError: If files or rows are wrong, or if a metric lacks its library.
     """
     findings = ErrorCollector()
-    rows = [record for source in sources for record in data.read_rows(source, findings)]
+    rows = [row for source in sources for row in data.read_rows(source, findings)]
     findings.raise_if_any()
     return evals.make_prompts(task, rows)
 
 
 def check_task(model: str, task: evals.Task, task_prompts: Sequence[evals.TaskPrompt]) -> None:
-    """See that a model can read what a task asks, before its weights are read.
+    """Check that a model can read the prompts of a task, before its weights are read.
 
     Raises:
-        UserError: naming every prompt that is too long for it, or that it has no template for
-            chats.
+        UserError: Naming every prompt that is too long, or that the model has no chat template.
     """
     source = model_source(model)
-    prompts = [question.prompt for question in task_prompts]
-    check_token_ids(
-        source.config, _tokenize_prompts(task, prompts, source.load_tokenizer()), "prompt"
-    )
+    prompts = [task_prompt.prompt for task_prompt in task_prompts]
+    tokens = _tokenize_prompts(task, prompts, source.load_tokenizer())
+    check_token_ids(source.config, tokens, "prompt")
 
 
 def score_task(
     model: str, task: evals.Task, task_prompts: Sequence[evals.TaskPrompt], *, batch_size: int = 8
 ) -> dict[str, Float[np.ndarray, " R"]]:
-    """Each metric of every row; as for `evaluate_task`."""
-    return evals.row_scores(
-        task, task_prompts, _make_answer_function(model, task, batch_size=batch_size)
-    )
+    """Return each metric of a task for every row; otherwise like `evaluate_task`."""
+    generate = _make_generate_function(model, task, batch_size=batch_size)
+    return evals.row_scores(task, task_prompts, generate)
 
 
-def _make_answer_function(
-    model: str, task: evals.Task, *, batch_size: int, dtype: str = "float32"
+def _make_generate_function(
+    path: str, task: evals.Task, *, batch_size: int, dtype: str = "float32"
 ) -> evals.GenerateTexts:
-    opened = open_model(model, dtype=dtype)
+    model = open_model(path, dtype=dtype)
 
-    def answer(prompts: Sequence[str], sampling: Sampling, seed: int) -> list[str]:
-        tokens = _tokenize_prompts(task, prompts, opened.tokenizer)
-        with Progress(f"answers, seed {seed}", len(tokens)) as progress:
-            return opened.decode(
-                opened.generate_tokens(
+    def generate(prompts: Sequence[str], sampling: Sampling, seed: int) -> list[str]:
+        tokens = _tokenize_prompts(task, prompts, model.tokenizer)
+        with Progress(f"completions, seed {seed}", len(tokens)) as progress:
+            return model.decode(
+                model.generate_tokens(
                     tokens, sampling, seed=seed, batch_size=batch_size, on_batch=progress.advance_to
                 )
             )
 
-    return answer
+    return generate
 
 
 def _tokenize_prompts(
     task: evals.Task, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
     is_chat = task.prompt_template == "chat"
-    return [data.tokenize_prompt(one, tokenizer, as_chat=is_chat) for one in prompts]
+    return [data.tokenize_prompt(prompt, tokenizer, as_chat=is_chat) for prompt in prompts]

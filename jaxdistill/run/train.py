@@ -1,10 +1,10 @@
-"""A run from its config to its report: the one place where all rooms meet."""
+"""Training run from its config to its report, with resume (`jaxdistill train`)."""
 
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import rich
@@ -16,40 +16,40 @@ from jaxdistill.files import cache_folder
 from jaxdistill.model import Model
 from jaxdistill.run import build
 from jaxdistill.run.check import Inspection, inspect, inspect_rows, run_facts
-from jaxdistill.run.config import RunConfig, load_config
+from jaxdistill.run.config import LayerChoice, RunConfig, load_config
+from jaxdistill.run.context import RunContext
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
-from jaxdistill.run.heldout import HeldoutEvaluator, add_eval_prefix, make_heldout_evaluator
-from jaxdistill.run.heldout import summarize as measured
+from jaxdistill.run.heldout import HeldoutEvaluator, make_heldout_evaluator, summarize
+from jaxdistill.run.layer_choice import choose_layers, write_layers
 from jaxdistill.sampling import Sampling
 from jaxdistill.sharding import batch_sharding
 from jaxdistill.track import Progress, Tracker, open_trackers
-from jaxdistill.train import Checkpoints, Hook, Restored, TrainState, init_state
-from jaxdistill.train import train_loop as run_loop
+from jaxdistill.train import Checkpoints, Hook, Restored, TrainState, init_state, train_loop
 from jaxdistill.types import Params
 
 
 def train(config: RunConfig) -> int:
-    """Train, evaluate before and after, export, and report; continue where a run was left.
+    """Train, evaluate before and after, export and report; continue an unfinished run.
 
     Returns:
-        0, or 130 when a signal ended the run early; what was done by then is saved.
+        Exit code: 0, or 130 if a signal stopped the run early. Completed steps are then saved.
 
     Raises:
-        UserError: when something is wrong with the config, the files, the data or the disk.
+        UserError: If something is wrong with the config, the files, the data or the disk.
     """
     folder = RunFolder(config.output)
     inspection = inspect(config)
     with folder.lock():
-        rows = data.read_split(
-            config.data
-        )  # what is wrong with them is told before weights are loaded
+        rows = data.read_split(config.data)  # before weights are loaded, to report errors early
         inspection = inspect_rows(config, inspection, rows)
-        made_of = _input_digests(inspection, rows)
-        if _is_finished(config, folder, made_of):
-            _import_finish().show(folder)
+        input_digests = _input_digests(inspection, rows)
+        if _is_finished(config, folder, input_digests):
+            from jaxdistill.run.finish import print_result
+
+            print_result(folder)
             return 0
         use_compilation_cache()
-        return _train(config, folder, inspection, rows, made_of)
+        return _train(config, folder, inspection, rows, input_digests)
 
 
 def _train(
@@ -59,11 +59,16 @@ def _train(
     rows: data.DataSplit,
     input_digests: Mapping[str, str],
 ) -> int:
-    student = build.make_student(config, inspection)
     teacher = build.load_teacher(config, inspection)
     prepared = _prepare_data(config, inspection, rows, teacher, folder)
-    facts = {**run_facts(config, inspection), **_data_facts(prepared)}
-    measure = make_heldout_evaluator(config, inspection, student, teacher, prepared.heldout)
+    chosen = choose_layers(RunContext(config, folder, inspection, prepared), teacher)
+    if chosen is not None:
+        inspection = replace(inspection, layers=chosen.layers)
+    student = build.make_student(config, inspection)
+    context = RunContext(config, folder, inspection, prepared)
+    facts = run_facts(config, inspection)
+    facts |= {"train": str(prepared.train_counts), "held out": str(prepared.heldout_counts)}
+    evaluate_heldout = make_heldout_evaluator(context, student, teacher)
     batches = data.shuffled_batches(
         prepared.train,
         length=config.data.length,
@@ -72,9 +77,11 @@ def _train(
         seed=config.seed,
     )
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(_open_checkpoints(config, folder, inspection, prepared))
+        checkpoints = stack.enter_context(closing(_open_checkpoints(context)))
         restored = checkpoints.restore(student.abstract_state)
-        folder.result.unlink(missing_ok=True)  # it was another config's
+        folder.result.unlink(missing_ok=True)  # the result of another config
+        if chosen is not None:
+            write_layers(folder, chosen)
         write_text(folder.config, dump(config))
         trackers = [
             stack.enter_context(closing(t)) for t in _open_trackers(config, folder, restored)
@@ -83,17 +90,17 @@ def _train(
             tracker.log_config(facts)
         if restored is None:
             initial = build.initial_student(config, inspection, teacher).params
-            _record_initial_metrics(folder, measure, initial, prepared, trackers)
+            _record_initial_metrics(context, evaluate_heldout, initial, trackers)
             modules = build.initial_modules(config, inspection)
             state = init_state(initial, student.optimizer, student.shardings, modules)
             del initial  # the state has its own copy
         else:
             state = restored.state
             notes = [f"note: {line}" for line in restored.skipped]
-            for line in (*notes, f"goes on from step {state.step} of {config.train.steps}"):
+            for line in (*notes, f"continues from step {state.step} of {config.train.steps}"):
                 rich.get_console().print(line, markup=False, soft_wrap=True, highlight=False)
             batches.set_state(restored.data_state)
-        state = run_loop(
+        state = train_loop(
             build.make_run_step(config, inspection, student),
             state,
             None if teacher is None else teacher.params,
@@ -102,7 +109,7 @@ def _train(
             sharding=batch_sharding(inspection.mesh),
             trackers=trackers,
             log_every_steps=config.train.log_every_steps,
-            hooks=_evaluation_hooks(config, measure, prepared),
+            hooks=_evaluation_hooks(context, evaluate_heldout),
             checkpoints=checkpoints,
             save_every_steps=config.train.save_every_steps,
             source_of=prepared.row_source,
@@ -110,43 +117,41 @@ def _train(
         )
     if int(state.step) < config.train.steps:
         return INTERRUPTED_EXIT_CODE
-    model = build.student_model(inspection, state.params)
-    _import_finish().finish_run(
-        config, folder, inspection, prepared, facts, input_digests, measure, model, teacher
+    from jaxdistill.run.finish import finish_run  # matplotlib would delay the first step
+
+    finish_run(
+        context,
+        student=build.student_model(inspection, state.params),
+        teacher=teacher,
+        evaluate_heldout=evaluate_heldout,
+        facts=facts,
+        input_digests=input_digests,
     )
     return 0
 
 
-def _import_finish() -> ModuleType:
-    """What ends a run, imported then: it draws, and nobody waits for that before the first step."""
-    from jaxdistill.run import finish
-
-    return finish
-
-
 def use_compilation_cache() -> None:
-    """Keep compiled programs for the next run, unless JAX was told where to or not to."""
+    """Keep compiled programs in the cache folder, unless JAX already has a cache folder."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def _input_digests(inspection: Inspection, rows: data.DataSplit) -> dict[str, str]:
-    """What a run is made of besides its config, by name: other files, another run."""
+    """Return hashes of everything that a run is made from besides its config, by name."""
     sources = {"student.model": inspection.student, "teacher.model": inspection.teacher}
-    found = {name: source.identity for name, source in sources.items() if source is not None}
+    digests = {name: source.weights_hash for name, source in sources.items() if source is not None}
     if inspection.teacher_view is not None and not inspection.has_one_tokenizer:
-        found["the teacher's tokenizer"] = inspection.teacher_view.renderer.identity
-    return {**found, "data.sources": rows.digest}
+        digests["the teacher's tokenizer"] = inspection.teacher_view.renderer.identity
+    return {**digests, "data.sources": rows.digest}
 
 
 def _is_finished(config: RunConfig, folder: RunFolder, input_digests: Mapping[str, str]) -> bool:
-    """Whether there is nothing to add: the run was concluded, under this very config.
+    """Return True if the folder holds a finished run of this config.
 
     Raises:
-        UserError: when it was, and what it was made of is not there any more.
+        UserError: If it does, and the inputs of the run have changed since then.
     """
-    is_same = folder.config.is_file() and _holds_config(folder.config, config)
-    if not (is_same and folder.result.is_file() and folder.student.is_dir()):
+    if not (folder.result.is_file() and folder.student.is_dir() and _has_config(folder, config)):
         return False
     before = json.loads(folder.result.read_text())["made_of"]
     if changed := [name for name in input_digests if input_digests[name] != before.get(name)]:
@@ -157,23 +162,21 @@ def _is_finished(config: RunConfig, folder: RunFolder, input_digests: Mapping[st
     return True
 
 
-def _holds_config(path: Path, config: RunConfig) -> bool:
-    """Whether a file holds this config, whichever fields there were when it was written."""
+def _has_config(folder: RunFolder, config: RunConfig) -> bool:
+    """Return True if the folder holds this config, perhaps without fields added since then."""
     try:
-        return load_config(path) == config
+        return load_config(folder.config) == config
     except UserError:
         return False
 
 
-def _open_checkpoints(
-    config: RunConfig, folder: RunFolder, inspection: Inspection, prepared: data.PreparedData
-) -> closing[Checkpoints]:
-    return closing(
-        Checkpoints(
-            folder.checkpoints,
-            keep=config.train.keep_checkpoints,
-            fingerprint=fingerprint(config, prepared, inspection.teacher),
-        )
+def _open_checkpoints(context: RunContext) -> Checkpoints:
+    config, inspection = context.config, context.inspection
+    fields = fingerprint(config, context.prepared, inspection.teacher)
+    if isinstance(config.student.layers, LayerChoice):  # others name the layers themselves
+        fields["the kept layers"] = str(inspection.layers)
+    return Checkpoints(
+        context.folder.checkpoints, keep=config.train.keep_checkpoints, fingerprint=fields
     )
 
 
@@ -197,12 +200,10 @@ def _prepare_data(
     teacher: Model | None,
     folder: RunFolder,
 ) -> data.PreparedData:
-    """The data, with the teacher's answers where the rollout asks for them."""
-    rollout = config.data.rollout
+    """Tokenize the rows; the teacher writes their completions first if the rollout asks for it."""
+    rollout, view = config.data.rollout, inspection.teacher_view
     if not (rollout.needs_teacher and teacher and inspection.teacher and config.teacher):
-        return data.prepare(
-            config.data, inspection.tokenizer, split=rows, teacher_view=inspection.teacher_view
-        )
+        return data.prepare(config.data, inspection.tokenizer, split=rows, teacher_view=view)
     sampling = Sampling(
         max_new_tokens=rollout.max_new_tokens,
         temperature=rollout.temperature,
@@ -210,13 +211,13 @@ def _prepare_data(
         top_p=rollout.top_p,
     )
 
-    def generate(prompts: Sequence[Sequence[int]], seed: int, first: int) -> list[list[int]]:
+    def generate(prompts: Sequence[Sequence[int]], seed: int, first_index: int) -> list[list[int]]:
         return teacher.generate_tokens(
-            prompts, sampling, seed=seed, first_index=first, batch_size=len(prompts)
+            prompts, sampling, seed=seed, first_index=first_index, batch_size=len(prompts)
         )
 
     with Progress("teacher writes", 0) as progress:
-        writer = data.GenerationCache(
+        generation_cache = data.GenerationCache(
             generate=generate,
             identity=f"{inspection.teacher.weights_hash} {config.teacher.dtype}",
             eos_ids=teacher.pretrained.eos_ids,
@@ -227,40 +228,40 @@ def _prepare_data(
             config.data,
             inspection.tokenizer,
             split=rows,
-            generation_cache=writer,
-            teacher_view=inspection.teacher_view,
+            generation_cache=generation_cache,
+            teacher_view=view,
         )
 
 
 def _record_initial_metrics(
-    folder: RunFolder,
+    context: RunContext,
     evaluate_heldout: HeldoutEvaluator | None,
     params: Params,
-    prepared: data.PreparedData,
     trackers: Sequence[Tracker],
 ) -> None:
-    """The student before its first step, for the record and for the report."""
-    folder.initial_metrics.unlink(missing_ok=True)
+    """Evaluate the student before its first step, for the record and for the report."""
+    context.folder.initial_metrics.unlink(missing_ok=True)
     if evaluate_heldout is None:
         return
-    values = measured(evaluate_heldout(params), prepared.heldout)
-    write_json(folder.initial_metrics, values)
+    values = summarize(evaluate_heldout(params), context.prepared.heldout)
+    write_json(context.folder.initial_metrics, values)
     for tracker in trackers:
-        tracker.log_metrics(0, add_eval_prefix(values))
+        tracker.log_metrics(0, _add_eval_prefix(values))
 
 
 def _evaluation_hooks(
-    config: RunConfig, evaluate_heldout: HeldoutEvaluator | None, prepared: data.PreparedData
+    context: RunContext, evaluate_heldout: HeldoutEvaluator | None
 ) -> Sequence[Hook]:
-    every = config.evaluation.every_steps
-    if not every or evaluate_heldout is None:
+    every_steps = context.config.evaluation.every_steps
+    if not every_steps or evaluate_heldout is None:
         return ()
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
-        return add_eval_prefix(measured(evaluate_heldout(state.params), prepared.heldout))
+        metrics = evaluate_heldout(state.params)
+        return _add_eval_prefix(summarize(metrics, context.prepared.heldout))
 
-    return ((every, evaluate),)
+    return (Hook(every_steps, evaluate),)
 
 
-def _data_facts(prepared: data.PreparedData) -> dict[str, str]:
-    return {"train": str(prepared.train_counts), "held out": str(prepared.heldout_counts)}
+def _add_eval_prefix(values: Mapping[str, float]) -> dict[str, float]:
+    return {f"eval/{name}": value for name, value in values.items()}

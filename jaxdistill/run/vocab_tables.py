@@ -1,17 +1,29 @@
-"""What the words of two models are to each other, as far as the objectives of a run ask."""
+"""Vocabulary tables of a run: which tokens of student and teacher correspond, cached on disk."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdistill import align, data
-from jaxdistill.files import cache_folder
+from jaxdistill.errors import UserError
+from jaxdistill.files import atomic_file, cache_folder
 from jaxdistill.types import VocabTables
 
+Arrays = Mapping[str, np.ndarray]
+
 _CACHE_VERSION = "3"
-"""To be raised whenever what is looked up changes, so that nothing old is found."""
+"""Raise this when the cached arrays change, so that no old file is read."""
+
+
+class VocabTablePair(NamedTuple):
+    """Vocabulary tables of student and teacher; None where no objective needs them."""
+
+    student: VocabTables | None = None
+    teacher: VocabTables | None = None
 
 
 def make_vocab_tables(
@@ -20,149 +32,152 @@ def make_vocab_tables(
     vocab_sizes: tuple[int, int],
     vocab_needs: frozenset[str],
     chat_kinds: Sequence[tuple[bool, bool]],
-) -> tuple[VocabTables | None, VocabTables | None]:
-    """What the student's words are to the teacher, and the teacher's to the student.
+) -> VocabTablePair:
+    """Build the vocabulary tables that the objectives of a run need.
 
     Args:
-        student: How the student reads.
-        teacher: How the teacher reads, if it does so in another way.
-        sizes: How many words they have.
-        vocab_needs: What objectives ask for.
-        ends: Whether rows are chats on the student's side, and on the teacher's, as they occur:
-            answers end in other marks there than in plain text.
+        student: Renderer of the student.
+        teacher: Renderer of the teacher; None where both models read the same tokens.
+        vocab_sizes: Number of tokens of student and teacher.
+        vocab_needs: Tables that objectives need (`Objective.vocab_needs`).
+        chat_kinds: Whether examples are chats for student and teacher, each combination that
+            occurs: a chat's completions end in another special token than plain text.
 
     Raises:
-        UserError: for a tokenizer that does not tell what its words stand for.
+        UserError: The bytes of a tokenizer's tokens are unknown.
     """
     if not vocab_needs:
-        return None, None
+        return VocabTablePair()
+    student_bytes = student.text_token_bytes[: vocab_sizes[0]]
     if teacher is None:
-        own = _identity_tables(student.text_token_bytes[: vocab_sizes[0]])
-        return own, own
-    pair = _VocabPair.from_templates(student, teacher, vocab_sizes, chat_kinds)
-    twins = align.exact_matches(pair.student_bytes, pair.teacher_bytes, pair.special_pairs)
-    mine, theirs = (
-        VocabTables(of_side, *align.padded_token_bytes(side), align.word_boundaries(side))
-        for of_side, side in zip(twins, (pair.student_bytes, pair.teacher_bytes), strict=True)
+        tables = _identity_tables(student_bytes)
+        return VocabTablePair(tables, tables)
+    teacher_bytes = teacher.text_token_bytes[: vocab_sizes[1]]
+    special_pairs = _special_pairs(student, teacher, chat_kinds)
+    cache = _cache_folder(student, teacher, vocab_sizes, special_pairs)
+    matches = align.exact_matches(student_bytes, teacher_bytes, special_pairs)
+    student_tables = _byte_tables(student_bytes, matches.student)
+    teacher_tables = _byte_tables(teacher_bytes, matches.teacher)
+    if "buckets" in vocab_needs:
+        shared = _load_shared_buckets(cache, student, teacher, vocab_sizes, special_pairs)
+        student_tables = replace(
+            student_tables,
+            subtokens=shared.subtokens,
+            buckets=shared.student_buckets,
+            bucket_token=shared.bucket_token,
+        )
+        teacher_tables = replace(
+            teacher_tables,
+            subtokens=np.arange(len(teacher_bytes), dtype=np.int32)[:, None],
+            buckets=shared.teacher_buckets[:, None],
+            bucket_token=shared.bucket_token,
+        )
+    if "nearest_token" in vocab_needs:
+
+        def compute() -> Arrays:
+            nearest = align.nearest_tokens(teacher_bytes, student_bytes, matches.teacher)
+            return {"nearest_token": nearest}
+
+        lengths = {"nearest_token": len(teacher_bytes)}
+        arrays = load_or_compute(cache / "nearest.npz", compute, lengths)
+        teacher_tables = replace(teacher_tables, **arrays)
+    return VocabTablePair(student_tables, teacher_tables)
+
+
+def _byte_tables(token_bytes: align.TokenBytes, exact_match: np.ndarray) -> VocabTables:
+    padded = align.padded_token_bytes(token_bytes)
+    return VocabTables(exact_match, *padded, align.word_boundaries(token_bytes))
+
+
+def _identity_tables(token_bytes: align.TokenBytes) -> VocabTables:
+    """Build the tables of one shared vocabulary, where every token has a bucket of its own."""
+    token_ids = np.arange(len(token_bytes), dtype=np.int32)
+    return replace(
+        _byte_tables(token_bytes, token_ids),
+        subtokens=token_ids[:, None],
+        buckets=token_ids[:, None] + 1,
+        bucket_token=np.append(-1, token_ids),
+        nearest_token=token_ids,
     )
-    if "places" in vocab_needs:
-        shared = pair.shared_buckets(student, teacher)
-        numbers = np.arange(len(pair.teacher_bytes), dtype=np.int32)
-        mine = replace(
-            mine, pieces=shared.subtokens, places=shared.student_buckets, owners=shared.bucket_token
-        )
-        theirs = replace(
-            theirs,
-            pieces=numbers[:, None],
-            places=shared.teacher_buckets[:, None],
-            owners=shared.bucket_token,
-        )
-    if "nearest" in vocab_needs:
-        theirs = replace(theirs, nearest=pair.nearest_tokens(twins[1]))
-    return mine, theirs
 
 
 def _special_pairs(
     student: data.Renderer, teacher: data.Renderer, chat_kinds: Sequence[tuple[bool, bool]]
 ) -> list[tuple[int, int]]:
-    """The marks in which answers of these kinds end; of two for one mark the first counts."""
-    found: dict[int, int] = {}
+    """Pair the special tokens that end completions; a token's first partner counts."""
+    pairs: dict[int, int] = {}
     for is_chat in chat_kinds:
-        mine, theirs = (
-            side.end_of_turn_id if chat else side.eos_id
-            for side, chat in zip((student, teacher), is_chat, strict=True)
+        student_id, teacher_id = (
+            renderer.end_of_turn_id if chat else renderer.eos_id
+            for renderer, chat in zip((student, teacher), is_chat, strict=True)
         )
-        if mine is None or theirs is None or mine in found or theirs in found.values():
+        if student_id is None or teacher_id is None:
             continue
-        found[mine] = theirs
-    return list(found.items())
+        if student_id not in pairs and teacher_id not in pairs.values():
+            pairs[student_id] = teacher_id
+    return list(pairs.items())
 
 
-def _identity_tables(token_bytes: Sequence[bytes | None]) -> VocabTables:
-    """Of one vocabulary every word is its own twin, in a place of its own."""
-    numbers = np.arange(len(token_bytes), dtype=np.int32)
-    return VocabTables(
-        numbers,
-        *align.padded_token_bytes(token_bytes),
-        align.word_boundaries(token_bytes),
-        subtokens=numbers[:, None],
-        buckets=numbers[:, None] + 1,
-        bucket_token=np.append(-1, numbers),
-        nearest_token=numbers,
-    )
+def _cache_folder(
+    student: data.Renderer,
+    teacher: data.Renderer,
+    vocab_sizes: tuple[int, int],
+    special_pairs: align.SpecialPairs,
+) -> Path:
+    """Return the folder of the arrays computed for this pair of vocabularies."""
+    sides = zip((student, teacher), vocab_sizes, strict=True)
+    key = [f"{renderer.identity}-{size}" for renderer, size in sides]
+    key += [f"{student_id}.{teacher_id}" for student_id, teacher_id in special_pairs]
+    return cache_folder() / "vocabularies" / _CACHE_VERSION / "-".join(key)
 
 
-@dataclass(frozen=True)
-class _VocabPair:
-    """Two vocabularies.
+def _load_shared_buckets(
+    cache: Path,
+    student: data.Renderer,
+    teacher: data.Renderer,
+    vocab_sizes: tuple[int, int],
+    special_pairs: align.SpecialPairs,
+) -> align.SharedBuckets:
+    student_bytes = student.text_token_bytes[: vocab_sizes[0]]
+    teacher_bytes = teacher.text_token_bytes[: vocab_sizes[1]]
 
-    Attributes:
-        student: The bytes of the student's words that texts are written in.
-        teacher: Of the teacher's.
-        marks: Marks of both that mean the same: those in which answers end.
-        folder: Where is kept what takes long to find.
+    def compute() -> Arrays:
+        swapped = [(teacher_id, student_id) for student_id, teacher_id in special_pairs]
+        return align.build_shared_buckets(
+            align.retokenize(student_bytes, teacher_bytes, teacher.encode_batch, special_pairs),
+            align.retokenize(teacher_bytes, student_bytes, student.encode_batch, swapped),
+        )._asdict()
+
+    lengths = dict.fromkeys(("student_buckets", "subtokens"), len(student_bytes))
+    lengths |= {"teacher_buckets": len(teacher_bytes), "bucket_token": None}
+    return align.SharedBuckets(**load_or_compute(cache / "shared.npz", compute, lengths))
+
+
+def load_or_compute(
+    path: Path, compute: Callable[[], Arrays], lengths: Mapping[str, int | None]
+) -> Arrays:
+    """Return the arrays of a file; compute and save them if the file is missing or damaged.
+
+    Args:
+        path: An `.npz` file.
+        compute: Computes the arrays.
+        lengths: Length of each array by its name; None for any length.
     """
+    arrays = _read_npz(path)
+    if arrays.keys() == lengths.keys() and all(
+        length in (None, len(arrays[name])) for name, length in lengths.items()
+    ):
+        return arrays
+    arrays = compute()
+    # A failed write only means that the arrays are computed again next time.
+    with suppress(UserError), atomic_file(path) as target, target.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    return arrays
 
-    student_bytes: Sequence[bytes | None]
-    teacher_bytes: Sequence[bytes | None]
-    special_pairs: Sequence[tuple[int, int]]
-    cache_path: Path
 
-    @classmethod
-    def from_templates(
-        cls,
-        student: data.Renderer,
-        teacher: data.Renderer,
-        vocab_sizes: tuple[int, int],
-        chat_kinds: Sequence[tuple[bool, bool]],
-    ) -> "_VocabPair":
-        marks = _special_pairs(student, teacher, chat_kinds)
-        names = [
-            f"{one.identity}-{n}" for one, n in zip((student, teacher), vocab_sizes, strict=True)
-        ]
-        names += [f"{mine}.{theirs}" for mine, theirs in marks]
-        return cls(
-            student.text_token_bytes[: vocab_sizes[0]],
-            teacher.text_token_bytes[: vocab_sizes[1]],
-            marks,
-            cache_folder() / "vocabularies" / _CACHE_VERSION / "-".join(names),
-        )
-
-    def shared_buckets(self, student: data.Renderer, teacher: data.Renderer) -> align.SharedBuckets:
-        """The space of both."""
-
-        def make() -> align.Arrays:
-            swapped = [(second, first) for first, second in self.special_pairs]
-            mine = align.retokenize(
-                self.student_bytes, self.teacher_bytes, teacher.encode_batch, self.special_pairs
-            )
-            theirs = align.retokenize(
-                self.teacher_bytes, self.student_bytes, student.encode_batch, swapped
-            )
-            return align.build_shared_buckets(mine, theirs)._asdict()
-
-        sizes = len(self.student_bytes), len(self.teacher_bytes)
-        lengths = {
-            "student_buckets": sizes[0],
-            "teacher_buckets": sizes[1],
-            "bucket_token": None,
-            "subtokens": sizes[0],
-        }
-        return align.SharedBuckets(
-            **align.load_or_compute(self.cache_path / "shared.npz", make, lengths)
-        )
-
-    def nearest_tokens(self, exact_match: np.ndarray) -> np.ndarray:
-        """The student's word that is nearest to each of the teacher's."""
-
-        def make() -> align.Arrays:
-            return {
-                "nearest_token": align.nearest_tokens(
-                    self.teacher_bytes, self.student_bytes, exact_match
-                )
-            }
-
-        lengths = {"nearest_token": len(self.teacher_bytes)}
-        return align.load_or_compute(self.cache_path / "nearest.npz", make, lengths)[
-            "nearest_token"
-        ]
+def _read_npz(path: Path) -> Arrays:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception:  # noqa: BLE001 (zip, zlib and NumPy raise a dozen kinds for damaged files)
+        return {}

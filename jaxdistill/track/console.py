@@ -1,4 +1,4 @@
-"""The run on the console: an opening table, then one plain line for each logged step."""
+"""Tracker that prints: a table at the start, then a line for each record."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,12 +8,12 @@ from rich.console import Console
 
 
 class ConsoleTracker:
-    """Prints what the run is, and its numbers as lines that read well in a log file too.
+    """Tracker that prints metrics as plain lines, readable on a terminal and in a log file.
 
     Args:
-        num_steps: How many steps the run has, when it is known.
-        console: Where to print; the process's own by default, as `Progress` does, so that lines
-            appear above a live bar.
+        num_steps: Number of steps in the run; None if unknown.
+        console: Console to print on. The default is the process's own console, which `Progress`
+            also uses, so that lines appear above a live bar.
     """
 
     def __init__(self, *, num_steps: int | None = None, console: Console | None = None):
@@ -21,27 +21,28 @@ class ConsoleTracker:
         self._console = console or rich.get_console()
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Prints `config` in two columns."""
+        """Print `config` in two columns."""
         width = max(map(len, config), default=0)
         for name, value in config.items():
-            line = f"{name:<{width}}  {_format_value(value)}"
-            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+            self._print(f"{name:<{width}}  {_format_value(value)}")
 
     def log_metrics(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Prints a line for each room (`train`, `eval`, ...) in `values`; times join the first."""
-        rooms: dict[str, list[str]] = {}
+        """Print one line for each package (`train`, `eval`); times join the first line."""
+        packages: dict[str, list[str]] = {}
         for name, value in values.items():
-            room, _, quantity = name.rpartition("/")
-            rooms.setdefault(room, []).append(f"{quantity} {_format_value(value)}")
-        times = rooms.pop("time", [])
-        counted = f"{step}" if self._num_steps is None else f"{step}/{self._num_steps}"
-        for room, quantities in rooms.items():
-            line = "  ".join([f"step {counted}", room, *quantities, *times])
-            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+            package, _, quantity = name.rpartition("/")
+            packages.setdefault(package, []).append(f"{quantity} {_format_value(value)}")
+        times = packages.pop("time", [])
+        progress = f"{step}" if self._num_steps is None else f"{step}/{self._num_steps}"
+        for package, quantities in packages.items():
+            self._print("  ".join([f"step {progress}", package, *quantities, *times]))
             times = []
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: the console stays open."""
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _format_value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`, the record of a run: one JSON object a line, exact to the bit."""
+"""Tracker that writes `metrics.jsonl`, the record of a run: one JSON object per line."""
 
 import json
 import math
@@ -11,15 +11,18 @@ from jaxdistill.errors import UserError
 
 
 class JsonlTracker:
-    """Appends `{"step": ..., "room/quantity": ...}` for each logged step.
+    """Tracker that appends `{"step": ..., "package/quantity": ...}` to a file.
 
-    Floats are written so that reading gives the same bits. A killed and continued run leaves the
-    same file as an undisturbed one, but for the keys under `time/`: opening the file drops what
-    was recorded after `restored_step`. A value that is not finite is written as null.
+    Floats are read back bit for bit. A value that is not finite is written as null. A run that was
+    killed and continued leaves the same file as an undisturbed run, except for the keys under
+    `time/`: opening the file drops the records after `restored_step`.
 
     Args:
         path: The file.
-        restored_step: The step that the run continues from; None empties the file.
+        restored_step: Step that the run continues from; None starts an empty file.
+
+    Raises:
+        UserError: If the file cannot be written.
     """
 
     def __init__(self, path: Path, *, restored_step: int | None = None):
@@ -32,10 +35,10 @@ class JsonlTracker:
             raise _write_error(path, error) from None
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Nothing: `config.yaml` stands beside the file."""
+        """Do nothing: `config.yaml` is in the same folder."""
 
     def log_metrics(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Appends a line, on disk when this returns: a checkpoint must not outlive its record."""
+        """Append a line and wait until it is on disk, so that no checkpoint is newer."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         try:
             self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
@@ -45,26 +48,28 @@ class JsonlTracker:
             raise _write_error(self._path, error) from None
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
 
 def _truncate_after(path: Path, restored_step: int | None) -> None:
-    """Drops lines after `restored_step`, and a last line that was never finished, in one move."""
+    """Drop records after `restored_step` and an incomplete last line, in one atomic rename."""
     if not path.exists():
         return
-    last = -math.inf if restored_step is None else restored_step
+    last_step = -math.inf if restored_step is None else restored_step
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and _parse_step(line) <= last]
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        file.writelines(kept)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.writelines(
+            line for line in lines if line.endswith(b"\n") and _parse_step(line) <= last_step
+        )
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def _parse_step(line: bytes) -> float:
+    """Return the step of a record; infinity if the line is not a record."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -73,5 +78,5 @@ def _parse_step(line: bytes) -> float:
 
 def _write_error(path: Path, error: OSError) -> UserError:
     return UserError(
-        f"{path}: cannot be written: {error.strerror}. Free the disk, or move the run."
+        f"{path}: cannot be written: {error.strerror}. Free disk space, or move the run folder."
     )

@@ -1,8 +1,7 @@
-"""A live bar with tokens per second and the time left; silent where there is no terminal."""
+"""Progress bar with tokens per second and remaining time."""
 
 import time
 from collections import deque
-from types import TracebackType
 
 import rich
 from rich.console import Console
@@ -16,11 +15,11 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 _SPEED_WINDOW = 30
-"""Speed is told over this many of the latest advances, so that compilation is soon forgotten."""
+"""Number of latest advances that speed is averaged over, so that compilation soon drops out."""
 
 
 class Progress:
-    """The bar of one loop.
+    """Progress bar of one loop; without a terminal only `advance_to` prints.
 
     Example:
         >>> with Progress("train", total=2) as progress:
@@ -28,10 +27,10 @@ class Progress:
         ...         progress.advance(tokens=512, note="loss 2.31")
 
     Args:
-        description: What is being done, in a word.
-        total: How much there is to do.
-        completed: How much of it was done before.
-        console: Where to draw; the process's own by default.
+        description: Label of the bar.
+        total: Number of items to do.
+        completed: Number of items done before.
+        console: Console to draw on; the process's own by default.
     """
 
     def __init__(
@@ -59,16 +58,11 @@ class Progress:
         self._recent.append((time.monotonic(), 0))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def advance_to(self, completed: int, total: int, tokens: int) -> None:
-        """Moves the bar to `completed` of `total`; the last part took `tokens`."""
+        """Move the bar to `completed` of `total`, after `tokens` more; print without a terminal."""
         self._bar.update(self._task, total=total)
         task = self._bar.tasks[0]
         self.advance(completed - int(task.completed), tokens=tokens)
@@ -77,9 +71,10 @@ class Progress:
             self._bar.console.print(line, highlight=False, markup=False)
 
     def advance(self, count: int = 1, *, tokens: int = 0, note: str = "") -> None:
-        """Moves the bar on by `count`, which took `tokens`; `note` stands at its end."""
+        """Move the bar on by `count` items of `tokens` tokens, and show `note` at its end."""
         self._recent.append((time.monotonic(), tokens))
         seconds = self._recent[-1][0] - self._recent[0][0]
-        moved = sum(tokens for _, tokens in list(self._recent)[1:])
-        speed = f"{moved / seconds:,.0f} tokens/s" if moved and seconds > 0 else ""
+        recent_tokens = sum(tokens for _, tokens in list(self._recent)[1:])
+        has_speed = recent_tokens and seconds > 0
+        speed = f"{recent_tokens / seconds:,.0f} tokens/s" if has_speed else ""
         self._bar.update(self._task, advance=count, speed=speed, note=note)

@@ -1,4 +1,4 @@
-"""TensorBoard event files through tensorboardX: three small dependencies, no TensorFlow."""
+"""Tracker that writes TensorBoard event files through tensorboardX, without TensorFlow."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +8,14 @@ from jaxdistill.errors import UserError
 
 
 class TensorBoardTracker:
-    """Writes every number as a scalar under its own name.
+    """Tracker that writes every metric as a TensorBoard scalar of the same name.
 
     Args:
-        directory: Where the event files go (`tensorboard --logdir` reads it).
-        restored_step: The step that the run continues from; TensorBoard then hides what was
-            recorded after it.
+        directory: Folder of the event files, for `tensorboard --logdir`.
+        restored_step: Step that the run continues from; TensorBoard then hides later records.
 
     Raises:
-        UserError: when tensorboardX is not installed.
+        UserError: If tensorboardX is not installed.
     """
 
     def __init__(self, directory: Path, *, restored_step: int | None = None):
@@ -27,19 +26,19 @@ class TensorBoardTracker:
                 "track.tensorboard: the package tensorboardX is not installed. "
                 "Run `pip install 'jaxdistill[tensorboard]'`, or set `track.tensorboard=false`."
             ) from None
-        purge = None if restored_step is None else restored_step + 1
-        self._writer = SummaryWriter(str(directory), purge_step=purge)
+        purge_step = None if restored_step is None else restored_step + 1
+        self._writer = SummaryWriter(str(directory), purge_step=purge_step)
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Writes the table as text."""
+        """Write `config` as a Markdown table."""
         rows = "\n".join(f"| {name} | {value} |" for name, value in config.items())
         self._writer.add_text("config", f"| | |\n|---|---|\n{rows}", 0)
 
     def log_metrics(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Writes one scalar for each of `values`."""
+        """Write one scalar for each of `values`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
+        """Flush and close the event file."""
         self._writer.close()

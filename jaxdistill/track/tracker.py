@@ -1,4 +1,4 @@
-"""What a run tells the outside: the protocol, and the sinks that a config asks for."""
+"""Tracker protocol, its config, and the trackers of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,27 +14,27 @@ from jaxdistill.track.tensorboard import TensorBoardTracker
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Somewhere that a run's numbers go."""
+    """Receiver of a run's metrics."""
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Called once before the first step with what the run is, by name."""
+        """Record facts about the run by name; called once, before the first step."""
         ...
 
     def log_metrics(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Called with the numbers of one step, named `room/quantity`, in the order of steps."""
+        """Record metrics of one step, named `package/quantity`; steps never decrease."""
         ...
 
     def close(self) -> None:
-        """Called once, also when the run fails."""
+        """Release resources; called once, also when the run fails."""
         ...
 
 
 @configclass
 class TrackConfig:
-    """Sinks besides the console and `metrics.jsonl`, which are always on.
+    """Records besides the console and `metrics.jsonl`, which are always written.
 
     Attributes:
-        tensorboard: Whether TensorBoard's event files are written to `tensorboard/`, too.
+        tensorboard: Write TensorBoard event files to the folder `tensorboard/` of the run.
     """
 
     tensorboard: bool = False
@@ -48,15 +48,15 @@ def open_trackers(
     num_steps: int | None = None,
     console: Console | None = None,
 ) -> list[Tracker]:
-    """The sinks of a run; only process 0 should open any.
+    """Open the trackers of a run. Only process 0 should call this.
 
     Args:
-        config: Which sinks.
+        config: Config of the trackers.
         directory: The run folder.
-        restored_step: The step that the run continues from, and what was recorded after it is
-            dropped; None when it starts afresh.
-        num_steps: How many steps the run has, for the console.
-        console: Where to print; the process's own by default.
+        restored_step: Step that the run continues from; later records are dropped. None starts
+            new records.
+        num_steps: Number of steps in the run, for the console.
+        console: Console to print on; the process's own by default.
     """
     trackers: list[Tracker] = [
         ConsoleTracker(num_steps=num_steps, console=console),

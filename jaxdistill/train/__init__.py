@@ -1,6 +1,7 @@
-"""Training: the pure step, the loop around it, the optimizer, checkpoints."""
+"""Training: pure step, loop, optimizer and checkpoints."""
 
 from jaxdistill.train.checkpoint import Checkpoints as Checkpoints
+from jaxdistill.train.checkpoint import Elapsed as Elapsed
 from jaxdistill.train.checkpoint import Restored as Restored
 from jaxdistill.train.config import TrainConfig as TrainConfig
 from jaxdistill.train.loop import BatchIterator as BatchIterator
@@ -12,6 +13,8 @@ from jaxdistill.train.state import TrainState as TrainState
 from jaxdistill.train.state import abstract_state as abstract_state
 from jaxdistill.train.state import init_state as init_state
 from jaxdistill.train.state import state_shardings as state_shardings
+from jaxdistill.train.step import SignalFunction as SignalFunction
+from jaxdistill.train.step import StepFunction as StepFunction
 from jaxdistill.train.step import check_batch_size as check_batch_size
 from jaxdistill.train.step import jit_step as jit_step
 from jaxdistill.train.step import make_step as make_step

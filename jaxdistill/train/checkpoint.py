@@ -1,8 +1,8 @@
-"""Checkpoints through Orbax: state, place in the data, and what the run was.
+"""Checkpoints of a run, written by Orbax: train state, data state and fingerprint.
 
-A checkpoint is written beside its place and renamed when it is whole, so that a killed run leaves
-the one before it. Saving is synchronous: when `save` returns, the checkpoint is there, and a full
-disk is an error of this step and not of a later one.
+A checkpoint is written under a temporary name and renamed when it is complete, so that a killed
+run still has the previous one. Saving is synchronous: the checkpoint is on disk when `save`
+returns, and a full disk is an error of that step, not of a later one.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +25,46 @@ from jaxdistill.train.state import TrainState
 
 
 @dataclass(frozen=True)
-class Restored:
-    """What a run continues from.
+class Elapsed:
+    """Time and tokens that a run has taken so far.
 
     Attributes:
-        state: The state, placed as it was asked for.
-        data: The state of the data iterator.
-        effort: What the run had cost by then (`train.loop`); empty where nobody wrote it down.
+        seconds: Seconds of training.
+        recorded_seconds: Those up to the last record of training metrics.
+        unrecorded_tokens: Tokens read since that record.
+    """
+
+    seconds: float = 0.0
+    recorded_seconds: float = 0.0
+    unrecorded_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Contents of a checkpoint that a run continues from.
+
+    Attributes:
+        state: Train state with the shardings of the template.
+        data_state: State of the data iterator.
+        elapsed: Time and tokens of the run up to the checkpoint.
         skipped: A line for each newer checkpoint that could not be read.
     """
 
     state: TrainState
     data_state: Any
-    elapsed: Mapping[str, float]
+    elapsed: Elapsed
     skipped: tuple[str, ...]
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """Checkpoints of one run.
 
     Args:
-        directory: Where they are; made if it is not there.
-        keep: How many of the latest are kept.
-        fingerprint: What must not change when the run continues, by dotted name; JSON values.
-            None only looks: nothing is compared but shapes, and nothing is written, renamed or
-            cleaned, for the run may be going on in another process.
+        directory: Folder of the checkpoints; it is created if necessary.
+        keep: Number of newest checkpoints to keep.
+        fingerprint: JSON values that must not change when the run continues, by dotted name.
+            None opens the folder read-only, as the run may be going on in another process: only
+            shapes are compared, and nothing is written, renamed or cleaned up.
     """
 
     def __init__(
@@ -57,16 +72,16 @@ class Checkpoints:
     ):
         self.directory = directory.absolute()
         self._fingerprint = None if fingerprint is None else dict(fingerprint)
-        only_looks = fingerprint is None
-        with _reraise_disk_errors(f"{directory}: no checkpoint can be written here"):
+        is_read_only = fingerprint is None
+        with _disk_errors_as_user_errors(f"{directory}: no checkpoint can be written here"):
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=None if only_looks else keep,
+                    max_to_keep=None if is_read_only else keep,
                     enable_async_checkpointing=False,
-                    cleanup_tmp_directories=not only_looks,
-                    create=not only_looks,
-                    read_only=only_looks,
+                    cleanup_tmp_directories=not is_read_only,
+                    create=not is_read_only,
+                    read_only=is_read_only,
                 ),
                 item_handlers={
                     "state": ocp.StandardCheckpointHandler(),
@@ -76,36 +91,30 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint."""
+        """The step of the newest checkpoint; None if there is no checkpoint."""
         return self._manager.latest_step()
 
     @property
     def latest_description(self) -> str:
-        """A few words that say which checkpoint a run could continue from."""
+        """A phrase for messages that names the newest checkpoint."""
         if self.latest_step is None:
             return "there is no checkpoint before it"
         return f"the last good one is {self.directory / str(self.latest_step)}"
 
-    def save(
-        self, state: TrainState, data_state: Any, elapsed: Mapping[str, float] | None = None
-    ) -> None:
-        """Writes a checkpoint of `state` and the data iterator's state, unless it is there.
-
-        Args:
-            state: The state.
-            data: The data iterator's.
-            effort: What the run has cost so far; numbers by name.
+    def save(self, state: TrainState, data_state: Any, elapsed: Elapsed | None = None) -> None:
+        """Write a checkpoint, unless the newest one has the same step.
 
         Raises:
-            UserError: when the disk does not take it; those before are untouched.
+            UserError: If the disk refuses it; previous checkpoints are left as they are.
         """
         step = int(state.step)
         if step == self.latest_step:
             return
-        run = {"data": data_state, "effort": dict(elapsed or {}), "fingerprint": self._fingerprint}
-        what = f"{self.directory / str(step)}: the checkpoint could not be written"
+        effort = asdict(elapsed or Elapsed())
+        run = {"data": data_state, "effort": effort, "fingerprint": self._fingerprint}
+        message = f"{self.directory / str(step)}: the checkpoint could not be written"
         try:
-            with _reraise_disk_errors(f"{what} ({self.latest_description})"):
+            with _disk_errors_as_user_errors(f"{message} ({self.latest_description})"):
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
@@ -115,59 +124,52 @@ class Checkpoints:
                     force=True,
                 )
         except UserError:
-            self._remove_unfinished()
+            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
             raise
 
     def restore(self, template: TrainState) -> Restored | None:
-        """The newest checkpoint that can be read, or None when there is none at all.
+        """Read the newest readable checkpoint. Return None if there is no checkpoint at all.
 
         Args:
-            like: Shapes, dtypes and shardings (see `abstract_state`); the mesh may be another
-                than the one that the checkpoint was written on.
+            template: Shapes, dtypes and shardings (`abstract_state`). The mesh may differ from the
+                mesh that the checkpoint was written on.
 
         Raises:
-            UserError: when the run that wrote it differs from this one in what must not change,
-                or when there are checkpoints and none can be read.
+            UserError: If the fingerprint or the shapes differ from those of this run, or if there
+                are checkpoints and none can be read.
         """
         skipped: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            place = self.directory / str(step)
             try:
                 with _silence_orbax():
-                    run, shapes = self._read_metadata(step)
-                    self._check_compatible(place, run["fingerprint"], shapes, template)
-                    parts = self._manager.restore(
-                        step,
-                        args=ocp.args.Composite(
-                            state=ocp.args.StandardRestore(_saved_fields(template))
-                        ),
-                    )["state"]
+                    restored = self._restore_step(step, template, tuple(skipped))
             except UserError:
                 raise
-            except Exception as error:  # noqa: BLE001  whatever it is, an older one may be whole
-                reason = str(error).strip().splitlines()
-                skipped.append(
-                    f"{place}: cannot be read ({reason[0][:120] if reason else error!r})"
-                )
+            except Exception as error:  # noqa: BLE001  an older checkpoint may still be readable
+                reason = (str(error).strip().splitlines() or [repr(error)])[0][:120]
+                skipped.append(f"{self.directory / str(step)}: cannot be read ({reason})")
                 continue
             if self._fingerprint is not None:
                 self._rename_unreadable(step)
-            return Restored(TrainState(**parts), run["data"], run.get("effort", {}), tuple(skipped))
+            return restored
         if skipped:
             raise UserError(*skipped, "No checkpoint is left: start in another run folder.")
         return None
 
     def close(self) -> None:
-        """Ends Orbax's threads."""
+        """Stop Orbax's threads."""
         self._manager.close()
 
-    def _read_metadata(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The JSON part of a checkpoint, and its arrays' shapes and dtypes by name."""
-        run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))[
-            "run"
-        ]
-        tree = self._manager.item_metadata(step)["state"].tree
-        return run, _array_specs(tree)
+    def _restore_step(self, step: int, template: TrainState, skipped: tuple[str, ...]) -> Restored:
+        run_args = ocp.args.Composite(run=ocp.args.JsonRestore())
+        run = self._manager.restore(step, args=run_args)["run"]
+        shapes = _array_specs(self._manager.item_metadata(step)["state"].tree)
+        self._check_compatible(self.directory / str(step), run["fingerprint"], shapes, template)
+        state_args = ocp.args.StandardRestore(_saved_fields(template))
+        fields = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
+        elapsed = Elapsed(**run.get("effort", {}))
+        return Restored(TrainState(**fields), run["data"], elapsed, skipped)
 
     def _check_compatible(
         self,
@@ -176,18 +178,15 @@ class Checkpoints:
         shapes: dict[str, str],
         template: TrainState,
     ) -> None:
-        now = saved_fingerprint if self._fingerprint is None else self._fingerprint
+        fingerprint = saved_fingerprint if self._fingerprint is None else self._fingerprint
         lines = [
-            f"{path}: was written with {name} = {saved_fingerprint.get(name)!r}, not {now.get(name)!r}."
-            for name in sorted({*saved_fingerprint, *now})
-            if saved_fingerprint.get(name) != now.get(name)
+            f"{path}: was written with {name} = {saved!r}, not {current!r}."
+            for name, saved, current in _differences(saved_fingerprint, fingerprint)
         ]
-        wanted = _array_specs(template)
         lines += [
-            f"{path}: `{name}` is {shapes.get(name, 'missing')}, "
-            f"and this config makes it {wanted.get(name, 'nothing')}."
-            for name in sorted({*shapes, *wanted})
-            if shapes.get(name) != wanted.get(name)
+            f"{path}: `{name}` is {saved or 'missing'}, "
+            f"and this config makes it {current or 'nothing'}."
+            for name, saved, current in _differences(shapes, _array_specs(template))
         ]
         if lines:
             raise UserError(
@@ -197,57 +196,56 @@ class Checkpoints:
             )
 
     def _rename_unreadable(self, restored_step: int) -> None:
-        """Renames newer checkpoints, none of which could be read, so that steps can be saved."""
+        """Rename checkpoints newer than the restored one, so that their steps can be saved."""
         for step in self._manager.all_steps():
             if step > restored_step and jax.process_index() == 0:
-                place = self.directory / str(step)
-                place.rename(place.with_name(f"unreadable-{step}"))
+                path = self.directory / str(step)
+                path.rename(path.with_name(f"unreadable-{step}"))
         self._manager.reload()
-
-    def _remove_unfinished(self) -> None:
-        for place in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(place, ignore_errors=True)
 
 
 def _saved_fields(state: TrainState) -> dict[str, Any]:
-    """What is written of a state, by name: no modules where no objective has any.
+    """Return the fields of a state to write, without `modules` where there are none.
 
-    Orbax would write that there are none, and not read what was written when nobody had them.
+    Orbax would write an empty `modules`, and then could not read checkpoints from before it.
     """
-    parts = dict(vars(state))
-    return parts if state.modules else {k: part for k, part in parts.items() if k != "modules"}
+    fields = dict(vars(state))
+    return fields if state.modules else {k: v for k, v in fields.items() if k != "modules"}
+
+
+def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return name, saved and current value of each entry that differs; None for no value."""
+    names = sorted({*saved, *current})
+    values = [(name, saved.get(name), current.get(name)) for name in names]
+    return [difference for difference in values if difference[1] != difference[2]]
 
 
 def _array_specs(tree: Any) -> dict[str, str]:
-    """`float32[2, 3]` for each array of a tree, by its dotted name."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): (
-            f"{jax.numpy.dtype(leaf.dtype)}{list(leaf.shape)}"
-        )
-        for path, leaf in leaves
-    }
+    """Return `float32[2, 3]` for each array of a tree, by its dotted name."""
+    specs = jax.tree.map(lambda leaf: f"{jax.numpy.dtype(leaf.dtype)}{list(leaf.shape)}", tree)
+    leaves = jax.tree.leaves_with_path(specs)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): spec for path, spec in leaves}
 
 
 @contextlib.contextmanager
-def _reraise_disk_errors(what: str) -> Iterator[None]:
-    """Turns what the file system refuses into one line."""
+def _disk_errors_as_user_errors(message: str) -> Iterator[None]:
+    """Turn errors of the file system into one line that begins with `message`."""
     try:
         with _silence_orbax():
             yield
     except (OSError, ValueError) as error:
         # TensorStore reports the system's error number inside the text of a ValueError.
-        found = re.search(r"os_error_code='(\d+)'", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None)
+        match = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(match[1]) if match else getattr(error, "errno", None)
         if number is None:
             raise
-        cure = "Mend that, and the same command goes on."
-        raise UserError(f"{what}: {os.strerror(number)}. {cure}") from None
+        cure = "Fix this, and run the same command again: it continues."
+        raise UserError(f"{message}: {os.strerror(number)}. {cure}") from None
 
 
 @contextlib.contextmanager
 def _silence_orbax() -> Iterator[None]:
-    """Without Orbax's own tracebacks on the console: what matters is raised."""
+    """Keep Orbax's tracebacks off the console; what matters is raised."""
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -255,8 +253,8 @@ def _silence_orbax() -> Iterator[None]:
     try:
         yield
     except Exception:
-        # When one array fails Orbax closes its event loop, and TensorStore's threads then find
-        # nobody to tell of the others. They would say so on the console.
+        # When one array fails, Orbax closes its event loop. TensorStore's threads then cannot
+        # report the other arrays, and would print that. Wait until they have tried.
         time.sleep(0.2)
         raise
     finally:

@@ -1,4 +1,4 @@
-"""The training part of a run's config."""
+"""Config of training: the field `train` of a run."""
 
 from typing import Annotated
 
@@ -13,19 +13,21 @@ _Positive = Annotated[int, Field(gt=0)]
 
 @configclass
 class TrainConfig:
-    """How long to train, how a batch is made, and what is kept of it.
+    """Number of steps, batch size, optimizer, logging and checkpoints.
 
     Attributes:
-        steps: How many steps of the optimizer.
-        batch_size: How many sequences make a step.
-        accumulate: In how many parts a batch is read, one after the other. More take less memory;
-            the result is the same.
-        chunk_rows: How many places are projected to the vocabulary together. Fewer take less
-            memory; the result is the same.
-        optimizer: How the gradient changes the parameters.
-        log_every_steps: How often numbers are recorded.
-        save_every_steps: How often a checkpoint is written, besides the one at the end.
-        keep_checkpoints: How many of the latest are kept.
+        steps: Number of optimizer steps in the whole run.
+        batch_size: Sequences per optimizer step.
+        accumulate: Number of micro-batches that a batch is split into. They are computed one after
+            the other and their gradients are added. More micro-batches need less memory. The
+            result does not change.
+        chunk_rows: Positions whose logits are in memory at once. Fewer positions need less memory.
+            The result does not change.
+        optimizer: Optimizer and learning-rate schedule.
+        log_every_steps: Steps between two records of the training metrics; the last step is always
+            recorded.
+        save_every_steps: Steps between two checkpoints; the last step is always saved.
+        keep_checkpoints: Number of checkpoints to keep, the newest ones.
     """
 
     steps: Annotated[int, Field(gt=0, lt=2**31)] = 1000

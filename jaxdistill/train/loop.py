@@ -1,10 +1,10 @@
-"""The training loop: its order can be read from top to bottom."""
+"""Training loop: batches, steps, records, hooks and checkpoints, in the order that they happen."""
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,31 +14,35 @@ from rich.console import Console
 
 from jaxdistill.errors import UserError
 from jaxdistill.track import Progress, Tracker
-from jaxdistill.train.checkpoint import Checkpoints
+from jaxdistill.train.checkpoint import Checkpoints, Elapsed
 from jaxdistill.train.interrupt import Interrupt
 from jaxdistill.train.state import TrainState
 from jaxdistill.train.step import Metrics, StepFunction
 from jaxdistill.types import Batch
 
-Hook = tuple[int, Callable[[int, TrainState], Mapping[str, float]]]
-"""`(every, function)`: at each step that `every` divides, the numbers to be recorded with it."""
+
+class Hook(NamedTuple):
+    """Function to call after every `every_steps`-th step; its values are recorded."""
+
+    every_steps: int
+    function: Callable[[int, TrainState], Mapping[str, float]]
 
 
 @runtime_checkable
 class BatchIterator(Protocol):
-    """An endless iterator over batches of NumPy arrays that can say where it is, as JSON."""
+    """Endless iterator over batches of NumPy arrays whose state is JSON."""
 
     def __next__(self) -> Batch:
-        """The next batch."""
+        """Return the next batch."""
         ...
 
     def get_state(self) -> Any:
-        """Where the iterator is: what has been handed out, and not what was made ahead."""
+        """Return the state after the last returned batch; prepared batches do not count."""
         ...
 
 
 class NonFiniteError(UserError):
-    """The loss or the gradient became infinite or not a number."""
+    """Loss or gradient that is infinite or not a number."""
 
 
 def train_loop(
@@ -55,61 +59,61 @@ def train_loop(
     checkpoints: Checkpoints | None = None,
     save_every_steps: int = 1,
     source_of: Callable[[int], str] = str,
-    elapsed: Mapping[str, float] | None = None,
+    elapsed: Elapsed | None = None,
 ) -> TrainState:
-    """Trains until `num_steps` steps are done, or until a signal asks to stop.
+    """Train until `num_steps` steps are done, or until a signal asks to stop.
 
-    Numbers are read one step late, so that the next batch is made while the devices work; before
-    a hook or a checkpoint they are read at once, so that a state that is not finite is never
-    saved and a record is never younger than its checkpoint.
+    Metrics are read one step late, so that the next batch is prepared while the devices work.
+    Before a hook or a checkpoint they are read at once. A state that is not finite is therefore
+    never saved, and a checkpoint is never newer than its record.
 
     Args:
         step: The compiled step (`jit_step`).
-        state: Where to begin: fresh or restored. It is donated.
-        teacher_params: Handed to the step.
+        state: State to start from, new or restored. It is donated.
+        teacher_params: Parameters of the teacher; None for no teacher.
         batches: The data. Every process reads the same batches and keeps its devices' share.
-        num_steps: How many steps the whole run has.
-        sharding: How a batch is split (`batch_sharding`).
-        trackers: Where numbers go; empty on processes other than 0.
-        log_every_steps: The step's own numbers are recorded whenever this divides the step, and
-            at the last one.
-        hooks: What else is measured.
-        checkpoints: Where to save; None saves nothing.
-        save_every_steps: How often; the last step, and the one after a signal, are saved too.
-        place_of: Where the row of a number stands, in words.
-        effort: What the run had cost when its checkpoint was saved (`Restored.effort`).
+        num_steps: Number of steps in the whole run.
+        sharding: Sharding of a batch (`batch_sharding`).
+        trackers: Trackers to record with; empty on processes other than 0.
+        log_every_steps: Record the step's metrics at multiples of this step, and at the last step.
+        hooks: Further measurements.
+        checkpoints: Checkpoints to save to; None saves nothing.
+        save_every_steps: Save at multiples of this step, at the last step and after a signal.
+        source_of: Returns the source of an example by its id, for messages.
+        elapsed: Time and tokens of the run up to its restored checkpoint (`Restored.elapsed`).
 
     Returns:
-        The state after the last step that was made; `state.step` tells which.
+        The state after the last completed step, whose number is `state.step`.
 
     Raises:
-        NonFiniteError: naming the step, the rows of its batch, and the last good checkpoint.
+        NonFiniteError: Naming the step, the sources of its batch and the last good checkpoint.
     """
     done = int(state.step)
-    log = _MetricLogger(trackers, num_steps, log_every_steps, checkpoints, source_of, elapsed or {})
+    elapsed = elapsed or Elapsed()
+    log = _MetricLogger(trackers, num_steps, log_every_steps, checkpoints, source_of, elapsed)
     console = rich.get_console() if jax.process_index() == 0 else Console(quiet=True)
-    stopping = False
+    is_stopping = False
     with (
-        Interrupt() as interrupt,
+        Interrupt.catch() as interrupt,
         Progress("train", num_steps, completed=done, console=console) as progress,
     ):
-        while done < num_steps and not stopping:
+        while done < num_steps and not is_stopping:
             batch = next(batches)
             state, metrics = step(state, teacher_params, _shard_batch(batch, sharding))
             done += 1
             log.flush(progress)
             log.pending = _PendingStep(done, metrics, batch)
 
-            stopping = interrupt.should_stop()
-            is_last = stopping or done == num_steps
-            due = [hook for every, hook in hooks if done % every == 0]
+            is_stopping = interrupt.should_stop()
+            is_last = is_stopping or done == num_steps
+            due_hooks = [hook for hook in hooks if done % hook.every_steps == 0]
             is_saved = checkpoints and (is_last or done % save_every_steps == 0)
-            if due or is_saved or is_last:
+            if due_hooks or is_saved or is_last:
                 log.flush(progress)
-            if checkpoints and stopping:  # a scheduler may not wait for what is measured next
+            if checkpoints and is_stopping:  # a scheduler may not wait for slow hooks
                 checkpoints.save(state, batches.get_state(), log.elapsed())
-            for hook in due:
-                log.record(done, hook(done, state))
+            for hook in due_hooks:
+                log.record(done, hook.function(done, state))
             if checkpoints and is_saved:
                 checkpoints.save(state, batches.get_state(), log.elapsed())
     if done < num_steps:
@@ -120,46 +124,41 @@ def train_loop(
 
 @dataclass(frozen=True)
 class _PendingStep:
-    """A step whose numbers have not been read yet."""
+    """Step whose metrics have not been read yet."""
 
     step: int
     metrics: Metrics
     batch: Batch
 
 
+@dataclass
 class _MetricLogger:
-    """Reads the numbers of a step, checks them, and hands them on."""
+    """Reader of a step's metrics: checks that they are finite and passes them to the trackers."""
 
-    def __init__(
-        self,
-        trackers: Sequence[Tracker],
-        num_steps: int,
-        log_every_steps: int,
-        checkpoints: Checkpoints | None,
-        source_of: Callable[[int], str],
-        elapsed: Mapping[str, float],
-    ):
-        self.pending: _PendingStep | None = None
-        self._trackers = trackers
-        self._num_steps = num_steps
-        self._log_every_steps = log_every_steps
-        self._checkpoints = checkpoints
-        self._source_of = source_of
-        # A run that goes on has cost what its parts cost together.
-        self._start = time.monotonic() - elapsed.get("seconds", 0)
-        self._recorded_at = self._start + elapsed.get("recorded_seconds", 0)
-        self._unrecorded_tokens = elapsed.get("unrecorded_tokens", 0)
+    trackers: Sequence[Tracker]
+    num_steps: int
+    log_every_steps: int
+    checkpoints: Checkpoints | None
+    source_of: Callable[[int], str]
+    elapsed_before: Elapsed
+    pending: _PendingStep | None = None
 
-    def elapsed(self) -> dict[str, float]:
-        """The seconds so far, those up to the last record, and the tokens since then."""
-        return {
-            "seconds": time.monotonic() - self._start,
-            "recorded_seconds": self._recorded_at - self._start,
-            "unrecorded_tokens": self._unrecorded_tokens,
-        }
+    def __post_init__(self) -> None:
+        # The time of a continued run is the sum over its parts.
+        self._start = time.monotonic() - self.elapsed_before.seconds
+        self._recorded_at = self._start + self.elapsed_before.recorded_seconds
+        self._unrecorded_tokens = self.elapsed_before.unrecorded_tokens
+
+    def elapsed(self) -> Elapsed:
+        """Return the time and tokens of the run so far."""
+        return Elapsed(
+            seconds=time.monotonic() - self._start,
+            recorded_seconds=self._recorded_at - self._start,
+            unrecorded_tokens=self._unrecorded_tokens,
+        )
 
     def flush(self, progress: Progress) -> None:
-        """Waits for the pending step, if there is one, and records it."""
+        """Wait for the pending step, if any, and record it."""
         if self.pending is None:
             return
         pending, self.pending = self.pending, None
@@ -168,12 +167,12 @@ class _MetricLogger:
             raise self._nonfinite_error(pending, {name: values[name] for name in bad})
         self._unrecorded_tokens += values["train/tokens"]
         progress.advance(tokens=values["train/tokens"], note=f"loss {values['train/loss']:.4g}")
-        if pending.step % self._log_every_steps == 0 or pending.step == self._num_steps:
+        if pending.step % self.log_every_steps == 0 or pending.step == self.num_steps:
             self.record(pending.step, {**values, **self._times()})
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
-        """Hands numbers to every tracker."""
-        for tracker in self._trackers:
+        """Pass metrics to every tracker."""
+        for tracker in self.trackers:
             tracker.log_metrics(step, values)
 
     def _times(self) -> dict[str, float]:
@@ -183,16 +182,14 @@ class _MetricLogger:
         return {"time/seconds": now - self._start, "time/tokens_per_second": speed}
 
     def _nonfinite_error(self, pending: _PendingStep, bad: Mapping[str, float]) -> NonFiniteError:
-        named = ", ".join(f"{name} is {value}" for name, value in bad.items())
-        numbers = np.unique(pending.batch.example_ids)
-        rows = [self._source_of(int(number)) for number in numbers[numbers >= 0]]
-        latest_description = (
-            f"; {self._checkpoints.latest_description}" if self._checkpoints else ""
-        )
+        values = ", ".join(f"{name} is {value}" for name, value in bad.items())
+        example_ids = np.unique(pending.batch.example_ids)
+        sources = [self.source_of(int(number)) for number in example_ids[example_ids >= 0]]
+        last_good = f"; {self.checkpoints.latest_description}" if self.checkpoints else ""
         return NonFiniteError(
-            f"step {pending.step}: {named}.",
-            f"The batch was made of the rows {', '.join(rows)}.",
-            f"It was not saved{latest_description}. Look at these rows, or lower "
+            f"step {pending.step}: {values}.",
+            f"The batch was made of the rows {', '.join(sources)}.",
+            f"It was not saved{last_good}. Look at these rows, or lower "
             "`train.optimizer.learning_rate` or the `weight` of an objective.",
         )
 

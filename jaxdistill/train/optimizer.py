@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a schedule, clipping, and weight decay where it belongs; all of it optax."""
+"""AdamW from optax, with warm-up, learning-rate schedule, gradient clipping and weight decay."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -17,20 +17,21 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @configclass
 class AdamW:
-    """Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
+    """AdamW with warm-up, a learning-rate schedule and gradient clipping.
 
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019,
     https://arxiv.org/abs/1711.05101.
 
     Attributes:
-        learning_rate: The rate at its peak.
-        schedule: How it goes on from there.
-        warmup_steps: Over how many steps it climbs there first, in a straight line.
-        b1: The decay of the running mean of the gradient.
-        b2: The decay of the running mean of its square.
-        eps: Added to the root of that, so that nothing is divided by 0.
-        weight_decay: What part of a matrix is taken off it at each step, times the learning rate.
-            Biases and norms are left alone.
-        clip_norm: What the norm of the whole gradient is cut to; null cuts nothing.
+        learning_rate: Peak learning rate.
+        schedule: Learning-rate schedule after the warm-up.
+        warmup_steps: Number of steps over which the learning rate rises linearly to its peak.
+        b1: Decay of the running mean of the gradient.
+        b2: Decay of the running mean of the squared gradient.
+        eps: Added to the denominator, the root of the second mean, against division by 0.
+        weight_decay: Fraction of each matrix that a step removes, times the learning rate. Biases
+            and norm scales do not decay.
+        clip_norm: Upper bound of the global norm of the gradient; null for no clipping.
     """
 
     learning_rate: _Positive = 1e-3
@@ -43,10 +44,10 @@ class AdamW:
     clip_norm: _Positive | None = 1.0
 
     def learning_rate_schedule(self, num_steps: int) -> optax.Schedule:
-        """The learning rate of each step, from 0, of a run of `num_steps`.
+        """Return the learning rate as a function of the step, from 0, for a run of `num_steps`.
 
         Raises:
-            UserError: when warm-up and schedule do not fit into the run, or not together.
+            UserError: If warm-up and schedule do not fit into the run, or exclude each other.
         """
         peak, warmup = self.learning_rate, self.warmup_steps
         if warmup >= num_steps:
@@ -56,15 +57,15 @@ class AdamW:
             )
         if warmup and isinstance(self.schedule, OneCycle):
             raise UserError(
-                f"optimizer.warmup_steps = {warmup}, but schedule `one_cycle` warms up by itself. "
-                "Leave the steps out, and set `schedule.rise_fraction`."
+                f"optimizer.warmup_steps = {warmup}, but schedule `one_cycle` has its own warm-up. "
+                "Remove `warmup_steps`, and set `schedule.rise_fraction`."
             )
-        main = self.schedule.after_warmup(peak, num_steps - warmup)
+        decay = self.schedule.after_warmup(peak, num_steps - warmup)
         if not warmup:
-            return main
-        # From one part, not from 0, so that the first batch is not read for nothing.
-        climb = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
-        return optax.join_schedules([climb, main], [warmup])
+            return decay
+        # The rise starts above 0: a learning rate of 0 would waste the first batch.
+        rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+        return optax.join_schedules([rise, decay], [warmup])
 
     def make_optimizer(
         self,
@@ -72,12 +73,12 @@ class AdamW:
         logical_axes: Any,
         learning_rate_scales: Mapping[str, float] | None = None,
     ) -> optax.GradientTransformation:
-        """The optimizer for parameters whose logical axes are `axes`.
+        """Build the optax optimizer for a tree of parameters.
 
         Args:
-            num_steps: How long the run is.
-            axes: A tree like that of the parameters.
-            scales: What the learning rate of some of its branches is multiplied by.
+            num_steps: Number of steps in the run.
+            logical_axes: Logical axis names of each parameter, in a tree like the parameters.
+            learning_rate_scales: Factors of the learning rate for top-level branches; 1 for others.
         """
         adamw = optax.adamw(
             self.learning_rate_schedule(num_steps),
@@ -89,33 +90,31 @@ class AdamW:
         )
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         scale = [_scale_updates(learning_rate_scales)] if learning_rate_scales else []
-        # One transformation is left alone, as checkpoints have it.
+        # AdamW alone is not chained: existing checkpoints hold its state without a chain.
         return optax.chain(*clip, adamw, *scale) if clip or scale else adamw
 
 
 def _scale_updates(scales: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies the updates of some branches."""
+    """Build a transformation that multiplies the updates of some top-level branches."""
 
-    def scaled(updates: Any, _: Any) -> Any:
+    def scale_branches(updates: Any, _: Any) -> Any:
         return {
             name: optax.tree.scale(scales.get(name, 1.0), branch)
             for name, branch in updates.items()
         }
 
-    return optax.stateless(scaled)
+    return optax.stateless(scale_branches)
 
 
 def weight_decay_mask(logical_axes: Any) -> Any:
-    """Which parameters weight decay pulls to zero: matrices, and neither biases nor norms.
+    """Return True for each parameter that weight decay applies to: matrices only.
 
-    Args:
-        axes: The logical axes of each parameter. The stacked `layers` do not count: the scale of
-            a norm is a vector, however many layers are stacked.
+    The axis of stacked `layers` does not count: a norm scale stays a vector.
     """
 
-    def is_decayed(path: tuple[Any, ...], names: tuple[str | None, ...]) -> bool:
-        last = jax.tree_util.keystr(path[-1:], simple=True)
-        return not last.endswith("bias") and sum(name != "layers" for name in names) > 1
+    def is_decayed(path: tuple[Any, ...], axes: tuple[str | None, ...]) -> bool:
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        return not name.endswith("bias") and sum(axis != "layers" for axis in axes) > 1
 
     return jax.tree_util.tree_map_with_path(
         is_decayed, logical_axes, is_leaf=lambda node: isinstance(node, tuple)

@@ -1,4 +1,4 @@
-"""How the learning rate goes on from its peak to the end of a run; most curves are optax's."""
+"""Learning-rate schedules from the end of the warm-up to the end of a run."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,58 +15,58 @@ _Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @configclass
 class Constant:
-    """The peak, to the end."""
+    """The peak learning rate at every step."""
 
     type: Literal["constant"] = "constant"
 
     def after_warmup(self, peak: float, num_steps: int) -> optax.Schedule:
-        """The rate by step."""
+        """Return the learning rate as a function of the steps since the warm-up."""
         return optax.constant_schedule(peak)
 
 
 @configclass
 class Linear:
-    """A straight line down to `final_fraction` of the peak.
+    """Linear decay from the peak to `final_fraction` of the peak.
 
     Attributes:
-        final_fraction: Of the peak, where it ends.
+        final_fraction: Learning rate at the end of the run, as a fraction of the peak.
     """
 
     type: Literal["linear"] = "linear"
     final_fraction: _Fraction = 0.0
 
     def after_warmup(self, peak: float, num_steps: int) -> optax.Schedule:
-        """The rate by step."""
+        """Return the learning rate as a function of the steps since the warm-up."""
         return optax.linear_schedule(peak, self.final_fraction * peak, num_steps)
 
 
 @configclass
 class Cosine:
-    """Half a cosine down to `final_fraction` of the peak.
+    """Cosine decay from the peak to `final_fraction` of the peak, without restarts.
 
     Loshchilov and Hutter, "SGDR", 2017, https://arxiv.org/abs/1608.03983.
 
     Attributes:
-        final_fraction: Of the peak, where it ends.
+        final_fraction: Learning rate at the end of the run, as a fraction of the peak.
     """
 
     type: Literal["cosine"] = "cosine"
     final_fraction: _Fraction = 0.0
 
     def after_warmup(self, peak: float, num_steps: int) -> optax.Schedule:
-        """The rate by step."""
+        """Return the learning rate as a function of the steps since the warm-up."""
         return optax.cosine_decay_schedule(peak, num_steps, alpha=self.final_fraction)
 
 
 @configclass
 class WarmupStableDecay:
-    """The peak, then a straight line to `final_fraction` of it over the last `decay_steps`.
+    """The peak, then linear decay to `final_fraction` of the peak over the last `decay_steps`.
 
     Hu et al., "MiniCPM", 2024, https://arxiv.org/abs/2404.06395.
 
     Attributes:
-        decay_steps: How many steps before the end the decay begins.
-        final_fraction: Of the peak, where it ends.
+        decay_steps: Number of steps at the end of the run over which the learning rate decays.
+        final_fraction: Learning rate at the end of the run, as a fraction of the peak.
     """
 
     type: Literal["warmup_stable_decay"] = "warmup_stable_decay"
@@ -74,11 +74,7 @@ class WarmupStableDecay:
     final_fraction: _Fraction = 0.0
 
     def after_warmup(self, peak: float, num_steps: int) -> optax.Schedule:
-        """The rate by step.
-
-        Raises:
-            UserError: when the decay is longer than the run.
-        """
+        """Return the learning rate as a function of the steps since the warm-up."""
         if self.decay_steps > num_steps:
             raise UserError(
                 f"schedule.decay_steps = {self.decay_steps} is more than the {num_steps} steps "
@@ -91,15 +87,16 @@ class WarmupStableDecay:
 
 @configclass
 class OneCycle:
-    """Half a cosine up to the peak and half a cosine down, as PyTorch's `OneCycleLR` has it.
+    """Half a cosine up to the peak, then half a cosine down, as in PyTorch's `OneCycleLR`.
 
-    Smith and Topin, "Super-Convergence", 2017, https://arxiv.org/abs/1708.07120. It has a warm-up
-    in it, and takes no other. optax's own has its peak and its end a step later.
+    Smith and Topin, "Super-Convergence", 2017, https://arxiv.org/abs/1708.07120. It includes a
+    warm-up: `warmup_steps` must be 0. optax's own reaches its peak and its end one step later.
 
     Attributes:
-        rise_fraction: The part of the run in which the rate climbs (PyTorch's `pct_start`).
-        start_fraction: Of the peak, where it begins (1 / `div_factor`).
-        final_fraction: Of the peak, where it ends (1 / `div_factor` / `final_div_factor`).
+        rise_fraction: Fraction of the run in which the learning rate rises (PyTorch's `pct_start`).
+        start_fraction: First learning rate as a fraction of the peak (1 / `div_factor`).
+        final_fraction: Last learning rate as a fraction of the peak
+            (1 / `div_factor` / `final_div_factor`).
     """
 
     type: Literal["one_cycle"] = "one_cycle"
@@ -108,16 +105,16 @@ class OneCycle:
     final_fraction: _Fraction = 0.0
 
     def after_warmup(self, peak: float, num_steps: int) -> optax.Schedule:
-        """The rate by step."""
-        top = self.rise_fraction * num_steps - 1  # the step of the peak; it may lie between two
+        """Return the learning rate as a function of the step."""
+        peak_step = self.rise_fraction * num_steps - 1  # may lie between two steps
 
-        def rate(step: Any) -> Array:
-            up, down = step / max(top, 1e-9), (step - top) / (num_steps - 1 - top)
+        def learning_rate(step: Any) -> Array:
+            up, down = step / max(peak_step, 1e-9), (step - peak_step) / (num_steps - 1 - peak_step)
             start, end = self.start_fraction * peak, self.final_fraction * peak
-            climb, descent = _half_cosine(start, peak, up), _half_cosine(peak, end, down)
-            return jnp.where(step < top, climb, descent)
+            rise, fall = _half_cosine(start, peak, up), _half_cosine(peak, end, down)
+            return jnp.where(step < peak_step, rise, fall)
 
-        return rate
+        return learning_rate
 
 
 def _half_cosine(start: float, end: float, fraction: Array | float) -> Array:

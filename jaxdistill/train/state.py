@@ -1,6 +1,7 @@
-"""What a run changes, and a checkpoint holds: a plain pytree."""
+"""Train state: everything that a step changes and a checkpoint holds."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,11 +16,16 @@ from jaxdistill.types import Params
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """The steps taken (an int32 scalar), the student's parameters, the optimizer's state.
+    """Step count, student parameters, optimizer state and modules of the objectives.
 
-    What objectives learn beside the student is in `modules`, by the names of the objectives. The
-    teacher is no part of it, and neither is a random key: nothing in the step draws. The same
-    tree holds shapes (`abstract_state`) and shardings (`state_shardings`).
+    It has no random key: a step draws no random numbers. The same tree also holds shapes
+    (`abstract_state`) and shardings (`state_shardings`).
+
+    Attributes:
+        step: Number of steps taken, an int32 scalar.
+        params: Parameters of the student.
+        opt_state: State of the optimizer.
+        modules: Parameters that objectives train beside the student, by objective name.
     """
 
     step: Any
@@ -29,11 +35,11 @@ class TrainState:
 
     @property
     def trainable(self) -> Params:
-        """All that the optimizer updates: one tree, so that its gradient has one norm."""
+        """All parameters that the optimizer updates, in one tree with one gradient norm."""
         return {**self.params, **self.modules}
 
     def with_values(self, step: Any, trainable: Params, opt_state: Any) -> "TrainState":
-        """The state with other values of everything."""
+        """Return a state of the same structure with other values."""
         params, modules = (
             {name: trainable[name] for name in part} for part in (self.params, self.modules)
         )
@@ -46,16 +52,16 @@ def init_state(
     shardings: TrainState,
     modules: Params | None = None,
 ) -> TrainState:
-    """The state before the first step, placed as `shardings` say (see `state_shardings`).
+    """Build the state before the first step, with the shardings of `state_shardings`.
 
-    The parameters are copied: the step donates its state, and a student that was made of its
-    teacher's layers may share arrays with it.
+    The parameters are copied: a step donates its state, and a student made of its teacher's layers
+    may share arrays with the teacher.
     """
 
-    def fresh(params: Params, modules: Params) -> TrainState:
-        return _make_state(jax.tree.map(jnp.copy, params), modules, optimizer)
+    def copy_and_init(params: Params, modules: Params) -> TrainState:
+        return _make_state(optimizer, jax.tree.map(jnp.copy, params), modules)
 
-    return jax.jit(fresh, out_shardings=shardings)(params, modules or {})
+    return jax.jit(copy_and_init, out_shardings=shardings)(params, modules or {})
 
 
 def abstract_state(
@@ -64,13 +70,10 @@ def abstract_state(
     shardings: TrainState,
     module_shapes: Params | None = None,
 ) -> TrainState:
-    """The shapes, dtypes and shardings of a state, which is what a restore asks for."""
-    state = jax.eval_shape(
-        lambda p, m: _make_state(p, m, optimizer), param_shapes, module_shapes or {}
-    )
+    """Return shapes, dtypes and shardings of a state, the template of `Checkpoints.restore`."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        state,
+        jax.eval_shape(partial(_make_state, optimizer), param_shapes, module_shapes or {}),
         shardings,
     )
 
@@ -82,29 +85,23 @@ def state_shardings(
     optimizer: optax.GradientTransformation,
     module_shapes: Params | None = None,
 ) -> TrainState:
-    """Moments lie where their parameters lie; counters and modules are everywhere."""
-    everywhere = replicated_sharding(mesh)
-    modules = jax.tree.map(lambda _: everywhere, module_shapes or {})
-    state = jax.eval_shape(
-        lambda p, m: _make_state(p, m, optimizer), param_shapes, module_shapes or {}
-    )
+    """Return the shardings of a state: moments as their parameters, all else replicated."""
+    replicated = replicated_sharding(mesh)
+    modules = jax.tree.map(lambda _: replicated, module_shapes or {})
+    state = jax.eval_shape(partial(_make_state, optimizer), param_shapes, module_shapes or {})
     opt_shardings = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,
         state.opt_state,
         {**param_shardings, **modules},
-        transform_non_params=lambda _: everywhere,
+        transform_non_params=lambda _: replicated,
     )
-    return TrainState(everywhere, param_shardings, opt_shardings, modules)
+    return TrainState(replicated, param_shardings, opt_shardings, modules)
 
 
 def _make_state(
-    params: Params, modules: Params, optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation, params: Params, modules: Params
 ) -> TrainState:
-    moments = _init_opt_state(optimizer, {**params, **modules})
-    return TrainState(jnp.zeros((), jnp.int32), params, moments, modules)
-
-
-def _init_opt_state(optimizer: optax.GradientTransformation, params: Params) -> Any:
-    """The optimizer's first state, in float32 as the gradients are, whatever the parameters."""
-    return optimizer.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
+    # Moments are float32 as gradients are, whatever the dtype of the parameters.
+    in_float32 = jax.tree.map(lambda p: p.astype(jnp.float32), {**params, **modules})
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(in_float32), modules)

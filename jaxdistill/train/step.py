@@ -1,7 +1,7 @@
-"""The training step: a pure function of the state, the teacher's parameters and a batch."""
+"""Training step: a pure function of the train state, the teacher's parameters and a batch."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,24 @@ from jaxdistill.types import Batch, HiddenSignal, Params
 
 Metrics = dict[str, Array]
 StepFunction = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
+"""`(state, teacher parameters, batch) -> (state, metrics)`."""
+
+SignalFunction = Callable[[Params, Batch], HiddenSignal]
+"""`(parameters, batch) -> signal` of one model."""
+
+
+class _MicroBatchSums(NamedTuple):
+    """Share of a micro-batch in the gradient, in the loss and in the sum of each loss term."""
+
+    gradient: Params
+    loss: Array
+    terms: Metrics
 
 
 def make_step(
     *,
-    student_signal: Callable[[Params, Batch], HiddenSignal],
-    teacher_signal: Callable[[Any, Batch], HiddenSignal] | None,
+    student_signal: SignalFunction,
+    teacher_signal: SignalFunction | None,
     objectives: Sequence[Objective],
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
@@ -35,67 +47,71 @@ def make_step(
     accumulate: int = 1,
     chunk_size: int = CHUNK_SIZE,
 ) -> StepFunction:
-    """The step of a run, to be compiled once by `jit_step`.
+    """Build the training step of a run, to be compiled by `jit_step`.
 
     Args:
-        student: What the student says of a micro-batch, from its parameters.
-        teacher: What the teacher says of a micro-batch, from its own parameters; it runs here,
-            outside the gradient. None when no objective asks for one.
-        objectives: What is minimised: the sum of `weight` times the mean over scored places, or
-            over the pairs of places that are compared. A weight that moves is recorded, too.
-        optimizer: What turns a gradient into an update.
-        rate: The learning rate by step, for the record.
-        shardings: Where the state lies; a gradient lies where its parameter does.
-        mesh: The mesh that the batch is split over.
-        accumulate: How many micro-batches a batch is read in, one after the other. It changes
-            the memory that is needed, and not the result.
-        chunk_rows: How many places the wall looks at together.
+        student_signal: Signal of the student for a micro-batch.
+        teacher_signal: Signal of the teacher, outside the gradient; None for no teacher.
+        objectives: Objectives to minimise. The loss is the sum of `weight` times the mean of each
+            objective over scored positions, or over spans where student and teacher are compared.
+        optimizer: Optimizer of the student and of the objectives' modules.
+        learning_rate: Learning rate by step, for the record: the optimizer has its own.
+        shardings: Shardings of the state; a gradient has the sharding of its parameter.
+        mesh: Mesh that the batch is split over.
+        accumulate: Number of micro-batches, computed one after the other.
+        chunk_size: Number of positions whose logits are in memory at once.
 
     Returns:
-        `(state, teacher_params, batch) -> (state, metrics)`. Metrics are scalars: `train/loss`,
-        the mean of each objective in nats and of its parts, `train/grad_norm` (before clipping),
-        `train/param_norm` (of the student, after the update), `train/learning_rate`, and the
-        places that were scored and read.
+        `(state, teacher_params, batch) -> (state, metrics)`. Metrics are scalars: `train/loss`, the
+        mean of each objective and of its parts in nats, the weight of each objective whose weight
+        is scheduled, `train/grad_norm` (before clipping), `train/param_norm` (of the student after
+        the update), `train/learning_rate`, `train/scored_tokens` and `train/tokens`.
     """
     combined = CombinedLoss(objectives, num_shards=num_batch_shards(mesh), chunk_size=chunk_size)
     named = dict(zip(objective_names(objectives), objectives, strict=True))
 
     def step(state: TrainState, teacher_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
-        # The weight of the whole batch comes first: sums over micro-batches then simply add.
-        counts = combined.denominators(batch)
-        weights = {name: weight_at(one.weight, state.step) for name, one in named.items()}
+        # Denominators are those of the whole batch, so that sums over micro-batches simply add.
+        denominators = combined.denominators(batch)
+        weights = {name: weight_at(each.weight, state.step) for name, each in named.items()}
 
-        def differentiate(micro_batch: Batch) -> Any:
-            signal = None if teacher_signal is None else teacher_signal(teacher_params, micro_batch)
+        def differentiate(micro_batch: Batch) -> _MicroBatchSums:
+            teacher = (
+                None if teacher_signal is None else teacher_signal(teacher_params, micro_batch)
+            )
 
-            def loss(params: Params, modules: Params) -> tuple[Array, Metrics]:
-                said = student_signal(params, micro_batch)
+            def loss_and_terms(params: Params, modules: Params) -> tuple[Array, Metrics]:
                 return combined(
-                    modules, said, signal, micro_batch, weights=weights, denominators=counts
+                    modules,
+                    student_signal(params, micro_batch),
+                    teacher,
+                    micro_batch,
+                    weights=weights,
+                    denominators=denominators,
                 )
 
-            grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-            (value, sums), (of_params, of_modules) = grad(state.params, state.modules)
-            gradient = {**of_params, **of_modules}
+            grad = jax.value_and_grad(loss_and_terms, argnums=(0, 1), has_aux=True)
+            (loss, terms), (param_grads, module_grads) = grad(state.params, state.modules)
+            gradient = {**param_grads, **module_grads}
             gradient = jax.lax.with_sharding_constraint(gradient, shardings.trainable)
-            return gradient, value, sums
+            return _MicroBatchSums(gradient, loss, terms)
 
         micro_batches = _split_micro_batches(batch, accumulate, mesh)
-        gradient, value, sums = _sum_over_micro_batches(differentiate, micro_batches)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
-        trained: Any = optax.apply_updates(state.trainable, updates)
-        after = state.with_values(state.step + 1, trained, opt_state)
-        recorded = {
-            "loss": value,
-            **combined.means(sums, counts),
-            **{f"{n}_weight": weights[n] for n, one in named.items() if _is_weight_scheduled(one)},
-            "grad_norm": optax.tree.norm(gradient),
-            "param_norm": optax.tree.norm(after.params),
+        sums = _sum_over_micro_batches(differentiate, micro_batches)
+        updates, opt_state = optimizer.update(sums.gradient, state.opt_state, state.trainable)
+        trainable: Any = optax.apply_updates(state.trainable, updates)
+        next_state = state.with_values(state.step + 1, trainable, opt_state)
+        metrics = {
+            "loss": sums.loss,
+            **combined.means(sums.terms, denominators),
+            **{f"{n}_weight": weights[n] for n, each in named.items() if _is_scheduled(each)},
+            "grad_norm": optax.tree.norm(sums.gradient),
+            "param_norm": optax.tree.norm(next_state.params),
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
             "scored_tokens": batch.loss_mask.sum().astype(jnp.int32),
             "tokens": (batch.segment_ids > 0).sum(),
         }
-        return after, {f"train/{name}": number for name, number in recorded.items()}
+        return next_state, {f"train/{name}": value for name, value in metrics.items()}
 
     return step
 
@@ -103,7 +119,7 @@ def make_step(
 def jit_step(
     step: StepFunction, shardings: TrainState, teacher_shardings: Any, mesh: Mesh
 ) -> StepFunction:
-    """`step` compiled at its first call, with everything placed, and its state donated."""
+    """Return `step` compiled at its first call, with all shardings fixed and its state donated."""
     return jax.jit(
         step,
         in_shardings=(shardings, teacher_shardings, batch_sharding(mesh)),
@@ -113,46 +129,42 @@ def jit_step(
 
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Every device must get the same number of sequences of every micro-batch.
-
-    Raises:
-        UserError: when it does not.
-    """
-    pieces = accumulate * num_batch_shards(mesh)
-    if batch_size % pieces:
+    """Raise UserError unless every device gets as many sequences of every micro-batch."""
+    divisor = accumulate * num_batch_shards(mesh)
+    if batch_size % divisor:
         shards = " * ".join(f"mesh.{axis} {mesh.shape[axis]}" for axis in BATCH_MESH_AXES)
         raise UserError(
             f"train.batch_size = {batch_size} cannot be split evenly by accumulate {accumulate} "
-            f"* {shards}. Use a multiple of {pieces}."
+            f"* {shards}. Use a multiple of {divisor}."
         )
 
 
 def _split_micro_batches(batch: Batch, accumulate: int, mesh: Mesh) -> Batch:
-    """Every array `[B, T]` as `[accumulate, B / accumulate, T]`, without moving a row.
+    """Reshape every array `[B, T]` to `[accumulate, B / accumulate, T]`; no sequence moves.
 
-    Each device's own rows are dealt out over the micro-batches: cutting the batch into
-    consecutive pieces would send whole micro-batches to single devices.
+    The sequences of each device are divided among the micro-batches. Consecutive slices of the
+    batch would put a whole micro-batch on a single device.
     """
     num_shards = num_batch_shards(mesh)
-    placed = NamedSharding(mesh, PartitionSpec(None, BATCH_MESH_AXES))
+    sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_MESH_AXES))
 
     def split(array: Array) -> Array:
         size, length = array.shape
-        dealt = array.reshape(num_shards, accumulate, -1, length).swapaxes(0, 1)
-        dealt = dealt.reshape(accumulate, size // accumulate, length)
-        return jax.lax.with_sharding_constraint(dealt, placed)
+        by_shard = array.reshape(num_shards, accumulate, -1, length).swapaxes(0, 1)
+        micro_batches = by_shard.reshape(accumulate, size // accumulate, length)
+        return jax.lax.with_sharding_constraint(micro_batches, sharding)
 
     return jax.tree.map(split, batch)
 
 
-def _sum_over_micro_batches(function: Callable[[Batch], Any], micro_batches: Batch) -> Any:
-    """The sum, in float32, of what `function` says of each micro-batch, one after the other."""
+def _sum_over_micro_batches(
+    function: Callable[[Batch], _MicroBatchSums], micro_batches: Batch
+) -> _MicroBatchSums:
+    """Return the float32 sum of `function` over micro-batches, computed one after the other."""
 
-    def add(sums: Any, micro_batch: Batch) -> tuple[Any, None]:
+    def add(sums: _MicroBatchSums, micro_batch: Batch) -> tuple[_MicroBatchSums, None]:
         values = function(micro_batch)
-        return jax.tree.map(
-            lambda total, part: total + part.astype(total.dtype), sums, values
-        ), None
+        return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, values), None
 
     first = jax.tree.map(lambda array: array[0], micro_batches)
     shapes = jax.eval_shape(function, first)
@@ -160,5 +172,5 @@ def _sum_over_micro_batches(function: Callable[[Batch], Any], micro_batches: Bat
     return jax.lax.scan(add, zeros, micro_batches)[0]
 
 
-def _is_weight_scheduled(objective: Objective) -> bool:
+def _is_scheduled(objective: Objective) -> bool:
     return isinstance(objective.weight, tuple)

@@ -1,4 +1,4 @@
-"""A teacher, rows and a config, small enough for a whole run in seconds."""
+"""Tiny teachers, rows and a config, for a whole run in seconds."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ evaluation: {{every_steps: 3, batch_size: 4, samples: 2, max_new_tokens: 6}}
 
 
 @pytest.fixture(autouse=True)
-def _no_cache_at_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+def _separate_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
     base = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("XDG_CACHE_HOME", str(base / "cache"))
     jax.config.update("jax_compilation_cache_dir", str(base / "compiled"))
@@ -40,8 +40,8 @@ def _no_cache_at_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder with `teacher/`, `rows.jsonl` and `config.yaml`."""
+def workspace(tmp_path: Path) -> Path:
+    """Create a folder with `teacher/`, `rows.jsonl` and `config.yaml`."""
     tiny.model_folder(tmp_path / "teacher", num_hidden_layers=3)
     rows = [
         {"prompt": f"What is {n} and {n}? ", "completion": f"It is {2 * n}."} for n in range(40)
@@ -52,13 +52,26 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def other_teacher(workspace: Path) -> Path:
+    """Model with another tokenizer and chat template than `teacher/`, in `other/`."""
+    tokenizer = tiny.sentencepiece()
+    return tiny.model_folder(
+        workspace / "other",
+        seed=5,
+        reads=tokenizer,
+        vocab_size=len(tokenizer) + 9,
+        eos_token_id=4,
+    )
+
+
+@pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]):
-    """Runs a command line: `(exit code, what it printed, what it complained of)`."""
+    """Run a command line and return exit code, standard output and standard error."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
         code = main([str(argument) for argument in arguments])
-        printed, complained = capfd.readouterr()
-        return code, printed, complained
+        stdout, stderr = capfd.readouterr()
+        return code, stdout, stderr
 
     return run

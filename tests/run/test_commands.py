@@ -1,4 +1,4 @@
-"""Every command, from a teacher's files to a student that `transformers` loads."""
+"""Commands on tiny models: train, resume, export, eval, generate and check."""
 
 import io
 import json
@@ -8,7 +8,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,188 +17,208 @@ from jaxdistill.data import DataConfig
 from jaxdistill.run.heldout import sample_prompts
 
 
-def test_a_whole_run(place, command):
-    code, printed, complained = command("train", place / "config.yaml")
-    assert code == 0, complained
+@pytest.mark.smoke
+def test_train_records_reports_and_exports(workspace, command):
+    code, stdout, stderr = command("train", workspace / "config.yaml")
+    assert code == 0, stderr
     for line in (
         "KL to the teacher",
         "Bits per byte",
         "Top-1 agreement",
+        "Repeated 4-grams",
         "Parameters",
         "Seconds to first token",
         "Tokens per second",
     ):
-        assert line in printed
-    run = place / "run"
+        assert line in stdout
+    run = workspace / "run"
     for name in ("config.yaml", "metrics.jsonl", "report/index.html", "student/config.json"):
         assert (run / name).is_file(), name
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
     assert sorted(losses) == [1, 2, 3, 4, 5, 6]
-    parts = next(line for line in lines if "train/loss" in line)
-    mixed = 0.9 * parts["train/forward_kl"] + 0.1 * parts["train/cross_entropy"]
-    np.testing.assert_allclose(parts["train/loss"], mixed, rtol=1e-5)
+    first = next(line for line in lines if "train/loss" in line)
+    weighted_sum = 0.9 * first["train/forward_kl"] + 0.1 * first["train/cross_entropy"]
+    np.testing.assert_allclose(first["train/loss"], weighted_sum, rtol=1e-5)
+    rates = [line["train/learning_rate"] for line in lines if "train/loss" in line]
+    cosine = 0.01 / 2 * (1 + np.cos(np.pi * np.arange(6) / 6))
+    np.testing.assert_allclose(rates, cosine, rtol=1e-5)
     assert [line["step"] for line in lines if "eval/forward_kl" in line] == [0, 3, 6]
 
-    # What it says at the end is what a separate evaluation of the exported folder says.
+    # The last record equals the evaluation of the exported student.
     result = json.loads((run / "result.json").read_text())["comparison"]
     assert result["student"]["forward_kl"] < result["student before"]["forward_kl"]
     last = [line for line in lines if "eval/nll" in line][-1]
     assert last["eval/forward_kl"] == pytest.approx(result["student"]["forward_kl"], rel=1e-5)
+    assert all(0 <= result[name]["repeated_4grams"] <= 1 for name in ("student", "teacher"))
 
 
-def test_the_exported_student_is_the_trained_one(place, command):
-    assert command("train", place / "config.yaml")[0] == 0
-    ours = jaxdistill.load(place / "run" / "student")
-    tokens = [ours.tokenizer.encode("What is 3 and 3? It is 6.")]
-    expected = np.asarray(ours.logits(np.array(tokens)))[..., : ours.vocab_size]
-    for form in ("safetensors", "torch"):
-        out = place / form
-        code, printed, _ = command(
-            "export", "--model", place / "run", "--out", out, "--format", form
+def test_exported_student_gives_the_same_logits_in_transformers(workspace, command):
+    import torch
+
+    assert command("train", workspace / "config.yaml")[0] == 0
+    student = jaxdistill.load(workspace / "run" / "student")
+    tokens = [student.tokenizer.encode("What is 3 and 3? It is 6.")]
+    expected = np.asarray(student.logits(np.array(tokens)))[..., : student.vocab_size]
+    for export_format in ("safetensors", "torch"):
+        out = workspace / export_format
+        code, stdout, _ = command(
+            "export", "--model", workspace / "run", "--out", out, "--format", export_format
         )
-        assert (code, printed.strip()) == (0, str(out))
-        theirs = AutoModelForCausalLM.from_pretrained(out)
-        assert theirs.config.num_hidden_layers == 1
+        assert (code, stdout.strip()) == (0, str(out))
+        hf_model = AutoModelForCausalLM.from_pretrained(out)
+        assert hf_model.config.num_hidden_layers == 1
         with torch.no_grad():
-            logits = theirs(torch.tensor(tokens)).logits.numpy()
-        np.testing.assert_allclose(logits[..., : ours.vocab_size], expected, atol=1e-4)
+            logits = hf_model(torch.tensor(tokens)).logits.numpy()
+        np.testing.assert_allclose(logits[..., : student.vocab_size], expected, atol=1e-4)
         assert (
             AutoTokenizer.from_pretrained(out)("What is 3?").input_ids
-            == ours.tokenizer("What is 3?").input_ids
+            == student.tokenizer("What is 3?").input_ids
         )
 
 
-def test_an_export_in_bfloat16_is_what_is_measured(place, command):
-    heldout = place / "heldout.jsonl"
+def test_evaluation_uses_the_weights_rounded_for_export(workspace, command):
+    heldout = workspace / "heldout.jsonl"
     heldout.write_text('{"prompt": "What is 50 and 50? ", "completion": "It is 100."}\n' * 3)
-    half = ("student.export_dtype=bfloat16", f"data.heldout_sources={heldout}")
-    assert command("train", place / "config.yaml", *half)[0] == 0
-    exported = jaxdistill.load(place / "run" / "student", dtype=None)
+    options = ("student.export_dtype=bfloat16", f"data.heldout_sources={heldout}")
+    assert command("train", workspace / "config.yaml", *options)[0] == 0
+    exported = jaxdistill.load(workspace / "run" / "student", dtype=None)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(exported.params)} == {"bfloat16"}
 
-    said = json.loads((place / "run" / "result.json").read_text())["comparison"]["student"]
-    _, printed, _ = command(
-        "eval", "--model", place / "run", "--data", heldout, "--length", 48, "--json"
+    comparison = json.loads((workspace / "run" / "result.json").read_text())["comparison"]
+    reported_nll = comparison["student"]["nll"]
+    _, stdout, _ = command(
+        "eval", "--model", workspace / "run", "--data", heldout, "--length", 48, "--json"
     )
-    assert json.loads(printed.splitlines()[-1])["nll"] == pytest.approx(said["nll"], rel=1e-5)
-    lines = (place / "run" / "metrics.jsonl").read_text().splitlines()
-    trained = [json.loads(line) for line in lines if "eval/nll" in line][-1]
-    assert trained["eval/nll"] != pytest.approx(said["nll"], rel=1e-5)
+    assert json.loads(stdout.splitlines()[-1])["nll"] == pytest.approx(reported_nll, rel=1e-5)
+    lines = (workspace / "run" / "metrics.jsonl").read_text().splitlines()
+    unrounded = [json.loads(line) for line in lines if "eval/nll" in line][-1]
+    assert unrounded["eval/nll"] != pytest.approx(reported_nll, rel=1e-5)
 
 
-def test_a_report_may_be_of_the_student_alone(place, command):
+def test_report_without_teacher_and_speed(workspace, command):
     options = ["evaluation.teacher=false", "evaluation.speed=false"]
-    code, _, complained = command("train", place / "config.yaml", *options)
-    assert code == 0, complained
-    found = json.loads((place / "run/result.json").read_text())["comparison"]
-    assert list(found) == ["student before", "student"]
-    assert 0 <= found["student"]["digit_accuracy"] <= 1
-    assert "tokens_per_second" not in found["student"]
+    code, _, stderr = command("train", workspace / "config.yaml", *options)
+    assert code == 0, stderr
+    comparison = json.loads((workspace / "run/result.json").read_text())["comparison"]
+    assert list(comparison) == ["student before", "student"]
+    assert 0 <= comparison["student"]["digit_accuracy"] <= 1
+    assert "tokens_per_second" not in comparison["student"]
 
 
-def test_a_batch_is_no_larger_than_the_rows_to_evaluate(place, command):
-    rows = ("--model", place / "teacher", "--data", place / "rows.jsonl", "--length", 48, "--json")
-    few, many = (
+def test_eval_batch_is_no_larger_than_the_number_of_rows(workspace, command):
+    rows = (
+        "--model",
+        workspace / "teacher",
+        "--data",
+        workspace / "rows.jsonl",
+        "--length",
+        48,
+        "--json",
+    )
+    small, large = (
         json.loads(command("eval", *rows, "--batch-size", size)[1].splitlines()[-1])
         for size in (8, 10**9)
     )
-    assert few == pytest.approx(many, rel=1e-5)
+    assert small == pytest.approx(large, rel=1e-5)
 
 
-def test_a_finished_run_is_not_run_again(place, command):
-    assert command("train", place / "config.yaml")[0] == 0
-    before = (place / "run" / "metrics.jsonl").read_bytes()
-    code, printed, _ = command("train", place / "config.yaml")
+def test_finished_run_is_printed_and_not_trained_again(workspace, command):
+    assert command("train", workspace / "config.yaml")[0] == 0
+    before = (workspace / "run" / "metrics.jsonl").read_bytes()
+    code, stdout, _ = command("train", workspace / "config.yaml")
     assert code == 0
-    assert "KL to the teacher" in printed
-    assert (place / "run" / "metrics.jsonl").read_bytes() == before
+    assert "KL to the teacher" in stdout
+    assert (workspace / "run" / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_that_is_killed_at_its_end_ends_another_time(place, command, monkeypatch):
-    """Its result is the last thing that is written, and no older one stands in for it."""
+def test_run_killed_before_its_result_finishes_later(workspace, command, monkeypatch):
+    """The result is written last, and the result of an older config does not replace it."""
     module = sys.modules["jaxdistill.run.finish"]
 
-    def killed(*arguments):
+    def kill(*arguments):
         raise KeyboardInterrupt
 
     for change in ((), ("evaluation.samples=1",)):
-        monkeypatch.setattr(module, "_write_report", killed)
+        monkeypatch.setattr(module, "_write_report", kill)
         with pytest.raises(KeyboardInterrupt):
-            command("train", place / "config.yaml", *change)
+            command("train", workspace / "config.yaml", *change)
         monkeypatch.undo()
-        code, _, complained = command("train", place / "config.yaml", *change)
-        assert code == 0, complained
-        assert (place / "run" / "report" / "index.html").is_file()
-        result = json.loads((place / "run" / "result.json").read_text())
+        code, _, stderr = command("train", workspace / "config.yaml", *change)
+        assert code == 0, stderr
+        assert (workspace / "run" / "report" / "index.html").is_file()
+        result = json.loads((workspace / "run" / "result.json").read_text())
         assert len(result["samples"]) == (1 if change else 2)
 
 
 @pytest.mark.parametrize("name", ["data.sources", "teacher.model"])
-def test_a_finished_run_of_other_content_is_not_shown(place, command, name):
-    assert command("train", place / "config.yaml")[0] == 0
+def test_finished_run_is_refused_if_its_inputs_changed(workspace, command, name):
+    assert command("train", workspace / "config.yaml")[0] == 0
     if name == "data.sources":
-        rows = (place / "rows.jsonl").read_text()
-        (place / "rows.jsonl").write_text(rows.replace("It is", "That is"))
+        rows = (workspace / "rows.jsonl").read_text()
+        (workspace / "rows.jsonl").write_text(rows.replace("It is", "That is"))
     else:
-        _retrain(place / "teacher")
-    code, _, complained = command("train", place / "config.yaml")
+        _change_weights(workspace / "teacher")
+    code, _, stderr = command("train", workspace / "config.yaml")
     assert code == 2
-    assert f"the content of {name} has changed" in complained.replace("student.model and ", "")
+    assert f"the content of {name} has changed" in stderr.replace("student.model and ", "")
 
 
-def test_a_run_does_not_go_on_under_another_teacher(place, command, monkeypatch):
-    _train_until_four(place, command, monkeypatch)
-    _retrain(place / "teacher")
-    code, _, complained = command("train", place / "config.yaml")
+def test_run_does_not_continue_with_other_teacher_weights(workspace, command, monkeypatch):
+    _train_four_steps(workspace, command, monkeypatch)
+    _change_weights(workspace / "teacher")
+    code, _, stderr = command("train", workspace / "config.yaml")
     assert code == 2
-    assert "was written with the teacher's weights = " in complained
+    assert "was written with the teacher's weights = " in stderr
 
 
-def _train_until_four(place, command, monkeypatch):
+def _train_four_steps(workspace, command, monkeypatch):
     module = sys.modules["jaxdistill.run.train"]  # the package's `train` is the function
-    loop = module.run_loop
+    train_loop = module.train_loop
 
-    def until_four(*arguments, **keywords):
-        return loop(*arguments, **{**keywords, "num_steps": 4})
+    def train_four_steps(*arguments, **keywords):
+        return train_loop(*arguments, **{**keywords, "num_steps": 4})
 
-    monkeypatch.setattr(module, "run_loop", until_four)
-    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED_EXIT_CODE
+    monkeypatch.setattr(module, "train_loop", train_four_steps)
+    assert command("train", workspace / "config.yaml")[0] == module.INTERRUPTED_EXIT_CODE
     monkeypatch.undo()
 
 
-def _retrain(folder):
-    """Leaves other weights of the same shapes in the folder."""
+def _change_weights(folder):
+    """Replace the weights in the folder by others of the same shapes."""
     path = folder / "model.safetensors"
     save_file({name: value * 1.1 for name, value in load_file(path).items()}, path)
 
 
-def test_a_run_keeps_more_than_it_exports(place, command):
-    half = "student.export_dtype=bfloat16"
-    assert command("train", place / "config.yaml", half)[0] == 0
-    out = place / "whole"
-    assert command("export", "--model", place / "run", "--out", out, "--dtype", "float32")[0] == 0
-    whole, rounded = (
-        jaxdistill.load(folder).params["embedding"] for folder in (out, place / "run" / "student")
+def test_export_in_float32_uses_the_checkpoint(workspace, command):
+    export_dtype = "student.export_dtype=bfloat16"
+    assert command("train", workspace / "config.yaml", export_dtype)[0] == 0
+    out = workspace / "unrounded"
+    assert (
+        command("export", "--model", workspace / "run", "--out", out, "--dtype", "float32")[0] == 0
     )
-    assert (whole != rounded).any()
-    np.testing.assert_array_equal(whole.astype("bfloat16"), rounded)
-    # Without its checkpoints it has what it exported.
-    shutil.rmtree(place / "run" / "checkpoints")
-    again = ["--model", place / "run", "--out", place / "half", "--dtype", "float16"]
-    code, _, complained = command("export", *again)
-    assert code == 0, complained
+    unrounded, rounded = (
+        jaxdistill.load(folder).params["embedding"]
+        for folder in (out, workspace / "run" / "student")
+    )
+    assert (unrounded != rounded).any()
+    np.testing.assert_array_equal(unrounded.astype("bfloat16"), rounded)
+    # Without checkpoints, the exported student is all that there is.
+    shutil.rmtree(workspace / "run" / "checkpoints")
+    arguments = ["--model", workspace / "run", "--out", workspace / "half", "--dtype", "float16"]
+    code, _, stderr = command("export", *arguments)
+    assert code == 0, stderr
 
 
-def test_more_new_words_than_a_model_reads(place, command):
-    asked = ["--model", place / "teacher", "--prompt", "Hi", "--max-new-tokens", "257"]
-    code, _, complained = command("generate", *asked)
+def test_generate_refuses_more_tokens_than_the_model_reads(workspace, command):
+    arguments = ["--model", workspace / "teacher", "--prompt", "Hi", "--max-new-tokens", "257"]
+    code, _, stderr = command("generate", *arguments)
     assert code == 2
-    assert "--max-new-tokens: 257 places are more than the 256" in complained
+    assert "--max-new-tokens: 257 positions are more than the 256" in stderr
 
 
-def test_what_is_asked_is_what_is_shown(place, command):
+def test_sample_prompts_have_the_text_that_the_model_reads(workspace, command):
     turns = [
         {"role": "user", "content": "First?"},
         {"role": "assistant", "content": "One."},
@@ -207,139 +226,140 @@ def test_what_is_asked_is_what_is_shown(place, command):
         {"role": "assistant", "content": "Two."},
     ]
     rows = [{"messages": turns}, {"prompt": "Q", "completion": "A long answer to it."}]
-    rows += [{"text": "Only a text, which asks nothing at all."}]
-    (place / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = DataConfig(sources=(str(place / "asked.jsonl"),), heldout=0.0)
-    model = jaxdistill.load(place / "teacher")
+    rows += [{"text": "Only a text, without any prompt at all."}]
+    (workspace / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = DataConfig(sources=(str(workspace / "prompts.jsonl"),), heldout=0.0)
+    model = jaxdistill.load(workspace / "teacher")
     chat, prompt, text = sample_prompts(data.prepare(config, model.tokenizer), model, 3)
     assert chat.text == "Second?"
-    asked = model.decode([chat.tokens])[0]
-    assert asked.index("First?") < asked.index("One.") < asked.index("Second?")
-    assert "Two." not in asked
+    chat_text = model.decode([chat.tokens])[0]
+    assert chat_text.index("First?") < chat_text.index("One.") < chat_text.index("Second?")
+    assert "Two." not in chat_text
     assert (prompt.text, model.decode([prompt.tokens])[0].strip()) == ("Q", "Q")
     assert text.text == model.decode([text.tokens])[0]
-    assert "Only a text, which asks nothing at all.".startswith(text.text.strip())
+    assert "Only a text, without any prompt at all.".startswith(text.text.strip())
 
 
-def test_brackets_in_a_folder_are_no_markup(place, command):
-    code, printed, _ = command("train", place / "config.yaml", f"output={place}/o[v2]/x[/a]")
+def test_brackets_in_a_path_are_not_markup(workspace, command):
+    code, stdout, _ = command("train", workspace / "config.yaml", f"output={workspace}/o[v2]/x[/a]")
     assert code == 0
-    assert f"student  {place}/o[v2]/x[/a]/student" in printed
+    assert f"student  {workspace}/o[v2]/x[/a]/student" in stdout
 
 
-def test_a_name_is_text_as_it_stands(place, command):
-    out = place / "run #1 ${x}"
-    code, _, _ = command("train", place / "config.yaml", f"output={out}", "train.steps=1")
+def test_special_characters_in_a_path_are_kept(workspace, command):
+    out = workspace / "run #1 ${x}"
+    code, _, _ = command("train", workspace / "config.yaml", f"output={out}", "train.steps=1")
     assert code == 0
     assert (out / "student").is_dir()
 
 
-def test_an_answer_is_no_longer_than_the_model_reads(place, command):
-    arguments = ("generate", "--model", place / "teacher", "--prompt", "Hi", "--no-chat")
+def test_generation_ends_at_the_maximum_length_of_the_model(workspace, command):
+    arguments = ("generate", "--model", workspace / "teacher", "--prompt", "Hi", "--no-chat")
     short, long = (command(*arguments, "--max-new-tokens", n)[1] for n in (300, 10**9))
     assert short == long
 
 
-def test_no_prompt_at_all(place, command, monkeypatch):
+def test_generate_without_a_prompt_is_refused(workspace, command, monkeypatch):
     for stdin in (None, io.StringIO("")):
         monkeypatch.setattr(sys, "stdin", stdin)
-        code, _, complained = command("generate", "--model", place / "teacher")
+        code, _, stderr = command("generate", "--model", workspace / "teacher")
         assert code == 2
-        assert "there is no prompt" in complained
+        assert "there is no prompt" in stderr
 
 
-def test_a_run_that_goes_on_is_the_run_undisturbed(place, command, monkeypatch):
-    assert command("train", place / "config.yaml", f"output={place}/whole")[0] == 0
-    _train_until_four(place, command, monkeypatch)
-    code, printed, _ = command("train", place / "config.yaml")
+@pytest.mark.smoke
+def test_continued_run_equals_an_undisturbed_run(workspace, command, monkeypatch):
+    assert command("train", workspace / "config.yaml", f"output={workspace}/whole")[0] == 0
+    _train_four_steps(workspace, command, monkeypatch)
+    code, stdout, _ = command("train", workspace / "config.yaml")
     assert code == 0
-    assert "goes on from step 4 of " in printed
+    assert "continues from step 4 of " in stdout
 
-    def untimed(run):
-        lines = (place / run / "metrics.jsonl").read_text().splitlines()
+    def records_without_times(run):
+        lines = (workspace / run / "metrics.jsonl").read_text().splitlines()
         return [
             {name: value for name, value in json.loads(line).items() if "time/" not in name}
             for line in lines
         ]
 
-    assert untimed("run") == untimed("whole")
+    assert records_without_times("run") == records_without_times("whole")
 
 
-def test_the_teacher_writes_what_is_learned(place, command):
+def test_teacher_rollout_writes_all_completions(workspace, command):
     rollout = "data.rollout={type: teacher, max_new_tokens: 5, batch_size: 16}"
-    code, printed, complained = command("train", place / "config.yaml", rollout)
-    assert code == 0, complained
-    assert "teacher writes 40/40" in printed
-    (written,) = (place / "run").glob("rollout-*.jsonl")
-    rows = [json.loads(line) for line in written.read_text().splitlines()]
+    code, stdout, stderr = command("train", workspace / "config.yaml", rollout)
+    assert code == 0, stderr
+    assert "teacher writes 40/40" in stdout
+    (rollout_file,) = (workspace / "run").glob("rollout-*.jsonl")
+    rows = [json.loads(line) for line in rollout_file.read_text().splitlines()]
     assert len(rows) == 40
     assert all(1 <= len(row["completion_tokens"]) <= 5 for row in rows)
 
 
-def test_eval_prints_one_json_object_last(place, command):
-    data = ["--data", place / "rows.jsonl", "--length", 48]
-    code, printed, _ = command("eval", "--model", place / "teacher", *data, "--json")
+def test_eval_prints_one_json_object_last(workspace, command):
+    data = ["--data", workspace / "rows.jsonl", "--length", 48]
+    code, stdout, _ = command("eval", "--model", workspace / "teacher", *data, "--json")
     assert code == 0
-    alone = json.loads(printed.strip().splitlines()[-1])
+    alone = json.loads(stdout.strip().splitlines()[-1])
     assert {"nll", "bits_per_byte", "perplexity"} <= alone.keys()
     assert alone["perplexity"] == pytest.approx(np.exp(alone["nll"]))
 
-    beside = ["--teacher", place / "teacher", "--json"]
-    _, printed, _ = command("eval", "--model", place / "teacher", *data, *beside)
-    both = json.loads(printed.strip().splitlines()[-1])
+    teacher = ["--teacher", workspace / "teacher", "--json"]
+    _, stdout, _ = command("eval", "--model", workspace / "teacher", *data, *teacher)
+    both = json.loads(stdout.strip().splitlines()[-1])
     assert both["nll"] == pytest.approx(alone["nll"])
     assert both["forward_kl"] == pytest.approx(0, abs=1e-6)
     assert both["top1_agreement"] == 1
 
 
-def test_eval_scores_a_task(place, command):
-    (place / "task.yaml").write_text(
+def test_eval_scores_a_task(workspace, command):
+    (workspace / "task.yaml").write_text(
         "{prompt: '{question}', prompt_template: chat, reference: answer, metrics: [f1, chrf],"
         " sampling: {max_new_tokens: 6, temperature: 1}, seeds: [0, 1]}"
     )
     rows = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(5)]
-    (place / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ("--model", place / "teacher", "--task", place / "task.yaml")
-    code, printed, _ = command("eval", *arguments, "--data", place / "asked.jsonl", "--json")
+    (workspace / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("--model", workspace / "teacher", "--task", workspace / "task.yaml")
+    code, stdout, _ = command("eval", *arguments, "--data", workspace / "prompts.jsonl", "--json")
     assert code == 0
-    values = json.loads(printed.splitlines()[-1])
+    values = json.loads(stdout.splitlines()[-1])
     assert list(values) == ["f1", "f1_low", "f1_high", "chrf", "chrf_low", "chrf_high"]
     assert values["chrf_low"] <= values["chrf"] <= values["chrf_high"]
-    code, _, complained = command("eval", *arguments, "--data", place / "rows.jsonl")
+    code, _, stderr = command("eval", *arguments, "--data", workspace / "rows.jsonl")
     assert code == 2
-    assert "rows.jsonl:1: has no `question`, which the task speaks of" in complained
+    assert "rows.jsonl:1: has no `question`, which the task names" in stderr
 
 
-def test_generate_is_greedy_by_default_and_seeded_otherwise(place, command):
-    ask = [
+def test_generate_is_greedy_by_default_and_otherwise_seeded(workspace, command):
+    arguments = [
         "generate",
         "--model",
-        place / "teacher",
+        workspace / "teacher",
         "--no-chat",
         "--prompt",
         "What is",
         "--seed",
         3,
     ]
-    assert command(*ask)[:2] == command(*ask)[:2]
-    sampled = [*ask, "--temperature", 1, "--max-new-tokens", 8]
+    assert command(*arguments)[:2] == command(*arguments)[:2]
+    sampled = [*arguments, "--temperature", 1, "--max-new-tokens", 8]
     assert command(*sampled)[:2] == command(*sampled)[:2]
 
 
-def test_check_says_what_the_run_would_be(place, command):
-    code, printed, _ = command("check", place / "config.yaml")
+def test_check_prints_facts_and_creates_nothing(workspace, command):
+    code, stdout, _ = command("check", workspace / "config.yaml")
     assert code == 0
-    assert "1 layer(s)" in printed
-    assert "3 layer(s)" in printed
-    assert "0.9 · forward_kl + 0.1 · cross_entropy" in printed
-    assert not (place / "run").exists()
+    assert "1 layer(s)" in stdout
+    assert "3 layer(s)" in stdout
+    assert "0.9 · forward_kl + 0.1 · cross_entropy" in stdout
+    assert not (workspace / "run").exists()
 
 
-def test_the_python_face(place):
-    model = jaxdistill.load(place / "teacher")
+def test_python_api_generates_and_saves(workspace):
+    model = jaxdistill.load(workspace / "teacher")
     assert isinstance(model.generate("What is 1 and 1?", max_new_tokens=4), str)
-    answers = model.generate(["What is 1?", "And 2?"], max_new_tokens=4, chat=False)
-    assert len(answers) == 2
+    completions = model.generate(["What is 1?", "And 2?"], max_new_tokens=4, chat=False)
+    assert len(completions) == 2
     assert model.logits([[4, 5, 6]]).shape == (1, 3, model.config.vocab_size)
-    again = jaxdistill.load(model.save(place / "copy"))
-    assert again.config == model.config
+    reloaded = jaxdistill.load(model.save(workspace / "copy"))
+    assert reloaded.config == model.config

@@ -1,4 +1,4 @@
-"""What a model costs, in a process of its own, and all that may go wrong with that."""
+"""Inference cost of a model, measured in its own process, and errors of that process."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from jaxdistill import evals, run
 from jaxdistill.errors import UserError
 
-FEW = {"prompt_tokens": 4, "new_tokens": 4}
+FEW_TOKENS = {"prompt_tokens": 4, "new_tokens": 4}
 
 
 @pytest.fixture(scope="module")
@@ -29,95 +29,95 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch):
-    # PyTorch's threads wait for each other at every small step: minutes, where cores are busy.
+    # On busy cores PyTorch's threads wait for each other at every small step, for minutes.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
-def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Puts a program in the place of PyTorch, for the processes that are started."""
+def replace_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Replace PyTorch by a program, in processes that a test starts."""
 
-    def put(program: str) -> None:
+    def replace(program: str) -> None:
         (tmp_path / "torch.py").write_text(program)
-        found = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(found))
+        paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
-    return put
+    return replace
 
 
 @pytest.mark.parametrize("runtime", ["jax", "torch"])
-def test_the_numbers_agree_with_the_files(folder: Path, runtime):
-    found = run.measure_cost(
+def test_cost_agrees_with_the_files(folder: Path, runtime):
+    cost = run.measure_cost(
         str(folder), runtime=runtime, prompt_tokens=8, new_tokens=64, batch_size=2
     )
     tensors = load_file(folder / "model.safetensors")
-    assert found.num_parameters == sum(tensor.size for tensor in tensors.values())
-    assert found.size_on_disk == sum(file.stat().st_size for file in folder.iterdir())
-    assert found.peak_bytes > 4 * found.num_parameters
-    # The first of 64 tokens is there before the last one is; both are measured apart, in
-    # milliseconds here, so that fewer tokens could not be told from noise.
-    assert 0 < found.first_token_seconds < 2 * 64 / found.tokens_per_second
+    assert cost.num_parameters == sum(tensor.size for tensor in tensors.values())
+    assert cost.size_on_disk == sum(file.stat().st_size for file in folder.iterdir())
+    assert cost.peak_bytes > 4 * cost.num_parameters
+    # The first of 64 tokens comes before the last. They are measured separately, in milliseconds
+    # here, so that with fewer tokens noise could reverse them.
+    assert 0 < cost.first_token_seconds < 2 * 64 / cost.tokens_per_second
 
 
-def test_the_command_says_it_for_people_and_for_programs(folder: Path, command, monkeypatch):
-    ask = ("cost", "--model", folder, "--prompt-tokens", 4, "--new-tokens", 4)
-    code, printed, complained = command(*ask, "--dtype", "bfloat16", "--json")
-    assert (code, complained) == (0, "")
-    values = json.loads(printed.splitlines()[-1])
+def test_command_prints_a_table_or_json(folder: Path, command, monkeypatch):
+    arguments = ("cost", "--model", folder, "--prompt-tokens", 4, "--new-tokens", 4)
+    code, stdout, stderr = command(*arguments, "--dtype", "bfloat16", "--json")
+    assert (code, stderr) == (0, "")
+    values = json.loads(stdout.splitlines()[-1])
     assert list(values) == [field.name for field in fields(evals.Cost)]
     assert all(value > 0 for value in values.values())
     monkeypatch.setattr(run, "measure_cost", lambda path, **request: evals.Cost(**values))
-    code, printed, _ = command(*ask)
+    code, stdout, _ = command(*arguments)
     labels = ["Parameters", "Size on disk", "Peak memory", "Seconds to first token"]
-    assert [line[:24].strip() for line in printed.splitlines()] == [*labels, "Tokens per second"]
+    assert [line[:24].strip() for line in stdout.splitlines()] == [*labels, "Tokens per second"]
 
 
-def test_a_run_is_its_student_and_pytorchs_own_files_are_read(folder: Path, tmp_path: Path):
+def test_run_folder_means_its_student_and_pytorch_files_are_read(folder: Path, tmp_path: Path):
     out = run.export(str(folder), str(tmp_path / "run" / "student"), format="torch")
     (tmp_path / "run" / "config.yaml").touch()
-    found = run.measure_cost(str(tmp_path / "run"), runtime="torch", **FEW)
-    assert found.size_on_disk == sum(file.stat().st_size for file in out.iterdir())
+    cost = run.measure_cost(str(tmp_path / "run"), runtime="torch", **FEW_TOKENS)
+    assert cost.size_on_disk == sum(file.stat().st_size for file in out.iterdir())
     with pytest.raises(UserError, match="a pickle"):
-        run.measure_cost(str(tmp_path / "run"), **FEW)
+        run.measure_cost(str(tmp_path / "run"), **FEW_TOKENS)
     shutil.rmtree(out)
     with pytest.raises(UserError, match="exported no student yet"):
-        run.measure_cost(str(tmp_path / "run"), **FEW)
+        run.measure_cost(str(tmp_path / "run"), **FEW_TOKENS)
 
 
-def test_a_pickle_that_is_no_weights_is_not_run(folder: Path, tmp_path: Path):
+def test_pickle_without_weights_is_not_executed(folder: Path, tmp_path: Path):
     out = run.export(str(folder), str(tmp_path / "model"), format="torch")
-    # The pickle of a call: `os.mkdir(...)`.
+    # A pickle that calls `os.mkdir(...)`.
     program = b"cos\nmkdir\n(V" + str(tmp_path / "ran").encode() + b"\ntR."
     (out / "pytorch_model.bin").write_bytes(program)
     with pytest.raises(UserError, match=r"holds more than weights.*`jaxdistill export"):
-        run.measure_cost(str(out), runtime="torch", **FEW)
+        run.measure_cost(str(out), runtime="torch", **FEW_TOKENS)
     assert not (tmp_path / "ran").exists()
 
 
-def test_lengths_that_the_model_does_not_read(folder: Path):
-    with pytest.raises(UserError, match="200 tokens of a prompt and 57 new ones are more than"):
+def test_too_many_tokens_are_refused(folder: Path):
+    with pytest.raises(UserError, match="200 prompt tokens and 57 new ones exceed"):
         run.measure_cost(str(folder), runtime="torch", prompt_tokens=200, new_tokens=57)
 
 
-def test_a_file_that_was_cut_short(folder: Path, tmp_path: Path):
-    broken = shutil.copytree(folder, tmp_path / "broken") / "model.safetensors"
-    broken.write_bytes(broken.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"`transformers` does not load it"):
-        run.measure_cost(str(broken.parent), runtime="torch", **FEW)
+def test_truncated_file_is_refused(folder: Path, tmp_path: Path):
+    truncated = shutil.copytree(folder, tmp_path / "truncated") / "model.safetensors"
+    truncated.write_bytes(truncated.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"`transformers` cannot load it"):
+        run.measure_cost(str(truncated.parent), runtime="torch", **FEW_TOKENS)
 
 
-def test_what_is_refused_before_anything_is_started(folder: Path):
-    for path, more, expected in (
+def test_mistakes_are_refused_before_a_process_starts(folder: Path):
+    for path, options, expected in (
         (folder.with_name("modl"), {}, "Did you mean `model`"),
         ("x" * 300, {}, "no file can have this name"),
         (folder, {"runtime": "jx"}, "Did you mean `jax`"),
         (folder, {"new_tokens": 0}, "new_tokens: 0 is too few"),
     ):
         with pytest.raises(UserError, match=expected):
-            run.measure_cost(str(path), **more)
+            run.measure_cost(str(path), **options)
 
 
-def test_a_gguf_file_is_not_for_torch(tmp_path: Path):
+def test_gguf_file_is_refused_for_torch(tmp_path: Path):
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
     writer.add_block_count(1)
     writer.add_context_length(64)
@@ -136,8 +136,8 @@ def test_a_gguf_file_is_not_for_torch(tmp_path: Path):
             run.measure_cost(str(path), runtime="torch")
 
 
-def test_without_pytorch(folder: Path, pretended):
-    pretended("raise ImportError")
+def test_error_without_pytorch_tells_how_to_install_it(folder: Path, replace_torch):
+    replace_torch("raise ImportError")
     with pytest.raises(UserError, match=r"pip install 'jaxdistill\[torch\]'"):
         run.measure_cost(str(folder), runtime="torch")
 
@@ -145,20 +145,20 @@ def test_without_pytorch(folder: Path, pretended):
 @pytest.mark.parametrize(
     ("program", "expected"),
     [
-        ("import os; os.kill(os.getpid(), 9)", "want of memory"),
-        ("import sys; sys.exit(3)", "exit code 3; what it said stands above"),
+        ("import os; os.kill(os.getpid(), 9)", "memory ran out"),
+        ("import sys; sys.exit(3)", "exit code 3; its messages are above"),
     ],
 )
-def test_a_process_that_dies(folder: Path, pretended, program: str, expected: str):
-    pretended(program)
+def test_dead_process_is_one_error(folder: Path, replace_torch, program: str, expected: str):
+    replace_torch(program)
     with pytest.raises(UserError, match=expected):
         run.measure_cost(str(folder), runtime="torch")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_signal_ends_both_processes(folder: Path, pretended, tmp_path: Path, number):
+def test_signal_ends_both_processes(folder: Path, replace_torch, tmp_path: Path, number):
     pid, started = tmp_path / "pid", tmp_path / "started"
-    pretended(
+    replace_torch(
         f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid()));"
         f"os.mkdir({str(started)!r}); time.sleep(60)"
     )
@@ -170,9 +170,9 @@ def test_a_signal_ends_both_processes(folder: Path, pretended, tmp_path: Path, n
         signal.signal(signal.SIGINT, before)
         _wait_for(lambda: started.exists() or process.poll() is not None)
         process.send_signal(number)
-        complained = process.communicate(timeout=60)[1]
+        stderr = process.communicate(timeout=60)[1]
     expected = (130, "\nStopped.\n") if number == signal.SIGINT else (-9, "")
-    assert (process.returncode, complained) == expected
+    assert (process.returncode, stderr) == expected
     _wait_for(lambda: not _is_alive(int(pid.read_text())))
 
 
@@ -182,12 +182,12 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     status = Path(f"/proc/{pid}/stat")
-    # Whoever adopted it may leave it lying, dead.
+    # A dead process may remain as a zombie of its new parent.
     return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def _wait_for(is_so) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
+def _wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong ends in plain lines and exit code 2; nothing is half-written."""
+"""Mistakes of users end in one line each and exit code 2, without partial output."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ OVERRIDES = {
     "objectives=[]": "objectives",
     "objectives=[{type: forward_kl, weight: 0}]": "objectives: every weight is 0",
     "teacher=null": "`forward_kl` needs teacher_logits, but there is no teacher",
-    "student.layers=9": "9 layers were asked of a model that has 3",
-    "student.layers=[0,7]": "does not name layers of a model that has 3",
+    "student.layers=9": "9 layers are more than the 3 that the model has",
+    "student.layers=[0,7]": "[0, 7] are not indices of layers; the model has 3 layers",
     "student.model={folder}/teachr": "Did you mean `teacher`?",
     "data.sources={folder}/row.jsonl": "Did you mean `rows.jsonl`?",
     "data.length=1": "nothing is left to learn",
@@ -31,7 +31,7 @@ OVERRIDES = {
     "output={folder}/" + "x" * 300: "no file can have this name",
     "student.model=" + "x" * 300: "no file can have this name",
     "data.sources=" + "x" * 300: "no file can have this name",
-    "data.length=257": "data.length: 257 places are more than the 256 that",
+    "data.length=257": "data.length: 257 positions are more than the 256 that",
     "data.rollout={type: teacher, temperature: .inf}": "finite",
     "output=": "output: string should have at least 1 character",
     "data.rollout.type=teachers": "Did you mean `teacher`?",
@@ -40,42 +40,45 @@ OVERRIDES = {
 
 @pytest.mark.parametrize("override", OVERRIDES)
 @pytest.mark.parametrize("name", ["check", "train"])
-def test_a_wrong_config(place, command, name, override):
-    code, _, complained = command(
-        name, place / "config.yaml", override.replace("{folder}", str(place))
+def test_config_mistake_is_explained(workspace, command, name, override):
+    code, _, stderr = command(
+        name, workspace / "config.yaml", override.replace("{folder}", str(workspace))
     )
     assert code == 2
-    assert OVERRIDES[override] in complained
-    assert "Traceback" not in complained
-    assert not (place / "run" / "student").exists()
+    assert OVERRIDES[override] in stderr
+    assert "Traceback" not in stderr
+    assert not (workspace / "run" / "student").exists()
 
 
-def test_several_mistakes_are_told_together(place, command):
-    wrong = ["train.batch_size=3", "student.layers=9", f"data.sources={place}/row.jsonl"]
-    _, _, complained = command("check", place / "config.yaml", *wrong)
-    assert "batch_size" in complained
-    assert "9 layers" in complained
-    assert "row.jsonl" in complained
+def test_several_mistakes_are_reported_together(workspace, command):
+    overrides = ["train.batch_size=3", "student.layers=9", f"data.sources={workspace}/row.jsonl"]
+    _, _, stderr = command("check", workspace / "config.yaml", *overrides)
+    assert "batch_size" in stderr
+    assert "9 layers" in stderr
+    assert "row.jsonl" in stderr
 
 
-def test_a_bad_row_is_named_by_file_and_line(place, command):
-    with (place / "rows.jsonl").open("a") as file:
+def test_invalid_row_is_named_by_file_and_line(workspace, command):
+    with (workspace / "rows.jsonl").open("a") as file:
         file.write('{"prompt": "half a row\n')
-    code, _, complained = command("train", place / "config.yaml")
+    code, _, stderr = command("train", workspace / "config.yaml")
     assert code == 2
-    assert f"{place}/rows.jsonl:41: not JSON" in complained
+    assert f"{workspace}/rows.jsonl:41: not JSON" in stderr
 
 
-def test_an_empty_data_set(place, command):
-    (place / "rows.jsonl").write_text("")
-    code, _, complained = command("train", place / "config.yaml")
+def test_empty_data_set_is_refused(workspace, command):
+    (workspace / "rows.jsonl").write_text("")
+    code, _, stderr = command("train", workspace / "config.yaml")
     assert code == 2
-    assert "an empty data set" in complained
+    assert "an empty data set" in stderr
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "model_type", "not json"])
-def test_damaged_model_files(place, command, damage):
-    weights, config = place / "teacher" / "model.safetensors", place / "teacher" / "config.json"
+def test_damaged_model_files_are_refused(workspace, command, damage):
+    weights, config = (
+        workspace / "teacher" / "model.safetensors",
+        workspace / "teacher" / "config.json",
+    )
     if damage == "missing":
         weights.unlink()
     elif damage == "truncated":
@@ -84,64 +87,65 @@ def test_damaged_model_files(place, command, damage):
         config.write_text(json.dumps({**json.loads(config.read_text()), "model_type": "lama"}))
     else:
         config.write_text("{")
-    code, _, complained = command("train", place / "config.yaml")
+    code, _, stderr = command("train", workspace / "config.yaml")
     assert code == 2
-    assert str(place / "teacher") in complained or "teacher.model" in complained
-    assert "Traceback" not in complained
+    assert str(workspace / "teacher") in stderr or "teacher.model" in stderr
+    assert "Traceback" not in stderr
 
 
-def test_a_tokenizer_that_is_not_the_students(place, command):
+def test_teacher_with_another_tokenizer_is_refused(workspace, command):
     import tiny
 
-    shutil.copytree(place / "teacher", place / "other")
-    other = tiny.tokenizer(vocab_size=310)
-    other.save_pretrained(place / "other")
-    code, _, complained = command("check", place / "config.yaml", f"teacher.model={place}/other")
-    assert code == 2
-    assert "tokenizer is not the student's" in complained
-
-
-def test_a_run_folder_of_another_config(place, command):
-    assert command("train", place / "config.yaml")[0] == 0
-    result = (place / "run" / "config.yaml").read_bytes()
-    rate = "train.optimizer.learning_rate=0.5"
-    code, _, complained = command("train", place / "config.yaml", rate)
-    assert code == 2
-    assert "train.optimizer.learning_rate = 0.01, not 0.5" in complained
-    assert (place / "run" / "config.yaml").read_bytes() == result
-
-
-def test_eval_refuses_unlike_tokenizers(place, command):
-    import tiny
-
-    shutil.copytree(place / "teacher", place / "other")
-    tiny.tokenizer(vocab_size=310).save_pretrained(place / "other")
-    code, _, complained = command(
-        "eval",
-        "--model",
-        place / "teacher",
-        "--teacher",
-        place / "other",
-        "--data",
-        place / "rows.jsonl",
+    shutil.copytree(workspace / "teacher", workspace / "other")
+    tiny.tokenizer(vocab_size=310).save_pretrained(workspace / "other")
+    code, _, stderr = command(
+        "check", workspace / "config.yaml", f"teacher.model={workspace}/other"
     )
     assert code == 2
-    assert "leave `--teacher` out" in complained
+    assert "tokenizer is not the student's" in stderr
 
 
-def test_fetch_names_the_nearest(place, command):
-    code, _, complained = command("fetch", "smollm2-135m-instuct", "--out", place)
+def test_run_folder_of_another_config_is_refused(workspace, command):
+    assert command("train", workspace / "config.yaml")[0] == 0
+    before = (workspace / "run" / "config.yaml").read_bytes()
+    learning_rate = "train.optimizer.learning_rate=0.5"
+    code, _, stderr = command("train", workspace / "config.yaml", learning_rate)
     assert code == 2
-    assert "Did you mean `smollm2-135m-instruct`?" in complained
+    assert "train.optimizer.learning_rate = 0.01, not 0.5" in stderr
+    assert (workspace / "run" / "config.yaml").read_bytes() == before
+
+
+def test_eval_refuses_a_teacher_with_another_tokenizer(workspace, command):
+    import tiny
+
+    shutil.copytree(workspace / "teacher", workspace / "other")
+    tiny.tokenizer(vocab_size=310).save_pretrained(workspace / "other")
+    code, _, stderr = command(
+        "eval",
+        "--model",
+        workspace / "teacher",
+        "--teacher",
+        workspace / "other",
+        "--data",
+        workspace / "rows.jsonl",
+    )
+    assert code == 2
+    assert "leave `--teacher` out" in stderr
+
+
+def test_fetch_suggests_the_nearest_name(workspace, command):
+    code, _, stderr = command("fetch", "smollm2-135m-instuct", "--out", workspace)
+    assert code == 2
+    assert "Did you mean `smollm2-135m-instruct`?" in stderr
 
 
 @pytest.mark.parametrize(
     "flags", [("eval", "--data", "x"), ("generate",), ("export", "--out", "x")]
 )
-def test_a_name_that_no_model_can_have(command, flags):
-    code, _, complained = command(flags[0], "--model", "x" * 300, *flags[1:])
+def test_model_name_that_no_file_can_have_is_refused(command, flags):
+    code, _, stderr = command(flags[0], "--model", "x" * 300, *flags[1:])
     assert code == 2
-    assert "no file can have this name" in complained
+    assert "no file can have this name" in stderr
 
 
 @pytest.mark.parametrize(
@@ -154,59 +158,60 @@ def test_a_name_that_no_model_can_have(command, flags):
         ("generate", "--max-new-tokens", "many"),
     ],
 )
-def test_a_wrong_flag(flags, capfd):
+def test_invalid_flag_is_refused(flags, capfd):
     with pytest.raises(SystemExit) as caught:
         main([flags[0], "--model", "x", *flags[1:]])
     assert caught.value.code == 2
     assert "error: argument --" in capfd.readouterr().err
 
 
-def test_rows_that_change_stop_a_run_from_going_on(place, command, monkeypatch):
-    module = sys.modules["jaxdistill.run.train"]
-    loop = module.run_loop
-    monkeypatch.setattr(module, "run_loop", lambda *a, **k: loop(*a, **{**k, "num_steps": 2}))
-    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED_EXIT_CODE
-    monkeypatch.undo()
-    rows = (place / "rows.jsonl").read_text().replace("It is 2.", "It is two.")
-    (place / "rows.jsonl").write_text(rows)
-    code, _, complained = command("train", place / "config.yaml")
+def train_two_steps(workspace, command, monkeypatch):
+    module = sys.modules["jaxdistill.run.train"]  # the package's `train` is the function
+    loop = module.train_loop
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train_loop", lambda *a, **k: loop(*a, **{**k, "num_steps": 2}))
+        assert command("train", workspace / "config.yaml")[0] == module.INTERRUPTED_EXIT_CODE
+
+
+def test_run_does_not_continue_with_changed_rows(workspace, command, monkeypatch):
+    train_two_steps(workspace, command, monkeypatch)
+    rows = (workspace / "rows.jsonl").read_text().replace("It is 2.", "It is two.")
+    (workspace / "rows.jsonl").write_text(rows)
+    code, _, stderr = command("train", workspace / "config.yaml")
     assert code == 2
-    assert "the rows' content" in complained
+    assert "the rows' content" in stderr
 
 
-def test_two_runs_do_not_share_a_folder(place, command):
-    with RunFolder(place / "run").lock():
-        code, _, complained = command("train", place / "config.yaml")
+def test_two_processes_cannot_train_in_one_folder(workspace, command):
+    with RunFolder(workspace / "run").lock():
+        code, _, stderr = command("train", workspace / "config.yaml")
     assert code == 2
-    assert "another process is training" in complained
+    assert "another process is training" in stderr
 
 
-def test_looking_at_a_run_leaves_it_alone(place, command, monkeypatch):
-    module = sys.modules["jaxdistill.run.train"]
-    loop = module.run_loop
-    monkeypatch.setattr(module, "run_loop", lambda *a, **k: loop(*a, **{**k, "num_steps": 2}))
-    assert command("train", place / "config.yaml")[0] == module.INTERRUPTED_EXIT_CODE
-    unfinished = place / "run" / "checkpoints" / "4.orbax-checkpoint-tmp"
+def test_export_does_not_change_an_unfinished_run(workspace, command, monkeypatch):
+    train_two_steps(workspace, command, monkeypatch)
+    unfinished = workspace / "run" / "checkpoints" / "4.orbax-checkpoint-tmp"
     unfinished.mkdir()
-    code, _, complained = command(
-        "export", "--model", place / "run", "--out", place / "out", "--dtype", "bfloat16"
+    code, _, stderr = command(
+        "export", "--model", workspace / "run", "--out", workspace / "out", "--dtype", "bfloat16"
     )
-    assert code == 0, complained
-    assert json.loads((place / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert code == 0, stderr
+    assert json.loads((workspace / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     assert unfinished.is_dir()
 
 
 @pytest.mark.parametrize(
-    ("heldout", "said"),
+    ("heldout", "expected"),
     [(0.0, ("train/loss is nan", "rows.jsonl:")), (0.2, ("forward_kl is NaN. The teacher's",))],
 )
-def test_a_teacher_of_nan_stops_the_run(place, command, heldout: float, said: tuple[str, ...]):
-    teacher = load_file(place / "teacher" / "model.safetensors")
-    shutil.copytree(place / "teacher", place / "broken")
-    broken = {name: np.full_like(tensor, np.nan) for name, tensor in teacher.items()}
-    save_file(broken, place / "broken" / "model.safetensors", metadata={"format": "pt"})
-    changes = [f"teacher.model={place}/broken", "objectives=[{type: forward_kl}]"]
-    changes += [f"data.heldout={heldout}"]
-    code, _, complained = command("train", place / "config.yaml", *changes)
+def test_teacher_with_nan_weights_stops_the_run(workspace, command, heldout, expected):
+    teacher = load_file(workspace / "teacher" / "model.safetensors")
+    shutil.copytree(workspace / "teacher", workspace / "broken")
+    weights = {name: np.full_like(tensor, np.nan) for name, tensor in teacher.items()}
+    save_file(weights, workspace / "broken" / "model.safetensors", metadata={"format": "pt"})
+    overrides = [f"teacher.model={workspace}/broken", "objectives=[{type: forward_kl}]"]
+    overrides += [f"data.heldout={heldout}"]
+    code, _, stderr = command("train", workspace / "config.yaml", *overrides)
     assert code == 2
-    assert all(part in complained for part in said), complained
+    assert all(part in stderr for part in expected), stderr

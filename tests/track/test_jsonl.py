@@ -11,7 +11,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.track import JsonlTracker
 
 
-def record(path, steps, *, restored_step=None, seconds=0.0):
+def write_records(path, steps, *, restored_step=None, seconds=0.0):
     tracker = JsonlTracker(path, restored_step=restored_step)
     for step in steps:
         loss = float(np.float32(1) / np.float32(step + 3))
@@ -21,24 +21,24 @@ def record(path, steps, *, restored_step=None, seconds=0.0):
     tracker.close()
 
 
-def untimed(path):
+def records_without_times(path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
-def test_floats_come_back_to_the_bit(tmp_path_factory, value):
+def test_floats_are_read_back_bit_for_bit(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("record") / "metrics.jsonl"
     tracker = JsonlTracker(path)
     tracker.log_metrics(1, {"train/loss": value})
     tracker.close()
-    back = json.loads(path.read_text())["train/loss"]
-    assert math.copysign(1, back) == math.copysign(1, value)
-    assert back == value
+    actual = json.loads(path.read_text())["train/loss"]
+    assert math.copysign(1, actual) == math.copysign(1, value)
+    assert actual == value
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_null_and_the_line_is_json(tmp_path, value):
+def test_nonfinite_value_is_null_and_the_line_is_json(tmp_path, value):
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
     tracker.log_metrics(1, {"train/loss": value})
     tracker.close()
@@ -46,25 +46,25 @@ def test_what_is_not_finite_is_null_and_the_line_is_json(tmp_path, value):
     assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "train/loss": None}
 
 
-@pytest.mark.parametrize("torn", ["", '{"step": 9, "train/lo', '{"step": 4'])
-def test_a_continued_record_equals_an_undisturbed_one(tmp_path, torn):
-    record(tmp_path / "whole.jsonl", range(12))
-    broken = tmp_path / "broken.jsonl"
-    record(broken, range(9), seconds=5.0)
-    with broken.open("a") as file:
-        file.write(torn)
-    record(broken, range(7, 12), restored_step=6, seconds=9.0)
-    assert untimed(broken) == untimed(tmp_path / "whole.jsonl")
+@pytest.mark.parametrize("incomplete_line", ["", '{"step": 9, "train/lo', '{"step": 4'])
+def test_continued_record_equals_an_undisturbed_one(tmp_path, incomplete_line):
+    write_records(tmp_path / "whole.jsonl", range(12))
+    continued = tmp_path / "continued.jsonl"
+    write_records(continued, range(9), seconds=5.0)
+    with continued.open("a") as file:
+        file.write(incomplete_line)
+    write_records(continued, range(7, 12), restored_step=6, seconds=9.0)
+    assert records_without_times(continued) == records_without_times(tmp_path / "whole.jsonl")
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_fresh_run_starts_an_empty_record(tmp_path):
-    record(tmp_path / "metrics.jsonl", range(4))
-    record(tmp_path / "metrics.jsonl", range(2))
-    assert len(untimed(tmp_path / "metrics.jsonl")) == 2
+def test_new_run_starts_an_empty_record(tmp_path):
+    write_records(tmp_path / "metrics.jsonl", range(4))
+    write_records(tmp_path / "metrics.jsonl", range(2))
+    assert len(records_without_times(tmp_path / "metrics.jsonl")) == 2
 
 
-def test_a_full_disk_is_one_line(tmp_path):
+def test_full_disk_is_one_line(tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")

@@ -17,6 +17,7 @@ from jaxdistill.sharding import MeshConfig, make_mesh
 from jaxdistill.train import (
     AdamW,
     Checkpoints,
+    Elapsed,
     abstract_state,
     init_state,
     state_shardings,
@@ -26,32 +27,32 @@ AXES = {"w": ("embed", "mlp"), "layers": {"scale": ("layers", "embed")}}
 
 
 def build(mesh_config=None, *, embed=8, optimizer=AdamW(), seed=0):  # noqa: B008
-    """A state with nothing but random numbers in it, and what describes it."""
+    """Return the template of a state, and a state of random numbers."""
     mesh = make_mesh(mesh_config or MeshConfig())
     params = {"w": jnp.zeros((embed, 4)), "layers": {"scale": jnp.zeros((2, embed))}}
-    places = {"w": PartitionSpec("fsdp", "tensor"), "layers": {"scale": PartitionSpec()}}
-    places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), places)
+    specs = {"w": PartitionSpec("fsdp", "tensor"), "layers": {"scale": PartitionSpec()}}
+    param_shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
     transform = optimizer.make_optimizer(100, AXES)
-    shardings = state_shardings(mesh, params, places, transform)
-    like = abstract_state(params, transform, shardings)
+    shardings = state_shardings(mesh, params, param_shardings, transform)
+    template = abstract_state(params, transform, shardings)
     random = np.random.default_rng(seed)
     state = jax.tree.map(
         lambda leaf: (100 * random.normal(size=leaf.shape)).astype(leaf.dtype),
         init_state(params, transform, shardings),
     )
-    return like, jax.device_put(state, shardings)
+    return template, jax.device_put(state, shardings)
 
 
-def at(state, step):
+def at_step(state, step):
     return dataclasses.replace(state, step=jnp.full_like(state.step, step))
 
 
-def opened(directory, *, keep=2, **fingerprint):
+def open_checkpoints(directory, *, keep=2, **fingerprint):
     return Checkpoints(directory, keep=keep, fingerprint=fingerprint)
 
 
-def assert_equal(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+def assert_equal(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.fixture(scope="module")
@@ -59,41 +60,49 @@ def built():
     return build()
 
 
-def test_a_checkpoint_comes_back_to_the_bit(tmp_path, built):
-    like, state = built
-    checkpoints = opened(tmp_path)
+def test_checkpoint_is_restored_bit_for_bit(tmp_path, built):
+    template, state = built
+    checkpoints = open_checkpoints(tmp_path)
     assert checkpoints.latest_step is None
-    assert checkpoints.restore(like) is None
-    checkpoints.save(at(state, 5), {"next_index": 17}, {"seconds": 1.5})
-    restored = opened(tmp_path).restore(like)
-    assert restored.elapsed == {"seconds": 1.5}
-    assert_equal(restored.state, at(state, 5))
+    assert checkpoints.restore(template) is None
+    checkpoints.save(at_step(state, 5), {"next_index": 17}, Elapsed(1.5, 1.25, 7))
+    restored = open_checkpoints(tmp_path).restore(template)
+    assert restored.elapsed == Elapsed(1.5, 1.25, 7)
+    assert_equal(restored.state, at_step(state, 5))
     assert restored.data_state == {"next_index": 17}
     assert restored.skipped == ()
 
 
-def test_it_holds_the_state_and_nothing_else(tmp_path, built):
+def test_checkpoint_without_elapsed_times_is_restored(tmp_path, built):
+    template, state = built
+    open_checkpoints(tmp_path).save(state, {})
+    path = tmp_path / str(int(state.step)) / "run" / "metadata"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "effort": {}}))
+    assert open_checkpoints(tmp_path).restore(template).elapsed == Elapsed()
+
+
+def test_checkpoint_holds_only_the_state(tmp_path, built):
     _, state = built
-    opened(tmp_path).save(at(state, 1), {})
+    open_checkpoints(tmp_path).save(at_step(state, 1), {})
     written = json.loads((tmp_path / "1" / "state" / "_METADATA").read_text())["tree_metadata"]
     roots = {ast.literal_eval(name)[0] for name in written}
     assert roots == {"step", "params", "opt_state"}
 
 
-def test_the_latest_are_kept_and_the_newest_is_read(tmp_path, built):
-    like, state = built
-    checkpoints = opened(tmp_path, keep=2)
+def test_newest_checkpoints_are_kept_and_the_last_is_read(tmp_path, built):
+    template, state = built
+    checkpoints = open_checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
-        checkpoints.save(at(state, step), {})
+        checkpoints.save(at_step(state, step), {})
     assert sorted(os.listdir(tmp_path)) == ["2", "3"]
-    assert int(opened(tmp_path).restore(like).state.step) == 3
+    assert int(open_checkpoints(tmp_path).restore(template).state.step) == 3
 
 
-def test_a_step_is_saved_once(tmp_path, built):
+def test_step_is_saved_once(tmp_path, built):
     _, state = built
-    checkpoints = opened(tmp_path)
-    checkpoints.save(at(state, 1), {})
-    checkpoints.save(at(state, 1), {})
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(at_step(state, 1), {})
+    checkpoints.save(at_step(state, 1), {})
     assert os.listdir(tmp_path) == ["1"]
 
 
@@ -104,78 +113,80 @@ def test_a_step_is_saved_once(tmp_path, built):
         (MeshConfig(data=1, fsdp=2, tensor=2), MeshConfig(data=4)),
     ],
 )
-def test_it_comes_back_on_another_mesh(tmp_path, saved, restored):
+def test_checkpoint_is_restored_on_another_mesh(tmp_path, saved, restored):
     _, state = build(saved)
-    opened(tmp_path).save(at(state, 1), {})
-    like, _ = build(restored)
-    back = opened(tmp_path).restore(like).state
-    assert_equal(back, at(state, 1))
-    assert jax.tree.map(lambda leaf: leaf.sharding, back) == jax.tree.map(
-        lambda leaf: leaf.sharding, like
+    open_checkpoints(tmp_path).save(at_step(state, 1), {})
+    template, _ = build(restored)
+    actual = open_checkpoints(tmp_path).restore(template).state
+    assert_equal(actual, at_step(state, 1))
+    assert jax.tree.map(lambda leaf: leaf.sharding, actual) == jax.tree.map(
+        lambda leaf: leaf.sharding, template
     )
 
 
-def test_a_killed_save_leaves_the_one_before(tmp_path, built):
-    like, state = built
-    checkpoints = opened(tmp_path)
-    checkpoints.save(at(state, 1), {"next_index": 1})
-    # What a kill leaves: everything written, nothing renamed.
+def test_killed_save_leaves_the_previous_checkpoint(tmp_path, built):
+    template, state = built
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(at_step(state, 1), {"next_index": 1})
+    # A kill may leave a checkpoint that is complete but not renamed.
     shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
-    again = opened(tmp_path)
-    assert again.restore(like).data_state == {"next_index": 1}
-    again.save(at(state, 2), {})
+    reopened = open_checkpoints(tmp_path)
+    assert reopened.restore(template).data_state == {"next_index": 1}
+    reopened.save(at_step(state, 2), {})
     assert sorted(os.listdir(tmp_path)) == ["1", "2"]
 
 
-def torn(place):
-    for file in (place / "state").rglob("d/*"):
+def truncate_arrays(path):
+    for file in (path / "state").rglob("d/*"):
         os.truncate(file, file.stat().st_size // 2)
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
-        torn,
-        lambda place: shutil.rmtree(place / "state"),
-        lambda place: shutil.rmtree(place / "run"),
-        lambda place: (place / "run" / "metadata").write_text("{"),
-        lambda place: (place / "state" / "_METADATA").unlink(),
-        lambda place: [file.unlink() for file in place.rglob("*") if file.is_file()],
+        truncate_arrays,
+        lambda path: shutil.rmtree(path / "state"),
+        lambda path: shutil.rmtree(path / "run"),
+        lambda path: (path / "run" / "metadata").write_text("{"),
+        lambda path: (path / "state" / "_METADATA").unlink(),
+        lambda path: [file.unlink() for file in path.rglob("*") if file.is_file()],
     ],
 )
-def test_an_unreadable_checkpoint_gives_way_to_the_one_before(tmp_path, built, harm):
-    like, state = built
-    checkpoints = opened(tmp_path)
+def test_unreadable_checkpoint_is_skipped_for_the_previous_one(tmp_path, built, damage):
+    template, state = built
+    checkpoints = open_checkpoints(tmp_path)
     for step in (1, 2):
-        checkpoints.save(at(state, step), {"next_index": step})
-    harm(tmp_path / "2")
-    again = opened(tmp_path)
-    restored = again.restore(like)
-    assert_equal(restored.state, at(state, 1))
+        checkpoints.save(at_step(state, step), {"next_index": step})
+    damage(tmp_path / "2")
+    reopened = open_checkpoints(tmp_path)
+    restored = reopened.restore(template)
+    assert_equal(restored.state, at_step(state, 1))
     assert restored.data_state == {"next_index": 1}
     (line,) = restored.skipped
     assert line.startswith(f"{tmp_path}/2: cannot be read")
-    again.save(at(state, 2), {"next_index": 2})
-    assert opened(tmp_path).restore(like).data_state == {"next_index": 2}
+    reopened.save(at_step(state, 2), {"next_index": 2})
+    assert open_checkpoints(tmp_path).restore(template).data_state == {"next_index": 2}
     assert (tmp_path / "unreadable-2").exists()
 
 
-def test_when_none_can_be_read_nothing_is_begun_anew(tmp_path, built):
-    like, state = built
-    opened(tmp_path).save(at(state, 1), {})
-    torn(tmp_path / "1")
+def test_no_new_run_starts_if_no_checkpoint_can_be_read(tmp_path, built):
+    template, state = built
+    open_checkpoints(tmp_path).save(at_step(state, 1), {})
+    truncate_arrays(tmp_path / "1")
     with pytest.raises(UserError, match="cannot be read"):
-        opened(tmp_path).restore(like)
+        open_checkpoints(tmp_path).restore(template)
     assert (tmp_path / "1").exists()
 
 
-def test_another_run_is_refused_by_name(tmp_path, built):
-    like, state = built
+def test_changed_fingerprint_is_refused_by_field(tmp_path, built):
+    template, state = built
     fingerprint = {"seed": 0, "student.layers": 10, "train.optimizer.b1": 0.9}
-    opened(tmp_path, **fingerprint).save(at(state, 1), {})
-    assert opened(tmp_path, **fingerprint).restore(like)
+    open_checkpoints(tmp_path, **fingerprint).save(at_step(state, 1), {})
+    assert open_checkpoints(tmp_path, **fingerprint).restore(template)
     with pytest.raises(UserError) as caught:
-        opened(tmp_path, **{**fingerprint, "seed": 1, "student.layers": 12}).restore(like)
+        open_checkpoints(tmp_path, **{**fingerprint, "seed": 1, "student.layers": 12}).restore(
+            template
+        )
     seed, layers, cure = caught.value.lines
     assert seed == f"{tmp_path}/1: was written with seed = 0, not 1."
     assert "student.layers = 10, not 12" in layers
@@ -183,31 +194,31 @@ def test_another_run_is_refused_by_name(tmp_path, built):
 
 
 @pytest.mark.parametrize(
-    ("other", "named"),
+    ("changes", "expected"),
     [
         ({"embed": 12}, "`params.w` is float32[8, 4], and this config makes it float32[12, 4]"),
         ({"optimizer": AdamW(clip_norm=None)}, "`opt_state."),
     ],
 )
-def test_other_shapes_are_refused_by_name(tmp_path, built, other, named):
+def test_changed_shapes_are_refused_by_array(tmp_path, built, changes, expected):
     _, state = built
-    opened(tmp_path).save(at(state, 1), {})
-    like, _ = build(**other)
+    open_checkpoints(tmp_path).save(at_step(state, 1), {})
+    template, _ = build(**changes)
     with pytest.raises(UserError) as caught:
-        opened(tmp_path).restore(like)
-    assert any(named in line for line in caught.value.lines)
+        open_checkpoints(tmp_path).restore(template)
+    assert any(expected in line for line in caught.value.lines)
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, built, capfd):
-    like, state = built
-    checkpoints = opened(tmp_path)
-    checkpoints.save(at(state, 1), {"next_index": 1})
+def test_full_disk_keeps_the_last_good_checkpoint(tmp_path, built, capfd):
+    template, state = built
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(at_step(state, 1), {"next_index": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
     try:
         with pytest.raises(UserError) as caught:
-            checkpoints.save(at(state, 2), {})
+            checkpoints.save(at_step(state, 2), {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
@@ -217,12 +228,12 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, built, capfd):
     assert f"the last good one is {tmp_path}/1" in line
     assert "Traceback" not in capfd.readouterr().err
     assert os.listdir(tmp_path) == ["1"]
-    assert opened(tmp_path).restore(like).data_state == {"next_index": 1}
-    checkpoints.save(at(state, 2), {"next_index": 2})
-    assert opened(tmp_path).restore(like).data_state == {"next_index": 2}
+    assert open_checkpoints(tmp_path).restore(template).data_state == {"next_index": 1}
+    checkpoints.save(at_step(state, 2), {"next_index": 2})
+    assert open_checkpoints(tmp_path).restore(template).data_state == {"next_index": 2}
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="no checkpoint can be written here"):
-        opened(tmp_path / "file" / "checkpoints")
+        open_checkpoints(tmp_path / "file" / "checkpoints")

@@ -16,29 +16,29 @@ from jaxdistill.errors import UserError
 from jaxdistill.report import training_effort
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh
 from jaxdistill.track import JsonlTracker
-from jaxdistill.train import Checkpoints, NonFiniteError, TrainState, train_loop
+from jaxdistill.train import Checkpoints, Hook, NonFiniteError, TrainState, train_loop
 from jaxdistill.train.interrupt import Interrupt
 from jaxdistill.types import Batch
 
 MESH = make_mesh(MeshConfig())
 
 
-class Counting:
-    """An iterator whose batch n is full of n: easy to follow, and it can be rewound."""
+class CountingBatches:
+    """Iterator whose n-th batch holds the number n everywhere; its state can be restored."""
 
     def __init__(self, at=0):
         self.at = at
 
     def __next__(self):
         self.at += 1
-        full = np.full((4, 2), self.at, np.int32)
+        tokens = np.full((4, 2), self.at, np.int32)
         return Batch(
-            tokens=full,
-            labels=full,
+            tokens=tokens,
+            labels=tokens,
             loss_mask=np.ones((4, 2), np.float32),
-            positions=full,
-            segment_ids=full,
-            example_ids=full + np.array([[0, 1], [0, 1], [10, 10], [-99, -99]]),
+            positions=tokens,
+            segment_ids=tokens,
+            example_ids=tokens + np.array([[0, 1], [0, 1], [10, 10], [-99, -99]]),
         )
 
     def get_state(self):
@@ -47,15 +47,15 @@ class Counting:
 
 @jax.jit
 def step(state, teacher_params, batch):
-    """A state that remembers the mean of the batches that it saw."""
+    """Add the mean of the batch to the state."""
     value = batch.tokens.astype(jnp.float32).mean()
     metrics = {"train/loss": value * teacher_params, "train/tokens": jnp.int32(8)}
-    seen = state.params["seen"] + value * teacher_params
-    return TrainState(state.step + 1, {"seen": seen}, ()), metrics
+    total = state.params["total"] + value * teacher_params
+    return TrainState(state.step + 1, {"total": total}, ()), metrics
 
 
-def fresh():
-    return TrainState(jnp.int32(0), {"seen": jnp.float32(0)}, ())
+def initial_state():
+    return TrainState(jnp.int32(0), {"total": jnp.float32(0)}, ())
 
 
 def run(tmp_path=None, *, state=None, batches=None, num_steps=7, save_every_steps=3, **kwargs):
@@ -65,9 +65,9 @@ def run(tmp_path=None, *, state=None, batches=None, num_steps=7, save_every_step
     options = {"log_every_steps": 2, "trackers": [], "step": step, **kwargs}
     return train_loop(
         options.pop("step"),
-        state or fresh(),
+        state or initial_state(),
         jnp.float32(1),
-        batches or Counting(),
+        batches or CountingBatches(),
         num_steps=num_steps,
         sharding=batch_sharding(MESH),
         checkpoints=checkpoints,
@@ -76,7 +76,7 @@ def run(tmp_path=None, *, state=None, batches=None, num_steps=7, save_every_step
     )
 
 
-class Recorder:
+class RecordingTracker:
     def __init__(self):
         self.lines = []
 
@@ -90,43 +90,38 @@ class Recorder:
         pass
 
 
-def test_every_batch_is_seen_once_and_the_record_is_at_its_steps():
-    tracker = Recorder()
-    hooked = []
+def test_every_batch_is_used_once_and_records_have_their_steps():
+    tracker = RecordingTracker()
+    hook_calls = []
 
     def hook(step, state):
-        hooked.append((step, float(state.params["seen"])))
-        return {"eval/seen": hooked[-1][1]}
+        hook_calls.append((step, float(state.params["total"])))
+        return {"eval/total": hook_calls[-1][1]}
 
-    state = run(trackers=[tracker], hooks=[(3, hook)])
+    state = run(trackers=[tracker], hooks=[Hook(3, hook)])
     assert int(state.step) == 7
-    assert float(state.params["seen"]) == sum(range(1, 8))
-    assert hooked == [(3, 6.0), (6, 21.0)]
-    assert [
-        (at, values["train/loss"]) for at, values in tracker.lines if "train/loss" in values
-    ] == [
-        (2, 2.0),
-        (4, 4.0),
-        (6, 6.0),
-        (7, 7.0),
-    ]
+    assert float(state.params["total"]) == sum(range(1, 8))
+    assert hook_calls == [(3, 6.0), (6, 21.0)]
+    losses = [(at, values["train/loss"]) for at, values in tracker.lines if "train/loss" in values]
+    assert losses == [(2, 2.0), (4, 4.0), (6, 6.0), (7, 7.0)]
     assert [at for at, _ in tracker.lines] == [2, 3, 4, 6, 6, 7]
     for _, values in tracker.lines:
-        timed = {name for name in values if name.startswith("time/")}
-        assert timed == (
-            {"time/seconds", "time/tokens_per_second"} if "train/loss" in values else set()
-        )
+        times = {name for name in values if name.startswith("time/")}
+        expected = {"time/seconds", "time/tokens_per_second"} if "train/loss" in values else set()
+        assert times == expected
 
 
-def test_checkpoints_hold_the_place_in_the_data(tmp_path):
+def test_checkpoints_hold_the_state_of_the_data(tmp_path):
     run(tmp_path)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["3", "6", "7"]
-    restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={}).restore(like(fresh()))
+    restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={}).restore(
+        template(initial_state())
+    )
     assert restored.data_state == {"at": 7}
-    assert float(restored.state.params["seen"]) == sum(range(1, 8))
+    assert float(restored.state.params["total"]) == sum(range(1, 8))
 
 
-def like(state):
+def template(state):
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
@@ -134,27 +129,29 @@ def like(state):
 
 @pytest.mark.parametrize("bad_step", [1, 4, 6, 7])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, bad_step, value):
-    def breaking(state, teacher_params, batch):
+def test_nonfinite_loss_stops_the_run(tmp_path, bad_step, value):
+    def failing_step(state, teacher_params, batch):
         factor = jnp.where(state.step + 1 == bad_step, value, teacher_params)
         return step(state, factor, batch)
 
-    tracker = Recorder()
+    tracker = RecordingTracker()
     with pytest.raises(NonFiniteError) as caught:
-        run(tmp_path, step=breaking, trackers=[tracker])
+        run(tmp_path, step=failing_step, trackers=[tracker])
     assert isinstance(caught.value, UserError)
-    where, rows, cure = caught.value.lines
-    assert where == f"step {bad_step}: train/loss is {value}."
+    message, rows, cure = caught.value.lines
+    assert message == f"step {bad_step}: train/loss is {value}."
     assert rows.endswith(f"rows {bad_step}, {bad_step + 1}, {bad_step + 10}.")
-    saved = [saved for saved in (3, 6) if saved < bad_step]
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == [str(one) for one in saved]
-    good = f"{tmp_path}/checkpoints/{saved[-1]}" if saved else "no checkpoint before it"
-    assert good in cure
+    saved_steps = [step for step in (3, 6) if step < bad_step]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == [str(step) for step in saved_steps]
+    last_good = "no checkpoint before it"
+    if saved_steps:
+        last_good = f"{tmp_path}/checkpoints/{saved_steps[-1]}"
+    assert last_good in cure
     assert all(at < bad_step for at, _ in tracker.lines)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+def test_signal_stops_after_the_step_saves_and_tells_how_to_continue(
     tmp_path, monkeypatch, number, capfd
 ):
     console = Console(file=io.StringIO(), width=40)
@@ -166,7 +163,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
         return {}
 
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
-    state = run(tmp_path, trackers=[tracker], hooks=[(4, hook)])
+    state = run(tmp_path, trackers=[tracker], hooks=[Hook(4, hook)])
     tracker.close()
     assert int(state.step) == 5
     text = console.file.getvalue()
@@ -175,27 +172,29 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert "once more stops at once" in capfd.readouterr().err
     assert signal.getsignal(number) == before
 
-    restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={}).restore(like(state))
+    restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={}).restore(
+        template(state)
+    )
     tracker = JsonlTracker(tmp_path / "metrics.jsonl", restored_step=5)
     state = run(
         tmp_path,
         state=restored.state,
-        batches=Counting(**restored.data_state),
+        batches=CountingBatches(**restored.data_state),
         trackers=[tracker],
-        effort=restored.elapsed,
+        elapsed=restored.elapsed,
     )
     tracker.close()
-    assert float(state.params["seen"]) == sum(range(1, 8))
+    assert float(state.params["total"]) == sum(range(1, 8))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 7]
-    # Step 5 was saved between two records: what it cost is not lost.
+    # Step 5 was saved between two records: its time and tokens are not lost.
     seconds = [line["time/seconds"] for line in lines if "time/seconds" in line]
     assert seconds == sorted(seconds)
     assert training_effort(lines) == (7 * 8, pytest.approx(seconds[-1]))
 
 
-def test_a_second_signal_is_not_held_back(capfd):
-    with Interrupt() as interrupt:
+def test_second_signal_acts_at_once(capfd):
+    with Interrupt.catch() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.signal_name == "SIGINT"
         assert interrupt.should_stop()
@@ -203,35 +202,35 @@ def test_a_second_signal_is_not_held_back(capfd):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_signal_that_was_ignored_stays_ignored():
+def test_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Interrupt() as interrupt:
+        with Interrupt.catch() as interrupt:
             os.kill(os.getpid(), signal.SIGINT)
             assert not interrupt.should_stop()
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_finished_run_is_left_alone(tmp_path):
-    done = dataclasses.replace(fresh(), step=jnp.int32(7))
-    batches = Counting()
+def test_finished_run_does_not_change(tmp_path):
+    done = dataclasses.replace(initial_state(), step=jnp.int32(7))
+    batches = CountingBatches()
     assert run(tmp_path, state=done, batches=batches) is done
     assert batches.at == 0
     assert os.listdir(tmp_path / "checkpoints") == []
 
 
-def test_the_next_batch_is_made_before_numbers_are_read():
-    order = []
+def test_next_batch_is_prepared_before_metrics_are_read():
+    events = []
 
-    class Watched(Counting):
+    class ObservedBatches(CountingBatches):
         def __next__(self):
-            order.append(f"make {self.at + 1}")
+            events.append(f"make {self.at + 1}")
             return super().__next__()
 
-    class Watching(Recorder):
+    class ObservedTracker(RecordingTracker):
         def log_metrics(self, step, values):
-            order.append(f"read {step}")
+            events.append(f"read {step}")
 
-    run(batches=Watched(), trackers=[Watching()], log_every_steps=1, num_steps=3)
-    assert order == ["make 1", "make 2", "read 1", "make 3", "read 2", "read 3"]
+    run(batches=ObservedBatches(), trackers=[ObservedTracker()], log_every_steps=1, num_steps=3)
+    assert events == ["make 1", "make 2", "read 1", "make 3", "read 2", "read 3"]

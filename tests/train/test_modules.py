@@ -1,17 +1,17 @@
-"""What objectives learn beside the student: it is trained, placed, saved and restored with it."""
+"""Modules of objectives: trained, sharded, saved and restored beside the student."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import PLAIN, RTOL, assert_same, copied, one_step, placed
+from test_step import PLAIN, RTOL, assert_same_step, copied, sharded, take_step
 from tiny_run import assemble, data
 
 from jaxdistill.sharding import MeshConfig
 from jaxdistill.train import AdamW, Checkpoints
 from jaxdistill.train.schedules import Constant
 
-LEARNING = {"objectives": ("dskd", "cross_entropy"), "weights": (0.5, 0.5)}
+TRAINABLE = {"objectives": ("dskd", "cross_entropy"), "weights": (0.5, 0.5)}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def plain(batch):
-    return one_step(batch, devices=1, **LEARNING)
+    return take_step(batch, devices=1, **TRAINABLE)
 
 
 @pytest.mark.parametrize(
@@ -33,44 +33,42 @@ def plain(batch):
     ],
     ids=["accumulated", "data", "fsdp and tensor"],
 )
-def test_neither_accumulation_nor_the_mesh_changes_anything(
-    batch, plain, mesh, devices, accumulate
-):
+def test_accumulation_and_mesh_do_not_change_a_step(batch, plain, mesh, devices, accumulate):
     options = {"mesh_config": mesh, "devices": devices, "accumulate": accumulate}
-    assert_same(one_step(batch, **options, **LEARNING), plain)
+    assert_same_step(take_step(batch, **options, **TRAINABLE), plain)
 
 
-def test_the_norm_of_the_gradient_is_of_all_and_the_parts_are_recorded(plain):
-    metrics, found = plain[:2]
-    assert found["dskd"]["to_student"]["kernel"].any()
-    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(found))) / 0.1
+def test_gradient_norm_includes_modules_and_terms_are_recorded(plain):
+    metrics, moments = plain[:2]
+    assert moments["dskd"]["to_student"]["kernel"].any()
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(moments))) / 0.1
     np.testing.assert_allclose(metrics["train/grad_norm"], norm, rtol=RTOL)
-    parts = [value for name, value in metrics.items() if name.startswith("train/dskd_")]
-    assert len(parts) == 3
-    np.testing.assert_allclose(metrics["train/dskd"], sum(parts), rtol=RTOL)
+    terms = [value for name, value in metrics.items() if name.startswith("train/dskd_")]
+    assert len(terms) == 3
+    np.testing.assert_allclose(metrics["train/dskd"], sum(terms), rtol=RTOL)
     expected = 0.5 * metrics["train/dskd"] + 0.5 * metrics["train/cross_entropy"]
     np.testing.assert_allclose(metrics["train/loss"], expected, rtol=RTOL)
 
 
-def test_a_run_goes_on_to_the_same_bits(tmp_path, batch):
-    tiny = assemble(devices=1, optimizer=PLAIN, **LEARNING)
+def test_run_with_modules_continues_to_the_same_bits(tmp_path, batch):
+    tiny = assemble(devices=1, optimizer=PLAIN, **TRAINABLE)
 
-    def stepped(state, count):
+    def take_steps(state, count):
         for _ in range(count):
-            state, _ = tiny.step(state, tiny.teacher_params, placed(batch, tiny))
+            state, _ = tiny.step(state, tiny.teacher_params, sharded(batch, tiny))
         return state
 
-    whole = jax.device_get(stepped(copied(tiny.state), 4))
+    whole = jax.device_get(take_steps(copied(tiny.state), 4))
     checkpoints = Checkpoints(tmp_path, fingerprint={})
-    checkpoints.save(stepped(copied(tiny.state), 2), {})
-    restored = checkpoints.restore(tiny.like)
+    checkpoints.save(take_steps(copied(tiny.state), 2), {})
+    restored = checkpoints.restore(tiny.template)
     checkpoints.close()
-    jax.tree.map(np.testing.assert_array_equal, stepped(restored.state, 2), whole)
-    began, ended = (state.modules["dskd"]["to_teacher"]["bias"] for state in (tiny.state, whole))
-    assert np.abs(began - ended).min() > 0
+    jax.tree.map(np.testing.assert_array_equal, take_steps(restored.state, 2), whole)
+    before, after = (state.modules["dskd"]["to_teacher"]["bias"] for state in (tiny.state, whole))
+    assert np.abs(before - after).min() > 0
 
 
-def test_modules_have_a_learning_rate_of_their_own():
+def test_modules_have_their_own_learning_rate():
     optimizer = AdamW(learning_rate=0.1, schedule=Constant(), eps=1e-8)
     params = {"student": {"w": jnp.ones((2, 2))}, "dskd": {"w": jnp.ones((2, 2))}}
     axes = jax.tree.map(lambda leaf: (None, None), params)

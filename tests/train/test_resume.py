@@ -1,4 +1,4 @@
-"""A run that is killed and started again is the run that was never killed."""
+"""A killed and resumed run equals an undisturbed run."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def start(folder, pause_seconds=0.0):
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "JAX_PLATFORMS": "cpu",
-        # As in real runs: what the killed process compiled serves the one that goes on.
+        # As in real runs, the resumed process uses the programs that the killed one compiled.
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
     }
     folder.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def start(folder, pause_seconds=0.0):
         )
 
 
-def untimed(folder):
+def records_without_times(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
 
@@ -38,27 +38,29 @@ def untimed(folder):
 def last_step(folder):
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [json.loads(line)["step"] for line in lines if line.endswith("\n")]
-    return max(whole, default=0)
+    steps = [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+    return max(steps, default=0)
 
 
-def test_a_killed_run_continues_to_the_same_bits(tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+def test_killed_run_continues_to_the_same_bits(tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     kill_after = random.Random(os.getpid()).randrange(3, tiny_run.STEPS - 2)
-    undisturbed, killed = start(whole), start(broken, pause_seconds=0.3)
-    while last_step(broken) < kill_after:
-        assert killed.poll() is None, (broken / "errors.txt").read_text()
+    undisturbed, killed = start(whole), start(resumed, pause_seconds=0.3)
+    while last_step(resumed) < kill_after:
+        assert killed.poll() is None, (resumed / "errors.txt").read_text()
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert not (broken / "params.npz").exists(), "it was meant to be killed before its end"
+    assert not (resumed / "params.npz").exists(), "the run ended before it could be killed"
 
-    for folder, process in ((whole, undisturbed), (broken, start(broken))):
+    for folder, process in ((whole, undisturbed), (resumed, start(resumed))):
         assert process.wait(timeout=300) == 0, (folder / "errors.txt").read_text()
 
-    assert untimed(broken) == untimed(whole), f"killed after step {kill_after}"
-    assert len(untimed(whole)) == tiny_run.STEPS + tiny_run.STEPS // 2
-    with np.load(whole / "params.npz") as one, np.load(broken / "params.npz") as other:
-        assert set(one.files) == set(other.files)
-        for name in one.files:
-            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    assert records_without_times(resumed) == records_without_times(whole), (
+        f"killed after step {kill_after}"
+    )
+    assert len(records_without_times(whole)) == tiny_run.STEPS + tiny_run.STEPS // 2
+    with np.load(whole / "params.npz") as expected, np.load(resumed / "params.npz") as actual:
+        assert set(actual.files) == set(expected.files)
+        for name in expected.files:
+            np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)

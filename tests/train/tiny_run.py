@@ -1,6 +1,6 @@
-"""A whole run in miniature: real decoders, real data, random weights.
+"""Tiny training run: real decoders and batches, random weights.
 
-`python tiny_run.py FOLDER` trains it, and goes on where a killed run was; tests also import it.
+`python tiny_run.py FOLDER` trains it, or continues a killed run; tests also import its parts.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from jaxdistill.track import JsonlTracker
 from jaxdistill.train import (
     AdamW,
     Checkpoints,
+    Hook,
     TrainState,
     abstract_state,
     init_state,
@@ -34,7 +35,7 @@ from jaxdistill.train import (
 from jaxdistill.train.step import StepFunction
 from jaxdistill.types import Batch, HiddenSignal
 
-VOCAB_SIZE = 37  # the heads have 40 rows: three of them are padding
+VOCAB_SIZE = 37  # the LM heads have 40 rows: three of them are padding
 LENGTH, BATCH_SIZE, STEPS = 24, 8, 12
 
 STUDENT = models.DecoderConfig(
@@ -53,17 +54,17 @@ TEACHER = dataclasses.replace(STUDENT, embed_dim=24, layers=STUDENT.layers[:1] *
 
 
 def examples(count: int = 40) -> list[Example]:
-    """Rows of unlike lengths, whose first tokens (the prompt) do not count."""
+    """Return examples of different lengths, whose first tokens (the prompt) are not scored."""
     random = np.random.default_rng(0)
-    made = []
+    rows = []
     for row_id in range(count):
         size = int(random.integers(4, LENGTH))
         tokens = random.integers(1, VOCAB_SIZE, size).astype(np.int32)
-        scored = np.arange(size) >= max(1, size // 3)
-        made.append(
-            Example(tokens=tokens, loss_mask=scored, row_id=row_id, num_bytes=size, source="")
+        is_scored = np.arange(size) >= max(1, size // 3)
+        rows.append(
+            Example(tokens=tokens, loss_mask=is_scored, row_id=row_id, num_bytes=size, source="")
         )
-    return made
+    return rows
 
 
 def data(batch_size: int = BATCH_SIZE) -> Any:
@@ -72,18 +73,18 @@ def data(batch_size: int = BATCH_SIZE) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Tiny:
-    """The parts of a run on one mesh. The step donates its state: give it a copy."""
+    """Parts of a run on one mesh. The step donates its state: pass a copy."""
 
     mesh: jax.sharding.Mesh
     step: StepFunction
     state: TrainState
-    like: TrainState
+    template: TrainState
     teacher_params: Any
 
 
 @functools.cache
 def fresh_params(config: models.DecoderConfig, seed: int, dtype: str = "float32") -> Any:
-    """Random everywhere, norms too; NumPy's, which need no compilation."""
+    """Return random parameters, norms too, from NumPy, which compiles nothing."""
     random = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: jnp.asarray(random.normal(0.1, 0.2, leaf.shape), leaf.dtype),
@@ -97,7 +98,7 @@ def assemble(
     *,
     devices: int = 4,
     accumulate: int = 1,
-    chunk_rows: int = 16,
+    chunk_size: int = 16,
     objectives: tuple[str, ...] = ("forward_kl", "cross_entropy"),
     weights: tuple[Any, ...] = (0.5, 1.5, 2.5),
     optimizer: AdamW = AdamW(learning_rate=0.01, warmup_steps=3, weight_decay=0.1),  # noqa: B008
@@ -105,6 +106,7 @@ def assemble(
     student: models.DecoderConfig = STUDENT,
     dtype: str = "float32",
 ) -> Tiny:
+    """Build a tiny run on a mesh of `devices` devices."""
     mesh = make_mesh(mesh_config or MeshConfig(), jax.devices()[:devices])
     chosen = [
         OBJECTIVES[name](weight=weight) for name, weight in zip(objectives, weights, strict=False)
@@ -117,43 +119,43 @@ def assemble(
         {**axes, **jax.tree.map(lambda leaf: (None,) * leaf.ndim, modules)},
         learning_rate_scales(chosen),
     )
-    places = state_shardings(mesh, shapes, named_shardings(mesh, axes, shapes), transform, modules)
+    param_shardings = named_shardings(mesh, axes, shapes)
+    shardings = state_shardings(mesh, shapes, param_shardings, transform, modules)
     teacher_axes = models.parameter_axes(TEACHER)
     teacher_params = fresh_params(TEACHER, 1)
     teacher_shardings = named_shardings(mesh, teacher_axes, teacher_params)
 
-    def says(config: models.DecoderConfig, params: Any, batch: Batch) -> HiddenSignal:
+    def signal(config: models.DecoderConfig, params: Any, batch: Batch) -> HiddenSignal:
         hidden = models.forward_batch(config, params, batch).hidden
         head = models.lm_head(config, params, vocab_size=VOCAB_SIZE)
         return HiddenSignal(hidden, head, models.token_embedding(config, params))
 
+    needs_teacher = any(objective.needs_teacher for objective in chosen)
     step = make_step(
-        student_signal=functools.partial(says, student),
-        teacher_signal=functools.partial(says, TEACHER)
-        if any(o.compares for o in chosen)
-        else None,
+        student_signal=functools.partial(signal, student),
+        teacher_signal=functools.partial(signal, TEACHER) if needs_teacher else None,
         objectives=chosen,
         optimizer=transform,
         learning_rate=optimizer.learning_rate_schedule(num_steps),
-        shardings=places,
+        shardings=shardings,
         mesh=mesh,
         accumulate=accumulate,
-        chunk_size=chunk_rows,
+        chunk_size=chunk_size,
     )
     return Tiny(
         mesh,
-        jit_step(step, places, teacher_shardings, mesh),
-        init_state(fresh_params(student, 0, dtype), transform, places, modules),
-        abstract_state(shapes, transform, places, modules),
+        jit_step(step, shardings, teacher_shardings, mesh),
+        init_state(fresh_params(student, 0, dtype), transform, shardings, modules),
+        abstract_state(shapes, transform, shardings, modules),
         jax.device_put(teacher_params, teacher_shardings),
     )
 
 
 def main(folder: Path, pause_seconds: float = 0.0) -> None:
-    """Trains for `STEPS` steps, saving every third, and leaves the parameters in a file."""
+    """Train for `STEPS` steps, save every third, and write the parameters to `params.npz`."""
     tiny = assemble(devices=1)
     checkpoints = Checkpoints(folder / "checkpoints", keep=2, fingerprint={"seed": 3})
-    restored = checkpoints.restore(tiny.like)
+    restored = checkpoints.restore(tiny.template)
     state, iterator = tiny.state, data()
     if restored is not None:
         state = restored.state
@@ -162,7 +164,7 @@ def main(folder: Path, pause_seconds: float = 0.0) -> None:
     tracker = JsonlTracker(folder / "metrics.jsonl", restored_step=step)
 
     def pause(step: int, state: TrainState) -> dict[str, float]:
-        time.sleep(pause_seconds)  # so that a test has the time to kill
+        time.sleep(pause_seconds)  # gives a test the time to kill this process
         return {"eval/first": float(state.params["final_norm"]["scale"][0])}
 
     state = train_loop(
@@ -174,7 +176,7 @@ def main(folder: Path, pause_seconds: float = 0.0) -> None:
         sharding=batch_sharding(tiny.mesh),
         trackers=[tracker],
         log_every_steps=1,
-        hooks=[(2, pause)],
+        hooks=[Hook(2, pause)],
         checkpoints=checkpoints,
         save_every_steps=3,
     )
