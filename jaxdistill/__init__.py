@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Without PyTorch, `transformers` says on import that it misses it; its tokenizers do not.
+# Without PyTorch, `transformers` prints on import that it is missing; tokenizers do not need it.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def __getattr__(name: str) -> Any:
-    # JAX takes seconds to import, `jaxdistill --help` should not.
+    # Imported on first use: importing JAX takes seconds, and `jaxdistill --help` should not.
     if name in ("load", "Model"):
         from jaxdistill import model
 

@@ -1,4 +1,4 @@
-"""Files and directories that are either whole or not there, and names that a disk takes."""
+"""Atomic writes of files and directories, and checks of paths before anything is written."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxdistill.errors import UserError
 
 _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-# Libraries in Rust raise bare exceptions that end in the number of the system's error.
+# Libraries written in Rust raise plain exceptions whose message ends in the errno.
 _RUST_DISK_FULL = re.compile(
     rf"os error ({'|'.join(str(number) for number in _DISK_FULL_ERRNOS)})\)"
 )
@@ -22,15 +22,15 @@ _UNFINISHED_SUFFIX, _REPLACED_SUFFIX = ".unfinished", ".replaced"
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be made again."""
+    """Return the folder of this package's cached files, below `XDG_CACHE_HOME`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxdistill"
 
 
 def check_path_names(path: Path) -> None:
-    """See that a path can be looked up at all.
+    """Check that a file system can hold the names in a path.
 
     Raises:
-        UserError: A part of it is longer than any name can be, or holds a null character.
+        UserError: A name is longer than 255 bytes or holds a null character.
     """
     for part in path.parts:
         if len(os.fsencode(part)) > _MAX_NAME_BYTES or "\0" in part:
@@ -39,12 +39,12 @@ def check_path_names(path: Path) -> None:
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A file to write, which becomes `target` when all of it is on the disk.
+    """Yield a temporary path; the file written there becomes `target` on success.
 
-    What a killed process left beside it is removed.
+    Leftovers of a killed process beside `target` are removed.
 
     Raises:
-        UserError: The disk is full, or the place cannot be written to.
+        UserError: The disk is full, or the folder is not writable.
     """
     temporary = _temporary_path(target)
     with _disk_errors_as_user_errors(target):
@@ -61,14 +61,13 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """A directory to write into, which becomes `target` when all of it is on the disk.
+    """Yield a new directory beside `target`; it becomes `target` on success.
 
-    It lies beside `target` until then. An existing `target` is replaced in the end; if anything
-    goes wrong, it stays as it was, and nothing else stays. What a killed process left beside it
-    is removed.
+    An existing `target` is replaced at the end. On an error it stays as it was, and the new
+    directory is removed, as are leftovers of a killed process.
 
     Raises:
-        UserError: The disk is full, or the place cannot be written to.
+        UserError: The disk is full, or the folder is not writable.
     """
     # Saving through a link replaces what the link points to, not the link.
     target = target.resolve()
@@ -81,23 +80,23 @@ def atomic_directory(target: Path) -> Iterator[Path]:
             for path in [*temporary.rglob("*"), temporary]:
                 _fsync(path)
             _replace_directory(temporary, target)
-            # Not before: without a `target`, one of these is the last whole model.
+            # Not earlier: while there is no `target`, a leftover may be the last whole model.
             _remove_leftovers(target, _REPLACED_SUFFIX)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(target: Path) -> None:
-    """See that `atomic_directory` can begin, before hours of work that would be lost.
+    """Check that `atomic_directory(target)` can begin, before hours of work are at stake.
 
     Raises:
-        UserError: The place cannot be written to.
+        UserError: The folder is not writable.
     """
     check_path_names(target)
     with _disk_errors_as_user_errors(target):
         target = target.resolve()
-        place = next(parent for parent in target.parents if parent.exists())
-        trial = place / _temporary_path(target).name
+        existing = next(parent for parent in target.parents if parent.exists())
+        trial = existing / _temporary_path(target).name
         trial.mkdir()
         trial.rmdir()
 
@@ -107,12 +106,12 @@ def _temporary_path(target: Path) -> Path:
 
 
 def _remove_leftovers(target: Path, suffix: str) -> None:
-    """Remove what `_beside(target)` named in a process that was killed."""
+    """Remove temporary paths of `target` that a killed process left behind."""
     if not target.parent.is_dir():
         return
-    ours = re.compile(re.escape(f".{target.name}.") + "[0-9a-f]{8}" + re.escape(suffix))
+    leftover = re.compile(re.escape(f".{target.name}.") + "[0-9a-f]{8}" + re.escape(suffix))
     for path in target.parent.iterdir():
-        if ours.fullmatch(path.name) and not path.is_symlink():
+        if leftover.fullmatch(path.name) and not path.is_symlink():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -126,7 +125,7 @@ def _disk_errors_as_user_errors(target: Path) -> Iterator[None]:
     except Exception as error:
         if _is_disk_full(error):
             raise UserError(
-                f"{target}: the disk is full ({error}). What was there before is untouched; "
+                f"{target}: the disk is full ({error}). Earlier files are unchanged; "
                 "free some space, or save somewhere else."
             ) from None
         if isinstance(error, OSError):
@@ -149,7 +148,7 @@ def _replace_directory(temporary: Path, target: Path) -> None:
 
 
 def _fsync(path: Path) -> None:
-    """A rename may reach the disk before what is in the files does, unless that is waited for."""
+    """Wait until a path's content is on disk: a later rename may otherwise reach it first."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

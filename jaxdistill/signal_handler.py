@@ -1,48 +1,45 @@
-"""Who hears what asks a process to stop: Ctrl-C, a scheduler, a terminal that closes."""
+"""Temporary handlers of signals that ask a process to stop, such as Ctrl-C."""
 
 import signal
 import threading
-from abc import ABC, abstractmethod
-from types import FrameType, TracebackType
-from typing import Any, TypeVar
-
-_Handler = TypeVar("_Handler", bound="SignalHandler")
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
-class SignalHandler(ABC):
-    """While entered, hears signals in place of whoever heard them before.
+@contextmanager
+def handle_signals(
+    handler: Callable[[signal.Signals], None],
+    *signals: signal.Signals,
+    once: bool = False,
+) -> Iterator[None]:
+    """Call `handler` for the given signals while entered, then restore the previous handlers.
 
-    Python delivers signals to the main thread only; in another this hears nothing. What was
-    ignored before, as `nohup` and `&` ask for, stays so.
+    Signals that were ignored stay ignored, as `nohup` and `&` need. Outside the main thread
+    nothing is handled: Python delivers signals to the main thread only.
 
     Args:
-        numbers: The signals.
+        handler: Called with the signal.
+        *signals: The signals.
+        once: Restore the previous handlers before the first call, so that a second signal acts as
+            it would without this.
     """
+    previous: dict[signal.Signals, Any] = {}
 
-    def __init__(self, *signals: signal.Signals):
-        self._numbers = signals or (signal.SIGINT, signal.SIGTERM)
-        self._before: dict[signal.Signals, Any] = {}
+    def restore() -> None:
+        while previous:
+            signal.signal(*previous.popitem())
 
-    def __enter__(self: _Handler) -> _Handler:
-        if threading.current_thread() is threading.main_thread():
-            for number in self._numbers:
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self.handle_signal)
-        return self
+    def handle(number: int, _: object) -> None:
+        if once:
+            restore()
+        handler(signal.Signals(number))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.restore_handlers()
-
-    @abstractmethod
-    def handle_signal(self, number: int, frame: FrameType | None) -> None:
-        """What is done when a signal comes."""
-
-    def restore_handlers(self) -> None:
-        """Give the signals back."""
-        while self._before:
-            signal.signal(*self._before.popitem())
+    if threading.current_thread() is threading.main_thread():
+        for number in signals:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                previous[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        restore()

@@ -1,13 +1,15 @@
-"""The nouns that rooms hand to each other, as plain pytrees.
+"""Pytrees and array types that all packages share.
 
 Axis letters, the same in every annotation of the package:
 
-| letter | axis            | letter | axis             | letter | axis        |
-|--------|-----------------|--------|------------------|--------|-------------|
-| B      | batch           | D      | embedding        | F      | feed-forward|
-| T      | time (tokens)   | H      | query heads      | L      | layers      |
-| V      | vocabulary      | K      | key/value heads  | N      | top-k       |
-| R      | rows (places)   | C      | head channels    | G      | row groups  |
+| letter | axis                 | letter | axis            | letter | axis               |
+|--------|----------------------|--------|-----------------|--------|--------------------|
+| B      | batch                | D      | embedding       | L      | layers             |
+| T      | time (tokens)        | H      | query heads     | N, M   | top-k, subtokens   |
+| S      | teacher's time       | K      | key/value heads | U      | vocabulary buckets |
+| V      | vocabulary           | C      | head channels   | Y      | bytes of a token   |
+| W      | teacher's vocabulary | F      | feed-forward    | G      | shards             |
+| R      | positions of a chunk |        |                 |        |                    |
 """
 
 from collections.abc import Mapping
@@ -22,9 +24,9 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def pytree(cls: _Class) -> _Class:
-    """Class decorator: a dataclass whose fields are children, unless `metadata={"static": True}`.
+    """Register a dataclass as a pytree; fields with `metadata={"static": True}` are static.
 
-    Rebuilding does not call `__init__`, as `jax.tree_util.register_dataclass` would: JAX and
+    Unflattening does not call `__init__`, as `jax.tree_util.register_dataclass` would: JAX and
     grain also put shardings, shapes and placeholders where the annotations say arrays.
     """
     static = tuple(f.name for f in fields(cls) if f.metadata.get("static"))
@@ -37,12 +39,12 @@ def pytree(cls: _Class) -> _Class:
         )
 
     def flatten_with_keys(node: Any) -> tuple[Any, Any]:
-        values, rest = flatten(node)
-        return tuple(zip(keys, values, strict=True)), rest
+        values, static_values = flatten(node)
+        return tuple(zip(keys, values, strict=True)), static_values
 
-    def unflatten(rest: Any, values: Any) -> Any:
+    def unflatten(static_values: Any, values: Any) -> Any:
         node = object.__new__(cls)
-        for name, value in zip(children + static, (*values, *rest), strict=True):
+        for name, value in zip(children + static, (*values, *static_values), strict=True):
             object.__setattr__(node, name, value)
         return node
 
@@ -51,91 +53,107 @@ def pytree(cls: _Class) -> _Class:
 
 
 Params = Mapping[str, Any]
-"""A model's parameters: nested dicts whose leaves are arrays (or shapes, or shardings)."""
+"""Parameters of a model: nested dicts whose leaves are arrays, shapes or shardings."""
 
 
 @pytree
 @dataclass(frozen=True)
 class Batch:
-    """Token sequences as a model reads them; the labels are shifted here, once and for all.
+    """Batch of token sequences, each of one or more packed examples.
 
-    `tokens[b, t]` is read at place `t`, and `labels[b, t]` is the token that follows it in the
-    same segment: the hidden state at `t` predicts `labels[b, t]`, and counts `loss_mask[b, t]`
-    (0 or 1) times. Several rows of the source may share one sequence (packing): they carry
-    different `segment_ids` (0 is padding), and `positions` restart at 0 with each. `example_ids`
-    name the source row of every place (-1 for padding), so that a bad value can be traced.
-    A teacher that reads other tokens than these has them in `pairing`.
-    The data room makes it of NumPy arrays; on its way into the step it becomes JAX arrays.
+    Labels are shifted here and nowhere else: the hidden state at position `t` predicts
+    `labels[b, t]`, the token that follows `tokens[b, t]` in its segment. The data package builds
+    a batch of NumPy arrays; the train step receives JAX arrays.
+
+    Attributes:
+        tokens: Token ids.
+        labels: Label of each position: the token that follows it.
+        loss_mask: 1 where the label is learned, 0 elsewhere.
+        positions: Index of each token in its segment, from 0.
+        segment_ids: Segment of each position, from 1 in every sequence; 0 is padding.
+        example_ids: Example of each position, to trace a bad value to its source; -1 is padding.
+        alignment: The teacher's view and its token alignment; None where the teacher reads
+            `tokens`, and in the teacher's view itself.
     """
 
-    tokens: Int[Array | np.ndarray, "*N T"]
-    labels: Int[Array | np.ndarray, "*N T"]
-    loss_mask: Float[Array | np.ndarray, "*N T"]
-    positions: Int[Array | np.ndarray, "*N T"]
-    segment_ids: Int[Array | np.ndarray, "*N T"]
-    example_ids: Int[Array | np.ndarray, "*N T"]
+    tokens: Int[Array | np.ndarray, "*B T"]
+    labels: Int[Array | np.ndarray, "*B T"]
+    loss_mask: Float[Array | np.ndarray, "*B T"]
+    positions: Int[Array | np.ndarray, "*B T"]
+    segment_ids: Int[Array | np.ndarray, "*B T"]
+    example_ids: Int[Array | np.ndarray, "*B T"]
     alignment: "TokenAlignment | None" = None
 
 
 @pytree
 @dataclass(frozen=True)
 class TokenAlignment:
-    """How a teacher with a tokenizer of its own reads the rows of a batch, and what meets there.
+    """Token alignment of a batch that student and teacher read with two tokenizers.
 
-    Labels of both sides that stand for the same text form a group, which has the number of the
-    student's place where it meets: that which predicts its last one, or its first if groups are
-    compared where they begin. A label that belongs to none has -1.
-    Segments have the same numbers on both sides.
+    A span is the labels of both sides that cover the same bytes. Its id is a position of the
+    student's sequence: the position that predicts its last token, or its first token where
+    `AlignmentRule.compare_at` says so. Both sides number their segments alike.
 
     Attributes:
-        teacher: The rows in the teacher's tokens, as long as the student's or not.
-        weight: How much the group counts that meets at this place of the student's; 0 where none
-            does.
-        student_span_ids: The group of each place of the student's.
-        teacher_span_ids: The group of each place of the teacher's.
+        teacher: The teacher's view of the same examples; its sequences may differ in length.
+        span_weight: Weight of the span whose id is this position; 0 where there is none.
+        student_span_ids: Span of the label of each student position; -1 for none.
+        teacher_span_ids: Span of the label of each teacher position; -1 for none.
     """
 
     teacher: Batch
-    span_weight: Float[Array | np.ndarray, "*N T"]
-    student_span_ids: Int[Array | np.ndarray, "*N T"]
-    teacher_span_ids: Int[Array | np.ndarray, "*N S"]
+    span_weight: Float[Array | np.ndarray, "*B T"]
+    student_span_ids: Int[Array | np.ndarray, "*B T"]
+    teacher_span_ids: Int[Array | np.ndarray, "*B S"]
 
 
 @pytree
 @dataclass(frozen=True)
 class VocabTables:
-    """What the words of a vocabulary are.
+    """Lookup tables from the tokens of one model's vocabulary to those of the other model.
+
+    Every table has one row per token. Buckets are a space that both vocabularies share: tokens
+    lie in it by the text that they begin with.
 
     Attributes:
-        twins: The other model's word of the same bytes for each; -1 where it has none.
-        letters: The first bytes of each, as numbers; 0 behind its end.
-        sizes: How many of them it has.
-        is_boundary: Whether each begins with white space, or is a mark: no word reaches across it.
-        pieces: The teacher's words that each is written in; -1 behind the last.
-        places: Where they lie in a space that both vocabularies share; -1 behind the last.
-        owners: The teacher's word that each place is named for; -1 for the first, where marks lie.
-        nearest: The student's word of the least edit distance for each of the teacher's; -1 for a
-            mark that has no twin.
+        exact_match: The other model's token of the same bytes; -1 for none.
+        token_bytes: First bytes of the token, as numbers; 0 after its end.
+        num_bytes: Number of bytes in `token_bytes`.
+        is_word_boundary: Whether the token begins with white space or is a special token, so that
+            no word continues across it.
+        subtokens: The teacher's tokens that the token is written in; -1 after the last.
+        buckets: Bucket of each subtoken; -1 after the last. Bucket 0 holds special tokens.
+        bucket_token: Teacher token that names each bucket (one row per bucket); -1 for bucket 0.
+        nearest_token: Student token of the least edit distance to each teacher token; -1 for a
+            special token without an exact match.
     """
 
     exact_match: Int[Array | np.ndarray, " V"]
-    token_bytes: UInt8[Array | np.ndarray, "V L"]
+    token_bytes: UInt8[Array | np.ndarray, "V Y"]
     num_bytes: Int[Array | np.ndarray, " V"]
     is_word_boundary: Bool[Array | np.ndarray, " V"]
     subtokens: Int[Array | np.ndarray, "V N"] | None = None
     buckets: Int[Array | np.ndarray, "V N"] | None = None
-    bucket_token: Int[Array | np.ndarray, " K"] | None = None
+    bucket_token: Int[Array | np.ndarray, " U"] | None = None
     nearest_token: Int[Array | np.ndarray, " V"] | None = None
 
 
 @pytree
 @dataclass(frozen=True)
 class LMHead:
-    """The unembedding, kept apart from the body so that logits exist only inside the wall.
+    """LM head: the output projection from hidden states to logits, separate from the model.
 
-    `logits = soft_cap * tanh(scale * (hidden @ matrix.T + bias) / soft_cap)`, the cap only where
-    there is one. Rows of `matrix` from `vocab_size` on are padding and stand for no word. Where
-    objectives look words up that the other model knows too, `vocab_tables` has them.
+    `logits = soft_cap * tanh(scale * (hidden @ matrix.T + bias) / soft_cap)`, or without a cap
+    `scale * (hidden @ matrix.T + bias)`. Models return hidden states; objectives form the logits
+    of a few positions at a time.
+
+    Attributes:
+        matrix: One row per token. Rows from `vocab_size` on are padding: their logits are -inf.
+        bias: Bias per token; None for none.
+        vocab_tables: Tables to the other model's vocabulary, where an objective needs them.
+        scale: Factor of the logits.
+        soft_cap: Bound of the logits' absolute value; None for no bound.
+        vocab_size: Number of tokens; 0 for all rows of `matrix`.
     """
 
     matrix: Float[Array, "V D"]
@@ -149,34 +167,42 @@ class LMHead:
 @pytree
 @dataclass(frozen=True)
 class Embedding:
-    """What a model reads of each word, before it knows where the word stands.
-
-    `vector = scale * matrix[token]`. A tied head has the same matrix.
-    """
+    """Input embedding, `scale * matrix[token]`; a tied LM head has the same matrix."""
 
     matrix: Float[Array, "V D"]
     scale: float = field(default=1.0, metadata={"static": True})
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """The vectors of tokens."""
+        """Return the embedding vectors of tokens."""
         return (self.matrix[tokens] * self.scale).astype(self.matrix.dtype)
 
 
 @pytree
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a model returns: the hidden states that its `Head` reads, after the final norm."""
+    """Output of a model: hidden states after the final norm, which the LM head projects.
+
+    Attributes:
+        hidden: Hidden state of each position; those of padding mean nothing.
+        cache: The key/value cache with this input added; None if the model got none.
+        layer_summaries: Value of the caller's function of each layer's input and output, stacked
+            over layers; None where no function was given.
+    """
 
     hidden: Float[Array, "B T D"]
     cache: Any = None
+    layer_summaries: Any = None
 
 
 @pytree
 @dataclass(frozen=True)
 class HiddenSignal:
-    """What a model says of a batch: its hidden states, and the head that reads them.
+    """Signal of a model for a batch: its hidden states, and the LM head that gives their logits.
 
-    Whoever looks at the words themselves finds them in `embedding`.
+    Attributes:
+        hidden: Hidden state of each position.
+        lm_head: LM head of the same model.
+        embedding: Input embedding of the same model; None where no objective reads it.
     """
 
     hidden: Float[Array, "B T D"]

@@ -1,4 +1,4 @@
-"""Every test runs on four fake CPU devices, with strict shapes and warnings as errors."""
+"""Settings of all tests: four fake CPU devices, strict rank promotion, cheap compilation."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Whatever started the tests: `nohup` and `&` have some of them ignored.
+# `nohup` and `&` start processes that ignore some signals; the tests need their handlers.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-_MOST_MAPS = 20_000
-_NUMERICS = {"losses", "objectives"}
-_HELP = "also run the tests marked slow, and compile all programs as users' are"
+_MAX_MAPS = 20_000
+_NUMERIC_FOLDERS = {"losses", "objectives"}
+_HELP = "also run the tests marked slow, and compile all programs as for users"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,32 +34,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
-_is_hasty = False
-"""How this process compiles."""
+_is_unoptimized = False
+"""Whether this process compiles without most optimizations."""
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _haste(request: pytest.FixtureRequest):
-    """Compiles without costly optimizations where what is computed is tested elsewhere.
+def _cheap_compilation(request: pytest.FixtureRequest):
+    """Compile without costly optimizations where the numerics are tested elsewhere.
 
-    Most of a fast test is compiling. Losses and objectives, all processes that tests start, and
-    everything with `--slow`, are compiled as users' programs are.
+    Most of a fast test's time is compilation. Tests of losses and objectives, processes that tests
+    start, and all tests under `--slow` compile as users' programs do.
     """
-    global _is_hasty
-    is_numeric = request.path.parent.name in _NUMERICS
-    is_hasty = not is_numeric and not request.config.getoption("--slow")
-    if is_hasty != _is_hasty:
-        jax.config.update("jax_disable_most_optimizations", is_hasty)
-        jax.clear_caches()  # they do not tell programs apart by it
-        _is_hasty = is_hasty
+    global _is_unoptimized
+    is_numeric = request.path.parent.name in _NUMERIC_FOLDERS
+    is_unoptimized = not is_numeric and not request.config.getoption("--slow")
+    if is_unoptimized != _is_unoptimized:
+        jax.config.update("jax_disable_most_optimizations", is_unoptimized)
+        jax.clear_caches()  # their keys do not contain this setting
+        _is_unoptimized = is_unoptimized
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _few_programs():
-    """XLA:CPU maps each compiled program into memory, and dies where a process has 65,530 maps."""
+def _limited_memory_maps():
+    """Clear compiled programs in time: XLA:CPU maps each, and a process has at most 65,530 maps."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > _MOST_MAPS:
+    if maps.exists() and len(maps.read_bytes().splitlines()) > _MAX_MAPS:
         jax.clear_caches()
 
 

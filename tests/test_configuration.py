@@ -1,4 +1,4 @@
-"""What is said of configs is so: every field is explained, and the page in `docs/` is current."""
+"""The config reference explains every field, and its page in `docs/` is current."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -14,50 +14,50 @@ from jaxdistill.run import RunConfig
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 
 
-def test_the_page_is_what_the_command_prints():
-    again = f"jaxdistill explain > {PAGE.relative_to(PAGE.parents[1])}"
-    assert PAGE.read_text() == explain_config([]) + "\n", f"write it again: {again}"
+def test_the_page_is_the_output_of_explain():
+    command = f"jaxdistill explain > {PAGE.relative_to(PAGE.parents[1])}"
+    assert PAGE.read_text() == explain_config([]) + "\n", f"update the page: {command}"
 
 
-def test_every_objective_and_every_field_is_there():
-    found = {one.key: one for one in config_sections(RunConfig)}
+def test_every_field_of_every_objective_is_explained():
+    sections = {section.key: section for section in config_sections(RunConfig)}
     for name in OBJECTIVES:
-        expected = {one.name for one in fields(OBJECTIVES[name])} - {"type"}
-        assert found[f"objectives.{name}"].field_lines.keys() == expected
+        expected = {field.name for field in fields(OBJECTIVES[name])} - {"type"}
+        assert sections[f"objectives.{name}"].field_lines.keys() == expected
 
 
-def test_a_field_is_told_with_its_kind_its_default_and_what_bases_say_of_it():
+def test_a_field_has_its_type_its_default_and_its_description_from_any_base():
     @configclass
     class Base:
-        """What is below.
+        """A base.
 
         Args:
-            size: How large
-                it is.
+            size: Size in
+                bytes.
         """
 
         size: int
 
     @configclass
     class Config(Base):
-        """What is above.
+        """A config.
 
         Attributes:
-            name: What it is called.
+            name: Name of the file.
         """
 
         name: str | None = None
 
-    (section,) = config_sections(Config, "place")
+    (section,) = config_sections(Config, "section")
     assert str(section) == (
-        "## `place`\n\nWhat is above.\n\n"
-        "- **`size`** (whole number; required). How large it is.\n"
-        "- **`name`** (text or null; default `null`). What it is called."
+        "## `section`\n\nA config.\n\n"
+        "- **`size`** (whole number; required). Size in bytes.\n"
+        "- **`name`** (text or null; default `null`). Name of the file."
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("objectives", "- **`uld`**: Σ |"),
         ("uld", '**`align`** (`positions` or `spans`; default `"positions"`)'),
@@ -68,13 +68,14 @@ def test_a_field_is_told_with_its_kind_its_default_and_what_bases_say_of_it():
         ("study", "**`arms`**"),
     ],
 )
-def test_a_part_is_printed_by_its_name(name, said, capsys):
+def test_explain_prints_a_section_a_type_or_a_field(name, expected, capsys):
     assert main(["explain", name]) == 0
-    assert said in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
 
 
-def test_another_name_is_told_the_nearest(capsys):
+def test_an_unknown_name_suggests_the_closest(capsys):
     assert main(["explain", "data.lngth"]) == 2
     assert capsys.readouterr().err == (
-        "error: explain: nothing is called `data.lngth`. Did you mean `data.length`?\n"
+        "error: explain: there is no section, type or field `data.lngth`. "
+        "Did you mean `data.length`?\n"
     )

@@ -1,4 +1,4 @@
-"""A tokenizer and models small enough to be made in every test."""
+"""Tokenizers and models small enough to be built in every test."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""The chat template of SmolLM2, Qwen and others, without a system message."""
+"""Chat template of SmolLM2, Qwen and others, without a system message."""
 
 _TEXT = [
     "The cat sat on the mat, and the dog saw the cat.",
@@ -32,7 +32,7 @@ _TEXT = [
 
 
 def decoder(**changes: Any) -> DecoderConfig:
-    """The shape of a decoder of two layers."""
+    """Return the config of a decoder of two layers."""
     base = DecoderConfig(
         vocab_size=97,
         embed_dim=16,
@@ -57,16 +57,16 @@ def tokenizer(
     trim_offsets: bool = False,
     **extra: Any,
 ) -> PreTrainedTokenizerFast:
-    """A fast tokenizer of `vocab_size` words.
+    """Train a fast byte-level tokenizer.
 
     Args:
         chat_template: Its chat template.
-        bos: Whether it puts a `<s>` before what it encodes.
-        eos: The token that ends a text; None for none.
-        pad: The token that pads, which may be `eos` (as in SmolLM2).
-        vocab_size: At least 256 bytes and four special tokens.
+        bos: Whether it adds `<s>` before encoded text.
+        eos: End-of-text token; None for none.
+        pad: Padding token, which may be `eos` (as in SmolLM2).
+        vocab_size: Number of tokens, at least 256 bytes and four special tokens.
         trim_offsets: Whether a token's offsets leave out its spaces.
-        **extra: For `PreTrainedTokenizerFast`.
+        **extra: Arguments of `PreTrainedTokenizerFast`.
     """
     inner = Tokenizer(BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -84,7 +84,7 @@ def tokenizer(
         single="<s> $A", special_tokens=[("<s>", inner.token_to_id("<s>"))]
     )
     inner.post_processor = processors.Sequence([byte_level, start]) if bos else byte_level
-    made = PreTrainedTokenizerFast(
+    result = PreTrainedTokenizerFast(
         tokenizer_object=inner,
         bos_token="<s>" if bos else None,
         eos_token=eos,
@@ -92,27 +92,27 @@ def tokenizer(
         additional_special_tokens=special,
         **extra,
     )
-    made.chat_template = chat_template
-    return made
+    result.chat_template = chat_template
+    return result
 
 
 def sentencepiece(**extra: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer in the manner of Gemma: spaces are a letter, unknown letters are bytes.
+    """Train a tokenizer like Gemma's: `▁` for spaces, byte tokens for unknown characters.
 
-    Its turns are written otherwise than `tokenizer()` writes them, and it puts a start before all.
+    Its chat template differs from that of `tokenizer()`, and it adds `<bos>` before encoded text.
 
     Args:
-        **extra: For `PreTrainedTokenizerFast`.
+        **extra: Arguments of `PreTrainedTokenizerFast`.
     """
     draft = Tokenizer(BPE())
     draft.normalizer = normalizers.Replace(" ", "▁")
     trainer = BpeTrainer(vocab_size=90, show_progress=False)
-    draft.train_from_iterator(_TEXT[:3], trainer)  # no letters but ASCII: the others are bytes
+    draft.train_from_iterator(_TEXT[:3], trainer)  # ASCII only: other characters become bytes
     learned = json.loads(draft.to_str())["model"]
     special = ["<unk>", "<bos>", "<eos>", "<start>", "<end>"]
-    words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
     merges = [tuple(merge) for merge in learned["merges"]]
-    vocabulary = {word: number for number, word in enumerate(words)}
+    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     inner = Tokenizer(BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
     inner.normalizer = draft.normalizer
     inner.decoder = decoders.Sequence(
@@ -122,15 +122,15 @@ def sentencepiece(**extra: Any) -> PreTrainedTokenizerFast:
     inner.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", inner.token_to_id("<bos>"))]
     )
-    made = PreTrainedTokenizerFast(
+    result = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", **extra
     )
-    made.chat_template = (
+    result.chat_template = (
         "{{ bos_token }}{% for message in messages %}"
         "{{ '<start>' + message['role'] + '\n' + message['content'] | trim + '<end>\n' }}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<start>assistant\n' }}{% endif %}"
     )
-    return made
+    return result
 
 
 CONFIG = {
@@ -145,7 +145,7 @@ CONFIG = {
     "tie_word_embeddings": True,
     "eos_token_id": 2,
 }
-"""A llama whose head has 16 rows more than `tokenizer()` has words."""
+"""A Llama whose LM head has 16 rows more than `tokenizer()` has tokens."""
 
 
 def model_folder(
@@ -155,24 +155,24 @@ def model_folder(
     reads: PreTrainedTokenizerFast | None = None,
     **changes: Any,
 ) -> Path:
-    """A Hugging Face folder of a random model, with `tokenizer()`.
+    """Write a Hugging Face folder with a random model.
 
     Args:
-        folder: Where to.
-        seed: Of the weights.
-        reads: Another tokenizer.
-        **changes: To the keys of `CONFIG`.
+        folder: The folder.
+        seed: Seed of the weights.
+        reads: Its tokenizer; None for `tokenizer()`.
+        **changes: Changes of `CONFIG`.
     """
     hf_config = {**CONFIG, **changes}
     family = FAMILIES[hf_config["model_type"]]
     config = family.decoder_config(hf_config)
     generator = np.random.default_rng(seed)
 
-    def numbers(path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> np.ndarray:
+    def random_array(path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> np.ndarray:
         mean = 1.0 if path[-1].key == "scale" else 0.0
         return generator.normal(mean, 0.1, shape.shape).astype(shape.dtype)
 
-    # Not `init_params`, which has much to compile for so few numbers.
-    params = jax.tree.map_with_path(numbers, abstract_params(config))
+    # Not with `init_params`, which would compile a program.
+    params = jax.tree.map_with_path(random_array, abstract_params(config))
     reads = reads or tokenizer()
     return hub.save(hub.Pretrained(family, config, params, reads, hf_config, {}), folder)

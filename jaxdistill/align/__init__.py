@@ -1,7 +1,5 @@
-"""How two tokenizations of one text stand beside each other (host side)."""
+"""Alignment of two tokenizers: spans of one text, and matching tokens of two vocabularies."""
 
-from jaxdistill.align.cached_arrays import Arrays as Arrays
-from jaxdistill.align.cached_arrays import load_or_compute as load_or_compute
 from jaxdistill.align.nearest_tokens import nearest_tokens as nearest_tokens
 from jaxdistill.align.shared_buckets import SharedBuckets as SharedBuckets
 from jaxdistill.align.shared_buckets import build_shared_buckets as build_shared_buckets
@@ -12,6 +10,8 @@ from jaxdistill.align.spans import SpanIds as SpanIds
 from jaxdistill.align.spans import align_positions as align_positions
 from jaxdistill.align.spans import align_spans as align_spans
 from jaxdistill.align.tokenizer_difference import tokenizer_difference as tokenizer_difference
+from jaxdistill.align.vocabulary import SpecialPairs as SpecialPairs
+from jaxdistill.align.vocabulary import TokenBytes as TokenBytes
 from jaxdistill.align.vocabulary import exact_matches as exact_matches
 from jaxdistill.align.vocabulary import padded_token_bytes as padded_token_bytes
 from jaxdistill.align.vocabulary import text_token_bytes as text_token_bytes

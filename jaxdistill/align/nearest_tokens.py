@@ -1,4 +1,4 @@
-"""The other side's word that is most alike, for words that it does not have itself.
+"""Nearest tokens of another vocabulary by edit distance (MinED).
 
 Wan et al., "Knowledge Fusion of Large Language Models" (FuseLLM), 2024,
 https://arxiv.org/abs/2401.10491, call it MinED: the minimum edit distance.
@@ -11,80 +11,81 @@ from jaxtyping import Int
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
+from jaxdistill.align.vocabulary import TokenBytes
+
 _BLOCK_TOKENS = 128
-"""How many words are compared at a time: it bounds the memory, and costs no time."""
+"""Number of tokens compared at a time; bounds the memory and costs no time."""
 
 _MAX_DISTANCE = 2**30
 
 
 def nearest_tokens(
-    tokens: Sequence[bytes | None],
-    other_tokens: Sequence[bytes | None],
-    exact_match: Int[np.ndarray, " V"],
+    tokens: TokenBytes, other_tokens: TokenBytes, exact_match: Int[np.ndarray, " V"]
 ) -> Int[np.ndarray, " V"]:
-    """The other vocabulary's word of the least edit distance, in bytes, for each word.
+    """Return the other vocabulary's token of the least edit distance, in bytes, for each token.
 
-    A word's twin is its nearest. Of several that are as near it is the shortest, and of those the
-    first, which most tokenizers have for the most frequent. Marks stand for no text, and have their
-    twins alone; -1 where there is none.
+    An exact match is the nearest token. Ties go to the shortest token, then to the lowest id, which
+    most tokenizers give to the most frequent. Special tokens have exact matches only.
 
     Args:
-        words: The bytes of each word; None for marks.
-        others: The same of the other vocabulary.
-        twins: The other's word of the same bytes, and the mark of the same meaning; -1 for none.
+        tokens: Bytes of each token.
+        other_tokens: Bytes of each token of the other vocabulary.
+        exact_match: The other vocabulary's token of the same bytes or meaning; -1 for none.
+
+    Returns:
+        Token ids of the other vocabulary; -1 for none.
     """
-    found = exact_match.copy()
-    theirs = _ids_by_length(other_tokens, range(len(other_tokens)))
-    for length, numbers in _ids_by_length(tokens, np.flatnonzero(exact_match < 0).tolist()).items():
-        for start in range(0, len(numbers), _BLOCK_TOKENS):
-            block = numbers[start : start + _BLOCK_TOKENS]
-            found[block] = _nearest_of_length(
-                [tokens[number] for number in block], length, other_tokens, theirs
+    nearest = exact_match.copy()
+    other_ids = _ids_by_length(other_tokens, range(len(other_tokens)))
+    unmatched = _ids_by_length(tokens, np.flatnonzero(exact_match < 0).tolist())
+    for length, ids in unmatched.items():
+        for start in range(0, len(ids), _BLOCK_TOKENS):
+            block = ids[start : start + _BLOCK_TOKENS]
+            nearest[block] = _nearest_of_length(
+                [tokens[token_id] for token_id in block], length, other_tokens, other_ids
             )
-    return found
+    return nearest
 
 
-def _ids_by_length(
-    tokens: Sequence[bytes | None], token_ids: Sequence[int]
-) -> dict[int, list[int]]:
-    """The numbers of those that are no marks, in their order, by how many bytes they have."""
-    found: dict[int, list[int]] = {}
-    for number in token_ids:
-        word = tokens[number]
-        if word is not None:
-            found.setdefault(len(word), []).append(number)
-    return found
+def _ids_by_length(tokens: TokenBytes, token_ids: Sequence[int]) -> dict[int, list[int]]:
+    """Group ids by the token's number of bytes, in order; special tokens are left out."""
+    ids: dict[int, list[int]] = {}
+    for token_id in token_ids:
+        token = tokens[token_id]
+        if token is not None:
+            ids.setdefault(len(token), []).append(token_id)
+    return ids
 
 
 def _nearest_of_length(
-    tokens: Sequence[bytes | None],
+    tokens: TokenBytes,
     length: int,
-    other_tokens: Sequence[bytes | None],
-    ids_by_length: dict[int, list[int]],
+    other_tokens: TokenBytes,
+    other_ids: dict[int, list[int]],
 ) -> Int[np.ndarray, " N"]:
-    """The number of the nearest of `others` for each of some words of one length; -1 for none.
+    """Return the nearest token's id for each of some tokens of one length; -1 for none.
 
-    No two words are nearer than their lengths are, so that few lengths have to be looked at.
+    The edit distance is at least the difference in length, so few lengths have to be compared.
     """
-    found = np.full(len(tokens), -1)
-    least, sizes = np.full(len(tokens), _MAX_DISTANCE), np.full(len(tokens), _MAX_DISTANCE)
-    for size in sorted(ids_by_length, key=lambda size: (abs(size - length), size)):
-        waiting = np.flatnonzero(least >= abs(size - length))
-        if not len(waiting):
+    nearest = np.full(len(tokens), -1)
+    best, best_length = (np.full(len(tokens), _MAX_DISTANCE) for _ in range(2))
+    for other_length in sorted(other_ids, key=lambda other: (abs(other - length), other)):
+        pending = np.flatnonzero(best >= abs(other_length - length))
+        if not len(pending):
             break
-        numbers = ids_by_length[size]
+        ids = other_ids[other_length]
         distances = process.cdist(
-            [tokens[place] for place in waiting.tolist()],
-            [other_tokens[number] for number in numbers],
+            [tokens[index] for index in pending.tolist()],
+            [other_tokens[token_id] for token_id in ids],
             scorer=Levenshtein.distance,
-            score_cutoff=int(least[waiting].max()),
+            score_cutoff=int(best[pending].max()),
             dtype=np.int32,
         )
         first = distances.argmin(axis=1)
-        distance = distances[np.arange(len(waiting)), first]
-        is_nearer = distance < least[waiting]
-        is_nearer |= (distance == least[waiting]) & (size < sizes[waiting])
-        places = waiting[is_nearer]
-        least[places], sizes[places] = distance[is_nearer], size
-        found[places] = np.array(numbers)[first[is_nearer]]
-    return found
+        distance = distances[np.arange(len(pending)), first]
+        is_nearer = distance < best[pending]
+        is_nearer |= (distance == best[pending]) & (other_length < best_length[pending])
+        improved = pending[is_nearer]
+        best[improved], best_length[improved] = distance[is_nearer], other_length
+        nearest[improved] = np.array(ids)[first[is_nearer]]
+    return nearest

@@ -1,10 +1,10 @@
-"""One space for two vocabularies: words of both count as what a text begins with.
+"""Shared buckets of two vocabularies: tokens of both, by the text that they begin with.
 
-After the same text, what either model says next becomes comparable where its words are summed by
-their beginnings. A place of the shared space is a word of the teacher's that a word of the
-student's begins with, as the teacher's tokenizer would write it. A word of the teacher's that
-begins none counts as what the student would begin it with. So nothing is left out on either side
-but marks, which share the first place unless they mean the same.
+After the same text, the next-token distributions of two models become comparable when their tokens
+are summed by their beginnings. A bucket is a teacher token that some student token begins with, as
+the teacher's tokenizer would write it. A teacher token that begins no student token falls into the
+bucket of what the student would begin it with. So only special tokens are left out; they share
+bucket 0 unless both vocabularies have one of the same meaning.
 
 The idea is X-Token's (NVIDIA, 2026, https://arxiv.org/abs/2605.21699); its rules for weights are
 not known to us.
@@ -16,96 +16,99 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jaxdistill.align.vocabulary import SpecialPairs, TokenBytes
+
 MAX_SUBTOKENS = 4
-"""How many pieces of a word are kept."""
+"""Number of subtokens of a token that are kept."""
 
 Subtokens = Sequence[tuple[int, ...]]
-"""For every word of a vocabulary the other's words that it is written in; none for marks."""
+"""The other vocabulary's tokens that each token is written in; empty for special tokens."""
 
 
 class SharedBuckets(NamedTuple):
-    """Where the words of both sides lie in the space that they share.
+    """Buckets of both vocabularies.
 
     Attributes:
-        student: For each of the student's words the places of its pieces, in their order; -1
-            behind the last, and the first place for what stands for no text.
-        teacher: The place of each of the teacher's words.
-        owners: The teacher's word that each place is named for; -1 for the first place.
-        pieces: The first of the teacher's words that each of the student's is written in; -1
-            behind the last.
+        student_buckets: Buckets of each student token's subtokens, in order; -1 after the last.
+            The first is 0 for special tokens.
+        teacher_buckets: Bucket of each teacher token.
+        bucket_token: Teacher token that names each bucket; -1 for bucket 0.
+        subtokens: First teacher tokens that each student token is written in; -1 after the last.
     """
 
     student_buckets: Int[np.ndarray, "V N"]
     teacher_buckets: Int[np.ndarray, " W"]
-    bucket_token: Int[np.ndarray, " K"]
+    bucket_token: Int[np.ndarray, " U"]
     subtokens: Int[np.ndarray, "V N"]
 
 
 def build_shared_buckets(
     student_subtokens: Subtokens, teacher_subtokens: Subtokens
 ) -> SharedBuckets:
-    """The shared space of two vocabularies, each written in the other's words."""
-    owners = np.array([-1, *sorted({pieces[0] for pieces in student_subtokens if pieces})])
-    places = np.zeros(len(teacher_subtokens), dtype=np.int32)
-    places[owners[1:]] = np.arange(1, len(owners))
-    for word, pieces in enumerate(teacher_subtokens):
-        if places[word] == 0 and pieces and student_subtokens[pieces[0]]:
-            places[word] = places[student_subtokens[pieces[0]][0]]
-    written = np.full((len(student_subtokens), MAX_SUBTOKENS), -1, dtype=np.int32)
-    for word, pieces in enumerate(student_subtokens):
-        written[word, : len(pieces)] = pieces[:MAX_SUBTOKENS]
-    mine = np.where(written >= 0, places[written], -1)
-    mine[:, 0] = np.maximum(mine[:, 0], 0)
-    return SharedBuckets(mine, places, owners.astype(np.int32), written)
+    """Build the shared buckets of two vocabularies, each written in the other's tokens."""
+    first_subtokens = {subtokens[0] for subtokens in student_subtokens if subtokens}
+    bucket_token = np.array([-1, *sorted(first_subtokens)])
+    teacher_buckets = np.zeros(len(teacher_subtokens), dtype=np.int32)
+    teacher_buckets[bucket_token[1:]] = np.arange(1, len(bucket_token))
+    for token_id, subtokens in enumerate(teacher_subtokens):
+        if teacher_buckets[token_id] == 0 and subtokens and student_subtokens[subtokens[0]]:
+            teacher_buckets[token_id] = teacher_buckets[student_subtokens[subtokens[0]][0]]
+    padded = np.full((len(student_subtokens), MAX_SUBTOKENS), -1, dtype=np.int32)
+    for token_id, subtokens in enumerate(student_subtokens):
+        padded[token_id, : len(subtokens)] = subtokens[:MAX_SUBTOKENS]
+    student_buckets = np.where(padded >= 0, teacher_buckets[padded], -1)
+    student_buckets[:, 0] = np.maximum(student_buckets[:, 0], 0)
+    return SharedBuckets(student_buckets, teacher_buckets, bucket_token.astype(np.int32), padded)
 
 
 def retokenize(
-    tokens: Sequence[bytes | None],
-    other_tokens: Sequence[bytes | None],
+    tokens: TokenBytes,
+    other_tokens: TokenBytes,
     encode: Callable[[list[str]], list[list[int]]],
-    special_pairs: Sequence[tuple[int, int]] = (),
+    special_pairs: SpecialPairs = (),
 ) -> Subtokens:
-    """Each word in another vocabulary's words.
+    """Write each token of a vocabulary in tokens of another.
 
-    A word of the same bytes stands for it. Other words are encoded as text; where that is none,
-    or the tokenizer adds to it, they are taken apart from the left into the longest words there
-    are.
+    A token of the same bytes is used alone. Other tokens are encoded as text. Where they are not
+    text, or the tokenizer changes it, they are split from the left into the longest tokens.
 
     Args:
-        words: The bytes of each word; None for marks.
-        others: The same of the other vocabulary.
-        encode: Encodes texts with the other tokenizer, without marks around them.
-        marks: Marks that mean the same: of `words`, and of `others`.
+        tokens: Bytes of each token.
+        other_tokens: Bytes of each token of the other vocabulary.
+        encode: Encodes texts with the other tokenizer, without special tokens.
+        special_pairs: Special tokens of the same meaning, `(id, other id)` each.
     """
-    numbers = {word: number for number, word in reversed(list(enumerate(other_tokens))) if word}
-    found: list[tuple[int, ...]] = [(numbers[word],) if word in numbers else () for word in tokens]
-    waiting = [n for n, word in enumerate(tokens) if word and not found[n]]
-    texts = {n: text for n in waiting if (text := _decode_utf8(tokens[n]))}
+    # Reversed, so that of several tokens of the same bytes the first stays.
+    other_ids = {token: i for i, token in reversed(list(enumerate(other_tokens))) if token}
+    subtokens: list[tuple[int, ...]] = [
+        (other_ids[token],) if token in other_ids else () for token in tokens
+    ]
+    pending = {i: token for i, token in enumerate(tokens) if token and not subtokens[i]}
+    texts = {i: text for i, token in pending.items() if (text := _decode_utf8(token))}
     encoded = dict(zip(texts, encode(list(texts.values())), strict=True))
-    for number in waiting:
-        word, said = tokens[number], encoded.get(number, [])
-        assert word is not None, "marks are not waiting"
-        is_word = b"".join(other_tokens[piece] or b"" for piece in said) == word
-        found[number] = tuple(said) if is_word else _longest_match(word, numbers)
-    for mine, theirs in special_pairs:
-        found[mine] = (theirs,)
-    return found
+    for token_id, token in pending.items():
+        ids = encoded.get(token_id, [])
+        is_same_text = b"".join(other_tokens[i] or b"" for i in ids) == token
+        subtokens[token_id] = tuple(ids) if is_same_text else _longest_match(token, other_ids)
+    for token_id, other_id in special_pairs:
+        subtokens[token_id] = (other_id,)
+    return subtokens
 
 
-def _decode_utf8(token: bytes | None) -> str | None:
+def _decode_utf8(token: bytes) -> str | None:
     try:
-        return (token or b"").decode()
+        return token.decode()
     except UnicodeDecodeError:
         return None
 
 
 def _longest_match(token: bytes, token_ids: dict[bytes, int]) -> tuple[int, ...]:
-    """The word in pieces, the longest first; only those before what has no piece."""
-    found = []
+    """Split a token from the left into the longest known tokens; stop where none fits."""
+    subtokens = []
     while token:
         size = next((n for n in range(len(token), 0, -1) if token[:n] in token_ids), None)
         if size is None:
             break
-        found.append(token_ids[token[:size]])
+        subtokens.append(token_ids[token[:size]])
         token = token[size:]
-    return tuple(found)
+    return tuple(subtokens)

@@ -1,4 +1,4 @@
-"""Which tokens of two tokenizations of one text are compared with each other."""
+"""Alignment of the tokens of one text in two tokenizations: spans of equal bytes, or positions."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -6,55 +6,53 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+ComparedTokens = Literal["last_token", "first_token", "single_tokens"]
+
 
 @dataclass(frozen=True)
 class AlignmentRule:
-    """How the tokens of two tokenizers meet.
+    """Rule that decides which tokens of two tokenizers are compared.
 
     Attributes:
-        by: `spans`: in groups that stand for the same bytes; `positions`: the n-th with the n-th,
-            whatever they stand for.
-        average: What counts the same: every group of a batch (`groups`), or every row of it,
-            however many groups it has (`rows`).
-        at: Where groups of several tokens meet: where they end, after all but their last tokens
-            (`ends`); where they begin, after the same text on both sides (`begins`); or nowhere
-            (`singles`), so that only tokens meet which stand alone for the same text.
+        method: `spans`: spans that cover the same bytes; `positions`: the n-th token of a
+            completion with the n-th, whatever text they are.
+        average_over: Unit of equal weight in a batch: the span (`groups`) or the example (`rows`).
+        compare_at: Where spans of several tokens are compared: at their last tokens; at their
+            first tokens, which follow the same text on both sides; or nowhere, so that only spans
+            of a single token on both sides are compared.
     """
 
     method: Literal["spans", "positions"]
     average_over: Literal["groups", "rows"] = "groups"
-    compare_at: Literal["ends", "begins", "singles"] = "ends"
+    compare_at: ComparedTokens = "last_token"
 
     def __str__(self) -> str:
         return f"`{self.method}` ({self.compare_at}) averaged over {self.average_over}"
 
 
 class SpanIds(NamedTuple):
-    """The number of the group that each token is in, from 0 on in their order; -1 for none.
-
-    Every group has tokens on both sides.
-    """
+    """Span of each token, from 0 in order; -1 for none. Every span has tokens on both sides."""
 
     student: Int[np.ndarray, " T"]
     teacher: Int[np.ndarray, " S"]
 
-    def select(self, compare_at: Literal["ends", "begins", "singles"]) -> "SpanIds":
-        """The groups as an `Alignment` wants them."""
-        if compare_at == "begins":
-            return SpanIds(*(np.where(np.diff(side, prepend=-1) != 0, side, -1) for side in self))
-        if compare_at == "singles":
-            sizes = [np.bincount(side[side >= 0]) for side in self]
+    def select(self, compare_at: ComparedTokens) -> "SpanIds":
+        """Set the span of every token that `compare_at` does not compare to -1."""
+        if compare_at == "first_token":
+            return SpanIds(*(np.where(np.diff(ids, prepend=-1) != 0, ids, -1) for ids in self))
+        if compare_at == "single_tokens":
+            sizes = [np.bincount(ids[ids >= 0]) for ids in self]
             is_single = np.append((sizes[0] == 1) & (sizes[1] == 1), False)
-            ranks = np.where(is_single, np.cumsum(is_single) - 1, -1)
-            return SpanIds(*(ranks[side] for side in self))
+            new_ids = np.where(is_single, np.cumsum(is_single) - 1, -1)
+            return SpanIds(*(new_ids[ids] for ids in self))
         return self
 
 
 class ByteRanges(NamedTuple):
-    """The bytes of a shared text that tokens stand for, in their order.
+    """Bytes of a shared text that each token covers, in order: `starts` to before `ends`.
 
-    Several tokens may reach one byte: pieces of a character count as reaching its end where it is
-    not known how much of it each has.
+    Several tokens may end on one byte: parts of a character all end where it ends if it is unknown
+    which of its bytes each covers.
     """
 
     starts: Int[np.ndarray, " T"]
@@ -62,38 +60,38 @@ class ByteRanges(NamedTuple):
 
 
 def align_spans(student: ByteRanges, teacher: ByteRanges) -> SpanIds:
-    """The smallest groups that begin and end on the same byte and leave nothing out on either side.
+    """Find the smallest spans that start and end on the same byte and cover all bytes between.
 
-    Tokens are left out where the other side's tokens do not cover exactly the same bytes: because
-    it was cut, or because its last token goes on behind the text.
+    Tokens are in no span where the other side does not cover exactly the same bytes: because it
+    was truncated, or because its last token continues after the text.
     """
     sides = student, teacher
-    mine, theirs = (np.union1d(side.starts, side.ends) for side in sides)
-    meetings = np.intersect1d(mine, theirs)
-    sizes = np.diff(meetings)
-    numbers = [np.searchsorted(meetings, side.ends) - 1 for side in sides]
-    is_whole = np.ones(len(sizes), dtype=bool)
-    for side, number in zip(sides, numbers, strict=True):
-        inside = (number >= 0) & (number < len(sizes))
-        lengths = (side.ends - side.starts)[inside]
-        is_whole &= np.bincount(number[inside], lengths, minlength=len(sizes)) == sizes
-    ranks = np.append(np.where(is_whole, np.cumsum(is_whole) - 1, -1), -1)
-    # What lies behind the last meeting, or before the first, has the number that is left over.
-    return SpanIds(*(ranks[np.where(n < len(sizes), n, -1)] for n in numbers))
+    student_edges, teacher_edges = (np.union1d(side.starts, side.ends) for side in sides)
+    shared_edges = np.intersect1d(student_edges, teacher_edges)
+    sizes = np.diff(shared_edges)
+    indices = [np.searchsorted(shared_edges, side.ends) - 1 for side in sides]
+    is_covered = np.ones(len(sizes), dtype=bool)
+    for side, index in zip(sides, indices, strict=True):
+        is_inside = (index >= 0) & (index < len(sizes))
+        lengths = (side.ends - side.starts)[is_inside]
+        is_covered &= np.bincount(index[is_inside], lengths, minlength=len(sizes)) == sizes
+    span_ids = np.append(np.where(is_covered, np.cumsum(is_covered) - 1, -1), -1)
+    # Tokens before the first shared edge or after the last read the -1 appended at the end.
+    return SpanIds(*(span_ids[np.where(index < len(sizes), index, -1)] for index in indices))
 
 
 def align_positions(
     student_ranks: Int[np.ndarray, " T"], teacher_ranks: Int[np.ndarray, " S"]
 ) -> SpanIds:
-    """The n-th token of one side with the n-th of the other; what has no counterpart is in none.
+    """Pair the tokens of equal rank; a token without a partner is in no span.
 
     Args:
-        student: The number of each of the student's tokens, climbing; -1 for what does not count.
-        teacher: The same of the teacher's.
+        student_ranks: Rank of each student token, increasing; -1 for tokens to leave out.
+        teacher_ranks: Rank of each teacher token.
     """
-    both = np.intersect1d(student_ranks[student_ranks >= 0], teacher_ranks[teacher_ranks >= 0])
+    shared = np.intersect1d(student_ranks[student_ranks >= 0], teacher_ranks[teacher_ranks >= 0])
 
-    def numbers(side: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
-        return np.where(np.isin(side, both), np.searchsorted(both, side), -1)
+    def span_ids(ranks: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
+        return np.where(np.isin(ranks, shared), np.searchsorted(shared, ranks), -1)
 
-    return SpanIds(numbers(student_ranks), numbers(teacher_ranks))
+    return SpanIds(span_ids(student_ranks), span_ids(teacher_ranks))

@@ -1,4 +1,7 @@
-"""Are two tokenizers one? Equal sizes do not say so, nor do equal vocabularies: encode and see."""
+"""Comparison of two tokenizers by their vocabularies and by what they encode.
+
+Equal vocabulary sizes do not make two tokenizers equal, nor do equal vocabularies.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,56 +19,57 @@ PROBE_TEXTS = (
 )
 
 _SPACE_MARKERS = "[\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}\N{LOWER ONE EIGHTH BLOCK}]"
-"""What vocabularies write for a space."""
+"""Characters that vocabularies write for a space."""
 
 _TOKENS_PER_TEXT = 256
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What of a tokenizer is asked here."""
+    """The methods of a Hugging Face tokenizer that a comparison calls."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The ids of `text`."""
+        """Return the token ids of a text."""
         ...
 
     def get_vocab(self) -> Mapping[str, int]:
-        """Every word with its id."""
+        """Return the id of every token."""
         ...
 
 
 def tokenizer_difference(student: Tokenizer, teacher: Tokenizer) -> str | None:
-    """Where the two tokenizers part, in words; None when they encode alike.
+    """Describe the first difference between two tokenizers; None when they encode alike.
 
-    A teacher reads the student's token ids as they are only when this is None: two vocabularies of
-    one size can differ in every id, and two equal vocabularies can split a text differently.
+    Only then can a teacher read the student's token ids. Two vocabularies of one size can differ in
+    every id, and with equal vocabularies two tokenizers can split a text differently.
     """
-    mine, theirs = student.get_vocab(), teacher.get_vocab()
-    for word, number in sorted(mine.items(), key=lambda one: one[1]):
-        if theirs.get(word, number) != number:
-            return f"token {word!r} is {number} for the student, {theirs[word]} for the teacher"
-    only_mine, only_theirs = mine.keys() - theirs.keys(), theirs.keys() - mine.keys()
-    if only_mine or only_theirs:
-        owner = "student" if only_mine else "teacher"
-        word = min(only_mine or only_theirs)
-        count = len(only_mine) + len(only_theirs)
-        return f"{count} tokens are known to one side only, e.g. {word!r} to the {owner}"
-    for lines in (PROBE_TEXTS, *_token_text_blocks(mine)):
-        if _encodes_differently("\n".join(lines), student, teacher):
-            first = next(
-                (one for one in lines if _encodes_differently(one, student, teacher)), lines[0]
-            )
-            return f"{first!r} is split differently"
+    student_vocab, teacher_vocab = student.get_vocab(), teacher.get_vocab()
+    for token, token_id in sorted(student_vocab.items(), key=lambda item: item[1]):
+        if (other_id := teacher_vocab.get(token, token_id)) != token_id:
+            return f"token {token!r} is {token_id} for the student, {other_id} for the teacher"
+    student_only = student_vocab.keys() - teacher_vocab.keys()
+    teacher_only = teacher_vocab.keys() - student_vocab.keys()
+    if student_only or teacher_only:
+        owner = "student" if student_only else "teacher"
+        token = min(student_only or teacher_only)
+        count = len(student_only) + len(teacher_only)
+        return f"{count} tokens are known to one side only, e.g. {token!r} to the {owner}"
+    for texts in (PROBE_TEXTS, *_token_text_blocks(student_vocab)):
+        if _encodes_differently("\n".join(texts), student, teacher):
+            different = (text for text in texts if _encodes_differently(text, student, teacher))
+            return f"{next(different, texts[0])!r} is split differently"
     return None
 
 
 def _token_text_blocks(vocabulary: Mapping[str, int]) -> Iterator[Sequence[str]]:
-    """All words, some hundred at a time: one that a tokenizer cannot put together shows."""
-    words = iter(re.sub(_SPACE_MARKERS, " ", word) for word in vocabulary)
-    while lines := list(islice(words, _TOKENS_PER_TEXT)):
-        yield lines
+    """Yield the text of every token, in blocks: tokens that need other merges split differently."""
+    texts = iter(re.sub(_SPACE_MARKERS, " ", token) for token in vocabulary)
+    while block := list(islice(texts, _TOKENS_PER_TEXT)):
+        yield block
 
 
 def _encodes_differently(text: str, student: Tokenizer, teacher: Tokenizer) -> bool:
-    mine, theirs = (one.encode(text, add_special_tokens=False) for one in (student, teacher))
-    return mine != theirs
+    student_ids, teacher_ids = (
+        tokenizer.encode(text, add_special_tokens=False) for tokenizer in (student, teacher)
+    )
+    return student_ids != teacher_ids

@@ -1,10 +1,10 @@
-"""What bytes each token of a vocabulary stands for, whatever alphabet its tokenizer writes in."""
+"""Bytes of every token of a vocabulary, and tables computed from them."""
 
 import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -12,122 +12,134 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.errors import UserError
 
+TokenBytes = Sequence[bytes | None]
+"""Bytes of each token, by token id; None for special tokens."""
+
+SpecialPairs = Sequence[tuple[int, int]]
+"""Special tokens of the same meaning: `(student's id, teacher's id)` each."""
+
 _SPACE_MARKER = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What SentencePiece writes for a space."""
+"""Character that SentencePiece writes for a space."""
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
+class ExactMatches(NamedTuple):
+    """For each token, the other side's token of the same bytes; -1 for none."""
+
+    student: Int[np.ndarray, " V"]
+    teacher: Int[np.ndarray, " W"]
+
+
+class PaddedBytes(NamedTuple):
+    """First bytes of each token, 0 after its end, and how many there are (0: special token)."""
+
+    token_bytes: UInt8[np.ndarray, "V Y"]
+    num_bytes: Int[np.ndarray, " V"]
+
+
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
-    """The bytes of every token by its id; None for marks that stand for no text.
+    """Return the bytes of every token, by token id; None for special tokens.
 
     Raises:
-        UserError: for a tokenizer that does not say how its tokens become text.
+        UserError: The tokenizer's decoder is neither byte-level nor SentencePiece.
     """
     kinds = {step["type"] for step in _decoder_steps(tokenizer)}
     if "ByteLevel" in kinds:
-        read = _decode_byte_level
+        decode = _decode_byte_level
     elif kinds & {"Metaspace", "Replace", "ByteFallback"}:
-        read = _decode_sentencepiece
+        decode = _decode_sentencepiece
     else:
         raise UserError(
-            f"tokenizer `{tokenizer.name_or_path}`: its tokens are put together by "
-            f"{', '.join(sorted(kinds)) or 'nothing that is known'}; expected a byte-level or a "
-            "SentencePiece tokenizer."
+            f"tokenizer `{tokenizer.name_or_path}`: its decoder is "
+            f"{', '.join(sorted(kinds)) or 'unknown'}; expected a byte-level or a SentencePiece "
+            "tokenizer."
         )
     added = tokenizer.added_tokens_decoder
     vocabulary = tokenizer.get_vocab()
-    found: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)  # there may be holes
-    for word, number in vocabulary.items():
-        token = added.get(number)
+    result: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)  # ids may have gaps
+    for text, token_id in vocabulary.items():
+        token = added.get(token_id)
         if token is None:
-            found[number] = read(word)
+            result[token_id] = decode(text)
         elif not token.special:
-            # Added tokens are written as they are, but for the letter of a space.
-            found[number] = word.encode() if read is _decode_byte_level else read(word)
-    return found
+            # Added tokens hold plain text, except that SentencePiece marks spaces in them too.
+            result[token_id] = text.encode() if decode is _decode_byte_level else decode(text)
+    return result
 
 
 def text_token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
-    """The bytes of every token that texts are written in, by its id; None for all others.
+    """Return the bytes of every token that occurs in encoded text, by token id; None for others.
 
-    SentencePiece has a token for each byte, for what it has no other: `<0x41>` stands beside `A`,
-    often before it, and no text has it.
+    SentencePiece has a fallback token for each byte: `<0x41>` beside `A`. Where another token has
+    the same byte, no text is encoded with the fallback token.
 
     Raises:
-        UserError: as `token_bytes`.
+        UserError: As `token_bytes`.
     """
-    found, vocabulary = token_bytes(tokenizer), tokenizer.get_vocab()
-    single = {
-        number
-        for word, number in vocabulary.items()
-        if _BYTE_TOKEN.fullmatch(word) and found[number] != word.encode()
+    result = token_bytes(tokenizer)
+    fallback = {
+        token_id
+        for text, token_id in tokenizer.get_vocab().items()
+        if _BYTE_TOKEN.fullmatch(text) and result[token_id] != text.encode()
     }
-    spelt = {word for number, word in enumerate(found) if number not in single}
+    spelt = {token for token_id, token in enumerate(result) if token_id not in fallback}
     return [
-        None if number in single and word in spelt else word for number, word in enumerate(found)
+        None if token_id in fallback and token in spelt else token
+        for token_id, token in enumerate(result)
     ]
 
 
 def exact_matches(
-    student: Sequence[bytes | None],
-    teacher: Sequence[bytes | None],
-    special_pairs: Sequence[tuple[int, int]] = (),
-) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"]]:
-    """For each word of either side the other's of the same bytes; -1 where there is none.
+    student: TokenBytes, teacher: TokenBytes, special_pairs: SpecialPairs = ()
+) -> ExactMatches:
+    """Match tokens of the same bytes, and special tokens of the same meaning, one to one.
 
-    Of several words of the same bytes only the first has a twin, so that twins are twins of each
-    other.
-
-    Args:
-        student: The student's `words`; None for marks.
-        teacher: The same of the teacher's.
-        marks: Marks that mean the same: the student's, and the teacher's.
+    Of several tokens of the same bytes only the first has a match, so that matches are mutual.
     """
-    numbers: list[dict[bytes, int]] = [{}, {}]
-    for side, words in zip(numbers, (student, teacher), strict=True):
-        for number, word in enumerate(words):
-            if word is not None:
-                side.setdefault(word, number)
-    found = [np.full(len(words), -1, dtype=np.int32) for words in (student, teacher)]
-    shared = numbers[0].keys() & numbers[1].keys()
-    pairs = [(numbers[0][word], numbers[1][word]) for word in shared]
-    for mine, theirs in (*pairs, *special_pairs):
-        found[0][mine], found[1][theirs] = theirs, mine
-    return found[0], found[1]
+    ids: list[dict[bytes, int]] = [{}, {}]
+    for ids_of_side, tokens in zip(ids, (student, teacher), strict=True):
+        for token_id, token in enumerate(tokens):
+            if token is not None:
+                ids_of_side.setdefault(token, token_id)
+    pairs = [(ids[0][token], ids[1][token]) for token in ids[0].keys() & ids[1].keys()]
+    matches = ExactMatches(
+        *(np.full(len(tokens), -1, dtype=np.int32) for tokens in (student, teacher))
+    )
+    for student_id, teacher_id in (*pairs, *special_pairs):
+        matches.student[student_id], matches.teacher[teacher_id] = teacher_id, student_id
+    return matches
 
 
-def padded_token_bytes(
-    tokens: Sequence[bytes | None], max_bytes: int = 16
-) -> tuple[UInt8[np.ndarray, "V L"], Int[np.ndarray, " V"]]:
-    """The first bytes of every word, 0 behind its end, and how many there are; none for marks."""
-    joined = b"".join((word or b"")[:max_bytes].ljust(max_bytes, b"\0") for word in tokens)
-    sizes = [min(len(word or b""), max_bytes) for word in tokens]
-    return (
+def padded_token_bytes(tokens: TokenBytes, max_bytes: int = 16) -> PaddedBytes:
+    """Return the first `max_bytes` bytes of every token as an array."""
+    joined = b"".join((token or b"")[:max_bytes].ljust(max_bytes, b"\0") for token in tokens)
+    lengths = [min(len(token or b""), max_bytes) for token in tokens]
+    return PaddedBytes(
         np.frombuffer(joined, dtype=np.uint8).reshape(len(tokens), max_bytes),
-        np.array(sizes, dtype=np.int32),
+        np.array(lengths, dtype=np.int32),
     )
 
 
-def word_boundaries(tokens: Sequence[bytes | None]) -> Bool[np.ndarray, " V"]:
-    """Which words begin with white space, or are marks: a text may end before them."""
-    return np.array([word is None or word[:1].isspace() for word in tokens])
+def word_boundaries(tokens: TokenBytes) -> Bool[np.ndarray, " V"]:
+    """Return which tokens begin with white space or are special: a word may end before them."""
+    return np.array([token is None or token[:1].isspace() for token in tokens])
 
 
 def _decoder_steps(tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    waiting = [json.loads(backend.to_str())["decoder"]] if backend is not None else []
-    while waiting:
-        step = waiting.pop()
+    pending = [json.loads(backend.to_str())["decoder"]] if backend is not None else []
+    while pending:
+        step = pending.pop()
         if step is not None:
             yield step
-            waiting += step.get("decoders", [])
+            pending += step.get("decoders", [])
 
 
 def _decode_byte_level(token: str) -> bytes:
     alphabet = _byte_level_alphabet()
     try:
-        return bytes(alphabet[letter] for letter in token)
+        return bytes(alphabet[character] for character in token)
     except KeyError:
         return token.encode()
 
@@ -140,10 +152,10 @@ def _decode_sentencepiece(token: str) -> bytes:
 
 @cache
 def _byte_level_alphabet() -> dict[str, int]:
-    """The byte behind each letter of a byte-level vocabulary.
+    """Return the byte of each character of a byte-level vocabulary.
 
-    Bytes that are printable in Latin-1 stand for themselves; the others have the letters from 256
-    on, in their order (Radford et al., "Language Models are Unsupervised Multitask Learners",
+    Bytes that are printable in Latin-1 are their own character; the others have the characters
+    from 256 on, in order (Radford et al., "Language Models are Unsupervised Multitask Learners",
     2019).
     """
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

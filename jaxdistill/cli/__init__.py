@@ -1,26 +1,28 @@
 """The command line: `jaxdistill train`, `check`, `study`, `compare` and the other commands.
 
-What the user can mend ends in one line a finding and exit code 2; anything else is a bug and
+A mistake of the user ends in one line per mistake and exit code 2; any other error is a bug and
 shows its traceback.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from jaxdistill.cli.parser import build_parser
 from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
-from jaxdistill.signal_handler import SignalHandler
+from jaxdistill.signal_handler import handle_signals
 
 USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code."""
+    """Run one command and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
+    options.arguments = arguments
     try:
-        with _ExitOnSignal():
+        with handle_signals(_exit_on_signal, signal.SIGINT, signal.SIGTERM):
             return options.command(options) or 0
     except UserError as error:
         for line in error.shown_lines:
@@ -28,15 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
 
 
-class _ExitOnSignal(SignalHandler):
-    """Ends the process at once.
-
-    Not by an exception: one that rises in a callback of a library is lost, and the work goes on.
-    """
-
-    def handle_signal(self, number: int, frame: FrameType | None) -> None:
-        """Say so, and end."""
-        if os.isatty(1):
-            os.write(1, b"\x1b[?25h")  # a progress bar hides the cursor
-        os.write(2, b"\nStopped.\n")
-        os._exit(INTERRUPTED_EXIT_CODE)
+def _exit_on_signal(_: signal.Signals) -> None:
+    """End the process at once, since an exception could get lost in a library's callback."""
+    if os.isatty(1):
+        os.write(1, b"\x1b[?25h")  # show the cursor, which a progress bar hides
+    os.write(2, b"\nStopped.\n")
+    os._exit(INTERRUPTED_EXIT_CODE)

@@ -1,13 +1,15 @@
-"""What each command does. It imports its rooms when it runs, so that `--help` answers at once."""
+"""Functions of the commands. Packages are imported inside them, so that `--help` is fast."""
 
 import argparse
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, astuple
 from typing import TextIO, cast
 
+from jaxdistill.cli.stdout import SafeStdout, discard_stdout
 from jaxdistill.errors import UserError
 
 BROKEN_PIPE_EXIT_CODE = 141
@@ -22,7 +24,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Find what is wrong before any weight is loaded."""
+    """Check a config, its data and models; load no weights."""
     from jaxdistill import run
 
     _print(run.check(run.load_config(options.config, options.overrides)))
@@ -37,7 +39,7 @@ def study(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Tell on a page whether a model can take another's place."""
+    """Compare a model in use with candidates, on a page."""
     from jaxdistill import compare
 
     reading = ("length", "loss_on", "prompt_template")
@@ -49,13 +51,14 @@ def compare(options: argparse.Namespace) -> None:
             sources=options.data,
             data_options={name: getattr(options, name) for name in reading},
             prices=options.price,
+            command=shlex.join(["jaxdistill", *options.arguments]),
             **{name: getattr(options, name) for name in named},
         )
     )
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Measure likelihood of rows, agreement with a teacher, tasks."""
+    """Evaluate likelihood, agreement with a teacher, or tasks."""
     _check_eval_options(options)
     if options.lm_eval:
         values = _evaluate_lm_eval(options)
@@ -81,19 +84,18 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _check_eval_options(options: argparse.Namespace) -> None:
-    """See that no option is given that would not be looked at."""
-    likelihood: tuple[str, ...] = ("teacher", "length", "loss_on")
-    harness: tuple[str, ...] = ("include_path", "limit", "fewshot")
-    unseen: dict[str, str] = dict.fromkeys(harness, "belongs to `--lm-eval TASK`")
+    """Check that no option is given that would have no effect."""
+    harness, likelihood = ["include_path", "limit", "fewshot"], ["teacher", "length", "loss_on"]
+    unused = dict.fromkeys(harness, "belongs to `--lm-eval TASK`")
     if options.lm_eval:
-        why = "is about the rows of `--data`, and `--lm-eval` brings its own"
-        unseen = dict.fromkeys((*likelihood, "task"), why)
+        reason = "is about the rows of `--data`, and `--lm-eval` has its own"
+        unused = dict.fromkeys([*likelihood, "task"], reason)
     elif options.task:
-        why = "is about the likelihood of rows, and the file of `--task` says how to ask"
-        unseen |= dict.fromkeys((*likelihood, "prompt_template"), why)
-    if given := [name for name in unseen if getattr(options, name) is not None]:
+        reason = "is about the likelihood of rows, and the file of `--task` defines the prompts"
+        unused |= dict.fromkeys([*likelihood, "prompt_template"], reason)
+    if given := [name for name in unused if getattr(options, name) is not None]:
         raise UserError(
-            *(f"eval: `--{name.replace('_', '-')}` {unseen[name]}. Leave it out." for name in given)
+            *(f"eval: `--{name.replace('_', '-')}` {unused[name]}. Leave it out." for name in given)
         )
 
 
@@ -116,8 +118,8 @@ def _evaluate_likelihood(options: argparse.Namespace) -> dict[str, float]:
     from jaxdistill import run
     from jaxdistill.data import DataConfig
 
-    reading = run.data_options({"model": options.model}, vars(options))
-    data_config = DataConfig(sources=tuple(options.data), heldout=0.0, **reading)
+    data_options = run.resolve_data_options({"model": options.model}, vars(options))
+    data_config = DataConfig(sources=tuple(options.data), heldout=0.0, **data_options)
     return run.evaluate(
         options.model,
         data_config=data_config,
@@ -128,10 +130,10 @@ def _evaluate_likelihood(options: argparse.Namespace) -> dict[str, float]:
 
 
 def cost(options: argparse.Namespace) -> None:
-    """Measure what a model takes: time, memory, disk."""
+    """Measure latency, tokens/s, memory and size on disk."""
     from jaxdistill import report, run
 
-    found = run.measure_cost(
+    measured = run.measure_cost(
         options.model,
         runtime=options.runtime,
         prompt_tokens=options.prompt_tokens,
@@ -139,7 +141,7 @@ def cost(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         dtype=options.dtype,
     )
-    values = asdict(found)
+    values = asdict(measured)
     lines = [
         f"{quantity.label:<24}{text:>12}" for quantity, (text,) in report.table_rows({"": values})
     ]
@@ -147,13 +149,13 @@ def cost(options: argparse.Namespace) -> None:
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Continue prompts (from flags or from stdin)."""
+    """Generate completions of prompts."""
     from jaxdistill import run
 
     model = run.open_model(options.model, dtype=options.dtype)
-    prompts = options.prompt or _read_prompts(sys.stdin)
+    prompts = options.prompt or _read_prompts(sys.stdin or ())  # None where it is closed
     run.check_length(options.max_new_tokens, model.config, options.model, "--max-new-tokens")
-    answers = model.generate(
+    completions = model.generate(
         prompts,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -162,11 +164,11 @@ def generate(options: argparse.Namespace) -> None:
         seed=options.seed,
         chat=options.chat,
     )
-    _print("\n".join(answers))
+    _print("\n".join(completions))
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a folder that PyTorch transformers loads."""
+    """Export a model for PyTorch transformers or llama.cpp (GGUF)."""
     from jaxdistill import run
 
     path = run.export(options.model, options.out, format=options.format, dtype=options.dtype)
@@ -174,14 +176,14 @@ def export(options: argparse.Namespace) -> None:
 
 
 def fetch(options: argparse.Namespace) -> None:
-    """Get a model that the project knows by name."""
+    """Download a model that the project knows by name."""
     from jaxdistill import hub
 
     _print(str(hub.fetch(options.name, options.out)))
 
 
 def explain(options: argparse.Namespace) -> None:
-    """Say what may stand in a config: every field, its default and what it means."""
+    """Explain the fields of a config: type, default and meaning."""
     import rich
     from rich.markdown import Markdown
 
@@ -194,10 +196,10 @@ def explain(options: argparse.Namespace) -> None:
         _print(text)
 
 
-def _read_prompts(file: Iterable[str] | None) -> list[str]:
-    """The lines that stand on standard input."""
+def _read_prompts(file: Iterable[str]) -> list[str]:
+    """Read one prompt per line of standard input."""
     try:
-        lines = [] if file is None else [line.rstrip("\n") for line in file]
+        lines = [line.rstrip("\n") for line in file]
     except UnicodeDecodeError as error:
         raise UserError(f"standard input: not UTF-8: {error.reason}. Save it as UTF-8.") from None
     if not lines:
@@ -206,17 +208,13 @@ def _read_prompts(file: Iterable[str] | None) -> list[str]:
 
 
 def _ignore_closed_stdout() -> None:
-    """What is printed from here on may find nobody who reads it; the work goes on."""
+    """Let long work go on when nothing reads standard output any more, as after `| head`."""
     import rich
-
-    from jaxdistill.track import SafeStdout
 
     rich.get_console().file = cast(TextIO, SafeStdout())
 
 
 def _print(text: str) -> None:
-    from jaxdistill.track import discard_stdout
-
     try:
         print(text, flush=True)  # noqa: T201
     except OSError as error:

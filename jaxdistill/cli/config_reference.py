@@ -1,4 +1,4 @@
-"""`explain`: what may stand in the configs of runs, studies and tasks, as Markdown."""
+"""Reference of all config fields as Markdown: the output of `jaxdistill explain`."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,24 @@ from jaxdistill.errors import UserError, did_you_mean
 
 _INTRODUCTION = """# Configuration
 
-What may stand in the YAML file of a run, and behind `train` and `check` as `data.length=512`. A
-file may name another in `base:` and change it. Studies (`study`) and tasks (`task`) have files of
-their own. `jaxdistill explain` prints this page, and `jaxdistill explain NAME` a part of it."""
+Fields of a run's YAML file. On the command line, `train` and `check` take them as
+`data.length=512`. A file can start from another with `base: other.yaml` and change some of its
+fields. Studies (`study`) and tasks (`task`) have their own files. `jaxdistill explain` prints this
+page, and `jaxdistill explain NAME` a part of it."""
 
 
 def explain_config(names: Sequence[str]) -> str:
-    """What these names stand for: a place (`data`), a choice (`uld`) or a field (`data.length`).
+    """Return the reference of sections (`data`), types (`uld`) or fields (`data.length`).
 
     Args:
-        names: None asks for everything.
+        names: Names to explain; empty for the whole page.
 
     Raises:
-        UserError: for a name that is none, with the nearest one.
+        UserError: A name is unknown; the message has the closest one.
     """
-    known = _all_sections()
-    return "\n\n".join(
-        [_find_section(name, known) for name in names] or [_INTRODUCTION, *map(str, known)]
-    )
+    sections = _all_sections()
+    parts = [_find(name, sections) for name in names]
+    return "\n\n".join(parts or [_INTRODUCTION, *map(str, sections)])
 
 
 def _all_sections() -> list[ConfigSection]:
@@ -39,21 +39,20 @@ def _all_sections() -> list[ConfigSection]:
     ]
 
 
-def _find_section(name: str, known_sections: Sequence[ConfigSection]) -> str:
-    if exact := [str(one) for one in known_sections if name in (one.key, one.type_name)]:
+def _find(name: str, sections: Sequence[ConfigSection]) -> str:
+    if exact := [str(section) for section in sections if name in (section.key, section.type_name)]:
         return "\n\n".join(exact)
-    if choices := [one.summary for one in known_sections if name == one.name]:
+    if choices := [section.summary for section in sections if name == section.name]:
         return "\n".join((f"## `{name}`, by `type`\n", *choices))
     fields = {
-        f"{one.key}.{field}".lstrip("."): line
-        for one in known_sections
-        for field, line in one.field_lines.items()
+        f"{section.key}.{field}".lstrip("."): line
+        for section in sections
+        for field, line in section.field_lines.items()
     }
     if name in fields:
         return fields[name]
-    names = [
-        *fields,
-        *(one.key for one in known_sections),
-        *(one.type_name for one in known_sections if one.type_name),
-    ]
-    raise UserError(f"explain: nothing is called `{name}`.{did_you_mean(name, names)}")
+    names = [*fields, *(section.key for section in sections)]
+    names += [section.type_name for section in sections if section.type_name]
+    raise UserError(
+        f"explain: there is no section, type or field `{name}`.{did_you_mean(name, names)}"
+    )

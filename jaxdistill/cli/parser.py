@@ -1,4 +1,4 @@
-"""The options of each command."""
+"""Command-line parser: the options of every command."""
 
 import argparse
 import math
@@ -8,9 +8,11 @@ from typing import TypeVar
 from jaxdistill import __version__
 from jaxdistill.cli import commands
 
+_MODEL_HELP = "a folder, .gguf file, run folder or hub name"
+
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; what is parsed has its command's function as `command`."""
+    """Build the parser; parsed options hold the function of their command as `command`."""
     top = argparse.ArgumentParser(
         prog="jaxdistill",
         description="Distil large language models into small ones, with JAX.",
@@ -29,9 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
         ("fetch", commands.fetch, _add_fetch_options),
         ("explain", commands.explain, _add_explain_options),
     ):
-        assert command.__doc__, "it is the help of the command"
-        what = command.__doc__.rstrip(".")
-        subparser = subparsers.add_parser(name, help=what, description=what)
+        assert command.__doc__, "the docstring is the help of the command"
+        summary = command.__doc__.rstrip(".")
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
         subparser.set_defaults(command=command)
         add_options(subparser)
     return top
@@ -43,94 +45,69 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_compare_options(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument(
-        "models",
-        nargs="+",
-        metavar="[NAME=]MODEL",
-        help="the model in use, then what might take its place: folders, .gguf files, runs, names",
-    )
-    compare.add_argument(
-        "--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder"
-    )
+    add = compare.add_argument
+    models = "the model in use, then its candidates: folders, .gguf files, runs, names"
+    add("models", nargs="+", metavar="[NAME=]MODEL", help=models)
+    add("--data", required=True, nargs="+", metavar="FILE", help="JSONL, Parquet or folder")
     _add_data_options(compare)
-    compare.add_argument("--out", required=True, metavar="DIR", help="where the page is written")
-    compare.add_argument(
-        "--prompts", type=_positive_int, default=8, metavar="N", help="side by side"
-    )
-    compare.add_argument("--max-new-tokens", type=_positive_int, default=64, metavar="N")
-    compare.add_argument(
-        "--machine-price", type=_non_negative_float, metavar="P", help="of an hour of this machine"
-    )
-    compare.add_argument(
-        "--price",
-        action="append",
-        default=[],
-        metavar="NAME=P",
-        help="of a million tokens of a hosted model; may be repeated",
-    )
-    compare.add_argument("--currency", default="$", help="what prices are in")
-    compare.add_argument(
-        "--tolerance",
-        type=_non_negative_float,
-        default=0.05,
-        metavar="T",
-        help="how much worse is accepted: a fraction of the first model's bits per byte, and score",
-    )
-    compare.add_argument(
-        "--judgements", metavar="FILE", help="the filled-in judgements.csv of the same comparison"
-    )
+    add("--out", required=True, metavar="DIR", help="folder of the page")
+    add("--prompts", type=_positive_int, default=8, metavar="N", help="shown side by side")
+    add("--max-new-tokens", type=_positive_int, default=64, metavar="N")
+    add("--machine-price", type=_non_negative_float, metavar="P", help="per hour of this machine")
+    prices = "per million tokens of a hosted model; may be repeated"
+    add("--price", action="append", default=[], metavar="NAME=P", help=prices)
+    add("--currency", default="$", help="currency of the prices")
+    tolerance = "accepted loss: a fraction of the first model's bits per byte, and of its score"
+    add("--tolerance", type=_non_negative_float, default=0.05, metavar="T", help=tolerance)
+    judgements = "the filled-in judgements.csv of the same comparison"
+    add("--judgements", metavar="FILE", help=judgements)
 
 
 def _add_eval_options(evaluate: argparse.ArgumentParser) -> None:
+    add = evaluate.add_argument
     _add_model_options(evaluate)
-    evaluate.add_argument("--teacher", metavar="DIR", help="compare with this model's distribution")
-    asked = evaluate.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--data", nargs="+", metavar="FILE", help="JSONL, Parquet or folder")
-    asked.add_argument(
-        "--lm-eval", nargs="+", metavar="TASK", help="tasks of lm-evaluation-harness, by name"
-    )
-    evaluate.add_argument("--include-path", metavar="DIR", help="more tasks for --lm-eval")
-    evaluate.add_argument("--limit", type=_positive_int, metavar="N", help="rows of each such task")
-    evaluate.add_argument(
-        "--fewshot",
-        type=_non_negative_int,
-        metavar="N",
-        help="solved rows before each (as the task)",
-    )
+    add("--teacher", metavar="DIR", help="compare with this model's distribution")
+    inputs = evaluate.add_mutually_exclusive_group(required=True)
+    inputs.add_argument("--data", nargs="+", metavar="FILE", help="JSONL, Parquet or folder")
+    tasks = "tasks of lm-evaluation-harness, by name"
+    inputs.add_argument("--lm-eval", nargs="+", metavar="TASK", help=tasks)
+    add("--include-path", metavar="DIR", help="folder of more tasks for --lm-eval")
+    add("--limit", type=_positive_int, metavar="N", help="rows of each --lm-eval task")
+    fewshot = "examples in each prompt (default: the task's)"
+    add("--fewshot", type=_non_negative_int, metavar="N", help=fewshot)
     _add_data_options(evaluate)
-    evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    add("--json", action="store_true", help="one JSON object as the last line")
 
 
 def _add_cost_options(cost: argparse.ArgumentParser) -> None:
+    add = cost.add_argument
     _add_model_options(cost)
-    cost.add_argument(
-        "--runtime", choices=("jax", "torch"), default="jax", help="torch is PyTorch transformers"
-    )
-    cost.add_argument("--prompt-tokens", type=_positive_int, default=32, metavar="N")
-    cost.add_argument("--new-tokens", type=_positive_int, default=64, metavar="N")
-    cost.add_argument("--batch-size", type=_positive_int, default=1, metavar="N")
-    cost.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    add("--runtime", choices=("jax", "torch"), default="jax", help="torch: PyTorch transformers")
+    add("--prompt-tokens", type=_positive_int, default=32, metavar="N")
+    add("--new-tokens", type=_positive_int, default=64, metavar="N")
+    add("--batch-size", type=_positive_int, default=1, metavar="N")
+    add("--json", action="store_true", help="one JSON object as the last line")
 
 
 def _add_generate_options(generate: argparse.ArgumentParser) -> None:
+    add = generate.add_argument
     _add_model_options(generate)
-    generate.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
-    generate.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None)
-    generate.add_argument("--max-new-tokens", type=_positive_int, default=128, metavar="N")
-    generate.add_argument(
-        "--temperature", type=_non_negative_float, default=0.0, help="0 is greedy"
-    )
-    generate.add_argument(
-        "--top-k", type=_non_negative_int, default=0, metavar="N", help="0 is all"
-    )
-    generate.add_argument("--top-p", type=_probability, default=1.0)
-    generate.add_argument("--seed", type=_non_negative_int, default=0, metavar="N")
+    add("--prompt", action="append", metavar="TEXT", help="may be repeated (default: stdin)")
+    add("--chat", action=argparse.BooleanOptionalAction, default=None)
+    add("--max-new-tokens", type=_positive_int, default=128, metavar="N")
+    add("--temperature", type=_non_negative_float, default=0.0, help="0: greedy")
+    add("--top-k", type=_non_negative_int, default=0, metavar="N", help="0: all tokens")
+    add("--top-p", type=_probability, default=1.0)
+    add("--seed", type=_non_negative_int, default=0, metavar="N")
 
 
 def _add_export_options(export: argparse.ArgumentParser) -> None:
-    _add_model_options(export, dtype=None)
-    export.add_argument("--out", required=True, metavar="DIR")
-    export.add_argument("--format", choices=("safetensors", "torch"), default="safetensors")
+    add = export.add_argument
+    add("--model", required=True, metavar="DIR", help=_MODEL_HELP)
+    add("--out", required=True, metavar="PATH", help="a folder; or a .gguf file for format gguf")
+    add("--format", choices=("safetensors", "torch", "gguf"), default="safetensors")
+    dtypes = "float32, bfloat16 or float16 (default: as stored); for gguf f16 (default), q8_0, q4_1"
+    add("--dtype", help=dtypes)
 
 
 def _add_fetch_options(fetch: argparse.ArgumentParser) -> None:
@@ -139,34 +116,26 @@ def _add_fetch_options(fetch: argparse.ArgumentParser) -> None:
 
 
 def _add_data_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--task", metavar="FILE", help="score answers: a YAML file, e.g. configs/tasks/gsm8k.yaml"
-    )
-    command.add_argument(
-        "--length",
-        type=_positive_int,
-        metavar="N",
-        help="longest sequence (as the run, or 512)",
-    )
-    command.add_argument("--batch-size", type=_positive_int, default=8, metavar="N")
-    command.add_argument(
-        "--loss-on", choices=("completion", "all"), help="as the run, or completion"
-    )
-    command.add_argument(
-        "--prompt-template", choices=("plain", "chat"), help="as the run, or plain"
-    )
+    add = command.add_argument
+    task = "score completions: a YAML file, e.g. configs/tasks/gsm8k.yaml"
+    add("--task", metavar="FILE", help=task)
+    length = "longest sequence (default: the run's, or 512)"
+    add("--length", type=_positive_int, metavar="N", help=length)
+    add("--batch-size", type=_positive_int, default=8, metavar="N")
+    loss_on = "scored tokens (default: the run's, or completion)"
+    add("--loss-on", choices=("completion", "all"), help=loss_on)
+    template = "format of prompts (default: the run's, or plain)"
+    add("--prompt-template", choices=("plain", "chat"), help=template)
 
 
 def _add_explain_options(command: argparse.ArgumentParser) -> None:
-    what = "a place, a choice or a field: data, uld, train.steps; everything without one"
-    command.add_argument("names", nargs="*", metavar="NAME", help=what)
+    names = "a section, a type or a field: data, uld, train.steps (default: everything)"
+    command.add_argument("names", nargs="*", metavar="NAME", help=names)
 
 
-def _add_model_options(command: argparse.ArgumentParser, *, dtype: str | None = "float32") -> None:
-    command.add_argument(
-        "--model", required=True, metavar="DIR", help="a folder, .gguf file, run folder or hub name"
-    )
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=dtype)
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, metavar="DIR", help=_MODEL_HELP)
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
 
 
 def _positive_int(text: str) -> int:
@@ -174,10 +143,9 @@ def _positive_int(text: str) -> int:
 
 
 def _non_negative_int(text: str) -> int:
-    most = 2**32 - 1
-    return _parse_number(
-        text, int, lambda value: 0 <= value <= most, f"a whole number from 0 to {most}"
-    )
+    largest = 2**32 - 1
+    expected = f"a whole number from 0 to {largest}"
+    return _parse_number(text, int, lambda value: 0 <= value <= largest, expected)
 
 
 def _non_negative_float(text: str) -> float:

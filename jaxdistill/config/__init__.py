@@ -1,4 +1,4 @@
-"""YAML and `a.b=value` in, frozen dataclasses out; mistakes named with their cure. No JAX here.
+"""Configs: frozen dataclasses read from YAML files and `a.b=value` overrides. No JAX here.
 
 Example:
     >>> from jaxdistill.config import configclass, load

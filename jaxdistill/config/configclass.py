@@ -1,4 +1,4 @@
-"""`configclass`: the one kind of class that a config is made of."""
+"""Class decorator of all config classes."""
 
 import dataclasses
 import inspect
@@ -13,11 +13,11 @@ _Class = TypeVar("_Class")
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(pydantic.Field,))
 def configclass(cls: type[_Class]) -> type[_Class]:
-    """A frozen, keyword-only dataclass whose fields pydantic checks, in YAML and in Python alike.
+    """Make a class a frozen, keyword-only dataclass whose fields pydantic validates.
 
-    Unknown fields are refused. Numbers are strict: YAML reads `no` as False, and lax pydantic
-    would take that for the learning rate 0.0. The docstring says what the fields mean, and its
-    JSON schema has it, field by field.
+    Unknown fields are refused. Numbers are strict: YAML reads `no` as False, which lax pydantic
+    would accept as the learning rate 0.0. The JSON schema takes each field's description from the
+    `Args:` or `Attributes:` of the class's docstring.
     """
     setattr(cls, "__get_pydantic_json_schema__", classmethod(_json_schema_with_docstrings))  # noqa: B010
     config = pydantic.ConfigDict(extra="forbid", strict=True)
@@ -27,20 +27,19 @@ def configclass(cls: type[_Class]) -> type[_Class]:
 def _json_schema_with_docstrings(
     cls: type, core: CoreSchema, handler: pydantic.GetJsonSchemaHandler
 ) -> dict[str, Any]:
-    """The JSON schema of `cls`, with what docstrings say of its fields: its own and its bases'."""
-    from docstring_parser.google import parse  # who reads a config has no need of it
+    """Return the JSON schema of `cls`, described by its docstring and those of its bases."""
+    from docstring_parser.google import parse  # not needed to read a config
 
     schema = handler(core)
-    described = handler.resolve_ref_schema(schema)
-    texts: dict[str, str] = {}
-    said = parse("")
-    for base in reversed(cls.__mro__):  # the class itself is the last
-        said = parse(inspect.cleandoc(base.__dict__.get("__doc__") or ""))
-        texts |= {one.arg_name: one.description or "" for one in said.params}
-    described["description"] = said.description or ""
-    fields = described["properties"]
-    described["properties"] = {one.name: fields[one.name] for one in dataclasses.fields(cls)}
-    for name, text in texts.items():
-        if name in fields:
-            fields[name]["description"] = text
+    definition = handler.resolve_ref_schema(schema)
+    descriptions: dict[str, str] = {}
+    docstring = parse("")
+    for base in reversed(cls.__mro__):  # the class itself comes last
+        docstring = parse(inspect.cleandoc(base.__dict__.get("__doc__") or ""))
+        descriptions |= {param.arg_name: param.description or "" for param in docstring.params}
+    definition["description"] = docstring.description or ""
+    properties = definition["properties"]
+    definition["properties"] = {f.name: properties[f.name] for f in dataclasses.fields(cls)}
+    for name in descriptions.keys() & properties.keys():
+        properties[name]["description"] = descriptions[name]
     return schema

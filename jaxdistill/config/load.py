@@ -1,8 +1,7 @@
-"""From YAML and dotted overrides to a checked config, and back to YAML.
+"""Reading of configs from YAML and dotted overrides, and writing back to YAML.
 
-OmegaConf reads (it takes `1e-5` for a number, as PyYAML does not), pydantic checks, and
-`findings` turns what pydantic found into one line a mistake. There is no interpolation:
-`${...}` is text.
+OmegaConf parses (unlike PyYAML it reads `1e-5` as a number), pydantic validates, and
+`validation_errors` formats one line per mistake. There is no interpolation: `${...}` is text.
 """
 
 import json
@@ -26,38 +25,38 @@ def load(cls: type[_Class], path: str | Path | None, overrides: Sequence[str] = 
 
     Args:
         cls: A `configclass`.
-        path: A YAML file, which may name another to start from in `base:` (relative to itself);
-            None for the defaults.
-        overrides: `a.b=value` or `list.0.field=value`, applied in order after the file. What is
-            given replaces what was there; another `type` also takes away the fields beside it.
+        path: A YAML file; its `base:` names another file to start from, relative to itself. None
+            for the defaults.
+        overrides: `a.b=value` or `list.0.field=value`, applied in order after the file. A value
+            replaces the former one; a new `type` also removes the former choice's fields.
 
     Raises:
-        UserError: with every mistake that was found, a line each.
+        UserError: The config has mistakes; one line each.
     """
     node = OmegaConf.create(_read_yaml(Path(path)) if path is not None else {})
     for override in overrides:
         _apply_override(node, override)
     content = OmegaConf.to_container(node, resolve=False)
-    where = str(path) if path is not None else "config"
+    source = str(path) if path is not None else "config"
     binary = [name for name, value in _leaves(content, "") if isinstance(value, bytes)]
     if binary:
-        raise UserError(*(f"{where}: {name}: binary data; write it as text." for name in binary))
+        raise UserError(*(f"{source}: {name}: binary data; write it as text." for name in binary))
     text = json.dumps(content)
     try:
-        # The JSON mode is strict about numbers, yet takes lists for tuples.
+        # JSON mode is strict about numbers, yet accepts lists as tuples.
         return pydantic.TypeAdapter(cls).validate_json(text)
     except pydantic.ValidationError as error:
         lines = format_validation_errors(cls, json.loads(text), error)
-        raise UserError(*(f"{where}: {line}" for line in lines)) from None
+        raise UserError(*(f"{source}: {line}" for line in lines)) from None
 
 
 def dump(config: Any) -> str:
-    """The YAML that `load` reads back to an equal `config`."""
+    """Return the YAML text from which `load` reads an equal config."""
     return OmegaConf.to_yaml(OmegaConf.create(_to_json_values(config)))
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Every value of `config` by its dotted name, as it would stand in an override."""
+    """Return every value of a config by its dotted name, as an override would name it."""
     return dict(_leaves(_to_json_values(config), ""))
 
 
@@ -66,8 +65,8 @@ def _to_json_values(config: Any) -> Any:
 
 
 def _leaves(content: Any, path: str) -> Iterator[tuple[str, Any]]:
-    inner = content.items() if isinstance(content, dict) else enumerate(content)
-    for name, value in inner:
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for name, value in items:
         if isinstance(name, bytes):
             yield f"{path}{name!r}", name
         elif isinstance(value, dict | list) and value:
@@ -105,9 +104,9 @@ def _read_yaml(path: Path, parents: tuple[Path, ...] = ()) -> dict[Any, Any]:
 
 
 def _merge(base: Any, override: Any) -> Any:
-    """`above` laid over `below`: mappings are joined, and all else is replaced.
+    """Merge `override` into `base`: mappings are joined, other values replaced.
 
-    A mapping that makes another choice (`type`) is not joined with the fields of the one before.
+    A mapping with another `type` replaces the former choice and all its fields.
     """
     if not (isinstance(base, dict) and isinstance(override, dict)):
         return override
@@ -117,7 +116,7 @@ def _merge(base: Any, override: Any) -> Any:
 
 
 def _parse_value(value: str) -> Any:
-    """What stands behind `=`: YAML, and text as it stands where YAML finds text without quotes."""
+    """Parse the value of an override as YAML; text without quotes is kept verbatim."""
     content = OmegaConf.create(f"value: {value}" if value else "value: ''")
     parsed = OmegaConf.to_container(content, resolve=False)["value"]  # pyright: ignore
     is_bare = isinstance(parsed, str) and not value.lstrip().startswith(("'", '"', "|", ">"))
@@ -130,10 +129,10 @@ def _apply_override(node: DictConfig, override: str) -> None:
         raise UserError(f"override `{override}`: expected `a.b=value`, with `=` and no spaces.")
     try:
         parsed = _parse_value(value)
-        chosen, _, last = key.rpartition(".")
-        if last == "type" and chosen and OmegaConf.select(node, key) != parsed:
-            # Another choice: the fields of the one before it go.
-            key, parsed = chosen, {"type": parsed}
+        parent, _, field = key.rpartition(".")
+        if field == "type" and parent and OmegaConf.select(node, key) != parsed:
+            # A new choice: the fields of the former one are removed.
+            key, parsed = parent, {"type": parsed}
         OmegaConf.update(node, key, parsed, merge=False, force_add=True)
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

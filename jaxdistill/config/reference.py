@@ -1,6 +1,6 @@
-"""What may stand in a config, for people: each field with its kind, its default and what it means.
+"""Reference of config fields as Markdown: type, default and description of each.
 
-It is made of the JSON schema of the classes, and so of their own annotations and docstrings.
+It is generated from JSON schemas, and so from the annotations and docstrings of the classes.
 """
 
 import json
@@ -18,18 +18,19 @@ _BOUND_TEXTS = {
     "exclusiveMaximum": "below {:,}",
     "maximum": "up to {:,}",
 }
+_MAPPING = "mapping, see below"
 _TYPE_NAMES = {"integer": "whole number", "string": "text", "boolean": "`true` or `false`"}
 
 
 @dataclass(frozen=True)
 class ConfigSection:
-    """The fields that stand together in one place.
+    """Section of the reference: the fields of one mapping of a config.
 
     Attributes:
-        name: The dotted name of the place; empty for the top of a config.
-        choice: The `type` that has these fields, where others have other ones.
-        text: What it is about.
-        fields: A line of Markdown for each by its name.
+        name: Dotted name of the mapping; "" for the top of a config.
+        type_name: The `type` that has these fields; None where there is no choice.
+        description: Description of the class.
+        field_lines: Line of Markdown for each field, by name.
     """
 
     name: str
@@ -39,12 +40,12 @@ class ConfigSection:
 
     @property
     def key(self) -> str:
-        """What it is asked for by: `train.optimizer`, `objectives.uld`."""
+        """Name of the section for `explain`, such as `train.optimizer` or `objectives.uld`."""
         return ".".join(filter(None, (self.name, self.type_name)))
 
     @property
     def summary(self) -> str:
-        """The first paragraph of it, in a line of a list."""
+        """List item with the first paragraph of the description."""
         return f"- **`{self.type_name}`**: {self.description.partition(chr(10))[0]}"
 
     def __str__(self) -> str:
@@ -55,11 +56,11 @@ class ConfigSection:
 
 
 def config_sections(cls: type, name: str = "") -> list[ConfigSection]:
-    """The places of a config, from the top down.
+    """Return the sections of a config class, from the top down.
 
     Args:
         cls: A `configclass`.
-        name: Where it stands, if not at the top.
+        name: Dotted name of the config, if it is not the top.
     """
     schema = pydantic.TypeAdapter(cls).json_schema()
     return list(_walk_schema(schema, name, schema.get("$defs", {})))
@@ -69,22 +70,23 @@ def _walk_schema(
     schema: _Schema, name: str, definitions: _Schema, type_name: str | None = None
 ) -> Iterator[ConfigSection]:
     required = schema.get("required", ())
-    fields = {field: one for field, one in schema["properties"].items() if field != "type"}
-    lines = {field: _field_line(field, one, field in required) for field, one in fields.items()}
+    fields = {field: info for field, info in schema["properties"].items() if field != "type"}
+    lines = {field: _field_line(field, info, field in required) for field, info in fields.items()}
     yield ConfigSection(name, type_name, _join_lines(schema["description"]), lines)
-    for field, one in fields.items():
-        below = [definitions[ref] for ref in _definition_names(one)]
-        for inner in below:
-            chosen = inner["properties"]["type"]["const"] if len(below) > 1 else None
-            yield from _walk_schema(inner, f"{name}.{field}".lstrip("."), definitions, chosen)
+    for field, info in fields.items():
+        inner = [definitions[ref] for ref in _definition_names(info)]
+        for inner_schema in inner:
+            choice = inner_schema["properties"]["type"]["const"] if len(inner) > 1 else None
+            inner_name = f"{name}.{field}".lstrip(".")
+            yield from _walk_schema(inner_schema, inner_name, definitions, choice)
 
 
 def _definition_names(schema: _Schema) -> Iterator[str]:
-    """The parts of a schema that a field may hold, by name."""
+    """Yield the names of the config classes that a field may hold."""
     if "$ref" in schema:
         yield schema["$ref"].rpartition("/")[2]
-    for one in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        yield from _definition_names(one)
+    for member in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        yield from _definition_names(member)
     if "items" in schema:
         yield from _definition_names(schema["items"])
 
@@ -93,20 +95,21 @@ def _field_line(name: str, schema: _Schema, is_required: bool) -> str:
     default = ""
     if is_required:
         default = "; required"
-    elif "default" in schema and not any(_definition_names(schema)):
+    elif "default" in schema and not isinstance(schema["default"], dict):
         default = f"; default `{json.dumps(schema['default'], ensure_ascii=False)}`"
-    said = " ".join(schema["description"].split())
-    return f"- **`{name}`** ({_type_text(schema)}{default}). {said}"
+    description = " ".join(schema["description"].split())
+    return f"- **`{name}`** ({_type_text(schema)}{default}). {description}"
 
 
 def _type_text(schema: _Schema) -> str:
-    """What a field holds, in words."""
-    if any(_definition_names(schema)):
-        return "list of mappings, see below" if "items" in schema else "mapping, see below"
+    """Describe the type of a field in words."""
     if choices := schema.get("anyOf"):
-        return " or ".join(map(_type_text, choices))
+        texts = [_type_text(choice) for choice in choices]
+        return " or ".join(sorted(texts, key=lambda text: text == _MAPPING))
+    if any(_definition_names(schema)):
+        return "list of mappings, see below" if "items" in schema else _MAPPING
     if choices := schema.get("enum"):
-        return " or ".join(f"`{one}`" for one in choices)
+        return " or ".join(f"`{choice}`" for choice in choices)
     if schema["type"] == "array":
         if pair := schema.get("prefixItems"):
             return f"[{', '.join(map(_type_text, pair))}]"
@@ -119,5 +122,5 @@ def _type_text(schema: _Schema) -> str:
 
 
 def _join_lines(text: str) -> str:
-    """A docstring without the line breaks inside of its paragraphs."""
+    """Remove the line breaks inside the paragraphs of a docstring."""
     return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))

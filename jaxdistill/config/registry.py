@@ -1,4 +1,4 @@
-"""A `type:` choice in YAML: the classes that may stand there, found by listing a package."""
+"""Registries of the classes that a `type:` field in YAML chooses from."""
 
 import importlib
 import pkgutil
@@ -13,12 +13,12 @@ _Class = TypeVar("_Class", bound=type)
 
 
 class Registry:
-    """Classes by the value of their literal `type` field.
+    """Registry of classes, by the value of their literal `type` field.
 
     Args:
-        kind: What one of them is called in messages ("objective").
-        package: The package whose modules register classes; each is imported at first use, so
-            that a new file is a new choice and nothing else changes.
+        kind: Name of such a class in error messages ("objective").
+        package: Package whose modules register classes. All are imported at first use, so that a
+            new file is a new choice and no other file changes.
     """
 
     def __init__(self, kind: str, *, package: str):
@@ -27,7 +27,7 @@ class Registry:
         self._classes: dict[str, type] = {}
 
     def register(self, cls: _Class) -> _Class:
-        """Class decorator: adds `cls` under the value of its `type: Literal[...]` field."""
+        """Register a class under the value of its `type: Literal[...]` field (class decorator)."""
         (name,) = get_args(cls.__annotations__["type"])
         if name in self._classes:
             raise ValueError(f"two classes are called {self.kind} `{name}`")
@@ -36,7 +36,7 @@ class Registry:
 
     @property
     def union(self) -> Any:
-        """The annotation for a config field that holds one of these."""
+        """Annotation of a config field that holds an instance of one of the classes."""
         classes = tuple(self[name] for name in self)
         if len(classes) == 1:
             return classes[0]

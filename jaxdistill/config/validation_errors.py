@@ -1,4 +1,4 @@
-"""What pydantic found wrong, said so that a user can mend it: one line a mistake."""
+"""Validation errors of pydantic as text for users, one line per mistake."""
 
 import dataclasses
 import types
@@ -11,32 +11,32 @@ from jaxdistill.errors import did_you_mean
 
 
 def format_validation_errors(cls: type, content: Any, error: pydantic.ValidationError) -> list[str]:
-    """One line a mistake: the dotted path, what came, what was expected, the nearest word."""
-    found: dict[str, list[tuple[type, Any]]] = {}
+    """Return one line per mistake: its dotted path, what came, what was expected, the nearest."""
+    errors_by_path: dict[str, list[tuple[type, Any]]] = {}
     for item in error.errors():
         path, owner = _locate(cls, content, item["loc"])
-        found.setdefault(path, []).append((owner, item))
+        errors_by_path.setdefault(path, []).append((owner, item))
     return [
-        _format_path_errors(path, found[path])
-        for path in found
-        if not _is_parent_of_error(path, found)
+        _format_path_errors(path, errors)
+        for path, errors in errors_by_path.items()
+        if not _is_parent_of_error(path, errors_by_path)
     ]
 
 
 def _is_parent_of_error(path: str, paths: Iterable[str]) -> bool:
-    """A list in which an item was refused is also called too short, or not a number."""
+    """Return whether the error repeats that of an item: a list without it is called too short."""
     return any(other.startswith((f"{path}.", f"{path}[")) for other in paths)
 
 
 def _format_path_errors(path: str, errors: Sequence[tuple[type, Any]]) -> str:
-    """What is wrong at `path`; several items where each of a union's members was refused."""
+    """Format the errors at `path`; there are several if it is a union, one per member."""
     owner, item = errors[0]
     if len(errors) == 1:
         return _format_error(path, owner, item)
-    wanted = dict.fromkeys(
+    expected = dict.fromkeys(
         _pydantic_message(item).removeprefix("input should be ") for _, item in errors
     )
-    return f"{path}: input should be {' or '.join(wanted)}; got {_format_value(item['input'])}."
+    return f"{path}: input should be {' or '.join(expected)}; got {_format_value(item['input'])}."
 
 
 def _format_error(path: str, owner: type, error: Any) -> str:
@@ -50,26 +50,30 @@ def _format_error(path: str, owner: type, error: Any) -> str:
         return f"{path}: missing; {owner.__name__} cannot do without it."
     if kind == "union_tag_invalid":
         tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "").split(", ")
-        listed = ", ".join(known)
-        return (
-            f"{path}.type: no choice is called `{tag}`.{did_you_mean(tag, known)} Known: {listed}."
-        )
+        known_list = ", ".join(known)
+        hint = did_you_mean(tag, known)
+        return f"{path}.type: no choice is called `{tag}`.{hint} Known: {known_list}."
     if kind == "union_tag_not_found":
-        return f"{path}: say which with `type: ...`."
+        return f"{path}: the choice is missing; add `type: ...`."
     if kind == "literal_error":
         known = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        came = str(error["input"])
-        return f"{path}: `{came}` is not one of {', '.join(known)}.{did_you_mean(came, known)}"
+        value = str(error["input"])
+        return f"{path}: `{value}` is not one of {', '.join(known)}.{did_you_mean(value, known)}"
     if kind == "too_short":
-        least, came = error["ctx"]["min_length"], error["ctx"]["actual_length"]
-        return f"{path}: holds {came or 'nothing'}; expected at least {least}."
+        least, length = error["ctx"]["min_length"], error["ctx"]["actual_length"]
+        return f"{path}: holds {length or 'nothing'}; expected at least {least}."
     if kind == "value_error":
         return f"{path}: {_pydantic_message(error)}"
     return f"{path}: {_pydantic_message(error)}; got {_format_value(error['input'])}."
 
 
 def _pydantic_message(error: Any) -> str:
-    message = error["msg"].removeprefix("Value error, ").replace("a valid array", "a list")
+    message = (
+        error["msg"]
+        .removeprefix("Value error, ")
+        .replace("a valid array", "a list")
+        .replace("an object", "a mapping")
+    )
     return message[:1].lower() + message[1:]
 
 
@@ -80,10 +84,10 @@ def _format_value(value: Any) -> str:
 
 
 def _locate(cls: type, content: Any, location: tuple[Any, ...]) -> tuple[str, type]:
-    """The dotted path of `location`, and the config class that its last step is a field of.
+    """Return the dotted path of a location, and the config class that its last step belongs to.
 
-    Inside a choice pydantic adds the value of `type` to the location, and inside a union the name
-    of the member that it tried; they are no part of the path.
+    Pydantic adds the value of `type` to the location inside a choice, and the member's name inside
+    a union; neither belongs to the path.
     """
     path, owner, annotation, value = "", cls, cls, content
     for step in location:
@@ -102,31 +106,31 @@ def _locate(cls: type, content: Any, location: tuple[Any, ...]) -> tuple[str, ty
 
 
 def _config_class(annotation: Any, value: Any) -> type | None:
-    """The config class that `value` was read as."""
+    """Return the config class that `value` was read as."""
     classes = [
         c for c in _union_members(annotation) if isinstance(c, type) and dataclasses.is_dataclass(c)
     ]
     if isinstance(value, dict) and "type" in value:
-        named = [c for c in classes if value["type"] in get_args(c.__annotations__.get("type"))]
-        classes = named or classes
+        chosen = [c for c in classes if value["type"] in get_args(c.__annotations__.get("type"))]
+        classes = chosen or classes
     return classes[0] if classes else None
 
 
 def _child_annotation(annotation: Any, owner: type, step: Any) -> Any:
     if isinstance(step, int):
-        inner = [get_args(a) for a in _union_members(annotation) if get_origin(a) in (tuple, list)]
-        return inner[0][0] if inner and inner[0] else Any
+        items = [get_args(a) for a in _union_members(annotation) if get_origin(a) in (tuple, list)]
+        return items[0][0] if items and items[0] else Any
     return get_type_hints(owner, include_extras=True).get(step, Any)
 
 
 def _union_members(annotation: Any) -> Iterator[Any]:
-    """The members of a union, however it is written."""
+    """Yield the members of a union, `Union[...]` or `|`, through `Annotated`."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _union_members(get_args(annotation)[0])
     elif origin in (Union, types.UnionType):
-        for one in get_args(annotation):
-            yield from _union_members(one)
+        for member in get_args(annotation):
+            yield from _union_members(member)
     elif origin is not Literal:
         yield annotation
 

@@ -1,4 +1,4 @@
-"""Pure functions on arrays: one value per row, in float32 and nats, never reduced further."""
+"""Loss functions on arrays: one float32 value per position, in nats, not reduced further."""
 
 from jaxdistill.losses.binary_cross_entropy import binary_cross_entropy as binary_cross_entropy
 from jaxdistill.losses.cosine import cosine_distance as cosine_distance
@@ -8,9 +8,7 @@ from jaxdistill.losses.divergences import reverse_kl as reverse_kl
 from jaxdistill.losses.divergences import skew_kl as skew_kl
 from jaxdistill.losses.divergences import skew_reverse_kl as skew_reverse_kl
 from jaxdistill.losses.divergences import total_variation as total_variation
-from jaxdistill.losses.edit_distance import (
-    normalised_edit_distance as normalised_edit_distance,
-)
+from jaxdistill.losses.edit_distance import normalised_edit_distance as normalised_edit_distance
 from jaxdistill.losses.multi_level_ot import (
     holistic_absolute_difference as holistic_absolute_difference,
 )
@@ -19,6 +17,7 @@ from jaxdistill.losses.multi_level_ot import (
 )
 from jaxdistill.losses.multi_level_ot import sinkhorn_distance as sinkhorn_distance
 from jaxdistill.losses.sinkhorn import entropic_transport_cost as entropic_transport_cost
+from jaxdistill.losses.sorted_difference import BoundedValue as BoundedValue
 from jaxdistill.losses.sorted_difference import sorted_difference as sorted_difference
 from jaxdistill.losses.sorted_difference import (
     sorted_difference_adaptive as sorted_difference_adaptive,

@@ -1,19 +1,19 @@
-"""How unlike two words are by the directions of their embeddings, for many pairs together."""
+"""Cosine distance between all pairs of two sets of embeddings."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 _MIN_SQUARED_NORM = 1e-12
-"""What a squared length is divided by at least: a vector of 0 has no direction."""
+"""Lower bound of a squared norm in the division: the zero vector has no direction."""
 
 
 def cosine_distance(
     left: Float[Array, "R N D"], right: Float[Array, "R M D"]
 ) -> Float32[Array, "R N M"]:
-    """1 − cos of the angle between each of `left` and each of `right`: between 0 and 1.
+    """1 − max(0, cos) of the angle between each vector of `left` and each of `right`.
 
-    Where the angle is a right one or wider, and where a vector is 0, they have nothing in common.
+    Values lie between 0 and 1; the distance of a zero vector is 1.
     """
     left, right = map(_normalize, (left, right))
     cosine = jnp.einsum("rnd,rmd->rnm", left, right, precision=jax.lax.Precision.HIGHEST)

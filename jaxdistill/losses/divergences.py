@@ -1,7 +1,7 @@
-"""How far a student's distribution `q` is from a teacher's `p`, row by row, in nats.
+"""Divergences between a teacher's distribution p and a student's q, per position, in nats.
 
-Both come as normalised log-probabilities, in which a word may be impossible (-inf): on one side or
-on both. It then adds its limit, 0 log 0 = 0, and no NaN, to the value and to the gradient alike.
+Inputs are normalised log-probabilities over one vocabulary. A token may be impossible (-inf) on
+one side or both. It then contributes its limit (0 log 0 = 0), never NaN, to value and gradient.
 """
 
 import jax.numpy as jnp
@@ -13,21 +13,21 @@ from jaxdistill.losses.finite_log import finite_log
 def forward_kl(
     log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"]
 ) -> Float32[Array, "*R"]:
-    """KL(p‖q) = Σ p (log p − log q), infinite when the student rules out what the teacher says."""
+    """KL(p‖q) = Σ p (log p − log q); infinite where q = 0 and p > 0 for a token."""
     return _kl_divergence(log_p, log_q)
 
 
 def reverse_kl(
     log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"]
 ) -> Float32[Array, "*R"]:
-    """KL(q‖p) = Σ q (log q − log p), infinite when the teacher rules out what the student says.
+    """KL(q‖p) = Σ q (log q − log p); infinite where p = 0 and q > 0 for a token.
 
-    The gradient of such a row is that of its finite terms: an infinite one has no direction.
+    The gradient at an infinite value is that of the finite terms: infinite terms have none.
     """
     q = jnp.exp(log_q)
-    is_ruled_out = log_p == -jnp.inf
-    log_ratio = jnp.where((q > 0) & ~is_ruled_out, log_q - log_p, 0)
-    return jnp.sum(jnp.where((q > 0) & is_ruled_out, jnp.inf, q * log_ratio), axis=-1)
+    is_impossible = log_p == -jnp.inf
+    log_ratio = jnp.where((q > 0) & ~is_impossible, log_q - log_p, 0)
+    return jnp.sum(jnp.where((q > 0) & is_impossible, jnp.inf, q * log_ratio), axis=-1)
 
 
 def jensen_shannon(
@@ -35,8 +35,8 @@ def jensen_shannon(
 ) -> Float32[Array, "*R"]:
     """β KL(p‖m) + (1 − β) KL(q‖m) with m = β p + (1 − β) q.
 
-    The ends are the two divergences that it leads over to (and that it tends to when divided by β
-    or 1 − β; undivided it tends to 0): β = 0 is `forward_kl`, β = 1 is `reverse_kl`.
+    By definition here, β = 0 is `forward_kl` and β = 1 is `reverse_kl`. These are the limits of the
+    value divided by β and by 1 − β; the undivided value tends to 0.
 
     Reference:
         Agarwal et al., "On-Policy Distillation of Language Models", 2023,
@@ -55,7 +55,7 @@ def jensen_shannon(
 def skew_kl(
     log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"], *, alpha: float
 ) -> Float32[Array, "*R"]:
-    """KL(p ‖ α p + (1 − α) q): finite whatever the student says, at most −log α.
+    """KL(p ‖ α p + (1 − α) q): at most −log α, whatever q is.
 
     Reference:
         Ko et al., "DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024,
@@ -67,7 +67,7 @@ def skew_kl(
 def skew_reverse_kl(
     log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"], *, alpha: float
 ) -> Float32[Array, "*R"]:
-    """KL(q ‖ (1 − α) p + α q): finite whatever the teacher says, at most −log α.
+    """KL(q ‖ (1 − α) p + α q): at most −log α, whatever p is.
 
     Reference:
         Ko et al., "DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024,
@@ -79,26 +79,27 @@ def skew_reverse_kl(
 def total_variation(
     log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"]
 ) -> Float32[Array, "*R"]:
-    """½ Σ |p − q|, between 0 and 1; words on which both agree pull in no direction."""
+    """½ Σ |p − q|, between 0 and 1; tokens with p = q have no gradient."""
     return jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2
 
 
 def _kl_divergence(
     log_a: Float32[Array, "*R V"], log_b: Float32[Array, "*R V"]
 ) -> Float32[Array, "*R"]:
-    """Σ a (log a − log b) over the words that `a` can say."""
+    """KL(a‖b) = Σ a (log a − log b), over tokens with a > 0."""
     a = jnp.exp(log_a)
-    # Asked this way round, a NaN counts as present: a broken teacher must not look like a match.
-    is_absent = a == 0
-    log_ratio = jnp.where(is_absent, 0, log_a - log_b)
-    # The inner `where` keeps NaN out of the gradient. The outer one changes nothing; but a plain
-    # sum of products XLA:CPU (of JAX 0.10.2) hands to a kernel that takes a fifth of the walk.
-    return jnp.sum(jnp.where(is_absent, 0, a * log_ratio), axis=-1)
+    # `a == 0` and not `a > 0`: NaN must pass through, or a broken teacher would look like a match.
+    is_zero = a == 0
+    log_ratio = jnp.where(is_zero, 0, log_a - log_b)
+    # The inner `where` keeps NaN out of the gradient. The outer one does not change the value: it
+    # keeps XLA:CPU (of JAX 0.10.2) from calling a kernel for a sum of products, which takes a
+    # fifth of the whole chunked loss.
+    return jnp.sum(jnp.where(is_zero, 0, a * log_ratio), axis=-1)
 
 
 def _log_mixture(
     log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"], *, p_weight: float
 ) -> Float32[Array, "*R V"]:
-    """log(s p + (1 − s) q), kept finite where neither side has any mass."""
+    """log(s p + (1 − s) q) with s = `p_weight`; finite where p = q = 0."""
     mixture = p_weight * jnp.exp(log_p) + (1 - p_weight) * jnp.exp(log_q)
     return finite_log(mixture)

@@ -1,4 +1,4 @@
-"""How many letters must be changed to make one word of another, for many pairs together."""
+"""Edit distance of many pairs of byte strings, in one JAX program."""
 
 import jax
 import jax.numpy as jnp
@@ -6,37 +6,41 @@ from jaxtyping import Array, Float32, Int, Integer
 
 
 def normalised_edit_distance(
-    left: Integer[Array, "*R L"],
+    left: Integer[Array, "*R Y"],
     left_lengths: Int[Array, "*R"],
-    right: Integer[Array, "*R L"],
+    right: Integer[Array, "*R Y"],
     right_lengths: Int[Array, "*R"],
 ) -> Float32[Array, "*R"]:
-    """The edit distance of two words, divided by the longer one's length: between 0 and 1.
+    """Return the Levenshtein distance divided by the longer length, between 0 and 1.
 
-    Insertions, deletions and replacements cost the same (Levenshtein); two words of no letters
-    are equal.
+    Insertions, deletions and substitutions cost 1. Two empty strings have distance 0.
 
     Args:
-        left: The letters of one word, with anything behind its end.
-        left_lengths: How many letters it has, at most L.
-        right: The letters of the other.
-        right_lengths: How many it has.
+        left: Bytes of one string each, with any padding.
+        left_lengths: Number of bytes before the padding, at most Y.
+        right: Bytes of the other string.
+        right_lengths: Number of its bytes.
     """
-    length = left.shape[-1]
-    places = jax.lax.broadcasted_iota(jnp.int32, (*left.shape[:-1], length + 1), left.ndim - 1)
+    num_bytes = left.shape[-1]
+    positions = jax.lax.broadcasted_iota(
+        jnp.int32, (*left.shape[:-1], num_bytes + 1), left.ndim - 1
+    )
 
-    def extend(carry: tuple[Array, Array], at: Int[Array, ""]) -> tuple[tuple[Array, Array], None]:
-        row, found = carry
-        letter = jax.lax.dynamic_index_in_dim(left, at, axis=-1)
-        replaced = row[..., :-1] + (letter != right)
+    def add_byte(
+        carry: tuple[Array, Array], index: Int[Array, ""]
+    ) -> tuple[tuple[Array, Array], None]:
+        row, last_row = carry
+        byte = jax.lax.dynamic_index_in_dim(left, index, axis=-1)
+        substituted = row[..., :-1] + (byte != right)
         deleted = row[..., 1:] + 1
         first = row[..., :1] + 1
-        best = jnp.concatenate([first, jnp.minimum(replaced, deleted)], axis=-1)
-        # Insertions lead from left to right, each at the cost of one: a running minimum.
-        best = jax.lax.cummin(best - places, axis=left.ndim - 1) + places
-        is_last = (left_lengths == at + 1)[..., None]
-        return (best, jnp.where(is_last, best, found)), None
+        row = jnp.concatenate([first, jnp.minimum(substituted, deleted)], axis=-1)
+        # Insertions go from left to right at a cost of 1 each: a running minimum.
+        row = jax.lax.cummin(row - positions, axis=left.ndim - 1) + positions
+        is_last = (left_lengths == index + 1)[..., None]
+        return (row, jnp.where(is_last, row, last_row)), None
 
-    (_, found), _ = jax.lax.scan(extend, (places, places), jnp.arange(length))
-    found = jnp.take_along_axis(found, right_lengths[..., None], axis=-1)[..., 0]
-    return found / jnp.maximum(jnp.maximum(left_lengths, right_lengths), 1).astype(jnp.float32)
+    (_, last_row), _ = jax.lax.scan(add_byte, (positions, positions), jnp.arange(num_bytes))
+    distances = jnp.take_along_axis(last_row, right_lengths[..., None], axis=-1)[..., 0]
+    longer = jnp.maximum(jnp.maximum(left_lengths, right_lengths), 1)
+    return distances / longer.astype(jnp.float32)

@@ -1,14 +1,13 @@
-"""How far two answers are as a whole, each in the columns that are likeliest all through it.
+"""Optimal transport costs of MultiLevelOT, between completions of two vocabularies.
 
-A row holds how likely a few words are at one place, the same words in all rows of an answer. That
-of the teacher and of the student are compared column by column, whatever words they stand for.
-Gradients reach the student's `q` alone.
+`p` (teacher) and `q` (student) hold the probabilities of a completion's top tokens, one row per
+position. A column is one token of either vocabulary; columns are compared in the order of their
+probability over the completion, whatever tokens they stand for. Gradients reach `q` alone.
 
 Reference:
     Cui et al., "Multi-Level Optimal Transport for Universal Cross-Tokenizer Knowledge Distillation
-    on Language Models", 2025, https://arxiv.org/abs/2412.14528. The names are the paper's, and the
-    formulas those of its authors' code: two of them soften probabilities by another softmax, as if
-    they were logits.
+    on Language Models", 2025, https://arxiv.org/abs/2412.14528. Names are the paper's; formulas are
+    those of the authors' code, where two of the three costs apply a softmax to probabilities.
 """
 
 import jax
@@ -16,26 +15,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32
 
 _TEMPERATURE = 2.0
-"""What probabilities are divided by before they are softened to be places of a transport."""
+"""Temperature of the softmax that the Sinkhorn distance applies to probabilities."""
 
 _LOG_ZERO = -1e30
-"""The logarithm of what is as good as nothing, and finite, so that its gradient is a number."""
+"""Logarithm of a negligible mass: finite, so that its gradient is finite."""
 
 
 def holistic_absolute_difference(
     p: Float32[Array, "*R N"], q: Float32[Array, "*R N"]
 ) -> Float32[Array, "*R"]:
-    """Σ |pᵢ − qᵢ|: the holistic absolute difference, of columns in one order for an answer."""
+    """Σ |pᵢ − qᵢ| per position: the holistic absolute difference."""
     return jnp.sum(jnp.abs(jax.lax.stop_gradient(p) - q), axis=-1)
 
 
 def sequential_logarithmic_cost(
     p: Float32[Array, "*R N"], q: Float32[Array, "*R N"]
 ) -> Float32[Array, "*R"]:
-    """−Σ softmax(q)ᵢ log softmax(p)ᵢ: the sequential logarithmic cost.
+    """−Σ softmax(q)ᵢ log softmax(p)ᵢ per position: the sequential logarithmic cost.
 
-    It is least where the student is certain of the teacher's likeliest column, and not where both
-    are equal: it sharpens what `absolute_difference` holds in place.
+    Its minimum is not q = p: it is a student that is certain of the teacher's first column. It
+    sharpens q, while `holistic_absolute_difference` keeps q close to p.
     """
     log_p = jax.nn.log_softmax(jax.lax.stop_gradient(p))
     return -jnp.sum(jax.nn.softmax(q) * log_p, axis=-1)
@@ -44,44 +43,45 @@ def sequential_logarithmic_cost(
 def sinkhorn_distance(
     p: Float32[Array, "S N"],
     q: Float32[Array, "T N"],
-    is_same_sequence: Bool[Array, "S T"],
+    is_same_completion: Bool[Array, "S T"],
     *,
     epsilon: float,
     num_iterations: int,
 ) -> Float32[Array, " T"]:
-    """Σᵢ Pᵢⱼ Wᵢⱼ, with Wᵢⱼ = Σ |softmax(pᵢ/2) − softmax(qⱼ/2)|: the Sinkhorn distance of answers.
+    """Σᵢ Pᵢⱼ Wᵢⱼ per student position, with Wᵢⱼ = Σ |softmax(pᵢ/2) − softmax(qⱼ/2)|.
 
-    The plan P begins as exp(−W/ε); its rows are scaled to one and then its columns, so many times,
-    through which the gradient goes. Each of the student's places has one part to receive in the
-    end, and those of the teacher's answer give as much as each other.
+    The plan P starts as exp(−W/ε). Each iteration scales its rows, then its columns, to sum 1; the
+    gradient goes through the iterations. In the end each student position receives a mass of 1,
+    and the teacher's positions of a completion give equal shares.
 
     Args:
-        p: The teacher's places.
-        q: The student's.
-        is_pair: Which belong to one answer; answers do not see each other.
-        epsilon: How much the plan is smoothed.
-        num_iterations: How often rows and columns are scaled.
+        p: The teacher's positions.
+        q: The student's positions.
+        is_same_completion: Whether a teacher and a student position belong to one completion; no
+            mass moves between completions.
+        epsilon: Regularisation of the plan, in units of W.
+        num_iterations: Number of iterations.
     """
-    p, q = (jax.nn.softmax(side / _TEMPERATURE) for side in (jax.lax.stop_gradient(p), q))
+    p, q = (jax.nn.softmax(probs / _TEMPERATURE) for probs in (jax.lax.stop_gradient(p), q))
     cost = _pairwise_l1(p, q)
-    log_kernel = jnp.where(is_same_sequence, -cost / epsilon, _LOG_ZERO)
-    gives, receives = is_same_sequence.any(axis=1), is_same_sequence.any(axis=0)
+    log_kernel = jnp.where(is_same_completion, -cost / epsilon, _LOG_ZERO)
+    has_student, has_teacher = is_same_completion.any(axis=1), is_same_completion.any(axis=0)
 
-    # Kept are the scales alone: what they are made of is as large as the plan, and made again.
+    # Only the scales are kept for the backward pass: all else is as large as the plan.
     @jax.checkpoint
-    def scale(columns: Array, _: None) -> tuple[Array, Array]:
-        rows = -jax.nn.logsumexp(log_kernel + columns[None, :], axis=1)
-        rows = jnp.where(gives, rows, 0)
-        columns = -jax.nn.logsumexp(log_kernel + rows[:, None], axis=0)
-        return jnp.where(receives, columns, 0), rows
+    def scale(log_columns: Array, _: None) -> tuple[Array, Array]:
+        log_rows = -jax.nn.logsumexp(log_kernel + log_columns[None, :], axis=1)
+        log_rows = jnp.where(has_student, log_rows, 0)
+        log_columns = -jax.nn.logsumexp(log_kernel + log_rows[:, None], axis=0)
+        return jnp.where(has_teacher, log_columns, 0), log_rows
 
-    columns, rows = jax.lax.scan(scale, jnp.zeros(len(q)), length=num_iterations)
-    plan = jnp.exp(log_kernel + rows[-1][:, None] + columns[None, :])
-    return jnp.sum(jnp.where(is_same_sequence, plan * cost, 0), axis=0)
+    log_columns, log_rows = jax.lax.scan(scale, jnp.zeros(len(q)), length=num_iterations)
+    plan = jnp.exp(log_kernel + log_rows[-1][:, None] + log_columns[None, :])
+    return jnp.sum(jnp.where(is_same_completion, plan * cost, 0), axis=0)
 
 
 def _pairwise_l1(p: Float32[Array, "S N"], q: Float32[Array, "T N"]) -> Float32[Array, "S T"]:
-    """Σ |pᵢ − qⱼ|, a column after the other: all of them at once would be N times as large."""
+    """Σ |pᵢ − qⱼ| of all pairs, column by column: all columns at once take N times the memory."""
 
     @jax.checkpoint
     def difference(p: Array, q: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Studies: named arms and seeds of one run, trained in turn and compared on the same rows."""
+"""Studies: arms and seeds of one run, trained in turn and compared on the same held-out rows."""
 
 from jaxdistill.study.config import StudyConfig as StudyConfig
 from jaxdistill.study.config import read as read

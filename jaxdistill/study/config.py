@@ -1,4 +1,4 @@
-"""What a study is: a run's config, what its arms change in it, and the seeds."""
+"""Config of a study, and the runs that it expands to."""
 
 import json
 from collections.abc import Mapping
@@ -11,26 +11,26 @@ from pydantic import Field
 from jaxdistill.config import configclass, load
 from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
 from jaxdistill.evals import RATIO_METRICS
-from jaxdistill.run import RunConfig
-from jaxdistill.run import load_config as read_run
+from jaxdistill.run import RunConfig, load_config
 
 _Name = Annotated[str, Field(min_length=1, pattern=r"^[\w.-]+$")]
 _Changes = dict[str, Any]
+"""New values of a run's fields, by dotted name."""
 
 
 @configclass
 class StudyConfig:
-    """A question that is answered by training.
+    """A study: runs that differ in chosen fields, each with several seeds, and their comparison.
 
     Attributes:
-        question: What is asked, in a sentence; it heads the table.
-        run: The config of a run that all arms start from, relative to the study's file.
-        output: The study's folder: one run folder for each arm and seed, and the tables.
-        common: What all arms change in it, by dotted name.
-        arms: What each arm changes besides, by its name; `{}` changes nothing.
-        baseline: The arm that the others are compared with.
-        seeds: Each arm is trained once with each (`seed` of the run).
-        quantities: What is compared, of what is measured on the held-out rows.
+        question: The question that the study answers, in a sentence; title of the table.
+        run: Config file of a run that all arms start from, relative to the study's file.
+        output: Folder of the study: a run folder for each arm and seed, and the tables.
+        common: Fields that all arms change, by dotted name.
+        arms: Fields that each arm changes in addition, by the arm's name; `{}` changes nothing.
+        baseline: Name of the arm that the others are compared with.
+        seeds: Seeds of the runs (`seed`); each arm is trained once with each.
+        quantities: Metrics of the held-out rows to compare.
     """
 
     question: str = ""
@@ -49,14 +49,14 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study.
+    """Run of a study.
 
     Attributes:
-        arm: Which arm it belongs to.
+        arm: Name of its arm.
         seed: Its seed.
-        source: The file of the run's config.
-        overrides: What is changed in it.
-        config: What comes of both.
+        config_path: Config file that the run starts from.
+        overrides: Overrides of that file.
+        config: The resulting config.
     """
 
     arm: str
@@ -67,75 +67,86 @@ class StudyRun:
 
 
 def read(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
-    """The study in a YAML file, with `a.b=value` overrides; UserError names every mistake."""
+    """Read a study from a YAML file, with `a.b=value` overrides.
+
+    Raises:
+        UserError: The study has mistakes; one line each.
+    """
     _check_study_overrides(overrides)
     config = load(StudyConfig, path, overrides)
     if config.baseline not in config.arms:
-        close = did_you_mean(config.baseline, list(config.arms))
+        hint = did_you_mean(config.baseline, list(config.arms))
         raise UserError(
             f"{path}: baseline: {config.baseline!r} is not one of the arms "
-            f"{', '.join(config.arms)}.{close}"
+            f"{', '.join(config.arms)}.{hint}"
         )
     if unknown := [name for name in config.quantities if name not in RATIO_METRICS]:
-        close = did_you_mean(unknown[0], list(RATIO_METRICS))
+        hint = did_you_mean(unknown[0], list(RATIO_METRICS))
         raise UserError(
-            f"{path}: quantities: {unknown[0]!r} is not one of {', '.join(RATIO_METRICS)}.{close}"
+            f"{path}: quantities: {unknown[0]!r} is not one of {', '.join(RATIO_METRICS)}.{hint}"
         )
     _check_reserved_fields(config, path)
     return config
 
 
 def _check_reserved_fields(config: StudyConfig, path: str | Path) -> None:
-    """See that nothing is said of the runs which the study says for all of them."""
-    changed = {"common": config.common} | {f"arms.{n}": one for n, one in config.arms.items()}
-    findings = [
-        f"{path}: {where}.{name}: every run has its own. Write the study's `{instead}` instead."
-        for where, changes in changed.items()
-        for name, instead in (("seed", "seeds"), ("output", "output"))
+    """Check that no arm sets a field that the study sets for every run, and no seed is repeated."""
+    sections = {"common": config.common} | {f"arms.{n}": c for n, c in config.arms.items()}
+    errors = [
+        f"{path}: {section}.{name}: every run has its own. Write the study's `{field}` instead."
+        for section, changes in sections.items()
+        for name, field in (("seed", "seeds"), ("output", "output"))
         if name in changes
     ]
     if len(set(config.seeds)) < len(config.seeds):
-        findings.append(f"{path}: seeds: {list(config.seeds)} names one twice; it would count so.")
-    if findings:
-        raise UserError(*findings)
+        errors.append(
+            f"{path}: seeds: {list(config.seeds)} names one twice, so it would count twice. "
+            "Remove it."
+        )
+    if errors:
+        raise UserError(*errors)
 
 
 def _check_study_overrides(overrides: tuple[str, ...]) -> None:
-    of_study, of_run = ({field.name for field in fields(cls)} for cls in (StudyConfig, RunConfig))
-    findings = [
+    study_fields, run_fields = (
+        {field.name for field in fields(cls)} for cls in (StudyConfig, RunConfig)
+    )
+    errors = [
         f"override `{override}`: that is a field of the runs. Write `{name}: {value}` under "
         "`common` in the study's file, for all arms, or under one of its `arms`."
         for override in overrides
         for name, _, value in [override.partition("=")]
-        if name.split(".")[0] in of_run - of_study
+        if name.split(".")[0] in run_fields - study_fields
     ]
-    if findings:
-        raise UserError(*findings)
+    if errors:
+        raise UserError(*errors)
 
 
 def expand_runs(study: StudyConfig, path: str | Path) -> list[StudyRun]:
-    """All runs, seed by seed, so that a study which is stopped has seen every arm.
+    """Expand a study to its runs: all arms of the first seed, then of the next.
+
+    So a study that is stopped has trained every arm.
 
     Raises:
-        UserError: naming what is wrong in any of them, before the first is trained.
+        UserError: A run's config has mistakes; one line each.
     """
-    source = Path(path).parent / study.run
-    # What is wrong in all runs is said once, and not of each.
-    read_run(source, tuple(_format_overrides({**study.common, "output": study.output, "seed": 0})))
-    findings = ErrorCollector()
-    found = []
+    config_path = Path(path).parent / study.run
+    # A mistake in all runs is reported once, without the name of an arm.
+    load_config(config_path, _overrides({**study.common, "output": study.output, "seed": 0}))
+    errors = ErrorCollector()
+    runs = []
     for seed in study.seeds:
         for arm, changes in study.arms.items():
-            place = Path(study.output) / f"{arm}-{seed}"
-            changed = {**study.common, **changes, "output": str(place), "seed": seed}
-            overrides = tuple(_format_overrides(changed))
-            with findings.collect(f"arm `{arm}`, seed {seed}"):
-                config = read_run(source, overrides)
-                found.append(StudyRun(arm, seed, source, overrides, config))
-    findings.raise_if_any()
-    return found
+            folder = Path(study.output) / f"{arm}-{seed}"
+            reserved = {"output": str(folder), "seed": seed}
+            overrides = _overrides({**study.common, **changes, **reserved})
+            with errors.collect(f"arm `{arm}`, seed {seed}"):
+                config = load_config(config_path, overrides)
+                runs.append(StudyRun(arm, seed, config_path, overrides, config))
+    errors.raise_if_any()
+    return runs
 
 
-def _format_overrides(changes: Mapping[str, Any]) -> list[str]:
-    """Changes as they stand on a command line; JSON is YAML."""
-    return [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+def _overrides(changes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Format changes as command-line overrides; JSON is valid YAML."""
+    return tuple(f"{name}={json.dumps(value)}" for name, value in changes.items())

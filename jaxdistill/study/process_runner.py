@@ -1,4 +1,4 @@
-"""Runs as processes of their own, one at a time, which hear of every signal to their study."""
+"""Subprocesses of a study: one run at a time, stopped by signals to the study."""
 
 import fcntl
 import os
@@ -7,28 +7,27 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
-from jaxdistill.signal_handler import SignalHandler
+from jaxdistill.signal_handler import handle_signals
 
 
 @contextmanager
 def lock_folder(folder: Path, on_wait: Callable[[], None]) -> Iterator[int]:
-    """While entered, no other study works in this folder.
+    """Lock a study's folder while entered, so that no other study runs in it.
 
-    The lock goes with its descriptor: a process that is given it holds it too. So a run that
-    outlives its study (SIGKILL cannot be handed on) is waited for, and nothing of it is lost.
+    A process that inherits the lock's file descriptor holds the lock too. So a run that outlives
+    its study (SIGKILL cannot be passed on) is waited for, and keeps its work.
 
     Args:
-        folder: The study's folder; made if it is not there.
-        on_wait: Called when another process has it, before waiting for that process to end.
+        folder: Folder of the study; created if missing.
+        on_wait: Called before waiting, when another process holds the lock.
 
     Yields:
-        The descriptor of the lock.
+        File descriptor of the lock.
 
     Raises:
-        UserError: when this is no place for a folder.
+        UserError: The path cannot be a folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,39 +50,45 @@ def _lock_descriptor(descriptor: int, on_wait: Callable[[], None]) -> None:
         on_wait()
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
-        pass  # a file system without locks
+        pass  # the file system has no locks
 
 
-class ProcessRunner(SignalHandler):
-    """While entered, a signal goes to the process that runs, and none is started after it.
+class ProcessRunner:
+    """Runner of one process at a time.
 
     Args:
-        inherited: Descriptors that the processes share.
+        inherited_fds: File descriptors that the processes inherit.
     """
 
     def __init__(self, *inherited_fds: int):
-        super().__init__(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self._inherited = inherited_fds
+        self._inherited_fds = inherited_fds
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
 
+    @classmethod
+    @contextmanager
+    def open(cls, *inherited_fds: int) -> Iterator["ProcessRunner"]:
+        """While entered, a signal ends the current process and no other one is started."""
+        runner = cls(*inherited_fds)
+        with handle_signals(runner._stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            yield runner
+
     def run(self, command: Sequence[str]) -> int:
-        """Run one process to its end. Returns its exit code, or 130 if a signal came."""
+        """Run one process to its end. Return its exit code, or 130 after a signal."""
         if self._is_stopped:
             return INTERRUPTED_EXIT_CODE
-        # A session of its own: the terminal's Ctrl-C would reach the run twice.
+        # In a session of its own, or a Ctrl-C of the terminal would reach the run twice.
         with subprocess.Popen(
-            command, start_new_session=True, pass_fds=self._inherited
+            command, start_new_session=True, pass_fds=self._inherited_fds
         ) as self._process:
-            if self._is_stopped:  # while it was started
+            if self._is_stopped:  # while it started
                 self._process.terminate()
             code = self._process.wait()
         self._process = None
         return INTERRUPTED_EXIT_CODE if self._is_stopped else code
 
-    def handle_signal(self, number: int, frame: FrameType | None) -> None:
-        """Hand it on."""
+    def _stop(self, _: signal.Signals) -> None:
         self._is_stopped = True
         if self._process is not None:
-            # Whatever came: this one is understood from a process's first moment on.
+            # SIGTERM for every signal: a process handles it from its start.
             self._process.terminate()

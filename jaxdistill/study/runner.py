@@ -1,4 +1,4 @@
-"""Running what a study still lacks, one run at a time, and writing what came of it."""
+"""Execution of a study: missing runs are trained one at a time, then the tables are written."""
 
 import csv
 import io
@@ -19,42 +19,43 @@ from jaxdistill.study.table import ArmResult, arm_results, csv_rows, markdown_ta
 
 
 def run(study: StudyConfig, path: str | Path) -> int:
-    """Train every arm with every seed that is not there yet, then compare them.
+    """Train every missing run of a study, each in its own process, then compare the arms.
 
-    Each run is a process of its own, which continues where it was left; so does the study.
+    A run that was interrupted continues from its last checkpoint.
 
     Args:
         study: The study.
-        path: Its file: the run's config is named relative to it.
+        path: Its file, which `study.run` is relative to.
 
     Returns:
-        0, or 130 when a signal ended the study early.
+        Exit code: 0, or 130 if a signal ended the study early.
 
     Raises:
-        UserError: when a config is wrong, a run fails, or runs cannot be compared.
+        UserError: A config is wrong, a run failed, or runs cannot be compared.
     """
     runs = expand_runs(study, path)
     _check_new_arms(runs[: len(study.arms)])
     folder = Path(study.output).expanduser()
 
-    def say_who_waits() -> None:
-        _print(f"Another study, or a run that a killed one left, is at work in {folder}: waiting.")
+    def print_waiting() -> None:
+        _print(f"Waiting for another study, or a run left by a killed one, in {folder}.")
 
-    with lock_folder(folder, say_who_waits) as lock:
-        with ProcessRunner(lock) as processes:
-            for number, member in enumerate(runs, start=1):
-                _print(f"[{number}/{len(runs)}] {member.arm}, seed {member.seed}")
-                code = processes.run(_train_command(member))
+    with lock_folder(folder, print_waiting) as lock:
+        with ProcessRunner.open(lock) as processes:
+            for number, study_run in enumerate(runs, start=1):
+                _print(f"[{number}/{len(runs)}] {study_run.arm}, seed {study_run.seed}")
+                code = processes.run(_train_command(study_run))
                 if code == INTERRUPTED_EXIT_CODE:
                     _print(
-                        f"Stopped in run {number} of {len(runs)}. The same command goes on there."
+                        f"Stopped in run {number} of {len(runs)}. "
+                        "The same command continues from there."
                     )
                     return code
                 if code:
                     raise UserError(
-                        f"arm `{member.arm}`, seed {member.seed}: the run ended with exit code "
-                        f"{code}; what it said stands above. Where it asks for another `output`, "
-                        "name another for the study. Mended, the same command goes on with it."
+                        f"arm `{study_run.arm}`, seed {study_run.seed}: the run ended with exit "
+                        f"code {code}; its message is above. If it asks for another `output`, "
+                        "change the study's `output`. Once fixed, the same command continues."
                     )
         _write_tables(study, folder, arm_results(study, runs))
     _print((folder / "table.md").read_text(encoding="utf-8"))
@@ -62,24 +63,18 @@ def run(study: StudyConfig, path: str | Path) -> int:
 
 
 def _check_new_arms(runs: Sequence[StudyRun]) -> None:
-    """See that arms which have no run yet can have one: the last would tell after hours."""
-    findings = ErrorCollector()
-    for member in runs:
-        if not Path(member.config.output).expanduser().exists():
-            with findings.collect(f"arm `{member.arm}`"):
-                check_objectives(member.config)
-    findings.raise_if_any()
+    """Check the arms that have no run yet: training of earlier arms may take hours."""
+    errors = ErrorCollector()
+    for study_run in runs:
+        if not Path(study_run.config.output).expanduser().exists():
+            with errors.collect(f"arm `{study_run.arm}`"):
+                check_objectives(study_run.config)
+    errors.raise_if_any()
 
 
 def _train_command(study_run: StudyRun) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "jaxdistill",
-        "train",
-        str(study_run.config_path),
-        *study_run.overrides,
-    ]
+    command = [sys.executable, "-m", "jaxdistill", "train"]
+    return [*command, str(study_run.config_path), *study_run.overrides]
 
 
 def _print(text: str) -> None:
@@ -87,18 +82,18 @@ def _print(text: str) -> None:
 
 
 def _write_tables(study: StudyConfig, folder: Path, results: list[ArmResult]) -> None:
-    """`table.md`, `table.csv` and a plot of each quantity."""
+    """Write `table.md`, `table.csv` and a plot of each quantity."""
     with atomic_file(folder / "table.md") as file:
         file.write_text(markdown_table(study, results), encoding="utf-8")
-    lines = csv_rows(study, results)
+    rows = csv_rows(study, results)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]))
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(rows)
     with atomic_file(folder / "table.csv") as file:
         file.write_text(text.getvalue(), encoding="utf-8")
     for name in study.quantities:
-        intervals = {outcome.arm: astuple(outcome.values[name]) for outcome in results}
-        picture = to_standalone_svg(draw_intervals(QUANTITIES[name], intervals))
+        intervals = {result.arm: astuple(result.values[name]) for result in results}
+        svg = to_standalone_svg(draw_intervals(QUANTITIES[name], intervals))
         with atomic_file(folder / f"{name}.svg") as file:
-            file.write_text(picture, encoding="utf-8")
+            file.write_text(svg, encoding="utf-8")

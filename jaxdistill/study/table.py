@@ -1,33 +1,34 @@
-"""What came of a study: each arm's numbers with intervals, beside the baseline's."""
+"""Results of a study: metrics of each arm with intervals, and differences from the baseline."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxdistill.errors import UserError
-from jaxdistill.evals import RATIO_METRICS, Estimate, difference, ratio
+from jaxdistill.evals import RATIO_METRICS, Estimate, RatioTerms, difference, ratio
 from jaxdistill.report import QUANTITIES, read_metrics, training_effort
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.study.config import StudyConfig, StudyRun
 
-_RatioTerms = tuple[Float[np.ndarray, "S R"], Float[np.ndarray, "S R"]]
+Scores = list[dict[str, Any]]
+"""Scores of one run: a dict for each held-out row."""
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm.
+    """Result of one arm.
 
     Attributes:
-        arm: Its name.
-        values: Each quantity over held-out rows and seeds.
-        differences: From the baseline, seeds and rows paired; empty for the baseline.
+        arm: Name of the arm.
+        values: Each quantity, over held-out rows and seeds.
+        differences: Difference of each quantity from the baseline, seeds and rows paired; empty for
+            the baseline.
         by_seed: Each quantity for each seed.
-        tokens: How many tokens a run has read, on average.
-        seconds: How long a run has trained, on average.
+        mean_tokens: Mean number of tokens that a run has read.
+        mean_seconds: Mean training time of a run.
     """
 
     arm: str
@@ -39,139 +40,134 @@ class ArmResult:
 
 
 def arm_results(study: StudyConfig, runs: Sequence[StudyRun]) -> list[ArmResult]:
-    """Every arm of a study whose runs are all finished, the baseline first.
+    """Compute the result of every arm from finished runs; the baseline comes first.
 
     Raises:
-        UserError: when runs were not measured on the same rows.
+        UserError: Runs were not measured on the same held-out rows.
     """
     arms = sorted(study.arms, key=lambda arm: arm != study.baseline)
     folders = {arm: [RunFolder(m.config.output) for m in runs if m.arm == arm] for arm in arms}
-    lines = {arm: [_read_scores(folder) for folder in folders[arm]] for arm in arms}
-    _check_same_rows(lines)
-    base = {name: _ratio_terms(name, lines[study.baseline]) for name in study.quantities}
-    found = []
+    scores = {arm: [_read_scores(folder) for folder in folders[arm]] for arm in arms}
+    _check_same_rows(scores)
+    baseline = {name: _ratio_terms(name, scores[study.baseline]) for name in study.quantities}
+    results = []
     for arm in arms:
-        ratios = {name: _ratio_terms(name, lines[arm]) for name in study.quantities}
-        differences = {name: difference(ratios[name], base[name]) for name in study.quantities}
-        costs = np.mean([training_effort(read_metrics(f.metrics)) for f in folders[arm]], axis=0)
-        found.append(
+        terms = {name: _ratio_terms(name, scores[arm]) for name in study.quantities}
+        differences = {name: difference(terms[name], baseline[name]) for name in study.quantities}
+        efforts = [training_effort(read_metrics(folder.metrics)) for folder in folders[arm]]
+        tokens, seconds = np.mean(efforts, axis=0)
+        results.append(
             ArmResult(
                 arm=arm,
-                values={name: ratio(*one) for name, one in ratios.items()},
+                values={name: ratio(*ratio_terms) for name, ratio_terms in terms.items()},
                 differences={} if arm == study.baseline else differences,
-                by_seed={n: (s.sum(1) / w.sum(1)).tolist() for n, (s, w) in ratios.items()},
-                mean_tokens=float(costs[0]),
-                mean_seconds=float(costs[1]),
+                by_seed={n: (s.sum(1) / w.sum(1)).tolist() for n, (s, w) in terms.items()},
+                mean_tokens=float(tokens),
+                mean_seconds=float(seconds),
             )
         )
-    return found
+    return results
 
 
 def markdown_table(study: StudyConfig, results: Sequence[ArmResult]) -> str:
-    """The table as people read it, the best of each quantity in bold."""
+    """Return the results as a Markdown table, the best arm of each quantity in bold."""
     labels = [QUANTITIES[name].label for name in study.quantities]
     head = ["arm", *(f"{label} [95 %]" for label in labels)]
     head += [f"minus {study.baseline}: {label}" for label in labels]
     head += ["tokens", "seconds"]
     best = {name: _best_arm(name, results) for name in study.quantities}
     rows = []
-    for outcome in results:
-        cells = [outcome.arm]
+    for result in results:
+        cells = [result.arm]
         for name in study.quantities:
-            cell = _format_estimate(name, outcome.values[name])
-            cells.append(f"**{cell}**" if outcome.arm == best[name] else cell)
+            cell = _format_estimate(name, result.values[name])
+            cells.append(f"**{cell}**" if result.arm == best[name] else cell)
         for name in study.quantities:
-            beside = outcome.differences.get(name)
-            cells.append(
-                "" if beside is None else _format_estimate(name, beside, is_difference=True)
-            )
-        rows.append([*cells, f"{outcome.mean_tokens:,.0f}", f"{outcome.mean_seconds:,.0f}"])
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        [
-            *([study.question, ""] if study.question else []),
-            *(f"| {' | '.join(line)} |" for line in lines),
-            "",
-            _interval_note(study.seeds),
-            "",
-        ]
-    )
+            from_baseline = result.differences.get(name)
+            cells.append(_format_difference(name, from_baseline) if from_baseline else "")
+        rows.append([*cells, f"{result.mean_tokens:,.0f}", f"{result.mean_seconds:,.0f}"])
+    title = [study.question, ""] if study.question else []
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    return "\n".join([*title, *lines, "", _interval_note(study.seeds), ""])
 
 
 def _interval_note(seeds: Sequence[int]) -> str:
-    paired = "the same ones for both arms of a difference"
+    resampled = "95 % intervals resample the held-out rows, the same for both arms of a difference"
     if len(seeds) == 1:
-        return (
-            f"One seed ({seeds[0]}): 95 % intervals draw the held-out rows again, {paired}, and "
-            "say nothing of other seeds."
-        )
+        return f"One seed ({seeds[0]}): {resampled}, and do not cover the spread between seeds."
     return (
-        f"Means of {len(seeds)} seeds ({', '.join(map(str, seeds))}). 95 % intervals draw the "
-        f"held-out rows again, {paired}, and are widened by what the seeds differ (Student's t)."
+        f"Means of {len(seeds)} seeds ({', '.join(map(str, seeds))}). {resampled}, and are widened "
+        "by the spread between seeds (Student's t)."
     )
 
 
 def csv_rows(study: StudyConfig, results: Sequence[ArmResult]) -> list[dict[str, Any]]:
-    """The same as lines of a table for programs: one for each arm and quantity."""
-    lines = []
-    for outcome in results:
+    """Return one CSV row for each arm and quantity."""
+    rows = []
+    for result in results:
         for name in study.quantities:
-            value, beside = outcome.values[name], outcome.differences.get(name)
-            lines.append(
+            from_baseline = result.differences.get(name)
+            columns = ("difference", "difference_low", "difference_high")
+            difference = astuple(from_baseline) if from_baseline else ("", "", "")
+            rows.append(
                 {
-                    "arm": outcome.arm,
+                    "arm": result.arm,
                     "quantity": name,
-                    "value": value.value,
-                    "low": value.low,
-                    "high": value.high,
-                    "difference": "" if beside is None else beside.value,
-                    "difference_low": "" if beside is None else beside.low,
-                    "difference_high": "" if beside is None else beside.high,
-                    "by_seed": json.dumps(outcome.by_seed[name]),
-                    "tokens": outcome.mean_tokens,
-                    "seconds": outcome.mean_seconds,
+                    **asdict(result.values[name]),
+                    **dict(zip(columns, difference, strict=True)),
+                    "by_seed": json.dumps(result.by_seed[name]),
+                    "tokens": result.mean_tokens,
+                    "seconds": result.mean_seconds,
                 }
             )
-    return lines
+    return rows
 
 
-def _read_scores(folder: RunFolder) -> list[dict[str, Any]]:
+def _read_scores(folder: RunFolder) -> Scores:
     if not folder.heldout_scores.is_file():
-        raise UserError(f"{folder.path}: holds out no rows, so there is nothing to compare.")
+        raise UserError(
+            f"{folder.path}: has no held-out rows, so there is nothing to compare. Set "
+            "`data.heldout` in the run's config."
+        )
     return [json.loads(line) for line in folder.heldout_scores.read_text().splitlines()]
 
 
-def _check_same_rows(scores_by_arm: dict[str, list[list[dict[str, Any]]]]) -> None:
-    kinds = {}
-    for arm, runs in scores_by_arm.items():
-        for run in runs:
-            key = tuple((line["place"].rpartition(":")[2], line["scored_tokens"]) for line in run)
-            kinds.setdefault(key, arm)
-    if len(kinds) > 1:
+def _check_same_rows(scores_by_arm: dict[str, list[Scores]]) -> None:
+    arms_by_rows = {}
+    for arm, scores_by_seed in scores_by_arm.items():
+        for scores in scores_by_seed:
+            key = tuple((row["place"].rpartition(":")[2], row["scored_tokens"]) for row in scores)
+            arms_by_rows.setdefault(key, arm)
+    if len(arms_by_rows) > 1:
         raise UserError(
-            f"the arms {' and '.join(kinds.values())} were not measured on the same held-out rows: "
-            "only arms that share `data.heldout`, `data.length` and the answers can be compared."
+            f"the arms {' and '.join(arms_by_rows.values())} were not measured on the same "
+            "held-out rows: only arms that share `data.heldout`, `data.length` and the completions "
+            "can be compared."
         )
 
 
-def _ratio_terms(name: str, scores_by_seed: list[list[dict[str, Any]]]) -> _RatioTerms:
-    """The sums of a quantity and what they are divided by, for each seed and row."""
+def _ratio_terms(name: str, scores_by_seed: list[Scores]) -> RatioTerms:
     column, weight, factor = RATIO_METRICS[name]
     if column not in scores_by_seed[0][0]:
-        raise UserError(f"quantities: {name} was not measured in these runs.")
-    sums = np.array([[line[column] for line in run] for run in scores_by_seed], float)
-    return factor * sums, np.array(
-        [[line[weight] for line in run] for run in scores_by_seed], float
+        raise UserError(f"quantities: {name} was not measured in these runs. Remove it.")
+    numerators, denominators = (
+        np.array([[row[key] for row in scores] for scores in scores_by_seed], float)
+        for key in (column, weight)
     )
+    return RatioTerms(factor * numerators, denominators)
 
 
 def _best_arm(name: str, results: Sequence[ArmResult]) -> str:
-    sign = -1 if QUANTITIES[name].better == "more" else 1
-    return min(results, key=lambda outcome: sign * outcome.values[name].value).arm
+    sign = -1 if QUANTITIES[name].better == "higher" else 1
+    return min(results, key=lambda result: sign * result.values[name].value).arm
 
 
-def _format_estimate(name: str, estimate: Estimate, *, is_difference: bool = False) -> str:
-    write = QUANTITIES[name].format
-    value, low, high = (write(x) for x in (estimate.value, estimate.low, estimate.high))
-    text = f"{'+' if is_difference and estimate.value > 0 else ''}{value} [{low}, {high}]"
-    return text.replace(" %", " points") if is_difference else text  # percentages differ by points
+def _format_estimate(name: str, estimate: Estimate) -> str:
+    value, low, high = map(QUANTITIES[name].format, astuple(estimate))
+    return f"{value} [{low}, {high}]"
+
+
+def _format_difference(name: str, from_baseline: Estimate) -> str:
+    # Percentages differ by points.
+    text = _format_estimate(name, from_baseline).replace(" %", " points")
+    return f"+{text}" if from_baseline.value > 0 else text

@@ -1,24 +1,24 @@
-"""Texts that are one token, by what a tokenizer makes of them and not by its vocabulary."""
+"""Texts that are a single token, found by encoding them and not from the vocabulary."""
 
 from jaxdistill.data import Renderer
 
 
 def single_tokens(student: Renderer, teacher: Renderer) -> list[tuple[int, int]]:
-    """The tokens of both for every text that is one token for both.
+    """Return the ids of both tokens for every text that is a single token for both tokenizers.
 
-    The texts are those of the student's words; a tokenizer that adds something is left out there.
+    The texts are those of the student's tokens; texts that a tokenizer adds to are left out.
     """
     texts = {}
-    for word in student.token_bytes:
+    for token in student.token_bytes:
         try:
-            texts[word.decode()] = word
+            texts[token.decode()] = token
         except (AttributeError, UnicodeDecodeError):
-            continue  # a mark, or a part of a character
-    made = [templates.encode_batch(list(texts)) for templates in (student, teacher)]
-    found = {}
-    for word, mine, theirs in zip(texts.values(), *made, strict=True):
-        if len(mine) == len(theirs) == 1 and (
-            student.token_bytes[mine[0]] == teacher.token_bytes[theirs[0]] == word
+            continue  # a special token, or a part of a character
+    encoded = [renderer.encode_batch(list(texts)) for renderer in (student, teacher)]
+    pairs = {}
+    for token, student_ids, teacher_ids in zip(texts.values(), *encoded, strict=True):
+        if len(student_ids) == len(teacher_ids) == 1 and (
+            student.token_bytes[student_ids[0]] == teacher.token_bytes[teacher_ids[0]] == token
         ):
-            found[mine[0]] = theirs[0]
-    return list(found.items())
+            pairs[student_ids[0]] = teacher_ids[0]
+    return list(pairs.items())

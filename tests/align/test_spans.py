@@ -1,4 +1,4 @@
-"""Groups cover every byte between two meetings once, in order, and cannot be made smaller."""
+"""Spans cover every byte between two shared edges once, in order, and are as small as possible."""
 
 import json
 from itertools import pairwise
@@ -14,123 +14,120 @@ from jaxdistill.align.spans import ByteRanges, align_positions, align_spans
 GOLDEN = json.loads((Path(__file__).parent / "golden_trl_spans.json").read_text())
 
 
-def extents(*ends, start=0):
-    """Tokens one after the other."""
+def byte_ranges(*ends, start=0):
+    """Return tokens that follow each other and end at these bytes."""
     ends = np.array(ends, dtype=int)
     return ByteRanges(np.concatenate([[start], ends[:-1]])[: len(ends)].astype(int), ends)
 
 
 @st.composite
 def tokenizations(draw):
-    """Two tokenizations of one text: tokens of no bytes, cut at both ends, some left out."""
+    """Draw two tokenizations of a text: empty tokens, truncated at both ends, one left out."""
     size = draw(st.integers(1, 40))
     sides = []
     for _ in range(2):
         cuts = draw(st.lists(st.integers(0, size), max_size=30))
-        whole = extents(*sorted([*cuts, size]))
-        first = draw(st.integers(0, len(whole.ends)))
-        last = draw(st.integers(first, len(whole.ends)))
+        tokens = byte_ranges(*sorted([*cuts, size]))
+        first = draw(st.integers(0, len(tokens.ends)))
+        last = draw(st.integers(first, len(tokens.ends)))
         kept = np.arange(first, last)
         if draw(st.booleans()) and len(kept):
             kept = np.delete(kept, draw(st.integers(0, len(kept) - 1)))
-        sides.append(ByteRanges(whole.starts[kept], whole.ends[kept]))
+        sides.append(ByteRanges(tokens.starts[kept], tokens.ends[kept]))
     return sides
 
 
-def covered(side, numbers, number):
-    """The bytes that the tokens of a group stand for."""
-    here = numbers == number
+def covered_bytes(side, span_ids, span_id):
+    is_in_span = span_ids == span_id
     return sorted(
         byte
-        for begin, end in zip(side.begins[here], side.ends[here], strict=True)
-        for byte in range(begin, end)
+        for start, end in zip(side.starts[is_in_span], side.ends[is_in_span], strict=True)
+        for byte in range(start, end)
     )
 
 
 @given(tokenizations())
-def test_groups_cover_the_same_bytes(made):
-    found = align_spans(*made)
-    groups = [
-        [covered(side, numbers, n) for n in range(numbers.max(initial=-1) + 1)]
-        for side, numbers in zip(made, found, strict=True)
+def test_spans_cover_the_same_bytes(sides):
+    spans = [
+        [covered_bytes(side, span_ids, n) for n in range(span_ids.max(initial=-1) + 1)]
+        for side, span_ids in zip(sides, align_spans(*sides), strict=True)
     ]
-    assert groups[0] == groups[1]
-    whole = [byte for group in groups[0] for byte in group]
-    assert whole == sorted(set(whole))  # in order, each byte once
-    for group in groups[0]:
-        assert group == list(range(group[0], group[-1] + 1))  # at least one, none left out
-        # No smaller groups: the two sides meet inside of none.
-        inside = set(group[1:])
-        assert not inside & set(made[0].begins.tolist()) & set(made[1].begins.tolist())
-    # What both have of a text, from one meeting to the next, is in a group.
-    bytes_of = [covered(side, np.zeros(len(side.ends)), 0) for side in made]
-    edges = [sorted({*side.begins.tolist(), *side.ends.tolist()}) for side in made]
-    meetings = sorted(set(edges[0]) & set(edges[1]))
-    for start, end in pairwise(meetings):
-        if all(set(range(start, end)) <= set(side) for side in bytes_of):
-            assert set(range(start, end)) <= set(whole)
+    assert spans[0] == spans[1]
+    covered = [byte for span in spans[0] for byte in span]
+    assert covered == sorted(set(covered))  # in order, each byte once
+    for span in spans[0]:
+        assert span == list(range(span[0], span[-1] + 1))  # at least one byte, without a gap
+        # No smaller spans: the sides share no edge inside a span.
+        inside = set(span[1:])
+        assert not inside & set(sides[0].starts.tolist()) & set(sides[1].starts.tolist())
+    # Bytes that both sides cover, from one shared edge to the next, are in a span.
+    side_bytes = [set(covered_bytes(side, np.zeros(len(side.ends)), 0)) for side in sides]
+    edges = [{*side.starts.tolist(), *side.ends.tolist()} for side in sides]
+    for start, end in pairwise(sorted(edges[0] & edges[1])):
+        if all(set(range(start, end)) <= both for both in side_bytes):
+            assert set(range(start, end)) <= set(covered)
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: str(case["ends"]))
-def test_groups_are_those_of_trl_but_for_tails_that_do_not_meet(case):
-    found = align_spans(*(extents(*ends) for ends in case["ends"]))
-    theirs = list(zip(*case["groups"], strict=True))
-    student, teacher = theirs[-1]
-    # It makes one more group of what is left on both sides, whatever text that is.
+def test_spans_are_those_of_trl_except_for_tails_without_a_shared_end(case):
+    spans = align_spans(*(byte_ranges(*ends) for ends in case["ends"]))
+    expected = list(zip(*case["groups"], strict=True))
+    student, teacher = expected[-1]
+    # TRL makes one more span of what is left on both sides, whatever text that is.
     if not student or not teacher or case["ends"][0][-1] != case["ends"][1][-1]:
-        theirs.pop()
-    ours = [
-        tuple(np.flatnonzero(side == number).tolist() for side in found)
-        for number in range(found.student.max() + 1)
+        expected.pop()
+    actual = [
+        tuple(np.flatnonzero(span_ids == n).tolist() for span_ids in spans)
+        for n in range(spans.student.max() + 1)
     ]
-    assert ours == [(list(student), list(teacher)) for student, teacher in theirs]
+    assert actual == [(list(student), list(teacher)) for student, teacher in expected]
 
 
-def test_pieces_of_a_character_stay_together():
-    # "é🙂!" as [é, 🙂, !] beside [é, two pieces of 🙂, !].
-    found = align_spans(extents(2, 6, 7), extents(2, 6, 6, 7))
-    assert found.student.tolist() == [0, 1, 2]
-    assert found.teacher.tolist() == [0, 1, 1, 2]
+def test_parts_of_a_character_stay_together():
+    # "é🙂!" as [é, 🙂, !] and as [é, two parts of 🙂, !].
+    spans = align_spans(byte_ranges(2, 6, 7), byte_ranges(2, 6, 6, 7))
+    assert spans.student.tolist() == [0, 1, 2]
+    assert spans.teacher.tolist() == [0, 1, 1, 2]
 
 
-def test_numbers_are_grouped():
-    # "1234 " as [12, 34, space] beside [1, 2, 3, 4, space].
-    found = align_spans(extents(2, 4, 5), extents(1, 2, 3, 4, 5))
-    assert found.student.tolist() == [0, 1, 2]
-    assert found.teacher.tolist() == [0, 0, 1, 1, 2]
+def test_digits_of_a_number_form_spans():
+    # "1234 " as [12, 34, space] and as [1, 2, 3, 4, space].
+    spans = align_spans(byte_ranges(2, 4, 5), byte_ranges(1, 2, 3, 4, 5))
+    assert spans.student.tolist() == [0, 1, 2]
+    assert spans.teacher.tolist() == [0, 0, 1, 1, 2]
 
 
-def test_what_was_cut_is_in_no_group():
-    # The student lost the first two of "abcdef", the teacher the first and the last two.
-    found = align_spans(extents(4, 5, 6, start=2), extents(2, 3, 4, start=1))
-    assert found.student.tolist() == [0, -1, -1]
-    assert found.teacher.tolist() == [-1, 0, 0]
+def test_truncated_text_is_in_no_span():
+    # The student lacks the first two bytes of "abcdef", the teacher the first and the last two.
+    spans = align_spans(byte_ranges(4, 5, 6, start=2), byte_ranges(2, 3, 4, start=1))
+    assert spans.student.tolist() == [0, -1, -1]
+    assert spans.teacher.tolist() == [-1, 0, 0]
 
 
-def test_a_token_that_was_left_out_spoils_its_group_alone():
+def test_a_missing_token_removes_only_its_own_span():
     student = ByteRanges(np.array([0, 4, 6]), np.array([2, 6, 7]))  # nothing from 2 to 4
-    found = align_spans(student, extents(2, 3, 6, 7))
-    assert found.student.tolist() == [0, -1, 1]
-    assert found.teacher.tolist() == [0, -1, -1, 1]
+    spans = align_spans(student, byte_ranges(2, 3, 6, 7))
+    assert spans.student.tolist() == [0, -1, 1]
+    assert spans.teacher.tolist() == [0, -1, -1, 1]
 
 
-def test_positions_pair_what_has_the_same_number():
-    found = align_positions(np.array([-1, 1, 2, 3, -1]), np.array([0, -1, 2, 3, 4]))
-    assert found.student.tolist() == [-1, -1, 0, 1, -1]
-    assert found.teacher.tolist() == [-1, -1, 0, 1, -1]
+def test_positions_pair_tokens_of_equal_rank():
+    spans = align_positions(np.array([-1, 1, 2, 3, -1]), np.array([0, -1, 2, 3, 4]))
+    assert spans.student.tolist() == [-1, -1, 0, 1, -1]
+    assert spans.teacher.tolist() == [-1, -1, 0, 1, -1]
     assert align_positions(np.array([0]), np.array([-1])).student.tolist() == [-1]
 
 
-def test_where_groups_meet():
-    student = extents(1, 2, 4, 6, 7)
-    teacher = extents(1, 3, 4, 5, 6, 7, 8)
-    found = align_spans(student, teacher)
-    assert found.student.tolist() == [0, 1, 1, 2, 3]
-    assert found.teacher.tolist() == [0, 1, 1, 2, 2, 3, -1]
-    assert found.select("ends") is found
-    begins = found.select("begins")
-    assert begins.student.tolist() == [0, 1, -1, 2, 3]
-    assert begins.teacher.tolist() == [0, 1, -1, 2, -1, 3, -1]
-    singles = found.select("singles")
-    assert singles.student.tolist() == [0, -1, -1, -1, 1]
-    assert singles.teacher.tolist() == [0, -1, -1, -1, -1, 1, -1]
+def test_select_keeps_the_compared_tokens():
+    student = byte_ranges(1, 2, 4, 6, 7)
+    teacher = byte_ranges(1, 3, 4, 5, 6, 7, 8)
+    spans = align_spans(student, teacher)
+    assert spans.student.tolist() == [0, 1, 1, 2, 3]
+    assert spans.teacher.tolist() == [0, 1, 1, 2, 2, 3, -1]
+    assert spans.select("last_token") is spans
+    first = spans.select("first_token")
+    assert first.student.tolist() == [0, 1, -1, 2, 3]
+    assert first.teacher.tolist() == [0, 1, -1, 2, -1, 3, -1]
+    single = spans.select("single_tokens")
+    assert single.student.tolist() == [0, -1, -1, -1, 1]
+    assert single.teacher.tolist() == [0, -1, -1, -1, -1, 1, -1]

@@ -1,4 +1,4 @@
-"""Configs: what is read is what is written, and every mistake is named with its cure."""
+"""Reading and writing of configs, and messages for every mistake."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,7 +43,7 @@ class Outer:
 
 @configclass
 class Choice(Outer):
-    one: SHAPES.union = Square()
+    shape: SHAPES.union = Square()
 
 
 def _message(path: Path | None, *overrides: str) -> str:
@@ -52,14 +52,14 @@ def _message(path: Path | None, *overrides: str) -> str:
     return str(caught.value)
 
 
-def test_round_trip(tmp_path: Path):
+def test_a_written_config_reads_back_equal(tmp_path: Path):
     file = tmp_path / "a.yaml"
     config = Outer(train=Inner(rate=1e-5), shapes=(Circle(radius=2.0), Square()), path="x")
     file.write_text(dump(config))
     assert load(Outer, file) == config
 
 
-def test_flat_names_are_overrides():
+def test_flattened_values_are_overrides():
     config = Outer(train=Inner(rate=1e-5), shapes=(Circle(radius=2.0), Square()))
     shapes = "shapes=[{type: circle, radius: 0}, {type: square}]"
     overrides = [f"{name}={value}" for name, value in flatten(config).items() if value is not None]
@@ -79,26 +79,28 @@ def test_base_is_merged(tmp_path: Path):
     assert load(Outer, tmp_path / "a.yaml").train == Inner(steps=4, rate=0.5)
 
 
-def test_another_choice_replaces_the_fields_of_the_one_before(tmp_path: Path):
-    (tmp_path / "base.yaml").write_text("one: {type: square, side: 3}")
-    (tmp_path / "a.yaml").write_text("base: base.yaml\none: {type: circle, radius: 1}")
-    assert load(Choice, tmp_path / "a.yaml").one == Circle(radius=1.0)
-    changed = load(Choice, tmp_path / "base.yaml", ["one.type=circle", "one.radius=2"])
-    assert changed.one == Circle(radius=2.0)
-    assert load(Choice, tmp_path / "base.yaml", ["one={type: square}"]).one == Square()
-    assert load(Choice, tmp_path / "base.yaml", ["one.type=square"]).one == Square(side=3.0)
+def test_a_new_type_removes_the_fields_of_the_former_one(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text("shape: {type: square, side: 3}")
+    (tmp_path / "a.yaml").write_text("base: base.yaml\nshape: {type: circle, radius: 1}")
+    assert load(Choice, tmp_path / "a.yaml").shape == Circle(radius=1.0)
+    changed = load(Choice, tmp_path / "base.yaml", ["shape.type=circle", "shape.radius=2"])
+    assert changed.shape == Circle(radius=2.0)
+    assert load(Choice, tmp_path / "base.yaml", ["shape={type: square}"]).shape == Square()
+    assert load(Choice, tmp_path / "base.yaml", ["shape.type=square"]).shape == Square(side=3.0)
 
 
 @pytest.mark.parametrize(
-    ("below", "above", "expected"),
+    ("base", "override", "expected"),
     [
         ("shapes: [{type: square}]", "shapes: {type: square}", "shapes: input should be a list"),
         ("train: {steps: 3}", "train: [3]", "train: "),
     ],
 )
-def test_a_base_of_another_kind_is_replaced(tmp_path: Path, below: str, above: str, expected: str):
-    (tmp_path / "base.yaml").write_text(below)
-    (tmp_path / "a.yaml").write_text(f"base: base.yaml\n{above}")
+def test_a_value_of_another_kind_replaces_that_of_the_base(
+    tmp_path: Path, base: str, override: str, expected: str
+):
+    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "a.yaml").write_text(f"base: base.yaml\n{override}")
     (line,) = _message(tmp_path / "a.yaml").splitlines()
     assert f"a.yaml: {expected}" in line
 
@@ -108,7 +110,7 @@ def test_dates_are_text(tmp_path: Path):
     assert load(Outer, tmp_path / "a.yaml").path == "2026-01-01"
 
 
-def test_every_mistake_is_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     message = _message(
         None, "train.step=5", "train.rate=no", "shapes=[{type: squar}, {type: circle}]"
     )
@@ -118,7 +120,7 @@ def test_every_mistake_is_told_at_once():
     assert "shapes[1].radius: missing; Circle cannot do without it." in message
 
 
-def test_a_refused_item_does_not_make_its_list_too_short():
+def test_a_refused_item_does_not_also_make_its_list_too_short():
     message = _message(None, "shapes=[{type: squar}]")
     assert len(message.splitlines()) == 1
 
@@ -132,15 +134,15 @@ def test_a_refused_item_does_not_make_its_list_too_short():
         ("{a: 1}", "layers: input should be a valid integer or a list; got {'a': 1}."),
     ],
 )
-def test_a_union_is_one_line_without_the_names_of_its_members(value: str, expected: str):
+def test_an_error_in_a_union_is_one_line_without_member_names(value: str, expected: str):
     assert _message(None, f"layers={value}") == f"config: {expected}"
 
 
-def test_an_empty_list_is_told_what_it_lacks():
+def test_an_empty_list_is_refused_with_the_least_length():
     assert _message(None, "shapes=[]") == "config: shapes: holds nothing; expected at least 1."
 
 
-def test_choice_fields_are_checked_in_their_class():
+def test_fields_of_a_type_are_checked_in_its_class():
     assert "shapes[0].sid: Square has no such field. Did you mean `side`?" in _message(
         None, "shapes=[{type: square, sid: 1}]"
     )
@@ -159,7 +161,7 @@ def test_choice_fields_are_checked_in_their_class():
         ("train=[", "override `train=[`"),
     ],
 )
-def test_wrong_override(override: str, expected: str):
+def test_a_wrong_override_is_refused(override: str, expected: str):
     assert expected in _message(None, override)
 
 
@@ -176,17 +178,17 @@ def test_wrong_override(override: str, expected: str):
         ("path: ${train.steps}\n7: x", "7: Outer has no such field. It has train, shapes, "),
     ],
 )
-def test_wrong_file(tmp_path: Path, content: str, expected: str):
+def test_a_wrong_file_is_refused(tmp_path: Path, content: str, expected: str):
     (tmp_path / "a.yaml").write_text(content)
     assert expected in _message(tmp_path / "a.yaml")
 
 
-def test_missing_file_names_the_nearest(tmp_path: Path):
+def test_a_missing_file_suggests_the_closest(tmp_path: Path):
     (tmp_path / "quickstart.yaml").write_text("")
     assert "quickstart.yaml`?" in _message(tmp_path / "quickstar.yaml")
 
 
-def test_registry_names_the_nearest():
+def test_the_registry_suggests_the_closest_name():
     with pytest.raises(UserError, match="Did you mean `circle`"):
         SHAPES["circl"]
     assert list(SHAPES) == ["circle", "square"]

@@ -1,4 +1,4 @@
-"""Each divergence against its definition in NumPy float64 and in torch: values and gradients."""
+"""Divergences: values and gradients, compared with their definition in NumPy and in torch."""
 
 import functools
 
@@ -27,7 +27,7 @@ every_divergence = pytest.mark.parametrize("name", DIVERGENCES)
 
 
 def _kl(log, where, a, b):
-    """Σ a log(a / b) over a > 0, in whichever library `log` and `where` come from."""
+    """Σ a log(a / b) over a > 0, with `log` and `where` of NumPy or torch."""
     possible = a > 0
     ratio = where(possible, a, 1) / where(possible, b, 1)
     return (a * log(ratio)).sum(-1)
@@ -65,7 +65,9 @@ def in_torch(name: str, teacher: np.ndarray, student: np.ndarray) -> tuple[np.nd
     return values.detach().numpy(), logits.grad.numpy()
 
 
-def ours(name: str, teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def values_and_gradient(
+    name: str, teacher: np.ndarray, student: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     def total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         log_p, log_q = jax.nn.log_softmax(jnp.asarray(teacher)), jax.nn.log_softmax(logits)
         values = DIVERGENCES[name](log_p, log_q)
@@ -75,13 +77,12 @@ def ours(name: str, teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarra
     return np.asarray(values), np.asarray(gradient)
 
 
-def random_logits(seed: int, rows: int = 64, words: int = 33) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    teacher, student = 3 * generator.standard_normal((2, rows, words), np.float32)
+def random_logits(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    teacher, student = 3 * np.random.default_rng(seed).standard_normal((2, 64, 33), np.float32)
     return teacher, student
 
 
-def with_impossible_words(which: str) -> tuple[np.ndarray, np.ndarray]:
+def with_impossible_tokens(which: str) -> tuple[np.ndarray, np.ndarray]:
     teacher, student = random_logits(1)
     if which in ("teacher", "both"):
         teacher[:, ::3] = INFINITE
@@ -90,22 +91,24 @@ def with_impossible_words(which: str) -> tuple[np.ndarray, np.ndarray]:
     return teacher, student
 
 
-def tied(kind: str) -> tuple[np.ndarray, np.ndarray]:
+def with_ties() -> tuple[np.ndarray, np.ndarray]:
     teacher, student = random_logits(2)
-    if kind == "equal words":
-        return np.round(teacher), np.round(student)
-    if kind == "equal logits on half the words":
-        student[:, ::2] = teacher[:, ::2]
+    return np.round(teacher), np.round(student)
+
+
+def with_half_equal() -> tuple[np.ndarray, np.ndarray]:
+    teacher, student = random_logits(2)
+    student[:, ::2] = teacher[:, ::2]
     return teacher, student
 
 
 CASES = {
     "random": random_logits(0),
-    "equal words": tied("equal words"),
-    "equal logits on half the words": tied("equal logits on half the words"),
-    "impossible for both": with_impossible_words("both"),
-    "impossible for the teacher": with_impossible_words("teacher"),
-    "impossible for the student": with_impossible_words("student"),
+    "tokens of equal logits": with_ties(),
+    "equal logits on half the tokens": with_half_equal(),
+    "impossible for both": with_impossible_tokens("both"),
+    "impossible for the teacher": with_impossible_tokens("teacher"),
+    "impossible for the student": with_impossible_tokens("student"),
 }
 UNBOUNDED = {
     ("forward_kl", "impossible for the student"),
@@ -115,35 +118,35 @@ UNBOUNDED = {
 
 @pytest.mark.parametrize("case", CASES)
 @every_divergence
-def test_value_and_gradient_are_those_of_the_definition(name: str, case: str) -> None:
+def test_values_and_gradients_follow_the_definition(name: str, case: str) -> None:
     teacher, student = CASES[case]
-    values, gradient = ours(name, teacher, student)
+    values, gradient = values_and_gradient(name, teacher, student)
     if (name, case) in UNBOUNDED:
         assert np.all(values == np.inf)
         assert np.all(np.isfinite(gradient))
         return
     torch_values, torch_gradient = in_torch(name, teacher, student)
-    # What float32 leaves of a sum that cancels: 1e-7 of its terms, of size 1 in a value, and up
-    # to ten (a log-ratio less its mean) in a gradient.
+    # Rounding of a float32 sum that cancels: 1e-7 of its terms, which are of size 1 in a value, and
+    # up to 10 (a log-ratio less its mean) in a gradient.
     np.testing.assert_allclose(values, in_numpy(name, teacher, student), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(values, torch_values, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(gradient, torch_gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_forward_kl_pulls_towards_the_teacher_even_where_it_is_infinite() -> None:
+def test_the_gradient_of_an_infinite_forward_kl_points_to_the_teacher() -> None:
     teacher, student = CASES["impossible for the student"]
-    _, gradient = ours("forward_kl", teacher, student)
+    _, gradient = values_and_gradient("forward_kl", teacher, student)
     expected = jax.nn.softmax(student) - jax.nn.softmax(teacher)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
 @every_divergence
-def test_one_hot_rows_are_finite_or_honestly_infinite(name: str) -> None:
+def test_one_hot_distributions_give_no_nan(name: str) -> None:
     one_hot = np.full((2, 4), INFINITE, np.float32)
     one_hot[[0, 1], [1, 2]] = 0
-    even = np.zeros((2, 4), np.float32)
-    for teacher, student in [(one_hot, even), (even, one_hot), (one_hot, one_hot[::-1])]:
-        values, gradient = ours(name, teacher, student)
+    uniform = np.zeros((2, 4), np.float32)
+    for teacher, student in [(one_hot, uniform), (uniform, one_hot), (one_hot, one_hot[::-1])]:
+        values, gradient = values_and_gradient(name, teacher, student)
         np.testing.assert_allclose(values, in_numpy(name, teacher, student), rtol=1e-5)
         assert np.all(np.isfinite(gradient))
 
@@ -151,7 +154,7 @@ def test_one_hot_rows_are_finite_or_honestly_infinite(name: str) -> None:
 @every_divergence
 def test_gradients_are_finite_at_logits_a_thousand_times_too_large(name: str) -> None:
     teacher, student = random_logits(3)
-    values, gradient = ours(name, 1000 * teacher, 1000 * student)
+    values, gradient = values_and_gradient(name, 1000 * teacher, 1000 * student)
     assert np.all(np.isfinite(values))
     assert np.all(np.isfinite(gradient))
 
@@ -164,23 +167,24 @@ def test_gradients_are_finite_at_logits_a_thousand_times_too_large(name: str) ->
         elements=st.one_of(st.just(INFINITE), st.floats(-(2.0**14), 2.0**14, width=32)),
     )
 )
-def test_no_logits_make_a_nan_or_a_negative_divergence(logits: np.ndarray) -> None:
-    logits[..., 0] = np.where(np.isinf(logits[..., 0]), 0, logits[..., 0])  # one word is possible
+def test_no_logits_give_nan_or_a_negative_divergence(logits: np.ndarray) -> None:
+    logits[..., 0] = np.where(np.isinf(logits[..., 0]), 0, logits[..., 0])  # one token is possible
     for name in DIVERGENCES:
-        values, gradient = ours(name, *logits)
+        values, gradient = values_and_gradient(name, *logits)
         assert np.all(values >= -1e-6), name
         assert np.all(np.isfinite(gradient)), name
 
 
-def test_jensen_shannon_at_its_ends_is_a_kl() -> None:
+def test_jensen_shannon_is_a_kl_at_beta_0_and_1() -> None:
     log_p, log_q = map(jax.nn.log_softmax, map(jnp.asarray, random_logits(4)))
-    at = functools.partial(losses.jensen_shannon, log_p, log_q)
-    np.testing.assert_array_equal(at(beta=0.0), losses.forward_kl(log_p, log_q))
-    np.testing.assert_array_equal(at(beta=1.0), losses.reverse_kl(log_p, log_q))
-    np.testing.assert_allclose(at(beta=0.5), losses.jensen_shannon(log_q, log_p, beta=0.5), 1e-5)
+    divergence = functools.partial(losses.jensen_shannon, log_p, log_q)
+    np.testing.assert_array_equal(divergence(beta=0.0), losses.forward_kl(log_p, log_q))
+    np.testing.assert_array_equal(divergence(beta=1.0), losses.reverse_kl(log_p, log_q))
+    swapped = losses.jensen_shannon(log_q, log_p, beta=0.5)
+    np.testing.assert_allclose(divergence(beta=0.5), swapped, 1e-5)
 
 
-def test_skewed_divergences_tend_to_the_plain_ones_and_are_bounded() -> None:
+def test_skewed_divergences_are_bounded_and_tend_to_the_plain_ones() -> None:
     log_p, log_q = (jax.nn.log_softmax(jnp.asarray(z) / 3) for z in random_logits(5))
     for skewed, plain in [
         (losses.skew_kl, losses.forward_kl),
@@ -190,13 +194,13 @@ def test_skewed_divergences_tend_to_the_plain_ones_and_are_bounded() -> None:
         assert np.all(skewed(log_p, log_q, alpha=ALPHA) <= -np.log(ALPHA))
 
 
-def test_total_variation_of_worlds_apart_is_one() -> None:
-    here, there = jnp.log(jnp.array([[1.0, 0.0]])), jnp.log(jnp.array([[0.0, 1.0]]))
-    np.testing.assert_array_equal(losses.total_variation(here, there), [1.0])
+def test_the_total_variation_of_disjoint_distributions_is_1() -> None:
+    log_p, log_q = jnp.log(jnp.array([[1.0, 0.0]])), jnp.log(jnp.array([[0.0, 1.0]]))
+    np.testing.assert_array_equal(losses.total_variation(log_p, log_q), [1.0])
 
 
 @every_divergence
-def test_leading_axes_are_free(name: str) -> None:
+def test_leading_axes_are_arbitrary(name: str) -> None:
     log_p, log_q = map(jax.nn.log_softmax, map(jnp.asarray, random_logits(6)))
     folded = DIVERGENCES[name](log_p.reshape(4, 16, -1), log_q.reshape(4, 16, -1))
     np.testing.assert_allclose(folded.reshape(-1), DIVERGENCES[name](log_p, log_q), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""A study of two arms and two seeds, whose runs take seconds."""
+"""Fixtures: a study of two arms and two seeds, whose runs take seconds."""
 
 import json
 import os
@@ -24,17 +24,17 @@ question: Which is better?
 run: run.yaml
 output: {folder}/study
 common: {{train.steps: 4}}
-baseline: words
+baseline: labels
 seeds: [0, 1]
 arms:
   teacher: {{}}
-  words: {{objectives: [{{type: cross_entropy}}]}}
+  labels: {{objectives: [{{type: cross_entropy}}]}}
 """
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder with `study.yaml` and all that it needs."""
+def workspace(tmp_path: Path) -> Path:
+    """Return a folder with `study.yaml` and all files that it needs."""
     tiny.model_folder(tmp_path / "teacher", num_hidden_layers=2)
     rows = [{"prompt": f"What is {n}? ", "completion": f"It is {n}."} for n in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -44,26 +44,26 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(place: Path):
-    """Starts the study, with overrides: its process, and the file of what it says."""
-    started = []
+def start_study(workspace: Path):
+    """Yield a function that starts the study: it returns the process and its output file."""
+    processes = []
 
-    def study(*overrides: str) -> tuple[subprocess.Popen[bytes], Path]:
-        said = place / f"said-{len(started)}.txt"
-        # What a shell starts with `&` ignores Ctrl-C, and so would all that it starts.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        with said.open("wb") as file:
+    def start(*overrides: str) -> tuple[subprocess.Popen[bytes], Path]:
+        output = workspace / f"output-{len(processes)}.txt"
+        # A shell's `&` makes processes ignore Ctrl-C, and so would the study inherit.
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        with output.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "jaxdistill", "study", place / "study.yaml", *overrides],
-                env={**os.environ, "XDG_CACHE_HOME": str(place / "cache")},
-                stdout=file,  # no pipe, which a run that is left behind would hold open
+                [sys.executable, "-m", "jaxdistill", "study", workspace / "study.yaml", *overrides],
+                env={**os.environ, "XDG_CACHE_HOME": str(workspace / "cache")},
+                stdout=file,  # not a pipe, which a run left behind would hold open
                 stderr=file,
             )
-        signal.signal(signal.SIGINT, before)
-        started.append(process)
-        return process, said
+        signal.signal(signal.SIGINT, previous)
+        processes.append(process)
+        return process, output
 
-    yield study
-    for process in started:
+    yield start
+    for process in processes:
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""A study from its YAML to its tables: two arms, two seeds, runs of seconds."""
+"""A study from its YAML file to its tables: two arms, two seeds, runs of seconds."""
 
 import csv
 import json
@@ -21,158 +21,160 @@ from jaxdistill.study.table import _ratio_terms, markdown_table
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch):
-    """Trains the runs of a study here, where JAX is there already."""
+    """Train the runs of a study in this process, where JAX is imported already."""
     monkeypatch.setattr(ProcessRunner, "run", lambda self, command: main(command[3:]))
     monkeypatch.setattr(sys.modules["jaxdistill.run.train"], "use_compilation_cache", lambda: None)
 
 
-def trained(place: Path, *changes: str) -> int:
-    """Runs the study on as many devices as the tests have."""
-    path, size = place / "study.yaml", "common={train.steps: 4, train.batch_size: 4}"
-    return study.run(study.read(path, (size, *changes)), path)
+def run_study(workspace: Path, *changes: str) -> int:
+    """Run the study with a batch size that fits the devices of the tests."""
+    path, common = workspace / "study.yaml", "common={train.steps: 4, train.batch_size: 4}"
+    return study.run(study.read(path, (common, *changes)), path)
 
 
-def ends(place: Path) -> dict[str, int]:
-    """When each finished run was finished."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in place.glob("study/*/result.json")}
+def finish_times(workspace: Path) -> dict[str, int]:
+    """Return when each finished run ended."""
+    return {
+        path.parent.name: path.stat().st_mtime_ns for path in workspace.glob("study/*/result.json")
+    }
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_study_ends_in_tables(place: Path) -> None:
-    assert trained(place) == 0
+def test_a_study_ends_in_tables(workspace: Path) -> None:
+    assert run_study(workspace) == 0
 
-    lines = list(csv.DictReader((place / "study" / "table.csv").read_text().splitlines()))
-    assert [line["arm"] for line in lines[::3]] == ["words", "teacher"]
+    lines = list(csv.DictReader((workspace / "study" / "table.csv").read_text().splitlines()))
+    assert [line["arm"] for line in lines[::3]] == ["labels", "teacher"]
     by_arm = {line["arm"]: line for line in lines if line["quantity"] == "forward_kl"}
-    for arm in ("words", "teacher"):
-        said = [
-            json.loads((place / "study" / f"{arm}-{seed}" / "result.json").read_text())
+    for arm in ("labels", "teacher"):
+        results = [
+            json.loads((workspace / "study" / f"{arm}-{seed}" / "result.json").read_text())
             for seed in (0, 1)
         ]
-        values = [result["comparison"]["student"]["forward_kl"] for result in said]
+        values = [result["comparison"]["student"]["forward_kl"] for result in results]
         assert json.loads(by_arm[arm]["by_seed"]) == pytest.approx(values)
         assert float(by_arm[arm]["value"]) == pytest.approx(np.mean(values))
         assert float(by_arm[arm]["low"]) <= np.mean(values) <= float(by_arm[arm]["high"])
-    gap = float(by_arm["teacher"]["value"]) - float(by_arm["words"]["value"])
+    gap = float(by_arm["teacher"]["value"]) - float(by_arm["labels"]["value"])
     assert float(by_arm["teacher"]["difference"]) == pytest.approx(gap)
-    assert by_arm["words"]["difference"] == ""
-    assert float(by_arm["words"]["tokens"]) > 0
+    assert by_arm["labels"]["difference"] == ""
+    assert float(by_arm["labels"]["tokens"]) > 0
 
-    table = (place / "study" / "table.md").read_text()
+    table = (workspace / "study" / "table.md").read_text()
     assert table.startswith("Which is better?\n")
-    assert "| words |" in table
-    assert (place / "study" / "forward_kl.svg").read_text().startswith("<svg xmlns=")
+    assert "| labels |" in table
+    assert (workspace / "study" / "forward_kl.svg").read_text().startswith("<svg xmlns=")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ("train.steps=5", "field of the runs. Write `train.steps: 5` under `common`"),
-        ("baseline=word", "baseline: 'word' is not one of the arms .*Did you mean `words`"),
+        ("baseline=label", "baseline: 'label' is not one of the arms .*Did you mean `labels`"),
         ("quantities=[forward_k]", "'forward_k' is not one of .*Did you mean `forward_kl`"),
         ("quantities=[perplexity]", "'perplexity' is not one of nll"),
         ("run=other.yaml", r"^\S+other.yaml: no such config file"),
-        ("arms.words={train.step: 1}", "arm `words`, seed 1: .*Did you mean `steps`"),
+        ("arms.labels={train.step: 1}", "arm `labels`, seed 1: .*Did you mean `steps`"),
         ("arms={}", "at least 1"),
         ("seeds=[]", "at least 1"),
         ("seeds=[1, 1]", r"seeds: \[1, 1\] names one twice"),
-        ("arms.words={seed: 7}", "arms.words.seed: .* the study's `seeds` instead"),
+        ("arms.labels={seed: 7}", "arms.labels.seed: .* the study's `seeds` instead"),
         ("common={output: here}", "common.output: .* the study's `output` instead"),
         ("arms={a/b: {}}", "pattern"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(place: Path, change: str, said: str) -> None:
-    path = place / "study.yaml"
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_reported_before_any_run(workspace: Path, change: str, expected: str) -> None:
+    path = workspace / "study.yaml"
+    with pytest.raises(UserError, match=expected):
         study.run(study.read(path, (change,)), path)
-    assert not (place / "study").exists()
+    assert not (workspace / "study").exists()
 
 
-def test_arms_that_do_not_suit_their_teacher_are_told_before_anything_runs(place: Path) -> None:
-    reader = tiny.sentencepiece()
-    tiny.model_folder(place / "other", reads=reader, vocab_size=len(reader))
-    path, other = place / "study.yaml", place / "other"
-    for change, said in (
-        (f"arms.words={{teacher.model: {other}}}", "arm `words`: .*forward_kl compares token"),
-        ("arms.words={teacher: null}", "arm `words`: .*`forward_kl` needs teacher_logits"),
-        ("arms.words={teacher.model: nowhere}", "arm `words`: nowhere: "),
+def test_arms_that_do_not_fit_their_teacher_are_reported_before_any_run(workspace: Path) -> None:
+    tokenizer = tiny.sentencepiece()
+    tiny.model_folder(workspace / "other", reads=tokenizer, vocab_size=len(tokenizer))
+    path, other = workspace / "study.yaml", workspace / "other"
+    for change, expected in (
+        (f"arms.labels={{teacher.model: {other}}}", "arm `labels`: .*forward_kl compares token"),
+        ("arms.labels={teacher: null}", "arm `labels`: .*`forward_kl` needs teacher_logits"),
+        ("arms.labels={teacher.model: nowhere}", "arm `labels`: nowhere: "),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=expected):
             study.run(study.read(path, (change,)), path)
-        assert not (place / "study").exists()
+        assert not (workspace / "study").exists()
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_only_what_is_new_is_trained(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert trained(place, "seeds=[0]") == 0
-    first = ends(place)
-    assert sorted(first) == ["teacher-0", "words-0"]
+def test_only_new_arms_are_trained(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_study(workspace, "seeds=[0]") == 0
+    first = finish_times(workspace)
+    assert sorted(first) == ["labels-0", "teacher-0"]
 
-    later = "arms.both={objectives: [{type: forward_kl}, {type: cross_entropy}]}"
-    assert trained(place, "seeds=[0]", later) == 0
-    assert sorted(ends(place)) == ["both-0", "teacher-0", "words-0"]
-    assert first.items() <= ends(place).items()
-    table = (place / "study" / "table.md").read_text()
+    new_arm = "arms.both={objectives: [{type: forward_kl}, {type: cross_entropy}]}"
+    assert run_study(workspace, "seeds=[0]", new_arm) == 0
+    assert sorted(finish_times(workspace)) == ["both-0", "labels-0", "teacher-0"]
+    assert first.items() <= finish_times(workspace).items()
+    table = (workspace / "study" / "table.md").read_text()
     assert "| both |" in table
 
-    # An arm that would be trained otherwise is refused, and what it was stays.
-    changed = "arms.words={objectives: [{type: reverse_kl}]}"
-    with pytest.raises(UserError, match="arm `words`, seed 0: the run ended with exit code 2"):
-        trained(place, "seeds=[0]", changed)
-    said = capfd.readouterr().err
-    assert "was written with objectives" in said
-    assert "choose another run folder" in said
-    assert first.items() <= ends(place).items()
-    assert (place / "study" / "table.md").read_text() == table
+    # An arm whose training would change is refused, and its former results stay.
+    changed = "arms.labels={objectives: [{type: reverse_kl}]}"
+    with pytest.raises(UserError, match="arm `labels`, seed 0: the run ended with exit code 2"):
+        run_study(workspace, "seeds=[0]", changed)
+    errors = capfd.readouterr().err
+    assert "was written with objectives" in errors
+    assert "choose another run folder" in errors
+    assert first.items() <= finish_times(workspace).items()
+    assert (workspace / "study" / "table.md").read_text() == table
 
-    # One that is only measured otherwise is measured again, and not trained.
-    records = (place / "study" / "words-0" / "metrics.jsonl").read_bytes()
-    measured = "arms.words={objectives: [{type: cross_entropy}], evaluation.samples: 1}"
-    assert trained(place, "seeds=[0]", measured) == 0
-    assert [name for name in first if ends(place)[name] != first[name]] == ["words-0"]
-    assert (place / "study" / "words-0" / "metrics.jsonl").read_bytes() == records
+    # An arm whose evaluation changed is evaluated again, and not trained.
+    records = (workspace / "study" / "labels-0" / "metrics.jsonl").read_bytes()
+    evaluation = "arms.labels={objectives: [{type: cross_entropy}], evaluation.samples: 1}"
+    assert run_study(workspace, "seeds=[0]", evaluation) == 0
+    assert [name for name in first if finish_times(workspace)[name] != first[name]] == ["labels-0"]
+    assert (workspace / "study" / "labels-0" / "metrics.jsonl").read_bytes() == records
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_study_that_was_stopped_goes_on_to_the_same_tables(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_study_continues_to_the_same_tables(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert trained(place, "seeds=[0]", f"output={place / 'whole'}") == 0
+    assert run_study(workspace, "seeds=[0]", f"output={workspace / 'whole'}") == 0
 
     module = sys.modules["jaxdistill.run.train"]
-    loop = module.run_loop
+    train_loop = module.train_loop
 
-    def stopped_in_its_second_run(*arguments, **keywords):
-        is_second = (place / "study" / "teacher-0" / "result.json").is_file()
-        return loop(*arguments, **{**keywords, "num_steps": 2} if is_second else keywords)
+    def stop_in_second_run(*arguments, **keywords):
+        is_second = (workspace / "study" / "teacher-0" / "result.json").is_file()
+        return train_loop(*arguments, **{**keywords, "num_steps": 2} if is_second else keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "run_loop", stopped_in_its_second_run)
-        assert trained(place, "seeds=[0]") == module.INTERRUPTED_EXIT_CODE
-    first = ends(place)
+        patch.setattr(module, "train_loop", stop_in_second_run)
+        assert run_study(workspace, "seeds=[0]") == module.INTERRUPTED_EXIT_CODE
+    first = finish_times(workspace)
     assert [*first] == ["teacher-0"]
-    assert not (place / "study" / "table.md").exists()
+    assert not (workspace / "study" / "table.md").exists()
 
-    assert trained(place, "seeds=[0]") == 0
-    assert first.items() <= ends(place).items()
-    assert untimed(place / "study") == untimed(place / "whole")
+    assert run_study(workspace, "seeds=[0]") == 0
+    assert first.items() <= finish_times(workspace).items()
+    assert untimed(workspace / "study") == untimed(workspace / "whole")
 
 
-def test_every_ratio_has_a_label_and_a_better_side() -> None:
+def test_every_ratio_metric_has_a_better_direction() -> None:
     assert all(QUANTITIES[name].better for name in RATIO_METRICS)
 
 
-def test_a_ratio_is_of_sums() -> None:
-    runs = [[{"nll": 2.0, "num_bytes": 4, "scored_tokens": 1}] * 3] * 2
-    sums, weights = _ratio_terms("bits_per_byte", runs)
+def test_ratio_terms_are_sums_and_weights() -> None:
+    scores = [[{"nll": 2.0, "num_bytes": 4, "scored_tokens": 1}] * 3] * 2
+    sums, weights = _ratio_terms("bits_per_byte", scores)
     np.testing.assert_allclose(sums / weights, 2 / 4 / np.log(2))
     with pytest.raises(UserError, match="forward_kl was not measured"):
-        _ratio_terms("forward_kl", runs)
+        _ratio_terms("forward_kl", scores)
 
 
-def test_the_best_is_bold_whichever_way_is_better(place: Path) -> None:
-    config = study.read(place / "study.yaml", ("quantities=[forward_kl,top1_agreement]",))
-    found = [
+def test_the_best_arm_is_bold_whether_more_or_less_is_better(workspace: Path) -> None:
+    config = study.read(workspace / "study.yaml", ("quantities=[forward_kl,top1_agreement]",))
+    results = [
         study.ArmResult(
             arm=arm,
             values={"forward_kl": Estimate(kl, kl, kl), "top1_agreement": Estimate(top, top, top)},
@@ -181,9 +183,9 @@ def test_the_best_is_bold_whichever_way_is_better(place: Path) -> None:
             mean_tokens=1.0,
             mean_seconds=1.0,
         )
-        for arm, kl, top in [("words", 2.0, 0.25), ("teacher", 1.0, 0.125)]
+        for arm, kl, top in [("labels", 2.0, 0.25), ("teacher", 1.0, 0.125)]
     ]
-    table = markdown_table(config, found)
+    table = markdown_table(config, results)
     assert "**1.0000 [1.0000, 1.0000]**" in table
     assert "**25.0 % [25.0 %, 25.0 %]**" in table
     assert table.count("**") == 4

@@ -1,4 +1,4 @@
-"""What a study's runs hear, and who may work in its folder."""
+"""Signals to a study reach its runs, and one study at a time works in a folder."""
 
 import os
 import signal
@@ -13,72 +13,74 @@ from jaxdistill import study
 from jaxdistill.errors import UserError
 from jaxdistill.study.process_runner import ProcessRunner, lock_folder
 
-MODULE = sys.modules["jaxdistill.study.runner"]  # the package's `run` is the function
-LONG = [sys.executable, "-c", "import time; time.sleep(60)"]
+RUNNER = sys.modules["jaxdistill.study.runner"]
+LONG_COMMAND = [sys.executable, "-c", "import time; time.sleep(60)"]
 
-STUDY_THAT_IS_KILLED = """
+STUDY_TO_KILL = """
 import os, signal, sys
 from pathlib import Path
-from jaxdistill.study.process_runner import Processes, locked
+from jaxdistill.study.process_runner import ProcessRunner, lock_folder
 
 run = "import sys, time; print(flush=True); time.sleep(1); open(sys.argv[1], 'w').write('done')"
-with locked(Path(sys.argv[1]), lambda: None) as lock, Processes(lock) as processes:
+folder = Path(sys.argv[1])
+with lock_folder(folder, lambda: None) as lock, ProcessRunner.open(lock) as processes:
     processes.run([sys.executable, "-c", run, sys.argv[2]])
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_between_runs_ends_the_study(place, monkeypatch, number):
-    said = []
+def test_a_signal_between_runs_ends_the_study(workspace, monkeypatch, number):
+    printed = []
 
-    def command(member):
-        done = place / f"{member.arm}-{member.seed}"
+    def command(study_run):
+        done = workspace / f"{study_run.arm}-{study_run.seed}"
         return [sys.executable, "-c", f"open({str(done)!r}, 'w')"]
 
-    def say(text):
-        said.append(text)
+    def print_and_signal(text):
+        printed.append(text)
         if text.startswith("[2/4]"):
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(MODULE, "_command", command)
-    monkeypatch.setattr(MODULE, "_say", say)
-    before = signal.getsignal(number)
-    assert study.run(study.read(place / "study.yaml"), place / "study.yaml") == 130
-    assert signal.getsignal(number) is before
-    assert [path.name for path in place.glob("*-0")] == ["teacher-0"]
-    assert said == [
+    monkeypatch.setattr(RUNNER, "_train_command", command)
+    monkeypatch.setattr(RUNNER, "_print", print_and_signal)
+    previous = signal.getsignal(number)
+    path = workspace / "study.yaml"
+    assert study.run(study.read(path), path) == 130
+    assert signal.getsignal(number) is previous
+    assert [path.name for path in workspace.glob("*-0")] == ["teacher-0"]
+    assert printed == [
         "[1/4] teacher, seed 0",
-        "[2/4] words, seed 0",
-        "Stopped in run 2 of 4. The same command goes on there.",
+        "[2/4] labels, seed 0",
+        "Stopped in run 2 of 4. The same command continues from there.",
     ]
 
 
-def test_a_signal_ends_the_process_that_runs():
-    with ProcessRunner() as processes:
+def test_a_signal_ends_the_current_process():
+    with ProcessRunner.open() as processes:
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         signal.setitimer(signal.ITIMER_REAL, 0.3)
-        assert processes.run(LONG) == 130
-        assert processes.run(LONG) == 130
+        assert processes.run(LONG_COMMAND) == 130
+        assert processes.run(LONG_COMMAND) == 130
 
 
-def test_what_is_ignored_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+def test_an_ignored_signal_stays_ignored():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
     try:
-        with ProcessRunner() as processes:
+        with ProcessRunner.open() as processes:
             os.kill(os.getpid(), signal.SIGHUP)
             assert processes.run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, previous)
 
 
 def test_a_run_that_outlives_its_study_is_waited_for(tmp_path: Path):
     folder, done = tmp_path / "study", tmp_path / "done"
     killed = subprocess.Popen(
-        [sys.executable, "-c", STUDY_THAT_IS_KILLED, str(folder), str(done)],
+        [sys.executable, "-c", STUDY_TO_KILL, str(folder), str(done)],
         stdout=subprocess.PIPE,
     )
     assert killed.stdout is not None
-    killed.stdout.readline()  # its run runs
+    killed.stdout.readline()  # its run has started
     killed.kill()
     killed.wait()
     assert not done.exists()
@@ -90,7 +92,7 @@ def test_a_run_that_outlives_its_study_is_waited_for(tmp_path: Path):
     killed.stdout.close()
 
 
-def test_a_file_is_no_folder_for_a_study(tmp_path: Path):
+def test_a_file_cannot_be_the_folder_of_a_study(tmp_path: Path):
     (tmp_path / "study").write_text("")
     with (
         pytest.raises(UserError, match=r"study cannot be a study's folder: File exists\. Choose"),
