@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the tests need and run them all, the linters first.
+# Install what the tests need; run the linters, build the documentation, and run all tests.
 #
 #   launch/test.sh [--slow] [PYTEST ARGUMENTS ...]
 #
@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/install.sh
 
-install "[test,dev]"
+install "[test,dev,docs]"
 if [[ " $* " == *" --slow "* ]]; then
   .venv/bin/jaxdistill fetch smollm2-135m-instruct --out models
   .venv/bin/jaxdistill fetch gemma3-270m --out models
@@ -21,6 +21,7 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/pyright
 .venv/bin/lint-imports --no-cache
-.venv/bin/codespell jaxdistill tests configs launch ./*.md
+.venv/bin/codespell jaxdistill tests configs launch docs ./*.md
+NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 # Two at a time, a file in one process: most of a test is tracing and compiling, on one core.
 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
