@@ -8,7 +8,7 @@ import shapes
 from measure import repeat
 
 from jaxdistill.objectives import OBJECTIVES, weighted_loss
-from jaxdistill.objectives.compaction import AlignedPositions, ModelPositions
+from jaxdistill.objectives.positions import AlignedPositions, ModelPositions
 from jaxdistill.types import LMHead
 
 words = int(sys.argv[1])
