@@ -1,9 +1,26 @@
-"""Settings of all tests: four fake CPU devices, strict rank promotion, cheap compilation."""
+"""Settings of all tests: four fake CPU devices, strict rank promotion, a cache of programs."""
 
+import hashlib
 import os
+import platform
 import signal
 from pathlib import Path
 
+
+def _program_cache() -> Path:
+    """Folder of compiled programs, one for each set of CPU features: others cannot run them."""
+    cpu_info = Path("/proc/cpuinfo")
+    text = cpu_info.read_text() if cpu_info.exists() else platform.processor()
+    features = next((line for line in text.splitlines() if line.startswith("flags")), text)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "jaxdistill" / f"tests-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
+# Before JAX is imported, and for the processes that tests start. JAX's own limits would leave out
+# all programs of the tests: they are small.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_program_cache()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -19,8 +36,7 @@ signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _MAX_MAPS = 20_000
-_NUMERIC_FOLDERS = {"losses", "objectives"}
-_HELP = "also run the tests marked slow, and compile all programs as for users"
+_HELP = "also run the tests marked slow"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,26 +48,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
-
-
-_is_unoptimized = False
-"""Whether this process compiles without most optimizations."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cheap_compilation(request: pytest.FixtureRequest):
-    """Compile without costly optimizations where the numerics are tested elsewhere.
-
-    Most of a fast test's time is compilation. Tests of losses and objectives, processes that tests
-    start, and all tests under `--slow` compile as users' programs do.
-    """
-    global _is_unoptimized
-    is_numeric = request.path.parent.name in _NUMERIC_FOLDERS
-    is_unoptimized = not is_numeric and not request.config.getoption("--slow")
-    if is_unoptimized != _is_unoptimized:
-        jax.config.update("jax_disable_most_optimizations", is_unoptimized)
-        jax.clear_caches()  # their keys do not contain this setting
-        _is_unoptimized = is_unoptimized
 
 
 @pytest.fixture(autouse=True, scope="module")

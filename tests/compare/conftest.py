@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import pytest
 import tiny
 
@@ -74,8 +73,6 @@ def byte_model(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> FinishedComparison:
     folder = tmp_path_factory.mktemp("compare")
-    cache_dir = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", cache_dir or str(folder / "compiled"))
     tiny.model_folder(folder / "big", num_hidden_layers=3)
     tiny.model_folder(folder / "small", seed=1, num_hidden_layers=1)
     byte_model(folder / "bytes")
@@ -94,7 +91,6 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> FinishedComparison:
     with pytest.MonkeyPatch.context() as patch:
         _patch_slow_parts(patch)
         assert main(command) == 0
-    jax.config.update("jax_compilation_cache_dir", cache_dir)
     return FinishedComparison(folder, command)
 
 

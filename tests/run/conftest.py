@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import pytest
 import tiny
 
@@ -31,12 +30,8 @@ evaluation: {{every_steps: 3, batch_size: 4, samples: 2, max_new_tokens: 6}}
 
 
 @pytest.fixture(autouse=True)
-def _separate_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
-    base = tmp_path_factory.getbasetemp()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(base / "cache"))
-    jax.config.update("jax_compilation_cache_dir", str(base / "compiled"))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
+def _separate_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture
