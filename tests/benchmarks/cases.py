@@ -1,4 +1,7 @@
-"""What is measured, beside whom, and the marks. `python cases.py` names what they need."""
+"""Benchmark cases: workload, peer and targets of each.
+
+`python cases.py [CASE ...]` prints the environments and input folders that the cases need.
+"""
 
 import argparse
 import sys
@@ -6,135 +9,148 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row of the table.
+    """Benchmark of one workload against one peer: a row of the table.
 
     Attributes:
-        work: What is done.
-        ours: Our program.
-        peer: The peer's program, and the environment that it runs in.
-        argument: What both are given, with spaces between.
-        speed: The mark: at least so many times the peer's; None where there is none.
-        memory: At most this part of the peer's; None where there is none.
-        reads: The folder in `.benchmarks` that `prepare.py` makes for it.
+        workload: Description in the table.
+        program: Program in `ours/`.
+        peer: Name of the peer and of its environment in `.benchmarks/`.
+        peer_program: Program in `peers/`.
+        arguments: Arguments of both programs, separated by spaces.
+        min_speed_ratio: Target: least speed relative to the peer; None for no target.
+        max_memory_ratio: Target: most peak memory relative to the peer; None for no target.
+        inputs: Folder in `.benchmarks/` that `inputs.py` writes; empty for none.
     """
 
-    work: str
-    ours: str
-    peer: tuple[str, str]
-    argument: str = ""
-    speed: float | None = None
-    memory: float | None = None
-    reads: str = ""
+    workload: str
+    program: str
+    peer: str
+    peer_program: str
+    arguments: str = ""
+    min_speed_ratio: float | None = None
+    max_memory_ratio: float | None = None
+    inputs: str = ""
 
 
-_JSD = "JSD and cross-entropy through both heads, forward and backward, 2,048 rows of"
-_WRITE = "greedy generation, SmolLM2-135M, 64 tokens, batch of"
+_JSD = (
+    "JSD and cross-entropy through both LM heads, forward and backward, 2,048 positions, vocabulary"
+)
+_GENERATE = "greedy generation, SmolLM2-135M, 64 tokens, batch size"
 CASES = {
     "kd_step": Case(
-        "logit KD step, online teacher (SmolLM2-135M to 10 layers, B=4, T=256), JSD",
-        "kd_step.py",
-        ("trl_kd_step.py", "trl"),
-        "jensen_shannon",
-        speed=1.5,
-        memory=0.5,
+        workload="logit KD step, online teacher (SmolLM2-135M to 10 layers, B=4, T=256), JSD",
+        program="kd_step.py",
+        peer="trl",
+        peer_program="trl_kd_step.py",
+        arguments="jensen_shannon",
+        min_speed_ratio=1.5,
+        max_memory_ratio=0.5,
     ),
     "kd_step_tunix": Case(
-        "the same step with forward KL and cross-entropy",
-        "kd_step.py",
-        ("tunix_kd_step.py", "tunix"),
-        "forward_kl+cross_entropy",
-        speed=1.5,
-        memory=0.5,
+        workload="the same step with forward KL and cross-entropy",
+        program="kd_step.py",
+        peer="tunix",
+        peer_program="tunix_kd_step.py",
+        arguments="forward_kl+cross_entropy",
+        min_speed_ratio=1.5,
+        max_memory_ratio=0.5,
     ),
     "start": Case(
-        "start to the first step, quickstart's models from files, warm compilation cache",
-        "start.py",
-        ("tunix_start.py", "tunix"),
-        ".benchmarks/start",
-        speed=1 / 0.7,
-        reads="start",
+        workload="process start to first step, quickstart models, warm compilation cache",
+        program="start.py",
+        peer="tunix",
+        peer_program="tunix_start.py",
+        arguments=".benchmarks/start",
+        min_speed_ratio=1 / 0.7,
+        inputs="start",
     ),
     **{
         name: Case(
-            f"{what}, Gemma-3-270M to SmolLM2-135M, B=2, T=256, online teacher",
-            "pair_step.py",
-            ("trl_pair_step.py", "trl"),
-            f".benchmarks/pair {name}",
-            speed=speed,
-            memory=0.5,
-            reads="pair",
+            workload=f"{objective}, Gemma-3-270M to SmolLM2-135M, B=2, T=256, online teacher",
+            program="cross_tokenizer_step.py",
+            peer="trl",
+            peer_program="trl_cross_tokenizer_step.py",
+            arguments=f".benchmarks/cross_tokenizer {name}",
+            min_speed_ratio=min_speed_ratio,
+            max_memory_ratio=0.5,
+            inputs="cross_tokenizer",
         )
-        for name, what, speed in (
-            ("uld_top_k", "ULD with spans, of the 1,024 likeliest words", 8.0),
+        for name, objective, min_speed_ratio in (
+            ("uld_top_k", "ULD with spans, top 1,024 tokens", 8.0),
             ("uld_exact", "ULD with spans, exact", 3.0),
-            ("gold_top_k", "GOLD, of the 1,024 likeliest words", 8.0),
+            ("gold_top_k", "GOLD, top 1,024 tokens", 8.0),
             ("gold_exact", "GOLD, exact", 3.0),
         )
     },
     **{
-        f"jsd_{words}": Case(
-            f"{_JSD} {words:,}",
-            "jsd.py",
-            ("liger_jsd.py", "liger"),
-            str(words),
-            speed=2.5,
-            memory=1.0,
+        f"jsd_{vocab_size}": Case(
+            workload=f"{_JSD} {vocab_size:,}",
+            program="jsd.py",
+            peer="liger",
+            peer_program="liger_jsd.py",
+            arguments=str(vocab_size),
+            min_speed_ratio=2.5,
+            max_memory_ratio=1.0,
         )
-        for words in (49_152, 151_936)
+        for vocab_size in (49_152, 151_936)
     },
     **{
-        f"jsd_{words}_compiled": Case(
-            f"{_JSD} {words:,}, beside Liger as torch.compile makes it (its default)",
-            "jsd.py",
-            ("liger_jsd.py", "liger"),
-            f"{words} compiled",
+        f"jsd_{vocab_size}_compiled": Case(
+            workload=f"{_JSD} {vocab_size:,}; Liger with torch.compile (its default)",
+            program="jsd.py",
+            peer="liger",
+            peer_program="liger_jsd.py",
+            arguments=f"{vocab_size} compiled",
         )
-        for words in (49_152, 151_936)
+        for vocab_size in (49_152, 151_936)
     },
     **{
-        f"generate_{batch}": Case(
-            f"{_WRITE} {batch}",
-            "generate.py",
-            ("transformers_generate.py", "transformers"),
-            str(batch),
-            speed=speed,
+        f"generate_{batch_size}": Case(
+            workload=f"{_GENERATE} {batch_size}",
+            program="generate.py",
+            peer="transformers",
+            peer_program="transformers_generate.py",
+            arguments=str(batch_size),
+            min_speed_ratio=min_speed_ratio,
         )
-        for batch, speed in ((1, 1.2), (8, 2.0), (32, 2.0))
+        for batch_size, min_speed_ratio in ((1, 1.2), (8, 2.0), (32, 2.0))
     },
 }
 
-LATER = (
+PLANNED = (
     ("the same KD step from a `hidden` cache", "trl, tunix", "≥ 2.2 ×"),
     ("the same KD step from a `top_k` cache", "trl, tunix", "≥ 2.5 ×"),
     ("features, attention and logits in one step", "torch", "≥ 1.5 ×, ≤ 0.5 ×"),
 )
-"""What is to be measured when it is there: the work, beside whom, and the marks."""
+"""Cases without a program yet: workload, peers and targets."""
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], int]:
-    """The names of the chosen cases, and how many rounds."""
+def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[list[str], int]:
+    """Return the names of the chosen cases and the number of rounds."""
     parser = argparse.ArgumentParser(
         prog="tests/benchmarks/run.sh",
-        description="Ours beside what people would use instead. The first time, each peer is "
-        "installed into .benchmarks/: some 7 GB and several minutes for all of them.",
+        description="Compare the speed and memory of jaxdistill with those of its peers. The first "
+        "run installs each peer into .benchmarks/: about 7 GB and several minutes for all of them.",
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--rounds", type=int, default=3, help="3, unless another is given")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="times that each program is run (default: 3)"
+    )
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.cases if name not in CASES]:
-        parser.error(f"{', '.join(unknown)}: expected one of {', '.join(CASES)}")
+        parser.error(f"unknown case {', '.join(unknown)}: expected one of {', '.join(CASES)}")
     if options.rounds < 1:
-        parser.error(f"--rounds: {options.rounds} is none")
+        parser.error(f"--rounds: {options.rounds} given, expected at least 1")
     return options.cases or list(CASES), options.rounds
 
 
-def needs(chosen: Sequence[str]) -> set[str]:
-    """The environments of the cases, and the folders that they read."""
-    cases = [CASES[name] for name in chosen]
-    return {"ours", *(case.peer[1] for case in cases), *(case.reads for case in cases)} - {""}
+def find_requirements(names: Sequence[str]) -> set[str]:
+    """Return the environments and input folders that the cases need."""
+    cases = [CASES[name] for name in names]
+    return {"ours", *(case.peer for case in cases), *(case.inputs for case in cases)} - {""}
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(sorted(needs(parse()[0]))) + "\n")
+    sys.stdout.write("\n".join(sorted(find_requirements(parse_arguments()[0]))) + "\n")

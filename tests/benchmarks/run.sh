@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Ours beside what people would use instead: same shapes, same data, float32, in turn.
+# Compare the speed and memory of jaxdistill with those of its peers: same shapes and data, float32.
 #
 #   tests/benchmarks/run.sh [--rounds N] [CASE ...]      (no CASE: all of them)
 #
-# Each peer gets an environment of its own in .benchmarks/. The machine should have nothing else to
-# do. Prints a row for each case and puts it in its place in docs/benchmarks.{json,md,svg}.
+# Each peer has its own environment in .benchmarks/. Run this on an idle machine. It prints a table
+# row per case and updates that row in docs/benchmarks.{json,md,svg}.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cases="${PYTHON:-python3} tests/benchmarks/cases.py"
 case " $* " in *" -h "* | *" --help "*) exec $cases "$@" ;; esac
-needed=$($cases "$@")
+requirements=$($cases "$@")
 source launch/install.sh
 install ""
 
-peer() {  # NAME; what `pip install` is given, one call for each `--`
+peer() {  # NAME, then arguments of `pip install`; `--` separates several calls
   local name=$1 python=.benchmarks/$1/bin/python call=(); shift
-  grep -qx "$name" <<<"$needed" || return 0
+  grep -qx "$name" <<<"$requirements" || return 0
   [ -e ".benchmarks/$name/installed" ] && return
   echo "Installing $name into .benchmarks/$name"
   .venv/bin/python -m venv --clear ".benchmarks/$name"
-  for word in "$@" --; do
-    if [ "$word" != -- ]; then call+=("$word"); continue; fi
+  for argument in "$@" --; do
+    if [ "$argument" != -- ]; then call+=("$argument"); continue; fi
     "$python" -m pip install --quiet --disable-pip-version-check "${call[@]}"
     call=()
   done
@@ -33,9 +33,9 @@ peer transformers torch==2.13.0 -- "transformers>=5"
 peer tunix "google-tunix==0.1.7"
 
 export PYTHONPATH=tests/benchmarks
-for what in start pair; do
-  if grep -qx "$what" <<<"$needed"; then
-    .venv/bin/python tests/benchmarks/prepare.py "$what" models ".benchmarks/$what"
+for inputs in start cross_tokenizer; do
+  if grep -qx "$inputs" <<<"$requirements"; then
+    .venv/bin/python tests/benchmarks/inputs.py "$inputs" models ".benchmarks/$inputs"
   fi
 done
 exec .venv/bin/python tests/benchmarks/driver.py "$@"

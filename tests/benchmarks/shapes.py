@@ -1,6 +1,6 @@
-"""The shapes that both sides are measured at: SmolLM2-135M, and a student of ten of its layers."""
+"""Shapes that both sides of a case share: SmolLM2-135M, and a student of ten of its layers."""
 
-LAYERS, STUDENT_LAYERS = 30, 10
+NUM_LAYERS, NUM_STUDENT_LAYERS = 30, 10
 CONFIG = {
     "model_type": "llama",
     "vocab_size": 49_152,
@@ -12,8 +12,8 @@ CONFIG = {
     "tie_word_embeddings": True,
     "max_position_embeddings": 8192,
 }
-BATCH, LENGTH, BETA = 4, 256, 0.5
-JSD_ROWS, STUDENT_WIDTH, TEACHER_WIDTH = 2048, 576, 576
-PROMPT, NEW_TOKENS = 32, 64
-START_BATCH = 2
-PAIR_BATCH, PAIR_LENGTH = 2, 256
+BATCH_SIZE, LENGTH, BETA = 4, 256, 0.5
+JSD_POSITIONS, STUDENT_EMBED_DIM, TEACHER_EMBED_DIM = 2048, 576, 576
+PROMPT_LENGTH, MAX_NEW_TOKENS = 32, 64
+START_BATCH_SIZE = 2
+CROSS_TOKENIZER_BATCH_SIZE, CROSS_TOKENIZER_LENGTH = 2, 256

@@ -1,27 +1,27 @@
-"""Greedy continuation of a batch of prompts with the whole model: argument BATCH."""
+"""Greedy generation for a batch of prompts. Argument: BATCH_SIZE."""
 
 import sys
 
 import jax
 import numpy as np
 import shapes
-from measure import repeat
+from timing import time_repeats
 
 from jaxdistill.models import FAMILIES, init_params
 from jaxdistill.sampling import Sampling, generate
 
-batch = int(sys.argv[1])
-config = FAMILIES["llama"].decoder_config({**shapes.CONFIG, "num_hidden_layers": shapes.LAYERS})
+batch_size = int(sys.argv[1])
+config = FAMILIES["llama"].decoder_config({**shapes.CONFIG, "num_hidden_layers": shapes.NUM_LAYERS})
 params = init_params(config, jax.random.key(0))
-random = np.random.default_rng(0)
-prompts = random.integers(0, config.vocab_size, (batch, shapes.PROMPT)).tolist()
-sampling = Sampling(max_new_tokens=shapes.NEW_TOKENS)
+rng = np.random.default_rng(0)
+prompts = rng.integers(0, config.vocab_size, (batch_size, shapes.PROMPT_LENGTH)).tolist()
+sampling = Sampling(max_new_tokens=shapes.MAX_NEW_TOKENS)
 
 
-def work() -> None:
-    """All answers, none of which ends early."""
-    answers = generate(config, params, prompts, sampling, eos_ids=(), batch_size=batch)
-    assert all(len(answer) == shapes.NEW_TOKENS for answer in answers)
+def generate_completions() -> None:
+    """Generate all completions; without an EOS token each has full length."""
+    completions = generate(config, params, prompts, sampling, eos_ids=(), batch_size=batch_size)
+    assert all(len(completion) == shapes.MAX_NEW_TOKENS for completion in completions)
 
 
-repeat(work, repeats=3, units=batch * shapes.NEW_TOKENS)
+time_repeats(generate_completions, repeats=3, units=batch_size * shapes.MAX_NEW_TOKENS)

@@ -1,11 +1,11 @@
-"""One step of logit distillation, online teacher, AdamW, clipping: argument NAME[+NAME]."""
+"""One step of logit distillation: online teacher, AdamW, clipping. Argument: NAME[+NAME]."""
 
 import sys
 
 import jax
 import numpy as np
 import shapes
-from measure import repeat
+from timing import time_repeats
 
 from jaxdistill.models import FAMILIES, forward_batch, init_params, lm_head, parameter_axes
 from jaxdistill.objectives import OBJECTIVES
@@ -16,8 +16,8 @@ from jaxdistill.types import Batch, HiddenSignal
 
 family = FAMILIES["llama"]
 teacher, student = (
-    family.decoder_config({**shapes.CONFIG, "num_hidden_layers": layers})
-    for layers in (shapes.LAYERS, shapes.STUDENT_LAYERS)
+    family.decoder_config({**shapes.CONFIG, "num_hidden_layers": num_layers})
+    for num_layers in (shapes.NUM_LAYERS, shapes.NUM_STUDENT_LAYERS)
 )
 teacher_params = init_params(teacher, jax.random.key(0))
 params = init_params(student, jax.random.key(1))
@@ -30,8 +30,8 @@ mesh = make_mesh(MeshConfig())
 axes = parameter_axes(student)
 adam = AdamW(learning_rate=1e-4)
 optimizer = adam.make_optimizer(100, axes)
-places = state_shardings(mesh, params, named_shardings(mesh, axes, params), optimizer)
-state = init_state(params, optimizer, places)
+shardings = state_shardings(mesh, params, named_shardings(mesh, axes, params), optimizer)
+state = init_state(params, optimizer, shardings)
 del params
 step = jit_step(
     make_step(
@@ -44,31 +44,32 @@ step = jit_step(
         objectives=objectives,
         optimizer=optimizer,
         learning_rate=adam.learning_rate_schedule(100),
-        shardings=places,
+        shardings=shardings,
         mesh=mesh,
     ),
-    places,
+    shardings,
     named_shardings(mesh, parameter_axes(teacher), teacher_params),
     mesh,
 )
-size = shapes.BATCH, shapes.LENGTH
-tokens = np.random.default_rng(0).integers(0, teacher.vocab_size, (size[0], size[1] + 1), np.int32)
+batch_shape = shapes.BATCH_SIZE, shapes.LENGTH
+rng = np.random.default_rng(0)
+tokens = rng.integers(0, teacher.vocab_size, (shapes.BATCH_SIZE, shapes.LENGTH + 1), np.int32)
 batch = Batch(
     tokens=tokens[:, :-1],
     labels=tokens[:, 1:],
-    loss_mask=np.ones(size, np.float32),
-    positions=np.tile(np.arange(size[1], dtype=np.int32), (size[0], 1)),
-    segment_ids=np.ones(size, np.int32),
-    example_ids=np.zeros(size, np.int32),
+    loss_mask=np.ones(batch_shape, np.float32),
+    positions=np.tile(np.arange(shapes.LENGTH, dtype=np.int32), (shapes.BATCH_SIZE, 1)),
+    segment_ids=np.ones(batch_shape, np.int32),
+    example_ids=np.zeros(batch_shape, np.int32),
 )
 batch = jax.device_put(batch, batch_sharding(mesh))
 
 
-def work() -> None:
-    """A step, until its numbers are there."""
+def train_step() -> None:
+    """Run one training step and wait for its results."""
     global state
     state, metrics = step(state, teacher_params, batch)
     jax.block_until_ready((state, metrics))
 
 
-repeat(work, repeats=5, units=shapes.BATCH * shapes.LENGTH)
+time_repeats(train_step, repeats=5, units=shapes.BATCH_SIZE * shapes.LENGTH)

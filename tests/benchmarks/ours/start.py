@@ -1,10 +1,10 @@
-"""`jaxdistill train` from nothing to the first step that it tells of: argument FOLDER."""
+"""`jaxdistill train` from process start to its first logged step. Argument: FOLDER."""
 
 import sys
 import tempfile
 
 import shapes
-from measure import until
+from timing import time_until_line
 
 folder = sys.argv[1]
 with tempfile.TemporaryDirectory() as scratch:
@@ -18,9 +18,9 @@ with tempfile.TemporaryDirectory() as scratch:
         "data.rollout": "{type: dataset}",
         "data.loss_on": "all",
         "data.length": str(shapes.LENGTH),
-        "train.batch_size": str(shapes.START_BATCH),
+        "train.batch_size": str(shapes.START_BATCH_SIZE),
         "train.log_every_steps": "1",
     }
-    changes = [f"{name}={value}" for name, value in overrides.items()]
-    command = [sys.executable, "-m", "jaxdistill", "train", "configs/quickstart.yaml", *changes]
-    until(command, "step 1/", cache="jaxdistill")
+    arguments = [f"{name}={value}" for name, value in overrides.items()]
+    command = [sys.executable, "-m", "jaxdistill", "train", "configs/quickstart.yaml", *arguments]
+    time_until_line(command, "step 1/", cache="jaxdistill")

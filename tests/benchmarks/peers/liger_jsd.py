@@ -1,21 +1,21 @@
-"""The same with Liger's chunked loss: arguments WORDS [compiled]."""
+"""Peer of `ours/jsd.py`: Liger's chunked loss. Arguments: VOCAB_SIZE [compiled]."""
 
 import sys
 
 import shapes
 import torch
 from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-from measure import repeat
+from timing import time_repeats
 
 torch.manual_seed(0)
-words = int(sys.argv[1])
-student = torch.randn(shapes.JSD_ROWS, shapes.STUDENT_WIDTH, requires_grad=True)
-teacher = torch.randn(shapes.JSD_ROWS, shapes.TEACHER_WIDTH)
-matrix = (0.05 * torch.randn(words, shapes.STUDENT_WIDTH)).requires_grad_()
-teacher_matrix = 0.05 * torch.randn(words, shapes.TEACHER_WIDTH)
-labels = torch.zeros(shapes.JSD_ROWS, dtype=torch.long)
+vocab_size = int(sys.argv[1])
+student = torch.randn(shapes.JSD_POSITIONS, shapes.STUDENT_EMBED_DIM, requires_grad=True)
+teacher = torch.randn(shapes.JSD_POSITIONS, shapes.TEACHER_EMBED_DIM)
+matrix = (0.05 * torch.randn(vocab_size, shapes.STUDENT_EMBED_DIM)).requires_grad_()
+teacher_matrix = 0.05 * torch.randn(vocab_size, shapes.TEACHER_EMBED_DIM)
+labels = torch.zeros(shapes.JSD_POSITIONS, dtype=torch.long)
 loss = LigerFusedLinearJSDLoss(
-    # It forms the cross-entropy whatever its weight is: so both sides learn from it.
+    # Liger computes the cross-entropy at any weight, 0 included, so both sides include it.
     weight_hard_loss=0.5,
     weight_soft_loss=0.5,
     beta=shapes.BETA,
@@ -23,11 +23,11 @@ loss = LigerFusedLinearJSDLoss(
 )
 
 
-def work() -> None:
-    """The mean and its gradients."""
+def compute_gradients() -> None:
+    """Compute the mean loss and its gradients."""
     student.grad = matrix.grad = None
     value = loss(student, matrix, teacher, teacher_matrix, labels)
     (value[0] if isinstance(value, tuple) else value).backward()
 
 
-repeat(work, repeats=3, units=shapes.JSD_ROWS)
+time_repeats(compute_gradients, repeats=3, units=shapes.JSD_POSITIONS)

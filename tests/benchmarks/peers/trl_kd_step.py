@@ -1,25 +1,26 @@
-"""The same step with TRL's GKD loss on `transformers` models."""
+"""Peer of `ours/kd_step.py`: TRL's GKD loss on `transformers` models."""
 
 import shapes
 import torch
-from measure import repeat
+from timing import time_repeats
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.experimental.gkd import GKDTrainer
 
 torch.manual_seed(0)
 config = {name: value for name, value in shapes.CONFIG.items() if name != "model_type"}
 teacher, student = (
-    LlamaForCausalLM(LlamaConfig(**config, num_hidden_layers=layers))
-    for layers in (shapes.LAYERS, shapes.STUDENT_LAYERS)
+    LlamaForCausalLM(LlamaConfig(**config, num_hidden_layers=num_layers))
+    for num_layers in (shapes.NUM_LAYERS, shapes.NUM_STUDENT_LAYERS)
 )
-teacher.eval(), student.train()
-optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)  # as its trainer has it
-tokens = torch.randint(0, config["vocab_size"], (shapes.BATCH, shapes.LENGTH + 1))
+teacher.eval()
+student.train()
+optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)  # as in GKDTrainer
+tokens = torch.randint(0, config["vocab_size"], (shapes.BATCH_SIZE, shapes.LENGTH + 1))
 inputs, labels = tokens[:, :-1], tokens[:, 1:]
 
 
-def work() -> None:
-    """A step."""
+def train_step() -> None:
+    """Run one training step."""
     student_logits = student(input_ids=inputs, use_cache=False).logits
     with torch.no_grad():
         teacher_logits = teacher(input_ids=inputs, use_cache=False).logits
@@ -35,4 +36,4 @@ def work() -> None:
     optimizer.step()
 
 
-repeat(work, repeats=5, units=shapes.BATCH * shapes.LENGTH)
+time_repeats(train_step, repeats=5, units=shapes.BATCH_SIZE * shapes.LENGTH)

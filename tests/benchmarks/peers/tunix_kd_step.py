@@ -1,4 +1,4 @@
-"""The same step with Tunix."""
+"""Peer of `ours/kd_step.py`: Tunix's distillation trainer."""
 
 import time
 from collections.abc import Iterator
@@ -8,32 +8,33 @@ import jax.numpy as jnp
 import numpy as np
 import shapes
 from flax import nnx
-from measure import tell
+from timing import print_timings
 from tunix.distillation.distillation_trainer import TrainingInput
 from tunix.models.llama3.model import Llama3
-from tunix_parts import config, trainer, words
+from tunix_trainer import VOCAB_SIZE, make_config, make_trainer
 
 WARM_UP, STEPS = 2, 5
-size = shapes.BATCH, shapes.LENGTH
+batch_shape = shapes.BATCH_SIZE, shapes.LENGTH
 
 
-def model(layers: int) -> Llama3:
-    """A model of `layers` layers, in float32."""
-    made = Llama3(config(layers), rngs=nnx.Rngs(0))
-    nnx.update(made, jax.tree.map(lambda a: a.astype(jnp.float32), nnx.state(made)))
-    return made
+def make_model(num_layers: int) -> Llama3:
+    """Return a model of `num_layers` layers in float32."""
+    model = Llama3(make_config(num_layers), rngs=nnx.Rngs(0))
+    nnx.update(model, jax.tree.map(lambda a: a.astype(jnp.float32), nnx.state(model)))
+    return model
 
 
-def batches(times: list[float]) -> Iterator[TrainingInput]:
-    """The same batch again and again, and when each was asked for."""
-    tokens = np.random.default_rng(0).integers(0, words, size, np.int32)
+def repeat_batch(request_times: list[float]) -> Iterator[TrainingInput]:
+    """Yield one batch repeatedly; append the time of each request to `request_times`."""
+    tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, batch_shape, np.int32)
     for _ in range(WARM_UP + STEPS + 1):
-        times.append(time.perf_counter())
-        yield TrainingInput(input_tokens=tokens, input_mask=np.ones(size, bool))
+        request_times.append(time.perf_counter())
+        yield TrainingInput(input_tokens=tokens, input_mask=np.ones(batch_shape, bool))
 
 
 with jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp")):
-    asked: list[float] = []
-    student, teacher = model(shapes.STUDENT_LAYERS), model(shapes.LAYERS)
-    trainer(student, teacher, WARM_UP + STEPS + 1).train(batches(asked))
-tell(np.diff(asked)[WARM_UP:].tolist(), units=shapes.BATCH * shapes.LENGTH)
+    request_times: list[float] = []
+    student, teacher = make_model(shapes.NUM_STUDENT_LAYERS), make_model(shapes.NUM_LAYERS)
+    make_trainer(student, teacher, WARM_UP + STEPS + 1).train(repeat_batch(request_times))
+seconds = np.diff(request_times)[WARM_UP:].tolist()
+print_timings(seconds, units=shapes.BATCH_SIZE * shapes.LENGTH)

@@ -1,6 +1,6 @@
-"""Distillation as Tunix does it: its Llama, its trainer, and its logit strategy.
+"""Tunix's distillation trainer with its Llama and its logit strategy.
 
-The strategy forms the cross-entropy whatever its weight is: so both sides learn from it.
+The strategy computes the cross-entropy at any weight, 0 included, so both sides include it.
 """
 
 import jax
@@ -12,14 +12,14 @@ from tunix.distillation.distillation_trainer import DistillationTrainer, Trainin
 from tunix.distillation.strategies.logit import LogitStrategy
 from tunix.models.llama3.model import Llama3, ModelConfig
 
-words = shapes.CONFIG["vocab_size"]
+VOCAB_SIZE = shapes.CONFIG["vocab_size"]
 
 
-def config(layers: int) -> ModelConfig:
-    """The shape of a model of `layers` layers."""
+def make_config(num_layers: int) -> ModelConfig:
+    """Return the config of a model with `num_layers` layers."""
     return ModelConfig(
-        num_layers=layers,
-        vocab_size=words,
+        num_layers=num_layers,
+        vocab_size=VOCAB_SIZE,
         embed_dim=shapes.CONFIG["hidden_size"],
         hidden_dim=shapes.CONFIG["intermediate_size"],
         num_heads=shapes.CONFIG["num_attention_heads"],
@@ -31,19 +31,19 @@ def config(layers: int) -> ModelConfig:
     )
 
 
-def trainer(student: Llama3, teacher: Llama3, steps: int) -> DistillationTrainer:
-    """What trains for `steps`, one after the other, with the clipping and optimizer of ours."""
+def make_trainer(student: Llama3, teacher: Llama3, num_steps: int) -> DistillationTrainer:
+    """Return a trainer with jaxdistill's optimizer and clipping, and one step in flight."""
     return DistillationTrainer(
         student,
         teacher,
         LogitStrategy(_forward, _forward, _labels, temperature=1.0, alpha=0.5),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4)),
-        TrainingConfig(eval_every_n_steps=10**6, max_steps=steps, max_inflight_computations=1),
+        TrainingConfig(eval_every_n_steps=10**6, max_steps=num_steps, max_inflight_computations=1),
     )
 
 
 def _forward(model: nnx.Module, input_tokens: jax.Array, input_mask: jax.Array) -> jax.Array:
-    """The logits of every place."""
+    """Return the logits of every position."""
     del input_mask
     length = input_tokens.shape[1]
     positions = jnp.broadcast_to(jnp.arange(length), input_tokens.shape)
@@ -52,6 +52,6 @@ def _forward(model: nnx.Module, input_tokens: jax.Array, input_mask: jax.Array) 
 
 
 def _labels(input_tokens: jax.Array, input_mask: jax.Array) -> jax.Array:
-    """What follows, one-hot, as its loss wants it."""
+    """Return the labels as one-hot vectors, which the strategy expects."""
     del input_mask
-    return jax.nn.one_hot(jnp.roll(input_tokens, -1, axis=1), words)
+    return jax.nn.one_hot(jnp.roll(input_tokens, -1, axis=1), VOCAB_SIZE)
