@@ -8,8 +8,8 @@ from dataclasses import fields
 from typing import Any, ClassVar
 
 from jaxdistill.errors import UserError, did_you_mean
-from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.families.hf_config import HFConfig, resolve_aliases
+from jaxdistill.models.config import Activation, DecoderConfig
+from jaxdistill.models.families.hf_config import HFConfig, hf_activation_name, resolve_aliases
 from jaxdistill.models.tensor_rules import TensorRule
 
 
@@ -18,6 +18,8 @@ class Family(abc.ABC):
 
     Attributes:
         model_types: Architecture (`architectures` of `config.json`) of each `model_type`.
+        defaults: Values of missing keys of `config.json`, as in `transformers`.
+        field_keys: Keys of `config.json`, and the attributes of `DecoderConfig` that they hold.
         tensor_prefix: Prefix of names in the file of a causal language model, which files of
             the bare decoder may lack.
         ignored_tensors: Names (`*` matches anything) of tensors that hold no parameter, such as
@@ -26,6 +28,8 @@ class Family(abc.ABC):
     """
 
     model_types: ClassVar[Mapping[str, str]]
+    defaults: ClassVar[Mapping[str, Any]]
+    field_keys: ClassVar[Mapping[str, str]]
     tensor_prefix: ClassVar[str]
     ignored_tensors: ClassVar[tuple[str, ...]] = ()
     config_aliases: ClassVar[Mapping[str, str]] = {}
@@ -40,7 +44,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
-        """Return the keys of `config.json` that `config` determines."""
+        """Return keys of `config.json` that `config` determines beside `field_keys`."""
 
     def hf_config(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
         """Return the `config.json` of `config`; keys that it does not determine are the original's.
@@ -49,8 +53,13 @@ class Family(abc.ABC):
             UserError: The family's `config.json` cannot express `config`.
         """
         model_type = original.get("model_type", next(iter(self.model_types)))
-        result = {
-            **resolve_aliases(original, self.config_aliases),
+        result = resolve_aliases(original, self.config_aliases)
+        for key, name in self.field_keys.items():
+            value = getattr(config, name)
+            if isinstance(value, Activation):
+                value = hf_activation_name(value, original.get(key, self.defaults[key]))
+            result[key] = value
+        result |= {
             **self._hf_config_keys(config, original),
             "model_type": model_type,
             "architectures": [self.model_types[model_type]],

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind, NormKind, Rope
-from jaxdistill.models.families.family import Family
 from jaxdistill.models.families.hf_config import (
     FULL,
     SLIDING,
@@ -16,12 +15,7 @@ from jaxdistill.models.families.hf_config import (
     HFConfigReader,
     layer_type_names,
 )
-from jaxdistill.models.families.llama import (
-    embedding_and_projection_rules,
-    layer_norm_rules,
-    llama_decoder_fields,
-    llama_hf_config_keys,
-)
+from jaxdistill.models.families.llama import Llama
 from jaxdistill.models.families.rope_config import parse_rope
 from jaxdistill.models.tensor_rules import TensorRule, identity_rule
 
@@ -45,24 +39,27 @@ GEMMA3_DEFAULTS = {
     "sliding_window_pattern": 6,
 }
 
-GEMMA3_NORM_NAMES = {
-    "input_layernorm": "attention_norm",
-    "post_attention_layernorm": "attention_post_norm",
-    "pre_feedforward_layernorm": "mlp_norm",
-    "post_feedforward_layernorm": "mlp_post_norm",
-}
 
-
-class Gemma3(Family):
+class Gemma3(Llama):
     """`model_type` gemma3_text."""
 
     model_types: ClassVar = {"gemma3_text": "Gemma3ForCausalLM"}
-    tensor_prefix = "model."
+    defaults: ClassVar = GEMMA3_DEFAULTS
+    field_keys: ClassVar = {
+        **{key: name for key, name in Llama.field_keys.items() if name != "activation"},
+        "hidden_activation": "activation",
+    }
+    norm_names: ClassVar = {
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "attention_post_norm",
+        "pre_feedforward_layernorm": "mlp_norm",
+        "post_feedforward_layernorm": "mlp_post_norm",
+    }
     ignored_tensors = ("*.rotary_emb.*",)
 
     def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of Gemma3TextConfig."""
-        reader = HFConfigReader(hf_config, GEMMA3_DEFAULTS)
+        reader = HFConfigReader(hf_config, self.defaults)
         reader.require_allowed(
             "use_bidirectional_attention", (None, False), "only causal attention is supported"
         )
@@ -70,14 +67,13 @@ class Gemma3(Family):
             "attn_logit_softcapping", (None,), "set it to null: transformers does not apply it"
         )
         attention_bias = reader.flag("attention_bias")
-        fields = llama_decoder_fields(reader)
+        fields = self._shared_fields(reader)
         config = DecoderConfig(
             **fields,
             layers=_layer_kinds(reader),
             norm=NormKind.RMS_PLUS_ONE,
             has_query_key_norm=True,
             has_post_norms=True,
-            activation=reader.activation("hidden_activation"),
             has_query_key_value_bias=attention_bias,
             has_attention_output_bias=attention_bias,
             query_scale=reader.positive_float("query_pre_attn_scalar") ** -0.5,
@@ -92,17 +88,14 @@ class Gemma3(Family):
         channels = config.head_dim
         name, path = "model.layers.{i}.self_attn", ("layers", "attention")
         return (
-            *embedding_and_projection_rules(config),
-            *layer_norm_rules(config, GEMMA3_NORM_NAMES),
+            *super().tensor_rules(config),
             identity_rule(f"{name}.q_norm.weight", (*path, "query_norm", "scale"), channels),
             identity_rule(f"{name}.k_norm.weight", (*path, "key_norm", "scale"), channels),
         )
 
     def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
         windows = {kind.window for kind in config.layers} - {None}
-        shared_keys = llama_hf_config_keys(config, original, activation_key="hidden_activation")
         return {
-            **shared_keys,
             "layer_types": layer_type_names(config),
             **({"sliding_window": windows.pop()} if windows else {}),
             "attention_bias": config.has_query_key_value_bias,
@@ -117,10 +110,7 @@ def _layer_kinds(reader: HFConfigReader) -> tuple[LayerKind, ...]:
     window = reader.optional_positive_int("sliding_window")
     pattern = reader.positive_int("sliding_window_pattern")
     default = [SLIDING if (i + 1) % pattern else FULL for i in range(num_layers)]
-    types = reader.parse_layer_types(default, window)
-    full, sliding = _full_and_sliding_rope(reader)
-    kinds = {FULL: LayerKind(rope=full), SLIDING: LayerKind(window=window, rope=sliding)}
-    return tuple(kinds[name] for name in types)
+    return reader.layer_kinds(default, window, *_full_and_sliding_rope(reader))
 
 
 def _full_and_sliding_rope(reader: HFConfigReader) -> tuple[Rope, Rope]:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind, NormKind
 from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader, hf_activation_name
-from jaxdistill.models.tensor_rules import TensorRule, flattened_rule, identity_rule
+from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader
+from jaxdistill.models.tensor_rules import TensorRule, identity_rule
 
 GPT2_DEFAULTS = {
     "vocab_size": 50_257,
@@ -21,6 +21,15 @@ GPT2_DEFAULTS = {
     "scale_attn_weights": True,
     "initializer_range": 0.02,
     "tie_word_embeddings": True,
+}
+
+# Keys that GPT-2 and GPT-Neo share.
+SHARED_FIELD_KEYS = {
+    "vocab_size": "vocab_size",
+    "layer_norm_epsilon": "norm_epsilon",
+    "activation_function": "activation",
+    "tie_word_embeddings": "has_tied_embeddings",
+    "initializer_range": "initializer_range",
 }
 
 
@@ -40,19 +49,26 @@ class GPT2(Family):
         "num_hidden_layers": "n_layer",
     }
 
+    defaults: ClassVar = GPT2_DEFAULTS
+    field_keys: ClassVar = {
+        **SHARED_FIELD_KEYS,
+        "n_embd": "embed_dim",
+        "n_inner": "mlp_dim",
+        "n_head": "num_heads",
+        "n_layer": "num_layers",
+        "n_positions": "max_positions",
+    }
+
     def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of GPT2Config."""
-        reader = HFConfigReader(hf_config, GPT2_DEFAULTS, self.config_aliases)
+        reader = HFConfigReader(hf_config, self.defaults, self.config_aliases)
         reader.require_allowed(
             "add_cross_attention", (None, False), "only decoders without an encoder are supported"
         )
-        fields = gpt_decoder_fields(
-            reader, embed_key="n_embd", heads_key="n_head", mlp_key="n_inner"
-        )
+        fields = self._shared_fields(reader)
         config = DecoderConfig(
             **fields,
             layers=(LayerKind(),) * reader.num_layers("n_layer"),
-            max_positions=reader.positive_int("n_positions"),
             has_query_key_value_bias=True,
             query_scale=fields["head_dim"] ** -0.5 if reader.flag("scale_attn_weights") else 1.0,
             is_scaled_by_inverse_layer=reader.flag("scale_attn_by_inverse_layer_idx"),
@@ -63,36 +79,30 @@ class GPT2(Family):
     def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
         """Return the rule of every tensor of a GPT2LMHeadModel."""
         embed, mlp = config.embed_dim, config.mlp_dim
-        heads, channels = config.num_heads, config.head_dim
+        heads = (config.num_heads, config.head_dim)
         attention, feed_forward = ("layers", "attention"), ("layers", "mlp")
-        layer = "transformer.h.{i}"
+        layer, name = "transformer.h.{i}", "transformer.h.{i}.attn"
         kernels = tuple((*attention, name) for name in ("query", "key", "value"))
         biases = tuple((*attention, f"{name}_bias") for name in ("query", "key", "value"))
         return (
-            *embedding_and_norm_rules(config),
+            *self._embedding_and_norm_rules(config),
             # The second axis of the view counts query, key and value; `axis_order` moves it first.
             TensorRule(
-                f"{layer}.attn.c_attn.weight",
+                f"{name}.c_attn.weight",
                 kernels,
                 shape=(embed, 3 * embed),
-                view_shape=(embed, 3, heads, channels),
+                view_shape=(embed, 3, *heads),
                 axis_order=(1, 0, 2, 3),
             ),
+            TensorRule(f"{name}.c_attn.bias", biases, (3 * embed,), (3, *heads), (0, 1, 2)),
             TensorRule(
-                f"{layer}.attn.c_attn.bias",
-                biases,
-                shape=(3 * embed,),
-                view_shape=(3, heads, channels),
-                axis_order=(0, 1, 2),
-            ),
-            TensorRule(
-                f"{layer}.attn.c_proj.weight",
+                f"{name}.c_proj.weight",
                 ((*attention, "output"),),
                 shape=(embed, embed),
-                view_shape=(heads, channels, embed),
+                view_shape=(*heads, embed),
                 axis_order=(0, 1, 2),
             ),
-            flattened_rule(f"{layer}.attn.c_proj.bias", (*attention, "output_bias"), embed),
+            identity_rule(f"{name}.c_proj.bias", (*attention, "output_bias"), embed),
             identity_rule(f"{layer}.mlp.c_fc.weight", (*feed_forward, "up"), embed, mlp),
             identity_rule(f"{layer}.mlp.c_fc.bias", (*feed_forward, "up_bias"), mlp),
             identity_rule(f"{layer}.mlp.c_proj.weight", (*feed_forward, "down"), mlp, embed),
@@ -101,72 +111,45 @@ class GPT2(Family):
 
     def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
         return {
-            **gpt_hf_config_keys(config, original),
-            "n_embd": config.embed_dim,
-            "n_inner": config.mlp_dim,
-            "n_head": config.num_heads,
-            "n_layer": config.num_layers,
-            "n_positions": config.max_positions,
             "scale_attn_weights": config.query_scale != 1,
             "scale_attn_by_inverse_layer_idx": config.is_scaled_by_inverse_layer,
         }
 
+    def _shared_fields(self, reader: HFConfigReader) -> dict[str, Any]:
+        """Read the fields that GPT-2 and GPT-Neo share."""
+        keys = {name: key for key, name in self.field_keys.items()}
+        fields = reader.fields(self.field_keys, skip=["mlp_dim"])
+        embed_dim, num_heads = fields["embed_dim"], fields["num_heads"]
+        return {
+            **fields,
+            "mlp_dim": reader.optional_positive_int(keys["mlp_dim"]) or 4 * embed_dim,
+            "num_kv_heads": num_heads,
+            "head_dim": reader.derived_head_dim(num_heads, keys["num_heads"], keys["embed_dim"]),
+            "has_learned_positions": True,
+            "norm": NormKind.LAYER,
+            "is_gated": False,
+            "has_attention_output_bias": True,
+            "has_mlp_bias": True,
+        }
 
-def gpt_decoder_fields(
-    reader: HFConfigReader, *, embed_key: str, heads_key: str, mlp_key: str
-) -> dict[str, Any]:
-    """Read the fields that GPT-2 and GPT-Neo share; the arguments are keys that differ."""
-    embed_dim, num_heads = reader.positive_int(embed_key), reader.positive_int(heads_key)
-    return {
-        "vocab_size": reader.positive_int("vocab_size"),
-        "embed_dim": embed_dim,
-        "mlp_dim": reader.optional_positive_int(mlp_key) or 4 * embed_dim,
-        "num_heads": num_heads,
-        "num_kv_heads": num_heads,
-        "head_dim": reader.derived_head_dim(num_heads, heads_key, embed_key),
-        "has_learned_positions": True,
-        "norm": NormKind.LAYER,
-        "norm_epsilon": reader.positive_float("layer_norm_epsilon"),
-        "activation": reader.activation("activation_function"),
-        "is_gated": False,
-        "has_attention_output_bias": True,
-        "has_mlp_bias": True,
-        "has_tied_embeddings": reader.flag("tie_word_embeddings"),
-        "initializer_range": reader.positive_float("initializer_range"),
-    }
-
-
-def gpt_hf_config_keys(config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
-    """Return the keys that GPT-2 and GPT-Neo share."""
-    default = GPT2_DEFAULTS["activation_function"]
-    activation = original.get("activation_function", default)
-    return {
-        "vocab_size": config.vocab_size,
-        "layer_norm_epsilon": config.norm_epsilon,
-        "activation_function": hf_activation_name(config.activation, activation),
-        "tie_word_embeddings": config.has_tied_embeddings,
-        "initializer_range": config.initializer_range,
-    }
-
-
-def embedding_and_norm_rules(config: DecoderConfig) -> tuple[TensorRule, ...]:
-    """Return the rules that GPT-2 and GPT-Neo share: embeddings and norms."""
-    embed = config.embed_dim
-    norms = {
-        "ln_f": ("final_norm",),
-        "h.{i}.ln_1": ("layers", "attention_norm"),
-        "h.{i}.ln_2": ("layers", "mlp_norm"),
-    }
-    rules = [
-        identity_rule("transformer.wte.weight", ("embedding",), config.vocab_size, embed),
-        identity_rule("transformer.wpe.weight", ("positions",), config.max_positions, embed),
-    ]
-    for name, path in norms.items():
-        rules.append(identity_rule(f"transformer.{name}.weight", (*path, "scale"), embed))
-        rules.append(identity_rule(f"transformer.{name}.bias", (*path, "bias"), embed))
-    if not config.has_tied_embeddings:
-        rules.append(identity_rule("lm_head.weight", ("unembedding",), config.vocab_size, embed))
-    return tuple(rules)
+    def _embedding_and_norm_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
+        """Return the rules that GPT-2 and GPT-Neo share."""
+        embed, vocab = config.embed_dim, config.vocab_size
+        norms = {
+            "ln_f": ("final_norm",),
+            "h.{i}.ln_1": ("layers", "attention_norm"),
+            "h.{i}.ln_2": ("layers", "mlp_norm"),
+        }
+        rules = [
+            identity_rule("transformer.wte.weight", ("embedding",), vocab, embed),
+            identity_rule("transformer.wpe.weight", ("positions",), config.max_positions, embed),
+        ]
+        for name, path in norms.items():
+            rules.append(identity_rule(f"transformer.{name}.weight", (*path, "scale"), embed))
+            rules.append(identity_rule(f"transformer.{name}.bias", (*path, "bias"), embed))
+        if not config.has_tied_embeddings:
+            rules.append(identity_rule("lm_head.weight", ("unembedding",), vocab, embed))
+        return tuple(rules)
 
 
 FAMILY = GPT2()

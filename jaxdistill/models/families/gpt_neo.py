@@ -6,12 +6,7 @@ Black et al., 2021, https://doi.org/10.5281/zenodo.5297715.
 from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
-from jaxdistill.models.families.family import Family
-from jaxdistill.models.families.gpt2 import (
-    embedding_and_norm_rules,
-    gpt_decoder_fields,
-    gpt_hf_config_keys,
-)
+from jaxdistill.models.families.gpt2 import GPT2, SHARED_FIELD_KEYS
 from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader
 from jaxdistill.models.tensor_rules import TensorRule, identity_rule, linear_rule
 
@@ -29,27 +24,30 @@ GPT_NEO_DEFAULTS = {
 }
 
 
-class GPTNeo(Family):
+class GPTNeo(GPT2):
     """`model_type` gpt_neo."""
 
     model_types: ClassVar = {"gpt_neo": "GPTNeoForCausalLM"}
-    tensor_prefix = "transformer."
     ignored_tensors = ("*.attn.attention.bias", "*.attn.attention.masked_bias")
     config_aliases: ClassVar = {
         "num_attention_heads": "num_heads",
         "num_hidden_layers": "num_layers",
     }
+    defaults: ClassVar = GPT_NEO_DEFAULTS
+    field_keys: ClassVar = {
+        **SHARED_FIELD_KEYS,
+        "hidden_size": "embed_dim",
+        "intermediate_size": "mlp_dim",
+        "num_heads": "num_heads",
+        "num_layers": "num_layers",
+        "max_position_embeddings": "max_positions",
+    }
 
     def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of GPTNeoConfig."""
-        reader = HFConfigReader(hf_config, GPT_NEO_DEFAULTS, self.config_aliases)
+        reader = HFConfigReader(hf_config, self.defaults, self.config_aliases)
         config = DecoderConfig(
-            **gpt_decoder_fields(
-                reader, embed_key="hidden_size", heads_key="num_heads", mlp_key="intermediate_size"
-            ),
-            layers=_layer_kinds(reader),
-            max_positions=reader.positive_int("max_position_embeddings"),
-            query_scale=1.0,
+            **self._shared_fields(reader), layers=_layer_kinds(reader), query_scale=1.0
         )
         reader.raise_mistakes()
         return config
@@ -61,7 +59,7 @@ class GPTNeo(Family):
         layer, attention = "transformer.h.{i}", "transformer.h.{i}.attn.attention"
         path = ("layers", "attention")
         return (
-            *embedding_and_norm_rules(config),
+            *self._embedding_and_norm_rules(config),
             linear_rule(f"{attention}.q_proj.weight", (*path, "query"), embed, heads),
             linear_rule(f"{attention}.k_proj.weight", (*path, "key"), embed, heads),
             linear_rule(f"{attention}.v_proj.weight", (*path, "value"), embed, heads),
@@ -77,15 +75,9 @@ class GPTNeo(Family):
         names = ["local" if kind.window else "global" for kind in config.layers]
         windows = {kind.window for kind in config.layers} - {None}
         return {
-            **gpt_hf_config_keys(config, original),
-            "hidden_size": config.embed_dim,
-            "intermediate_size": config.mlp_dim,
-            "num_heads": config.num_heads,
-            "num_layers": config.num_layers,
             "attention_types": [[names, 1]],
             "attention_layers": names,
             **({"window_size": windows.pop()} if windows else {}),
-            "max_position_embeddings": config.max_positions,
         }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from jaxdistill.errors import UserError, did_you_mean
-from jaxdistill.models.config import Activation, DecoderConfig
+from jaxdistill.models.config import Activation, DecoderConfig, LayerKind, Rope
 
 HFConfig = Mapping[str, Any]
 """The content of a `config.json`."""
@@ -110,23 +110,38 @@ class HFConfigReader:
         """Read the name of an activation function."""
         return self.choice(key, ACTIVATION_NAMES)
 
+    def fields(self, keys: Mapping[str, str], *, skip: Collection[str] = ()) -> dict[str, Any]:
+        """Read fields of `DecoderConfig` by their types; `keys` maps keys to their names."""
+        readers = {
+            int: self.positive_int,
+            float: self.positive_float,
+            bool: self.flag,
+            Activation: self.activation,
+        }
+        types = DecoderConfig.__annotations__
+        names = {name: key for key, name in keys.items() if name in types and name not in skip}
+        return {name: readers[types[name]](key) for name, key in names.items()}
+
     def require_allowed(self, key: str, allowed: Collection[Any], reason: str) -> None:
         """Note a mistake if a key (None if missing) has none of the allowed values."""
         value = self.values.get(key)
         if value not in allowed:
             self.mistakes.append(f"config.json: `{key}` is {value!r}; {reason}.")
 
-    def parse_layer_types(self, default: list[str], window: int | None) -> list[str]:
-        """Read the type of each layer; `default` if the key is missing."""
+    def layer_kinds(
+        self, default: list[str], window: int | None, full: Rope, sliding: Rope
+    ) -> tuple[LayerKind, ...]:
+        """Read `layer_types`, by default `default`; both types have their own rotation."""
         types = self.values.get("layer_types") or default
         is_known = isinstance(types, list) and all(name in (FULL, SLIDING) for name in types)
         if not is_known or len(types) != len(default):
             expected = f"a list of {len(default)} names, each {FULL} or {SLIDING}"
             self.add_mistake("layer_types", types, expected)
-            return default
-        if window is None and SLIDING in types:
+            types = default
+        elif window is None and SLIDING in types:
             self.add_mistake("sliding_window", window, f"a number: layer_types contains {SLIDING}")
-        return types
+        kinds = {FULL: LayerKind(rope=full), SLIDING: LayerKind(window=window, rope=sliding)}
+        return tuple(kinds[name] for name in types)
 
     def derived_head_dim(self, num_heads: int, heads_key: str, embed_key: str) -> int:
         """Return the channels of a head if the heads divide the embedding between them."""

@@ -7,7 +7,6 @@ Some layers may have a sliding window: those that `layer_types` names, or all fr
 from typing import Any, ClassVar
 
 from jaxdistill.models.config import DecoderConfig, LayerKind
-from jaxdistill.models.families.family import Family
 from jaxdistill.models.families.hf_config import (
     FULL,
     SLIDING,
@@ -15,16 +14,8 @@ from jaxdistill.models.families.hf_config import (
     HFConfigReader,
     layer_type_names,
 )
-from jaxdistill.models.families.llama import (
-    LLAMA_DEFAULTS,
-    LLAMA_NORM_NAMES,
-    embedding_and_projection_rules,
-    layer_norm_rules,
-    llama_decoder_fields,
-    llama_hf_config_keys,
-)
+from jaxdistill.models.families.llama import LLAMA_DEFAULTS, Llama
 from jaxdistill.models.families.rope_config import read_rope
-from jaxdistill.models.tensor_rules import TensorRule
 
 QWEN2_DEFAULTS = {
     **LLAMA_DEFAULTS,
@@ -37,46 +28,32 @@ QWEN2_DEFAULTS = {
 }
 
 
-class Qwen2(Family):
+class Qwen2(Llama):
     """`model_type` qwen2."""
 
     model_types: ClassVar = {"qwen2": "Qwen2ForCausalLM"}
-    tensor_prefix = "model."
-    ignored_tensors = ("*.rotary_emb.inv_freq",)
+    defaults: ClassVar = QWEN2_DEFAULTS
 
     def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of Qwen2Config."""
-        reader = HFConfigReader(hf_config, QWEN2_DEFAULTS)
-        fields = llama_decoder_fields(reader)
+        reader = HFConfigReader(hf_config, self.defaults)
+        fields = self._shared_fields(reader)
         config = DecoderConfig(
             **fields,
             layers=_layer_kinds(reader),
-            activation=reader.activation("hidden_act"),
             has_query_key_value_bias=True,
             query_scale=fields["head_dim"] ** -0.5,
         )
         reader.raise_mistakes()
         return config
 
-    def tensor_rules(self, config: DecoderConfig) -> tuple[TensorRule, ...]:
-        """Return the rule of every tensor of a Qwen2ForCausalLM."""
-        return (
-            *embedding_and_projection_rules(config),
-            *layer_norm_rules(config, LLAMA_NORM_NAMES),
-        )
-
     def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
         types = layer_type_names(config)
-        windows = {kind.window for kind in config.layers} - {None}
-        keys = {
-            **llama_hf_config_keys(config, original),
-            "layer_types": types,
-            "use_sliding_window": SLIDING in types,
-        }
-        if windows:
+        keys = {"layer_types": types, "use_sliding_window": SLIDING in types}
+        if SLIDING in types:
             # `layer_types` decides; the older key agrees with it for readers that know no other.
             first = types.index(SLIDING)
-            keys |= {"sliding_window": windows.pop(), "max_window_layers": first}
+            keys |= {"sliding_window": config.layers[first].window, "max_window_layers": first}
         return keys
 
 
@@ -90,10 +67,8 @@ def _layer_kinds(reader: HFConfigReader) -> tuple[LayerKind, ...]:
         reader.add_mistake("max_window_layers", first, "a whole number of at least 0")
         first = num_layers
     default = [SLIDING if window and i >= first else FULL for i in range(num_layers)]
-    types = reader.parse_layer_types(default, window)
     rope = read_rope(reader)
-    kinds = {FULL: LayerKind(rope=rope), SLIDING: LayerKind(window=window, rope=rope)}
-    return tuple(kinds[name] for name in types)
+    return reader.layer_kinds(default, window, rope, rope)
 
 
 FAMILY = Qwen2()

@@ -15,13 +15,8 @@ def read_rope(reader: HFConfigReader) -> Rope:
 
     Its keys are `rope_theta` and `rope_scaling`, or just `rope_parameters` (transformers 5).
     """
-    for key in ("rope_scaling", "rope_parameters"):
-        if reader.values.get(key):
-            parameters = reader.values[key]
-            break
-    else:
-        key, parameters = "rope_parameters", {}
-    return parse_rope(reader, key, parameters, reader.values["rope_theta"])
+    key = "rope_scaling" if reader.values.get("rope_scaling") else "rope_parameters"
+    return parse_rope(reader, key, reader.values.get(key) or {}, reader.values["rope_theta"])
 
 
 def parse_rope(reader: HFConfigReader, key: str, parameters: Any, base: float | int) -> Rope:
