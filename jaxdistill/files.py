@@ -41,12 +41,13 @@ def check_path_names(path: Path) -> None:
 def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path; the file written there becomes `target` on success.
 
-    Leftovers of a killed process beside `target` are removed.
+    Leftovers of a killed process beside `target` are removed, as is a new folder on an error.
 
     Raises:
         UserError: The disk is full, or the folder is not writable.
     """
     temporary = _temporary_path(target)
+    is_new_folder = not target.parent.exists()
     with _disk_errors_as_user_errors(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
             _fsync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+            if is_new_folder:
+                with suppress(OSError):  # fails unless the folder is empty
+                    target.parent.rmdir()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdistill.errors import UserError
 from jaxdistill.hub.tensors import LazyTensor
-from jaxdistill.models import DecoderConfig
+from jaxdistill.models import FAMILIES, DecoderConfig
 from jaxdistill.models.config import Rope, RopeKind
 
 Metadata = Mapping[str, Any]
@@ -60,13 +60,19 @@ def gguf_to_hf_config(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
     name = metadata["general.architecture"]
     if name not in ARCHITECTURES:
         raise UserError(f"general.architecture: `{name}` is not one of {', '.join(ARCHITECTURES)}.")
-    keys, read = ARCHITECTURES[name]
+    model_types, keys, constants, read = ARCHITECTURES[name]
     prefix = f"{name}."
     values = {key.removeprefix(prefix): metadata[key] for key in metadata if key.startswith(prefix)}
     try:
         values = _optional_values(name, values) | values
         config = {hf_key: values[key] for key, hf_key in keys.items()}
-        config |= read(values, tensors) | _read_rope_scaling(values, tensors, config)
+        config |= {
+            "model_type": model_types[0],
+            "architectures": [FAMILIES[model_types[0]].model_types[model_types[0]]],
+            **constants,
+            **read(values, tensors),
+            **_read_rope_scaling(values, tensors, config),
+        }
         vocab_size = tensors["token_embd.weight"].shape[0]
     except KeyError as error:
         raise UserError(f"{name}: the file has no {error.args[0]}.") from None
@@ -74,7 +80,7 @@ def gguf_to_hf_config(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "tie_word_embeddings": "output.weight" not in tensors,
         "dtype": "float32",
-        **_special_token_ids(metadata),
+        **special_token_ids(metadata),
     }
 
 
@@ -88,10 +94,9 @@ def hf_config_to_gguf(
         config: The shape of the model.
         hf_config: Its `config.json`, as the family writes it.
     """
-    keys, _ = ARCHITECTURES[name]
     rope = _full_attention_rope(config)
     hf_values = {**hf_config, "rope_theta": rope.base if rope else None}
-    values = {key: hf_values[hf_key] for key, hf_key in keys.items()}
+    values = {key: hf_values[hf_key] for key, hf_key in ARCHITECTURES[name].keys.items()}
     if name == "gemma3":
         values["attention.value_length"] = config.head_dim
     elif values.get("attention.key_length") == config.embed_dim // config.num_heads:
@@ -118,7 +123,8 @@ def _full_attention_rope(config: DecoderConfig) -> Rope | None:
     return (kinds or config.layers)[0].rope
 
 
-def _special_token_ids(metadata: Metadata) -> dict[str, int]:
+def special_token_ids(metadata: Metadata) -> dict[str, int]:
+    """Return the ids of special tokens by their keys in `config.json`."""
     names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     keys = {name: f"tokenizer.ggml.{short}_token_id" for name, short in names.items()}
     return {name: metadata[key] for name, key in keys.items() if key in metadata}
@@ -139,20 +145,8 @@ def _read_llama(values: Metadata, tensors: Tensors) -> dict[str, Any]:
     if values.get("expert_count", 0):
         raise UserError("llama.expert_count: mixtures of experts are not supported.")
     return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
-    }
-
-
-def _read_qwen2(values: Metadata, tensors: Tensors) -> dict[str, Any]:
-    return {
-        "model_type": "qwen2",
-        "architectures": ["Qwen2ForCausalLM"],
-        "hidden_act": "silu",
-        "use_sliding_window": False,
     }
 
 
@@ -162,10 +156,6 @@ def _read_gemma3(values: Metadata, tensors: Tensors) -> dict[str, Any]:
     is_27b = num_layers == 62
     width_per_head = values["embedding_length"] // values["attention.head_count"]
     return {
-        "model_type": "gemma3_text",
-        "architectures": ["Gemma3ForCausalLM"],
-        "hidden_activation": "gelu_pytorch_tanh",
-        "attention_bias": False,
         "query_pre_attn_scalar": width_per_head if is_27b else values["attention.key_length"],
         # rope_freq_base_train_swa
         "rope_local_base_freq": 10000.0,
@@ -178,31 +168,34 @@ def _read_gemma3(values: Metadata, tensors: Tensors) -> dict[str, Any]:
     }
 
 
-def _read_gpt2(values: Metadata, tensors: Tensors) -> dict[str, Any]:
-    return {
-        "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
-        "activation_function": "gelu_new",
-    }
-
-
 class Architecture(NamedTuple):
     """Architecture of llama.cpp.
 
     Attributes:
+        model_types: The `model_type`s that it can hold; its files are read as the first.
         keys: Its metadata keys and those of `config.json`.
-        read: Returns further keys of `config.json` from metadata and tensors.
+        constants: Values of further keys of `config.json`.
+        read: Returns still further keys from metadata and tensors.
     """
 
+    model_types: tuple[str, ...]
     keys: Mapping[str, str]
-    read: Callable[[Metadata, Tensors], dict[str, Any]]
+    constants: Mapping[str, Any]
+    read: Callable[[Metadata, Tensors], dict[str, Any]] = lambda values, tensors: {}
 
 
 ARCHITECTURES = {
-    "llama": Architecture(_LLAMA_KEYS, _read_llama),
-    "qwen2": Architecture(_LLAMA_KEYS, _read_qwen2),
-    "gemma3": Architecture(_GEMMA3_KEYS, _read_gemma3),
-    "gpt2": Architecture(_GPT2_KEYS, _read_gpt2),
+    "llama": Architecture(("llama", "mistral"), _LLAMA_KEYS, {"hidden_act": "silu"}, _read_llama),
+    "qwen2": Architecture(
+        ("qwen2",), _LLAMA_KEYS, {"hidden_act": "silu", "use_sliding_window": False}
+    ),
+    "gemma3": Architecture(
+        ("gemma3_text",),
+        _GEMMA3_KEYS,
+        {"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False},
+        _read_gemma3,
+    ),
+    "gpt2": Architecture(("gpt2",), _GPT2_KEYS, {"activation_function": "gelu_new"}),
 }
 
 
@@ -213,8 +206,7 @@ def _read_rope_scaling(values: Metadata, tensors: Tensors, config: Metadata) -> 
     if kind == "none":
         return {}
     scaling = {"rope_type": kind, "factor": values["rope.scaling.factor"]}
-    if "rope.scaling.original_context_length" in values:
-        length = values["rope.scaling.original_context_length"]
+    if (length := values.get("rope.scaling.original_context_length")) is not None:
         scaling["original_max_position_embeddings"] = length
     return {"rope_scaling": scaling}
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from jaxdistill.errors import UserError
 from jaxdistill.files import atomic_file
 from jaxdistill.hub.gguf_config import (
+    ARCHITECTURES,
     ROPE_FACTORS_NAME,
     gguf_to_hf_config,
     hf_config_to_gguf,
@@ -29,20 +29,8 @@ from jaxdistill.models import FAMILIES, DecoderConfig
 GGUF_DTYPES = ("f16", "q8_0", "q4_1")
 """Storage types of matrices in exported GGUF files; the first is the default."""
 
-_FILE_TYPES = {
-    "f16": gguf.LlamaFileType.MOSTLY_F16,
-    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-    "q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
-}
-_ARCHITECTURE_NAMES = {
-    "llama": "llama",
-    "mistral": "llama",
-    "qwen2": "qwen2",
-    "gemma3_text": "gemma3",
-    "gpt2": "gpt2",
-}
 # llama.cpp's converter leaves this matrix in float32.
-_UNQUANTIZED = ("position_embd.weight",)
+_UNQUANTIZED = "position_embd.weight"
 
 
 def write_gguf(pretrained: Pretrained, path: str | Path, *, dtype: str = "f16") -> Path:
@@ -57,9 +45,6 @@ def write_gguf(pretrained: Pretrained, path: str | Path, *, dtype: str = "f16") 
         path: A `.gguf` file, or the folder in which `model-DTYPE.gguf` is written.
         dtype: One of `GGUF_DTYPES`.
 
-    Returns:
-        The file.
-
     Raises:
         UserError: The family or a setting of the model cannot be expressed, the tokenizer has no
             counterpart in llama.cpp, or the disk is full.
@@ -68,47 +53,35 @@ def write_gguf(pretrained: Pretrained, path: str | Path, *, dtype: str = "f16") 
     target = target if target.suffix == ".gguf" else target / f"model-{dtype}.gguf"
     if target.is_dir():
         raise UserError(f"{target}: is a folder, expected a .gguf file. Name another file.")
-    name = _architecture_name(pretrained)
-    tensors = _gguf_tensors(pretrained, name)
-    metadata = _metadata(pretrained, name, dtype)
-    _check_expressible(name, pretrained.config, metadata, tensors)
-    output_name = "output.weight" if "output.weight" in tensors else "token_embd.weight"
-    kinds = {
-        key: _storage_type(tensor.shape, dtype, is_output=key == output_name)
-        if key not in _UNQUANTIZED
-        else GGMLQuantizationType.F32
-        for key, tensor in tensors.items()
-    }
-    try:
-        with atomic_file(target) as temporary:
-            _write_file(temporary, name, metadata, tensors, kinds)
-    except BaseException:
-        # Fails if the folder is not empty.
-        with suppress(OSError):
-            target.parent.rmdir()
-        raise
+    architecture = _architecture_name(pretrained)
+    tensors = _gguf_tensors(pretrained, architecture)
+    metadata = _metadata(pretrained, architecture, dtype)
+    _check_expressible(architecture, pretrained.config, metadata, tensors)
+    kinds = {name: _storage_type(name, tensors, dtype) for name in tensors}
+    with atomic_file(target) as temporary:
+        _write_file(temporary, architecture, metadata, tensors, kinds)
     return target
 
 
 def _architecture_name(pretrained: Pretrained) -> str:
     default = next(iter(pretrained.family.model_types))
     model_type = pretrained.hf_config.get("model_type", default)
-    if model_type not in _ARCHITECTURE_NAMES:
+    names = {key: name for name, kind in ARCHITECTURES.items() for key in kind.model_types}
+    if model_type not in names:
         raise UserError(
             f"format=gguf: family `{model_type}` cannot be written, expected one of "
-            f"{', '.join(_ARCHITECTURE_NAMES)}. Use `--format safetensors`."
+            f"{', '.join(names)}. Use `--format safetensors`."
         )
-    return _ARCHITECTURE_NAMES[model_type]
+    return names[model_type]
 
 
 def _gguf_tensors(pretrained: Pretrained, architecture: str) -> dict[str, LazyTensor]:
     """Return all tensors by llama.cpp's names and in its layout, in float32."""
     config = pretrained.config
     tensors = hf_tensors(pretrained, "float32")
-    names = gguf_tensor_names(architecture, config.num_layers, tensors)
     result = {}
-    for name, (hf_name, tensor) in zip(names, tensors.items(), strict=True):
-        layout = tensor_layout(architecture, hf_name, config)
+    for hf_name, name in gguf_tensor_names(architecture, config.num_layers, tensors).items():
+        tensor, layout = tensors[hf_name], tensor_layout(architecture, hf_name, config)
         result[name] = transform_tensor(tensor, layout.to_gguf) if layout else tensor
     if (factors := rope_factors(config)) is not None:
         result[ROPE_FACTORS_NAME] = LazyTensor(factors.shape, "float32", lambda: factors)
@@ -126,7 +99,7 @@ def _metadata(pretrained: Pretrained, architecture: str, dtype: str) -> dict[str
         tokenizer = {"tokenizer.ggml.model": "none"}
     return {
         "general.type": "model",
-        "general.file_type": int(_FILE_TYPES[dtype]),
+        "general.file_type": int(gguf.LlamaFileType[f"MOSTLY_{dtype.upper()}"]),
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
         **hf_config_to_gguf(architecture, config, hf_config),
         **tokenizer,
@@ -149,16 +122,11 @@ def _check_expressible(
     # Only used to initialise a fresh model.
     read = replace(read, initializer_range=config.initializer_range)
     if read != config:
-        name, value, other = next(
-            (name, value, other)
-            for (name, value), other in zip(
-                _settings(config).items(), _settings(read).values(), strict=True
-            )
-            if value != other
-        )
+        values, others = _settings(config), _settings(read)
+        name = next(name for name in values if values[name] != others[name])
         raise UserError(
             f"format=gguf: architecture `{architecture}` of llama.cpp cannot express {name}="
-            f"{value}; it would be read as {other}. Use `--format safetensors`."
+            f"{values[name]}; it would be read as {others[name]}. Use `--format safetensors`."
         )
 
 
@@ -167,9 +135,11 @@ def _settings(config: DecoderConfig) -> dict[str, Any]:
     return {**layers, **{field.name: getattr(config, field.name) for field in fields(config)}}
 
 
-def _storage_type(shape: tuple[int, ...], dtype: str, *, is_output: bool) -> GGMLQuantizationType:
-    if len(shape) == 1:
+def _storage_type(name: str, tensors: Mapping[str, LazyTensor], dtype: str) -> GGMLQuantizationType:
+    shape = tensors[name].shape
+    if len(shape) == 1 or name == _UNQUANTIZED:
         return GGMLQuantizationType.F32
+    is_output = name == ("output.weight" if "output.weight" in tensors else "token_embd.weight")
     kind = GGMLQuantizationType["Q8_0" if is_output and dtype == "q4_1" else dtype.upper()]
     block_size, _ = gguf.GGML_QUANT_SIZES[kind]
     return kind if shape[-1] % block_size == 0 else GGMLQuantizationType.F16

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxdistill.errors import UserError
-from jaxdistill.hub.gguf_config import ROPE_FACTORS_NAME, gguf_to_hf_config
+from jaxdistill.hub.gguf_config import ROPE_FACTORS_NAME, gguf_to_hf_config, special_token_ids
 from jaxdistill.hub.gguf_tensors import gguf_tensor_names, tensor_layout, transform_tensor
 from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer
 from jaxdistill.hub.source import Source
@@ -40,11 +40,10 @@ def read_gguf(path: Path) -> Source:
         config = gguf_to_hf_config(metadata, tensors)
     except UserError as error:
         raise UserError(*(f"{path}: {line}" for line in error.lines)) from None
-    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
     source = Source(
         path=path,
         hf_config=config,
-        generation_config={name: config[name] for name in ids if name in config},
+        generation_config=special_token_ids(metadata),
         tensors=tensors,
         load_tokenizer=lambda: build_gguf_tokenizer(path, metadata),
         gguf_tokenizer={
@@ -52,7 +51,9 @@ def read_gguf(path: Path) -> Source:
         },
     )
     try:
-        return replace(source, tensors=_tensors_by_hf_name(source))
+        return replace(
+            source, tensors=_tensors_by_hf_name(metadata["general.architecture"], source)
+        )
     except ValueError as error:
         raise UserError(f"{path}: shapes of tensors contradict the metadata: {error}") from None
 
@@ -105,9 +106,8 @@ def _dequantize(path: Path, tensor: gguf.ReaderTensor, shape: tuple[int, ...]) -
     return result.reshape(shape)
 
 
-def _tensors_by_hf_name(source: Source) -> dict[str, LazyTensor]:
+def _tensors_by_hf_name(architecture: str, source: Source) -> dict[str, LazyTensor]:
     """Rename the tensors that the family's rules name; others are reported by the loader."""
-    architecture = source.hf_config["model_type"].removesuffix("_text")
     config = source.config
     hf_names = [
         name
@@ -118,9 +118,7 @@ def _tensors_by_hf_name(source: Source) -> dict[str, LazyTensor]:
     # The config holds these factors already.
     tensors.pop(ROPE_FACTORS_NAME, None)
     renamed = {}
-    for hf_name, name in zip(
-        hf_names, gguf_tensor_names(architecture, config.num_layers, hf_names), strict=True
-    ):
+    for hf_name, name in gguf_tensor_names(architecture, config.num_layers, hf_names).items():
         if name in tensors:
             tensor, layout = tensors.pop(name), tensor_layout(architecture, hf_name, config)
             renamed[hf_name] = transform_tensor(tensor, layout.to_hf) if layout else tensor

@@ -20,11 +20,13 @@ class Layout(NamedTuple):
     to_hf: Transform
 
 
-def gguf_tensor_names(architecture: str, num_layers: int, hf_names: Iterable[str]) -> list[str]:
-    """Return llama.cpp's names of tensors."""
+def gguf_tensor_names(
+    architecture: str, num_layers: int, hf_names: Iterable[str]
+) -> dict[str, str]:
+    """Return llama.cpp's names of tensors by Hugging Face's."""
     name_map = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], num_layers)
-    parts = (name.rsplit(".", 1) for name in hf_names)
-    return [f"{name_map.get_name(stem)}.{suffix}" for stem, suffix in parts]
+    parts = {name: name.rsplit(".", 1) for name in hf_names}
+    return {name: f"{name_map.get_name(stem)}.{suffix}" for name, (stem, suffix) in parts.items()}
 
 
 def tensor_layout(architecture: str, hf_name: str, config: DecoderConfig) -> Layout | None:

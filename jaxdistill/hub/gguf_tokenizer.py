@@ -1,7 +1,7 @@
 """Tokenizers from and to the metadata of a GGUF file."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,10 @@ def build_gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> PreTrainedT
     parts, options = (
         {
             name: metadata[f"tokenizer.{key}"]
-            for key, name in names.items()
+            for key, name in GGUF_TOKENIZER_MAPPING[kind].items()
             if f"tokenizer.{key}" in metadata
         }
-        for names in (
-            GGUF_TOKENIZER_MAPPING["tokenizer"],
-            GGUF_TOKENIZER_MAPPING["tokenizer_config"],
-        )
+        for kind in ("tokenizer", "tokenizer_config")
     )
     try:
         backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], dict(parts))
@@ -116,9 +113,11 @@ def tokenizer_to_gguf(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> di
         f"{_PREFIX}add_space_prefix": plain.tokens[0].startswith(_SPACE),
     }
     if is_sentencepiece:
-        scores = _merge_ranks(model["merges"])
+        # llama.cpp's score, negated: the rank from 1 of the first merge into a token.
+        merges = reversed(list(enumerate(model["merges"], start=1)))
+        ranks = {left + right: rank for rank, (left, right) in merges}
         metadata[f"{_PREFIX}model"] = "llama"
-        metadata[f"{_PREFIX}scores"] = [-float(scores.get(token, 0)) for token in tokens]
+        metadata[f"{_PREFIX}scores"] = [-float(ranks.get(token, 0)) for token in tokens]
         _check_round_trip(tokenizer, metadata)
     else:
         metadata[f"{_PREFIX}model"] = "gpt2"
@@ -159,14 +158,6 @@ def _check_round_trip(tokenizer: PreTrainedTokenizerBase, metadata: Mapping[str,
             "format=gguf: llama.cpp would tokenise unlike this SentencePiece tokenizer, since its "
             "merges do not follow from scores of tokens. Use `--format safetensors`."
         )
-
-
-def _merge_ranks(merges: Iterable[Sequence[str]]) -> dict[str, int]:
-    """Return the rank from 1 of the first merge into each token: llama.cpp's score, negated."""
-    ranks: dict[str, int] = {}
-    for rank, (left, right) in enumerate(merges, start=1):
-        ranks.setdefault(left + right, rank)
-    return ranks
 
 
 def _pre_tokenizer_name(backend: Tokenizer) -> str:

@@ -60,19 +60,8 @@ def write_hf_folder(
 ) -> Path:
     """Write weights, configs and tokenizer beside `directory`, which they replace in the end.
 
-    Args:
-        pretrained: The model.
-        directory: The folder; it may hold an older model, but nothing else.
-        max_shard_bytes: Weights beyond this go into several files and an index of them.
-        format: One of `WEIGHT_FORMATS`.
-        dtype: Dtype of the stored weights. None stores each as it is in memory; for a model
-            loaded with `dtype=None` that is bit for bit as in its file.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: The disk is full, the folder holds other things, PyTorch is not installed.
+    A model loaded with `dtype=None` and stored with None is bit for bit as in its file. Other
+    arguments and errors as in `save`.
     """
     directory = Path(directory).expanduser()
     check_path_names(directory)
@@ -80,7 +69,8 @@ def write_hf_folder(
     tensors = hf_tensors(pretrained, dtype)
     config = pretrained.family.hf_config(pretrained.config, pretrained.hf_config)
     config.pop("torch_dtype", None)
-    config["dtype"] = _common_dtype(tensors)
+    # The dtype that holds all tensors without rounding.
+    config["dtype"] = jnp.result_type(*{tensor.dtype for tensor in tensors.values()}).name
     with atomic_directory(directory) as temporary:
         _write_weights(temporary, tensors, max_shard_bytes, WEIGHT_FORMATS[format])
         _write_json(temporary / "config.json", config)
@@ -166,11 +156,6 @@ def _split_by_size(tensors: dict[str, LazyTensor], max_shard_bytes: int) -> Iter
         names.append(name)
         size += tensor.num_bytes
     yield names
-
-
-def _common_dtype(tensors: dict[str, LazyTensor]) -> str:
-    """Return the dtype that holds all tensors without rounding, for `config.json`."""
-    return jnp.result_type(*{tensor.dtype for tensor in tensors.values()}).name
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

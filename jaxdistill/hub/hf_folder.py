@@ -1,10 +1,9 @@
 """Reader of Hugging Face folders."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from jaxdistill.errors import UserError
+from jaxdistill.errors import ErrorCollector, UserError
 from jaxdistill.hub.source import Source
 from jaxdistill.hub.tensors import (
     WEIGHTS_INDEX_NAME,
@@ -15,8 +14,6 @@ from jaxdistill.hub.tensors import (
 )
 from jaxdistill.hub.tokenizer import load_tokenizer
 
-T = TypeVar("T")
-
 
 def read_folder(folder: Path) -> Source:
     """Open a folder with `config.json` and safetensors; weights are read later.
@@ -24,27 +21,26 @@ def read_folder(folder: Path) -> Source:
     Raises:
         UserError: Names everything that is missing, damaged or not supported.
     """
-    problems: list[str] = []
-
-    def attempt(read: Callable[[], T]) -> T | None:
-        try:
-            return read()
-        except UserError as error:
-            problems.extend(error.lines)
-            return None
-
-    hf_config = attempt(lambda: _read_config(folder))
+    findings = ErrorCollector()
+    hf_config, generation_config, tensors = None, {}, {}
+    with findings.collect():
+        hf_config = _read_config(folder)
+    with findings.collect():
+        if (folder / "generation_config.json").is_file():
+            generation_config = read_json(folder / "generation_config.json")
+    with findings.collect():
+        tensors = _open_weights(folder)
     source = Source(
         path=folder,
         hf_config=hf_config or {},
-        generation_config=attempt(lambda: _read_generation_config(folder)) or {},
-        tensors=attempt(lambda: _open_weights(folder)) or {},
+        generation_config=generation_config,
+        tensors=tensors,
         load_tokenizer=lambda: load_tokenizer(folder),
     )
     if hf_config is not None:
-        attempt(lambda: source.config)
-    if problems:
-        raise UserError(*problems)
+        with findings.collect():
+            _ = source.config
+    findings.raise_if_any()
     return source
 
 
@@ -59,11 +55,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"the model is a plain {hf_config.get('model_type')}, remove `auto_map`."
         )
     return hf_config
-
-
-def _read_generation_config(folder: Path) -> dict[str, Any]:
-    path = folder / "generation_config.json"
-    return read_json(path) if path.is_file() else {}
 
 
 def _open_weights(folder: Path) -> dict[str, LazyTensor]:

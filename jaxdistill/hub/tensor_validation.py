@@ -1,6 +1,6 @@
 """Validation of a file's tensors against a model: all problems in one error."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -25,16 +25,48 @@ def validate_tensors(source: Source) -> dict[str, LazyTensor]:
         for rule in source.family.tensor_rules(source.config)
         for _, name in rule.tensor_names(source.config.num_layers)
     }
+    ignored = [
+        *source.family.ignored_tensors,
+        *((_LM_HEAD_NAME,) if source.config.has_tied_embeddings else ()),
+    ]
+    unexpected = [
+        name
+        for name in tensors
+        if name not in expected and not any(fnmatchcase(name, pattern) for pattern in ignored)
+    ]
+    found = {name: tensors[name] for name in expected if name in tensors}
+    dtypes = SAFETENSORS_DTYPES.values()
+    missing = [
+        f"tensor {name} {list(shape)} is missing.{did_you_mean(name, unexpected)}"
+        for name, shape in expected.items()
+        if name not in tensors
+    ]
+    foreign = [
+        f"tensor {name} {list(tensors[name].shape)} does not belong to this model."
+        for name in unexpected
+    ]
+    misshapen = [
+        f"tensor {name} has shape {list(tensor.shape)}, but config.json implies "
+        f"{list(expected[name])}."
+        for name, tensor in found.items()
+        if tensor.shape != expected[name]
+    ]
+    quantized = [
+        f"tensor {name} is stored as {tensor.dtype}, a quantised format; "
+        f"expected one of {', '.join(dtypes)}."
+        for name, tensor in found.items()
+        if tensor.dtype not in dtypes
+    ]
     problems = [
-        *_truncate_list(_missing_or_unexpected(source, tensors, expected)),
-        *_truncate_list(_wrong_shapes(tensors, expected)),
-        *_truncate_list(_unknown_dtypes(tensors, expected)),
+        line
+        for lines in (missing + foreign, misshapen, quantized)
+        for line in _truncate_list(lines)
     ]
     if not problems:
         problems = list(_find_untied_lm_head(source, tensors))
     if problems:
         raise UserError(*(f"{source.path}: {problem}" for problem in problems))
-    return {name: tensors[name] for name in expected}
+    return found
 
 
 def _add_prefix(source: Source) -> dict[str, LazyTensor]:
@@ -46,46 +78,6 @@ def _add_prefix(source: Source) -> dict[str, LazyTensor]:
         name if name == _LM_HEAD_NAME else prefix + name: tensor
         for name, tensor in source.tensors.items()
     }
-
-
-def _missing_or_unexpected(
-    source: Source, tensors: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]]
-) -> Iterator[str]:
-    ignored = [
-        *source.family.ignored_tensors,
-        *((_LM_HEAD_NAME,) if source.config.has_tied_embeddings else ()),
-    ]
-    unexpected = [
-        name
-        for name in tensors
-        if name not in expected and not any(fnmatchcase(name, pattern) for pattern in ignored)
-    ]
-    for name, shape in expected.items():
-        if name not in tensors:
-            yield f"tensor {name} {list(shape)} is missing.{did_you_mean(name, unexpected)}"
-    for name in unexpected:
-        yield f"tensor {name} {list(tensors[name].shape)} does not belong to this model."
-
-
-def _wrong_shapes(
-    tensors: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]]
-) -> Iterator[str]:
-    for name, shape in expected.items():
-        if name in tensors and tensors[name].shape != shape:
-            actual = list(tensors[name].shape)
-            yield f"tensor {name} has shape {actual}, but config.json implies {list(shape)}."
-
-
-def _unknown_dtypes(
-    tensors: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]]
-) -> Iterator[str]:
-    dtypes = SAFETENSORS_DTYPES.values()
-    for name in expected:
-        if name in tensors and tensors[name].dtype not in dtypes:
-            yield (
-                f"tensor {name} is stored as {tensors[name].dtype}, a quantised format; "
-                f"expected one of {', '.join(dtypes)}."
-            )
 
 
 def _find_untied_lm_head(source: Source, tensors: Mapping[str, LazyTensor]) -> Iterator[str]:
@@ -104,8 +96,7 @@ def _find_untied_lm_head(source: Source, tensors: Mapping[str, LazyTensor]) -> I
         )
 
 
-def _truncate_list(problems: Iterable[str]) -> list[str]:
-    problems = list(problems)
+def _truncate_list(problems: list[str]) -> list[str]:
     num_hidden = len(problems) - _MAX_LISTED
     more = [f"... and {num_hidden} more such tensors."] if num_hidden > 0 else []
     return problems[:_MAX_LISTED] + more

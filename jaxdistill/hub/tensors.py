@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxdistill.errors import UserError, did_you_mean
+from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
 
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -84,14 +84,11 @@ def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
     if nameless:
         raise UserError(*nameless)
     files: dict[str, dict[str, LazyTensor]] = {}
-    problems: list[str] = []
+    findings = ErrorCollector()
     for file in sorted(set(weight_map.values())):
-        try:
+        with findings.collect():
             files[file] = dict(_open_safetensors_file(folder / file))
-        except UserError as error:
-            problems.extend(error.lines)
-    if problems:
-        raise UserError(*problems)
+    findings.raise_if_any()
     # A name that its file lacks is left out, and later reported as a missing tensor.
     return {name: files[file][name] for name, file in weight_map.items() if name in files[file]}
 
