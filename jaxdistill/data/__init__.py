@@ -9,7 +9,6 @@ from jaxdistill.data.preparation import PreparedData as PreparedData
 from jaxdistill.data.preparation import check_data as check_data
 from jaxdistill.data.preparation import prepare as prepare
 from jaxdistill.data.renderer import Renderer as Renderer
-from jaxdistill.data.rollouts.dataset import DatasetRollout as DatasetRollout
 from jaxdistill.data.rollouts.generation_cache import GenerationCache as GenerationCache
 from jaxdistill.data.rollouts.generation_cache import ProgressCallback as ProgressCallback
 from jaxdistill.data.rollouts.teacher import TeacherRollout as TeacherRollout

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jaxdistill.errors import ErrorCollector, UserError
+from jaxdistill.errors import UserError
 
 Message = Mapping[str, Any]
 """A message: `role`, `content`, and any other key that the chat template uses."""
@@ -110,15 +110,14 @@ class Row:
 
 def require_completions(rows: Sequence[Row]) -> None:
     """Raise a UserError that names all rows without a completion, if there are any."""
-    findings = ErrorCollector()
-    for row in rows:
-        with findings.collect(row.source):
-            if not row.has_completion:
-                raise UserError(
-                    "a prompt without a completion. Add a `completion` (or a last message of the "
-                    "assistant), or let the teacher write it: `data.rollout.type=teacher`."
-                )
-    findings.raise_if_any()
+    lines = [
+        f"{row.source}: a prompt without a completion. Add a `completion` (or a last message of "
+        "the assistant), or let the teacher write it: `data.rollout.type=teacher`."
+        for row in rows
+        if not row.has_completion
+    ]
+    if lines:
+        raise UserError(*lines)
 
 
 def apply_teacher_prompt(row: Row) -> Row:

@@ -133,7 +133,7 @@ def _apply_field_templates(
     """Make the fields of a row from those of its source, by the templates of `data.fields`."""
     if not config.fields:
         return fields
-    kept = {name: fields[name] for name in ("teacher_prompt",) if name in fields}
+    kept = {name: value for name, value in fields.items() if name == "teacher_prompt"}
     try:
         return kept | {
             name: fill_template(template, fields, template_name="`data.fields`")

@@ -28,19 +28,15 @@ from jaxdistill.errors import ErrorCollector, UserError
 
 _CHUNK_ROWS = 1000
 
+_TokensWithOffsets = tuple[list[int], list[tuple[int, int]]]
+"""Token ids of a text, and the characters (start, end) that each covers."""
+
 
 class ExampleSet(NamedTuple):
     """Examples of some rows, and the counts of those rows."""
 
     examples: list[Example]
     counts: RowCounts
-
-
-class _TokensWithOffsets(NamedTuple):
-    """Token ids of a text, and the characters (start, end) that each covers."""
-
-    token_ids: list[int]
-    offsets: list[tuple[int, int]]
 
 
 def tokenize_rows(
@@ -224,7 +220,7 @@ def _tokenize_with_offsets(
     rendered: Sequence[RenderedText], renderer: Renderer
 ) -> list[_TokensWithOffsets]:
     """Tokenise rendered texts. Special tokens are added unless a chat template or the row did."""
-    encodings = [_TokensWithOffsets([], [])] * len(rendered)
+    encodings: list[_TokensWithOffsets] = [([], [])] * len(rendered)
     bos = renderer.tokenizer.bos_token
     is_complete = [row.is_chat or bool(bos and row.text.startswith(str(bos))) for row in rendered]
     for flag in set(is_complete):
@@ -236,9 +232,9 @@ def _tokenize_with_offsets(
             return_attention_mask=False,
             verbose=False,  # no warnings about long texts: truncation is counted here
         )
-        columns = zip(indices, batch["input_ids"], batch["offset_mapping"], strict=True)
-        for index, token_ids, offsets in columns:
-            encodings[index] = _TokensWithOffsets(token_ids, offsets)
+        columns = zip(batch["input_ids"], batch["offset_mapping"], strict=True)
+        for index, encoding in zip(indices, columns, strict=True):
+            encodings[index] = encoding
     return encodings
 
 

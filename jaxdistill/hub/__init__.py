@@ -8,6 +8,5 @@ from jaxdistill.hub.parameters import load_params as load_params
 from jaxdistill.hub.pinned_models import fetch as fetch
 from jaxdistill.hub.pretrained import Pretrained as Pretrained
 from jaxdistill.hub.pretrained import load as load
+from jaxdistill.hub.pretrained import real_vocab_size as real_vocab_size
 from jaxdistill.hub.source import Source as Source
-from jaxdistill.hub.tensors import LazyTensor as LazyTensor
-from jaxdistill.hub.tokenizer import real_vocab_size as real_vocab_size

@@ -12,7 +12,6 @@ from jaxdistill.errors import UserError
 from jaxdistill.hub.model_path import read_source
 from jaxdistill.hub.parameters import load_params
 from jaxdistill.hub.tensors import check_dtype
-from jaxdistill.hub.tokenizer import real_vocab_size
 from jaxdistill.models import DecoderConfig, Family
 from jaxdistill.types import Params
 
@@ -106,3 +105,14 @@ def load(
         generation_config=source.generation_config,
         gguf_tokenizer=source.gguf_tokenizer,
     )
+
+
+def real_vocab_size(tokenizer: PreTrainedTokenizerBase, padded_vocab_size: int) -> int:
+    """Return the vocabulary size without padding: the tokenizer's highest id plus one.
+
+    Args:
+        tokenizer: The tokenizer; added tokens count.
+        padded_vocab_size: Rows of the LM head. Ids beyond them (Gemma 3's image token in the
+            text-only models) can never be predicted and do not count.
+    """
+    return min(max(tokenizer.get_vocab().values()) + 1, padded_vocab_size)

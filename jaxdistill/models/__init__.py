@@ -23,6 +23,5 @@ from jaxdistill.models.decoder import select_layers as select_layers
 from jaxdistill.models.decoder import token_embedding as token_embedding
 from jaxdistill.models.families import FAMILIES as FAMILIES
 from jaxdistill.models.families import Family as Family
-from jaxdistill.models.layer_importance import ImportanceSums as ImportanceSums
 from jaxdistill.models.layer_importance import importance_sums as importance_sums
 from jaxdistill.models.tensor_rules import TensorRule as TensorRule

@@ -75,13 +75,7 @@ def decode_step(
 ) -> tuple[Float[Array, "B D"], UnstackedCache]:
     """Compute the hidden states of one more token of every sequence, in segment 1.
 
-    Args:
-        config: The architecture.
-        params: The model's parameters, except that those in `layers` are not read.
-        layers: The parameters of the layers, from `unstack_layers`.
-        tokens: The token of each sequence.
-        positions: Its position.
-        cache: The cache of the tokens before it, with a free slot.
+    Layers of `params` are not read, but those from `unstack_layers`; `cache` needs a free slot.
 
     Returns:
         Hidden states after the final norm, and the cache with these tokens in it.

@@ -29,8 +29,7 @@ from jaxdistill.models import (
     unstack_cache,
     unstack_layers,
 )
-from jaxdistill.sampling.config import Sampling
-from jaxdistill.sampling.next_token import sample_next_token
+from jaxdistill.sampling.next_token import Sampling, sample_next_token
 from jaxdistill.types import Params
 
 _NO_TOKEN = -1

@@ -12,18 +12,39 @@ sort takes seconds.
 """
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
+from pydantic import Field
 
-from jaxdistill.sampling.config import Sampling
+from jaxdistill.config import configclass
 
 _BLOCK_SIZE = 256
 """Tokens whose weights are summed first, so that no cumulative sum is as long as a vocabulary."""
 
 _MIN_TEMPERATURE = 1e-5
 """Lower temperatures mean greedy decoding: scaled logits would leave the range of float32."""
+
+
+@configclass
+class Sampling:
+    """Sampling of a completion: `temperature` is applied first, then `top_k`, then `top_p`.
+
+    Attributes:
+        max_new_tokens: Maximum number of generated tokens; an end-of-text token stops earlier.
+        temperature: Logits are divided by it. 0 is greedy decoding, 1 samples from the model's
+            own distribution.
+        top_k: Sample only from this many most probable tokens; 0 for all tokens.
+        top_p: Sample only from the nucleus: the fewest most probable tokens whose probabilities
+            sum to at least this; 1 for all tokens.
+    """
+
+    max_new_tokens: Annotated[int, Field(gt=0)] = 128
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 def sample_next_token(

@@ -31,14 +31,9 @@ ProgressCallback = Callable[[int, int, int], None]
 
 @dataclass(frozen=True)
 class GenerationCache:
-    """Completions of a teacher, generated once and kept in files.
+    """Completions of a teacher, generated once and kept in files of a directory.
 
-    Attributes:
-        generate: Completes prompts.
-        identity: Name of the teacher's weights; another name gives another file.
-        eos_ids: Tokens that end a completion.
-        directory: Folder of the files.
-        on_batch: Progress callback.
+    `identity` names the teacher's weights: another name gives another file.
     """
 
     generate: GenerateFunction
@@ -54,8 +49,7 @@ class GenerationCache:
 
     def get_completions(
         self,
-        rows: Sequence[Row],
-        prompts: Sequence[tuple[int, ...]],
+        rows: Mapping[tuple[int, ...], Row],
         *,
         path: Path,
         batch_size: int,
@@ -66,17 +60,16 @@ class GenerationCache:
 
         A sample depends on the seed and on the prompt's index among all prompts. An interrupted
         rollout therefore ends with the completions of an uninterrupted one. Equal prompts are
-        completed once. `rows` serve the readable fields of the file.
+        completed once. `rows`, by their prompts, serve the readable fields of the file.
 
         Raises:
             UserError: if the file cannot be read or written.
         """
         completions = _read_completions(path)
         # Prompts of similar length together need the least padding in a batch.
-        by_length = sorted(zip(prompts, rows, strict=True), key=lambda item: len(item[0]))
-        unique = list(dict(by_length).items())
-        for first in range(0, len(unique), batch_size):
-            batch = unique[first : first + batch_size]
+        by_length = sorted(rows.items(), key=lambda item: len(item[0]))
+        for first in range(0, len(by_length), batch_size):
+            batch = by_length[first : first + batch_size]
             missing = [prompt not in completions for prompt, _ in batch]
             if not any(missing):
                 continue
@@ -88,15 +81,11 @@ class GenerationCache:
                 lines.append(self._encode_line(row, prompt, completions[prompt], stop.renderer))
             _append(path, b"".join(lines))
             if self.on_batch:
-                self.on_batch(first + len(batch), len(unique), sum(map(len, generated)))
+                self.on_batch(first + len(batch), len(by_length), sum(map(len, generated)))
         return completions
 
     def _encode_line(
-        self,
-        row: Row,
-        prompt: tuple[int, ...],
-        completion: Sequence[int],
-        renderer: Renderer,
+        self, row: Row, prompt: tuple[int, ...], completion: Sequence[int], renderer: Renderer
     ) -> bytes:
         readable: dict[str, Any] = {}
         if isinstance(row.content, Text):
@@ -140,14 +129,13 @@ def _read_completions(path: Path) -> dict[tuple[int, ...], tuple[int, ...]]:
             if not isinstance(content, Tokens):
                 raise UserError(f"{source}: not a teacher's completion.")
             completions[content.prompt] = content.completion
-    try:
-        findings.raise_if_any()
-    except UserError as error:
-        raise UserError(
-            *error.lines,
-            f"{path}: the teacher's completions are damaged. Remove these lines, or the file: what "
-            "is missing is generated again.",
-        ) from None
+    if len(findings):
+        with findings.collect(str(path)):
+            raise UserError(
+                "the teacher's completions are damaged. Remove these lines, or the file: what is "
+                "missing is generated again."
+            )
+    findings.raise_if_any()
     return completions
 
 

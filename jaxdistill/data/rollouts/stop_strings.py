@@ -10,12 +10,9 @@ from jaxdistill.data.rows import Row, Text
 
 @dataclass(frozen=True)
 class StopStrings:
-    """Strings that end a completion.
+    """Strings that end a completion, which is in tokens of `renderer`.
 
-    Attributes:
-        strings: A completion ends before the first of these in it.
-        renderer: The teacher's tokenizer.
-        eos_ids: Tokens that end a completion; at least one if there are strings.
+    There is at least one of `eos_ids`, tokens that end a completion, if there are strings.
     """
 
     strings: Sequence[str]

@@ -16,7 +16,7 @@ from jaxdistill.data.rollouts.generation_cache import GenerationCache
 from jaxdistill.data.rollouts.stop_strings import StopStrings
 from jaxdistill.data.rows import Row, Tokens, apply_teacher_prompt
 from jaxdistill.data.tokenization import tokenize_prompts
-from jaxdistill.errors import ErrorCollector, UserError
+from jaxdistill.errors import UserError
 
 
 @ROLLOUTS.register
@@ -76,10 +76,13 @@ class TeacherRollout:
                 "`eos_token_id` in its `config.json`, or leave `stop` out."
             )
         prompts = [tuple(prompt) for prompt in tokenize_teacher_prompts(rows, renderer)]
-        short = [index for index, prompt in enumerate(prompts) if len(prompt) <= length]
+        short = {
+            prompt: apply_teacher_prompt(row)
+            for row, prompt in zip(rows, prompts, strict=True)
+            if len(prompt) <= length
+        }
         completions = generation_cache.get_completions(
-            [apply_teacher_prompt(rows[index]) for index in short],
-            [prompts[index] for index in short],
+            short,
             path=generation_cache.path(self._cache_settings()),
             batch_size=self.batch_size,
             seed=self.seed,
@@ -98,14 +101,13 @@ class TeacherRollout:
 
 def tokenize_teacher_prompts(rows: Sequence[Row], renderer: Renderer) -> list[list[int]]:
     """Tokenise the prompts, or `teacher_prompt`s; raise a UserError for rows without one."""
-    findings = ErrorCollector()
     teacher_rows = [apply_teacher_prompt(row) for row in rows]
-    for row in teacher_rows:
-        with findings.collect(row.source):
-            if not row.has_prompt:
-                raise UserError(
-                    "has no prompt for the teacher to complete. Add one, or learn the text "
-                    "itself: `data.rollout.type=dataset`."
-                )
-    findings.raise_if_any()
+    lines = [
+        f"{row.source}: has no prompt for the teacher to complete. Add one, or learn the text "
+        "itself: `data.rollout.type=dataset`."
+        for row in teacher_rows
+        if not row.has_prompt
+    ]
+    if lines:
+        raise UserError(*lines)
     return tokenize_prompts(teacher_rows, renderer)

@@ -19,32 +19,30 @@ from jaxdistill.models.families.llama import Llama
 from jaxdistill.models.families.rope_config import parse_rope
 from jaxdistill.models.tensor_rules import TensorRule, identity_rule
 
-GEMMA3_DEFAULTS = {
-    "vocab_size": 262_208,
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "max_position_embeddings": 131_072,
-    "initializer_range": 0.02,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": True,
-    "query_pre_attn_scalar": 256,
-    "rope_theta": 1_000_000.0,
-    "rope_local_base_freq": 10_000.0,
-    "sliding_window": 4096,
-    "sliding_window_pattern": 6,
-}
-
 
 class Gemma3(Llama):
     """`model_type` gemma3_text."""
 
     model_types: ClassVar = {"gemma3_text": "Gemma3ForCausalLM"}
-    defaults: ClassVar = GEMMA3_DEFAULTS
+    defaults: ClassVar = {
+        "vocab_size": 262_208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 131_072,
+        "initializer_range": 0.02,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 256,
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 6,
+    }
     field_keys: ClassVar = {
         **{key: name for key, name in Llama.field_keys.items() if name != "activation"},
         "hidden_activation": "activation",

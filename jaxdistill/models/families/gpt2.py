@@ -10,19 +10,6 @@ from jaxdistill.models.families.family import Family
 from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader
 from jaxdistill.models.tensor_rules import TensorRule, identity_rule
 
-GPT2_DEFAULTS = {
-    "vocab_size": 50_257,
-    "n_embd": 768,
-    "n_layer": 12,
-    "n_head": 12,
-    "n_positions": 1024,
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "initializer_range": 0.02,
-    "tie_word_embeddings": True,
-}
-
 # Keys that GPT-2 and GPT-Neo share.
 SHARED_FIELD_KEYS = {
     "vocab_size": "vocab_size",
@@ -49,7 +36,18 @@ class GPT2(Family):
         "num_hidden_layers": "n_layer",
     }
 
-    defaults: ClassVar = GPT2_DEFAULTS
+    defaults: ClassVar = {
+        "vocab_size": 50_257,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_positions": 1024,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "scale_attn_weights": True,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+    }
     field_keys: ClassVar = {
         **SHARED_FIELD_KEYS,
         "n_embd": "embed_dim",

@@ -10,19 +10,6 @@ from jaxdistill.models.families.gpt2 import GPT2, SHARED_FIELD_KEYS
 from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader
 from jaxdistill.models.tensor_rules import TensorRule, identity_rule, linear_rule
 
-GPT_NEO_DEFAULTS = {
-    "vocab_size": 50_257,
-    "hidden_size": 2048,
-    "num_layers": 24,
-    "num_heads": 16,
-    "window_size": 256,
-    "activation_function": "gelu_new",
-    "max_position_embeddings": 2048,
-    "layer_norm_epsilon": 1e-5,
-    "initializer_range": 0.02,
-    "tie_word_embeddings": True,
-}
-
 
 class GPTNeo(GPT2):
     """`model_type` gpt_neo."""
@@ -33,7 +20,18 @@ class GPTNeo(GPT2):
         "num_attention_heads": "num_heads",
         "num_hidden_layers": "num_layers",
     }
-    defaults: ClassVar = GPT_NEO_DEFAULTS
+    defaults: ClassVar = {
+        "vocab_size": 50_257,
+        "hidden_size": 2048,
+        "num_layers": 24,
+        "num_heads": 16,
+        "window_size": 256,
+        "activation_function": "gelu_new",
+        "max_position_embeddings": 2048,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+    }
     field_keys: ClassVar = {
         **SHARED_FIELD_KEYS,
         "hidden_size": "embed_dim",

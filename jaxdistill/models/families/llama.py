@@ -11,32 +11,30 @@ from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader
 from jaxdistill.models.families.rope_config import read_rope
 from jaxdistill.models.tensor_rules import TensorRule, flattened_rule, identity_rule, linear_rule
 
-LLAMA_DEFAULTS = {
-    "vocab_size": 32_000,
-    "hidden_size": 4096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "hidden_act": "silu",
-    "max_position_embeddings": 2048,
-    "initializer_range": 0.02,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10_000.0,
-}
-MISTRAL_DEFAULTS = {
-    **LLAMA_DEFAULTS,
-    "intermediate_size": 14_336,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131_072,
-    "sliding_window": 4096,
-}
-
 
 class Llama(Family):
     """`model_type` llama and mistral."""
 
     model_types: ClassVar = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
-    defaults: ClassVar = LLAMA_DEFAULTS
+    defaults: ClassVar = {
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "hidden_act": "silu",
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.02,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+    }
+    mistral_defaults: ClassVar = {
+        **defaults,
+        "intermediate_size": 14_336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072,
+        "sliding_window": 4096,
+    }
     field_keys: ClassVar = {
         "vocab_size": "vocab_size",
         "hidden_size": "embed_dim",
@@ -63,7 +61,7 @@ class Llama(Family):
     def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of LlamaConfig or MistralConfig."""
         is_mistral = hf_config.get("model_type") == "mistral"
-        reader = HFConfigReader(hf_config, MISTRAL_DEFAULTS if is_mistral else self.defaults)
+        reader = HFConfigReader(hf_config, self.mistral_defaults if is_mistral else self.defaults)
         reader.require_allowed(
             "pretraining_tp", (None, 1), "set it to 1, which differs by rounding only"
         )

@@ -14,25 +14,23 @@ from jaxdistill.models.families.hf_config import (
     HFConfigReader,
     layer_type_names,
 )
-from jaxdistill.models.families.llama import LLAMA_DEFAULTS, Llama
+from jaxdistill.models.families.llama import Llama
 from jaxdistill.models.families.rope_config import read_rope
-
-QWEN2_DEFAULTS = {
-    **LLAMA_DEFAULTS,
-    "vocab_size": 151_936,
-    "intermediate_size": 22_016,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 32_768,
-    "sliding_window": 4096,
-    "max_window_layers": 28,
-}
 
 
 class Qwen2(Llama):
     """`model_type` qwen2."""
 
     model_types: ClassVar = {"qwen2": "Qwen2ForCausalLM"}
-    defaults: ClassVar = QWEN2_DEFAULTS
+    defaults: ClassVar = {
+        **Llama.defaults,
+        "vocab_size": 151_936,
+        "intermediate_size": 22_016,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32_768,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    }
 
     def decoder_config(self, hf_config: HFConfig) -> DecoderConfig:
         """Read the keys of Qwen2Config."""
