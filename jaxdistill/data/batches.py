@@ -31,14 +31,8 @@ def shuffled_batches(
     iterator's `get_state()` is a small dict for JSON; `set_state()` continues from it, bit for
     bit. The batches n of several processes together are batch n of a single process.
 
-    Args:
-        examples: At least one, none longer than `length` positions.
-        length: Number of positions in a sequence.
-        batch_size: Sequences per batch, over all processes.
-        pack: Put several examples into one sequence.
-        seed: Seed of the order.
-        process_index: Index of this process.
-        process_count: Number of processes; must divide `batch_size`.
+    There is at least one example, and none is longer than the `length` positions of a sequence. If
+    `pack`, a sequence holds several. `batch_size` counts the sequences of all processes.
     """
     _check_batch_divides(batch_size, process_count)
     sequences = grain.MapDataset.source(_PackedSequences(examples, length, pack))

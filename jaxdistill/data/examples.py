@@ -59,13 +59,7 @@ def char_to_byte_ends(text: str, char_ends: Int[np.ndarray, " T"]) -> Int[np.nda
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """Tokens of a row before truncation.
-
-    Attributes:
-        tokens: Token ids.
-        loss_mask: True where a token is learned.
-        text_offsets: Text behind the tokens; None for a row of exact tokens.
-    """
+    """Tokens of a row before truncation, and the text behind them (None for exact tokens)."""
 
     tokens: Int[np.ndarray, " T"]
     loss_mask: Bool[np.ndarray, " T"]
@@ -76,13 +70,9 @@ class TokenizedRow:
 class TeacherExample:
     """A row in the tokens of a teacher with another tokenizer or prompt, and its alignment.
 
-    The id of a span is the index of the student's last token in it.
+    The id of a span is the index of the student's last token in it; -1 for tokens in no span.
 
     Attributes:
-        tokens: Token ids of the teacher.
-        loss_mask: True where a token of the teacher is learned.
-        teacher_span_ids: Span of each token of the teacher; -1 for none.
-        student_span_ids: Span of each token of the student; -1 for none.
         weight: Weight of the span that ends at a token of the student; 0 where no span ends.
         num_bytes: UTF-8 bytes of the learned text on the teacher's side.
         is_truncated: The teacher's side lost tokens.
@@ -105,8 +95,6 @@ class Example:
         tokens: Token ids. The last one is only a label, never an input.
         loss_mask: True where a token is learned, as a label of the position before it. False for
             the first token, which nothing predicts.
-        row_id: Index of the row.
-        source: File and line of the row, for messages.
         num_bytes: UTF-8 bytes of the learned text without special tokens, for bits per byte.
         teacher_example: The teacher's view, where it differs from the student's.
     """
@@ -127,19 +115,15 @@ class Example:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Counts of rows and tokens that were read, kept, truncated and dropped.
+    """Counts of rows that were read, and of tokens and spans of those that were kept.
 
     Attributes:
-        rows: Rows read.
-        tokens: Tokens of the kept rows.
-        scored_tokens: Tokens of the kept rows that are learned.
-        truncated_rows: Rows that were too long and lost tokens.
-        cut_tokens: Tokens that those rows lost.
+        scored_tokens: Tokens that are learned.
+        cut_tokens: Tokens that the truncated rows lost.
         dropped_rows: Rows left out because they are too long or have nothing to learn.
         overlapping_rows: Rows left out of training because a held-out row has the same prompt.
         unpaired_rows: Rows left out because nothing of them can be compared with a teacher of
             another tokenizer.
-        spans: Spans in which the kept rows are compared with such a teacher.
     """
 
     rows: int = 0

@@ -14,12 +14,7 @@ from jaxdistill.types import Batch, TokenAlignment
 def best_fit_decreasing(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     """Pack items into bins, the largest first, each into the fullest bin that has room.
 
-    Args:
-        sizes: Size of each item, between 1 and `capacity`.
-        capacity: Size of a bin.
-
-    Returns:
-        Indices of the items in each bin; every item is in one bin.
+    Returns the indices of the items in each bin. No item is larger than `capacity`.
     """
     bins: list[list[int]] = []
     bins_by_room: dict[int, list[int]] = defaultdict(list)  # room left -> indices of bins

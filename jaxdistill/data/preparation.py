@@ -54,13 +54,9 @@ def prepare(
 ) -> PreparedData:
     """Read, split, complete and tokenise the rows.
 
-    Args:
-        config: Sources and options.
-        tokenizer: The student's tokenizer, and the teacher's without a `teacher_view`.
-        split: Result of `read_split`, if the rows were read already.
-        generation_cache: Completions of the teacher, if `config.rollout` needs one.
-        teacher_view: The teacher's tokenizer and prompts, if they differ from the student's.
-        is_scoring_only: Nothing is trained; messages name command options, not config fields.
+    Without a `teacher_view`, student and teacher share the tokenizer and prompts. `split` is the
+    result of `read_split`, if the rows were read already; `generation_cache` is needed if the
+    rollout needs a teacher. If `is_scoring_only`, messages name command options, not config fields.
 
     Raises:
         UserError: with all errors of the rows, or if nothing is left to learn.

@@ -35,13 +35,10 @@ class AssistantTurn(NamedTuple):
 
 @dataclass(frozen=True)
 class RenderedText:
-    """A row as the string that is tokenised.
+    """A row as the string that is tokenised, and the completions in it.
 
-    Attributes:
-        text: The whole string.
-        turns: Completions in it.
-        is_chat: True if a chat template wrote the string, with all special tokens. Otherwise the
-            tokenizer adds its own, and the end-of-text token is added if it is missing.
+    `is_chat` if a chat template wrote the string, with all special tokens. Otherwise the tokenizer
+    adds its own, and the end-of-text token is added if it is missing.
     """
 
     text: str
@@ -50,14 +47,7 @@ class RenderedText:
 
 
 class Renderer:
-    """A tokenizer and its chat template.
-
-    Args:
-        tokenizer: A fast tokenizer. Slow tokenizers do not give the characters of a token.
-
-    Raises:
-        UserError: for a slow tokenizer.
-    """
+    """A fast tokenizer and its chat template; a slow tokenizer is refused by a `UserError`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer

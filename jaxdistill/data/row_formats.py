@@ -34,13 +34,9 @@ _ROW_FIELDS = (
 
 
 def parse_row(fields: Mapping[str, Any], *, source: str, row_id: int, as_chat: bool) -> Row:
-    """Parse a row.
+    """Parse the fields of a row; null counts as absent.
 
-    Args:
-        fields: The row as the file has it; null counts as absent.
-        source: File and line, for messages.
-        row_id: Index of the row in the run.
-        as_chat: Read a prompt that is a string as a user message.
+    If `as_chat`, a prompt that is a string is a user message. Messages name `source`.
 
     Raises:
         UserError: if no format fits, or a field has the wrong type.

@@ -57,13 +57,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Exact token ids, as a rollout generated them.
-
-    Attributes:
-        prompt: Token ids of the prompt.
-        completion: Token ids that were generated.
-        text: Prompt and completion as text, if the file has them: for another tokenizer.
-    """
+    """Exact token ids, as a rollout generated them; `text` serves another tokenizer, if known."""
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]

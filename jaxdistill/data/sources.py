@@ -30,11 +30,9 @@ class RawRow(NamedTuple):
 
 
 def read_rows(source: str, findings: ErrorCollector) -> Iterator[RawRow]:
-    """Read the rows of a source, in its order.
+    """Read the rows of a source (see `DataConfig.sources`) in its order.
 
-    Args:
-        source: A path or a Hub name, as in `DataConfig.sources`.
-        findings: Collects the errors of single lines; the other lines are still returned.
+    Errors of single lines go to `findings`, and the other lines are still returned.
 
     Raises:
         UserError: if the source as a whole cannot be read.

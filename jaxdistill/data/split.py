@@ -23,11 +23,9 @@ class ChatKind(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Rows of both sides of the split.
+    """Rows to train on and to evaluate on; no prompt is on both sides.
 
     Attributes:
-        train: Rows to train on.
-        heldout: Rows to evaluate on; none has the prompt of a row of `train`.
         num_overlapping: Rows of `sources` left out because `heldout_sources` have their prompt.
     """
 

@@ -108,8 +108,6 @@ class _TruncatedRow:
     """One side of a row after truncation.
 
     Attributes:
-        tokens: Token ids.
-        loss_mask: True where a token is learned.
         is_compared: True for tokens of completions that are learned.
         byte_ranges: Bytes of the compared tokens in the completions.
         completion_positions: Index of each token in its completion, `_MAX_COMPLETION_TOKENS` higher

@@ -50,9 +50,7 @@ _GPT2_KEYS = {
 def gguf_to_hf_config(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
     """Return the `config.json` of the model in a GGUF file.
 
-    Args:
-        metadata: The file's keys and values.
-        tensors: Its tensors by their GGUF names: some settings show only in their presence.
+    Some settings show only in the presence of tensors, given by their GGUF names.
 
     Raises:
         UserError: The architecture is not supported, or lacks a key that it needs.
@@ -89,10 +87,7 @@ def hf_config_to_gguf(
 ) -> dict[str, Any]:
     """Return the metadata of a model as llama.cpp's converter writes them.
 
-    Args:
-        name: llama.cpp's name of the architecture.
-        config: The shape of the model.
-        hf_config: Its `config.json`, as the family writes it.
+    `name` is llama.cpp's name of the architecture, `hf_config` the `config.json` of `config`.
     """
     rope = _full_attention_rope(config)
     hf_values = {**hf_config, "rope_theta": rope.base if rope else None}

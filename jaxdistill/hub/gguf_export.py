@@ -40,10 +40,7 @@ def write_gguf(pretrained: Pretrained, path: str | Path, *, dtype: str = "f16") 
     not whole blocks of 32 is stored in f16. In a q4_1 file the output projection (the embedding, if
     tied) is q8_0; llama.cpp takes q6_K where rows are multiples of 256, and q8_0 elsewhere.
 
-    Args:
-        pretrained: The model.
-        path: A `.gguf` file, or the folder in which `model-DTYPE.gguf` is written.
-        dtype: One of `GGUF_DTYPES`.
+    `path` is a `.gguf` file, or the folder in which `model-DTYPE.gguf` is written.
 
     Raises:
         UserError: The family or a setting of the model cannot be expressed, the tokenizer has no

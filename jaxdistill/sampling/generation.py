@@ -49,28 +49,15 @@ def generate(
     batch_size: int = 32,
     on_batch: ProgressCallback | None = None,
 ) -> list[list[int]]:
-    """Generate a completion of every prompt.
+    """Generate a completion of every prompt: its new tokens, with the end-of-text token.
 
     A completion ends with an end-of-text token, at `sampling.max_new_tokens`, or at the model's
-    maximum length. Prompts of similar length share a batch, and shapes are rounded up, so that
-    few programs are compiled.
+    maximum length. Prompts of similar length share a batch of at most `batch_size`, and shapes are
+    rounded up, so that few programs are compiled. `on_batch` is called after each batch.
 
-    Args:
-        config: Architecture of the model.
-        params: Parameters of the model.
-        prompts: Token ids of each prompt, at least one token each.
-        sampling: Choice of the next token, and maximum number of new tokens.
-        eos_ids: Tokens that end a completion.
-        seed: Any integer, of which the lowest 32 bits count. With the index of a prompt, it
-            determines the samples.
-        first_index: Index of the first prompt, if `prompts` is a part of a longer list.
-        vocab_size: Number of tokens of the tokenizer; rows of the LM head beyond it are never
-            sampled. None if there are no such rows.
-        batch_size: Maximum number of prompts in a batch.
-        on_batch: Called after each batch.
-
-    Returns:
-        The new tokens of each prompt, in the given order, with the end-of-text token.
+    The lowest 32 bits of `seed` and the index of a prompt determine its samples. `first_index` is
+    the index of the first prompt, if `prompts` is a part of a longer list. Rows of the LM head from
+    `vocab_size` on, the number of tokens of the tokenizer, are never sampled.
 
     Raises:
         UserError: Some prompts are empty, too long or contain unknown tokens (names every one),

@@ -50,12 +50,9 @@ class Sampling:
 def sample_next_token(
     logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: Sampling
 ) -> Int[Array, " B"]:
-    """Sample the next token of every sequence.
+    """Sample the next token of every sequence by its key; the other sequences have no effect.
 
-    Args:
-        logits: Logits of the next token; -inf for tokens that must not be sampled.
-        keys: Random key of each sequence. Its token does not depend on the other sequences.
-        sampling: Temperature, top-k and top-p.
+    The logit of a token that must not be sampled is -inf.
     """
     logits = logits.astype(jnp.float32)
     if sampling.temperature < _MIN_TEMPERATURE:
