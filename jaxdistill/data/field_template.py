@@ -9,12 +9,9 @@ from jaxdistill.errors import UserError, did_you_mean
 
 
 def fill_template(template: str, fields: Mapping[str, Any], *, template_name: str) -> str:
-    """Fill a template with the fields of a row.
+    """Fill a `str.format` template with the fields of a row; null counts as absent.
 
-    Args:
-        template: A `str.format` template; `{answers[0]}` takes an item of a field.
-        fields: Fields of the row; null counts as absent.
-        template_name: Name of the template in messages: "the task", "`data.fields`".
+    `{answers[0]}` takes an item of a field. Messages call the template by `template_name`.
 
     Raises:
         UserError: if the row lacks a field, a field is not text, or the template is invalid.

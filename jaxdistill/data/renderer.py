@@ -67,11 +67,7 @@ class Renderer:
 
     @cached_property
     def token_bytes(self) -> list[bytes | None]:
-        """Bytes of each token by its id; None for special tokens.
-
-        Raises:
-            UserError: if the bytes cannot be known from the tokenizer.
-        """
+        """Bytes of each token by its id; None for special tokens. See `align.token_bytes`."""
         return align.token_bytes(self.tokenizer)
 
     @cached_property

@@ -135,9 +135,10 @@ class _TruncatedRow:
         starts, ends = offsets.byte_ranges
         in_completion = ends >= 0
         is_compared = loss_mask & in_completion[keep]
-        positions = _completion_positions(
-            in_completion & ~text_offsets.is_special, text_offsets.turn_ids
-        )
+        is_text = in_completion & ~text_offsets.is_special
+        turns = text_offsets.turn_ids[is_text]
+        indices = np.arange(len(turns)) - np.searchsorted(turns, turns)
+        positions = _scatter(turns * _MAX_COMPLETION_TOKENS + indices, is_text)
         return cls(
             tokens=tokens,
             loss_mask=loss_mask,
@@ -149,15 +150,6 @@ class _TruncatedRow:
                 tokens[is_compared], offsets.has_lost_text[keep][is_compared], renderer
             ),
         )
-
-
-def _completion_positions(
-    is_text_token: Bool[np.ndarray, " T"], turn_ids: Int[np.ndarray, " T"]
-) -> Int[np.ndarray, " T"]:
-    """Return `turn * _MAX_COMPLETION_TOKENS + index in the turn` of text tokens, -1 of others."""
-    turns = turn_ids[is_text_token]
-    indices = turns * _MAX_COMPLETION_TOKENS + np.arange(len(turns)) - np.searchsorted(turns, turns)
-    return _scatter(indices, is_text_token)
 
 
 def _match_spans(

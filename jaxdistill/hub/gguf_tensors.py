@@ -56,12 +56,9 @@ def transform_tensor(tensor: LazyTensor, transform: Transform) -> LazyTensor:
 
 def _rope_layout(num_heads: int) -> Layout:
     """llama.cpp rotates neighbouring channels, Hugging Face the two halves of a head."""
-    return Layout(
-        partial(_swap_pair_axes, num_heads=num_heads, axes=(2, -1)),
-        partial(_swap_pair_axes, num_heads=num_heads, axes=(-1, 2)),
-    )
 
+    def swap_pair_axes(tensor: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
+        pairs = tensor.reshape(num_heads, *axes, *tensor.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(tensor.shape)
 
-def _swap_pair_axes(tensor: np.ndarray, num_heads: int, axes: tuple[int, int]) -> np.ndarray:
-    pairs = tensor.reshape(num_heads, *axes, *tensor.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(tensor.shape)
+    return Layout(partial(swap_pair_axes, axes=(2, -1)), partial(swap_pair_axes, axes=(-1, 2)))

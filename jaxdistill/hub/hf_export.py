@@ -1,11 +1,11 @@
 """Writer of Hugging Face folders, which plain PyTorch `transformers` loads."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,17 +76,10 @@ def write_torch(path: Path, tensors: dict[str, LazyTensor]) -> None:
             raise context if isinstance(context, OSError) else error from None
 
 
-class WeightFormat(NamedTuple):
-    """Names and writer of weight files, such as `model-00001-of-00002.safetensors`."""
-
-    stem: str
-    suffix: str
-    write: Callable[[Path, dict[str, LazyTensor]], None]
-
-
-WEIGHT_FORMATS = {
-    "safetensors": WeightFormat("model", "safetensors", write_safetensors),
-    "torch": WeightFormat("pytorch_model", "bin", write_torch),
+# Stem, suffix and writer of weight files, such as `model-00001-of-00002.safetensors`.
+_WEIGHT_FORMATS = {
+    "safetensors": ("model", "safetensors", write_safetensors),
+    "torch": ("pytorch_model", "bin", write_torch),
 }
 
 # Files of a model's folder, which an export may replace.
@@ -128,7 +121,7 @@ def write_hf_folder(
     # The dtype that holds all tensors without rounding.
     config["dtype"] = jnp.result_type(*{tensor.dtype for tensor in tensors.values()}).name
     with atomic_directory(directory) as temporary:
-        _write_weights(temporary, tensors, max_shard_bytes, WEIGHT_FORMATS[format])
+        _write_weights(temporary, tensors, max_shard_bytes, format)
         _write_json(temporary / "config.json", config)
         if pretrained.generation_config:
             _write_json(temporary / "generation_config.json", pretrained.generation_config)
@@ -181,12 +174,9 @@ def _hf_tensor(
 
 
 def _write_weights(
-    folder: Path,
-    tensors: dict[str, LazyTensor],
-    max_shard_bytes: int,
-    weight_format: WeightFormat,
+    folder: Path, tensors: dict[str, LazyTensor], max_shard_bytes: int, format: str
 ) -> None:
-    stem, suffix, write = weight_format
+    stem, suffix, write = _WEIGHT_FORMATS[format]
     files = list(_split_by_size(tensors, max_shard_bytes))
     if len(files) == 1:
         write(folder / f"{stem}.{suffix}", tensors)

@@ -84,7 +84,13 @@ def generate(
         token, is_finite, cache = _prefill(spec, params, tokens, lengths, batch_keys)
         cache = unstack_cache(cache, tokens.shape[1] + sampling.max_new_tokens)
         generated, _ = _decode_loop(spec, params, layers, lengths, batch_keys, token, cache)
-        _check_finite(np.asarray(is_finite)[: len(indices)], indices, params)
+        is_finite = np.asarray(is_finite)[: len(indices)]
+        if not is_finite.all():  # every completion would end at once
+            raise UserError(
+                f"prompt {indices[int(is_finite.argmin())]}: the model's hidden states have NaN "
+                f"or infinity (in {params['embedding'].dtype}). Its weights are damaged, or its "
+                "training diverged; if they have 16 bits, try `--dtype float32`."
+            )
         generated = np.asarray(generated)[: len(indices)]
         for index, new_tokens in zip(indices, generated, strict=True):
             completions[index] = new_tokens[new_tokens != _NO_TOKEN].tolist()
@@ -217,18 +223,6 @@ def _pad_prompts(
         tokens[index, : len(prompt)] = prompt
         lengths[index] = len(prompt)
     return tokens, lengths
-
-
-def _check_finite(
-    is_finite: Bool[np.ndarray, " _"], prompt_indices: Sequence[int], params: Params
-) -> None:
-    """Raise a UserError if hidden states are not finite: every completion would end at once."""
-    if not is_finite.all():
-        raise UserError(
-            f"prompt {prompt_indices[int(is_finite.argmin())]}: the model's hidden states have NaN "
-            f"or infinity (in {params['embedding'].dtype}). Its weights are damaged, or its "
-            "training diverged; if they have 16 bits, try `--dtype float32`."
-        )
 
 
 def check_token_ids(

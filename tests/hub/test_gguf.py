@@ -82,6 +82,18 @@ def test_the_smollm_pre_tokenizer_splits_digits_first(tmp_path: Path) -> None:
     assert [piece for piece, _ in pieces] == ["is", "ĊĊ", "1", "2", "ĠĠ", "3"]
 
 
+@pytest.mark.parametrize(("name", "ids"), [("llama-bpe", [4]), ("tekken", [4]), ("qwen2", [3, 2])])
+def test_a_word_that_is_a_token_is_not_split_by_merges(name: str, ids: list[int]) -> None:
+    metadata = {
+        "general.architecture": "llama",
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": name,
+        "tokenizer.ggml.tokens": ["a", "b", "c", "ab", "abc"],
+        "tokenizer.ggml.merges": ["a b"],
+    }
+    assert build_gguf_tokenizer(Path("x"), metadata)("abc").input_ids == ids
+
+
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "BF16", "F16"])
 def test_quantised_tensors_are_read_as_the_library_reads_them(kind: str, tmp_path: Path) -> None:
     quantised = gguf.GGMLQuantizationType[kind]

@@ -42,14 +42,16 @@ def parse_rope(reader: HFConfigReader, key: str, parameters: Any, base: float | 
     base = inner.positive_float("rope_theta")
     if base == 1:
         inner.add_mistake("rope_theta", base, "a number above 1")
-    rope = _PARSERS[kind](inner, base)
+    if kind is RopeKind.LLAMA3:
+        rope = _llama3_rope(inner, base)
+    elif kind is RopeKind.YARN:
+        rope = _yarn_rope(inner, base)
+    else:
+        factor = inner.positive_float("factor") if kind is RopeKind.LINEAR else 1.0
+        rope = Rope(base=base, kind=kind, factor=factor)
     prefix = "config.json: "
     reader.mistakes += [prefix + f"{key}: " + line[len(prefix) :] for line in inner.mistakes]
     return rope
-
-
-def _linear_rope(reader: HFConfigReader, base: float) -> Rope:
-    return Rope(base=base, kind=RopeKind.LINEAR, factor=reader.positive_float("factor"))
 
 
 def _llama3_rope(reader: HFConfigReader, base: float) -> Rope:
@@ -95,11 +97,3 @@ def _yarn_rope(reader: HFConfigReader, base: float) -> Rope:
 
 def _yarn_attention_factor(factor: float, mscale: float | int) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
-
-
-_PARSERS = {
-    RopeKind.DEFAULT: lambda _, base: Rope(base=base),
-    RopeKind.LINEAR: _linear_rope,
-    RopeKind.LLAMA3: _llama3_rope,
-    RopeKind.YARN: _yarn_rope,
-}
