@@ -50,14 +50,14 @@ def make_vocab_tables(
         return VocabTablePair()
     student_bytes = student.text_token_bytes[: vocab_sizes[0]]
     if teacher is None:
-        tables = _identity_tables(student_bytes)
+        tables = _identity_tables(student, vocab_sizes[0])
         return VocabTablePair(tables, tables)
     teacher_bytes = teacher.text_token_bytes[: vocab_sizes[1]]
     special_pairs = _special_pairs(student, teacher, chat_kinds)
     cache = _cache_folder(student, teacher, vocab_sizes, special_pairs)
     matches = align.exact_matches(student_bytes, teacher_bytes, special_pairs)
-    student_tables = _byte_tables(student_bytes, matches.student)
-    teacher_tables = _byte_tables(teacher_bytes, matches.teacher)
+    student_tables = _byte_tables(student, vocab_sizes[0], matches.student)
+    teacher_tables = _byte_tables(teacher, vocab_sizes[1], matches.teacher)
     if "buckets" in vocab_needs:
         shared = _load_shared_buckets(cache, student, teacher, vocab_sizes, special_pairs)
         student_tables = replace(
@@ -84,16 +84,18 @@ def make_vocab_tables(
     return VocabTablePair(student_tables, teacher_tables)
 
 
-def _byte_tables(token_bytes: align.TokenBytes, exact_match: np.ndarray) -> VocabTables:
-    padded = align.padded_token_bytes(token_bytes)
-    return VocabTables(exact_match, *padded, align.word_boundaries(token_bytes))
+def _byte_tables(renderer: data.Renderer, vocab_size: int, exact_match: np.ndarray) -> VocabTables:
+    padded = align.padded_token_bytes(renderer.text_token_bytes[:vocab_size])
+    # Not of `text_token_bytes`: `<0x41>` beside `A` is never in text, but no word ends before it.
+    boundaries = align.word_boundaries(renderer.token_bytes[:vocab_size])
+    return VocabTables(exact_match, *padded, boundaries)
 
 
-def _identity_tables(token_bytes: align.TokenBytes) -> VocabTables:
+def _identity_tables(renderer: data.Renderer, vocab_size: int) -> VocabTables:
     """Build the tables of one shared vocabulary, where every token has a bucket of its own."""
-    token_ids = np.arange(len(token_bytes), dtype=np.int32)
+    token_ids = np.arange(vocab_size, dtype=np.int32)
     return replace(
-        _byte_tables(token_bytes, token_ids),
+        _byte_tables(renderer, vocab_size, token_ids),
         subtokens=token_ids[:, None],
         buckets=token_ids[:, None] + 1,
         bucket_token=np.append(-1, token_ids),

@@ -82,6 +82,18 @@ def test_every_token_of_a_shared_vocabulary_matches_itself():
     assert student.bucket_token[buckets].tolist() == list(range(SIZES[0]))
 
 
+@pytest.mark.parametrize("teacher", [TEACHER, None])
+def test_byte_fallback_tokens_are_no_word_boundaries(teacher):
+    tables = make_vocab_tables(TEACHER, teacher, SIZES[1:] * 2, frozenset({"word_boundaries"}), ())
+    names = TEACHER.tokenizer.convert_ids_to_tokens(range(SIZES[1]))
+    special = TEACHER.tokenizer.added_tokens_decoder
+    white_space = ("▁", "\n", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
+    expected = [i in special or name.startswith(white_space) for i, name in enumerate(names)]
+    assert "<0x41>" in names
+    for side in tables:
+        assert side.is_word_boundary.tolist() == expected
+
+
 def test_cached_arrays_are_computed_once(tmp_path):
     calls = []
 

@@ -467,13 +467,9 @@ def mined(objective: Any, rows: Rows) -> Values:
 
 
 def alm(objective: Any, rows: Rows) -> Values:
-    """Spans are compared with a word boundary behind them (`debias`), except at the row's end.
-
-    As in the code, `<0x41>` beside a token `A` counts as a boundary. The docs name only white space
-    and special tokens, so this is a deviation that the code should justify or mend.
-    """
+    """Spans are compared with a word boundary behind them (`debias`), except at the row's end."""
     boundaries = [
-        torch.tensor([b is None or b[:1].isspace() for b in model.text_bytes])
+        torch.tensor([b is None or b[:1].isspace() for b in model.token_bytes])
         for model in (rows.teacher, rows.student)
     ]
 
