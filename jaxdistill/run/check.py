@@ -1,6 +1,6 @@
 """Checks of a run before any weight is loaded: models, tokenizers, objectives, data and devices."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ from jaxdistill.run.config import RunConfig, layer_indices, num_kept_layers
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.run.teacher_view import make_teacher_prompt_view, make_teacher_view
 from jaxdistill.run.vocab_tables import VocabTablePair, make_vocab_tables
-from jaxdistill.sharding import make_mesh
+from jaxdistill.sharding import make_mesh, num_batch_shards
 from jaxdistill.train import check_batch_size
+from jaxdistill.types import Batch
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,24 @@ class Inspection:
             self.vocab_needs,
             self.chat_kinds,
         )
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Config, folder, inspected models and tokenized rows of a run."""
+
+    config: RunConfig
+    folder: RunFolder
+    inspection: Inspection
+    prepared: data.PreparedData
+
+    def ordered_batches(self, examples: Sequence[data.Example]) -> Iterator[Batch]:
+        """Yield batches of examples to measure; the mesh divides their size."""
+        num_shards = num_batch_shards(self.inspection.mesh)
+        size = min(self.config.evaluation.batch_size, len(examples))
+        batch_size = -(-size // num_shards) * num_shards
+        length = self.config.data.length
+        return data.ordered_batches(examples, length=length, batch_size=batch_size)
 
 
 def check(config: RunConfig) -> str:

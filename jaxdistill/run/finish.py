@@ -14,8 +14,8 @@ import jaxdistill
 from jaxdistill import evals, hub, report
 from jaxdistill.config import dump
 from jaxdistill.model import Model
+from jaxdistill.run.check import RunContext
 from jaxdistill.run.config import RunConfig
-from jaxdistill.run.context import RunContext
 from jaxdistill.run.folder import RunFolder, write_json, write_text
 from jaxdistill.run.heldout import (
     HeldoutEvaluator,

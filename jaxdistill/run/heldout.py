@@ -13,8 +13,7 @@ from jaxdistill import data, evals
 from jaxdistill.model import Model
 from jaxdistill.models import forward_batch, lm_head
 from jaxdistill.run import build
-from jaxdistill.run.context import RunContext
-from jaxdistill.sharding import num_batch_shards
+from jaxdistill.run.check import RunContext
 from jaxdistill.train import SignalFunction
 from jaxdistill.types import Batch, LMHead, ModelOutput, Params
 
@@ -85,19 +84,16 @@ def _make_evaluator(
     teacher_signal: SignalFunction | None,
     examples: Sequence[data.Example],
 ) -> Callable[..., evals.TokenMetrics]:
-    config, mesh = context.config, context.inspection.mesh
     evaluator = evals.TokenEvaluator(
         forward=forward,
         lm_head=lm_head,
         teacher_signal=teacher_signal,
-        mesh=mesh,
-        chunk_size=config.train.chunk_rows,
+        mesh=context.inspection.mesh,
+        chunk_size=context.config.train.chunk_rows,
     )
-    num_shards = num_batch_shards(mesh)
-    batch_size = -(-min(config.evaluation.batch_size, len(examples)) // num_shards) * num_shards
 
     def evaluate(params: Params, *, teacher_params: Params | None = None) -> evals.TokenMetrics:
-        batches = data.ordered_batches(examples, length=config.data.length, batch_size=batch_size)
+        batches = context.ordered_batches(examples)
         return evaluator(params, batches, teacher_params=teacher_params)
 
     return evaluate
@@ -122,14 +118,10 @@ def example_scores(
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """Prompt that both models complete for the report.
-
-    Attributes:
-        text: The prompt for people: of a chat the last message, without the chat template.
-        tokens: The prompt for the model.
-    """
+    """Prompt that both models complete for the report."""
 
     text: str
+    """The prompt for people: of a chat the last message, without the chat template."""
     tokens: list[int]
 
 
@@ -138,13 +130,8 @@ def sample_prompts(
 ) -> list[SamplePrompt]:
     """Return the first prompts of the held-out rows, or of the training rows if none are held out.
 
-    A row without a prompt, or with a prompt that is too long, gives its first tokens.
-
-    Args:
-        prepared: The rows.
-        student: The student, whose tokens the examples have.
-        count: Number of prompts.
-        teacher: The teacher, for prompts in its tokens; None for prompts in the student's tokens.
+    A row without a prompt, or with a prompt that is too long, gives its first tokens. Prompts are
+    in the student's tokens, as the examples, or in the teacher's if there is one.
     """
     examples = (prepared.heldout or prepared.train)[:count]
     by_id = {row.row_id: row for row in (*prepared.split.train, *prepared.split.heldout)}

@@ -8,7 +8,6 @@ from functools import partial
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jaxdistill import data
@@ -16,23 +15,16 @@ from jaxdistill.errors import UserError
 from jaxdistill.model import Model
 from jaxdistill.models import importance_sums
 from jaxdistill.run import build
-from jaxdistill.run.check import Inspection
+from jaxdistill.run.check import Inspection, RunContext
 from jaxdistill.run.config import LayerChoice
-from jaxdistill.run.context import RunContext
 from jaxdistill.run.folder import RunFolder, write_json
-from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated_sharding
-from jaxdistill.types import Batch, Params
+from jaxdistill.sharding import batch_sharding, replicated_sharding, shard_batch
+from jaxdistill.types import Params
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRecord:
-    """A choice by importance, as the run folder has it.
-
-    Attributes:
-        layers: The layers that are kept, in order.
-        importance: The importance of every layer of the source model.
-        inputs: What the choice depends on, by name; another value asks for another choice.
-    """
+    """A choice by importance, as the run folder has it; other `inputs` ask for another choice."""
 
     layers: tuple[int, ...]
     importance: tuple[float, ...]
@@ -43,14 +35,7 @@ def choose_layers(context: RunContext, teacher: Model | None) -> LayerRecord | N
     """Choose the layers that the student keeps; None where the config names them already.
 
     A choice in the run folder is read back, unless it was made from another source model, other
-    calibration examples, or for another number of layers.
-
-    Args:
-        context: The run.
-        teacher: The teacher, whose arrays are used if it has the student's source.
-
-    Raises:
-        UserError: If the source model outputs NaN.
+    calibration examples, or for another number of layers. UserError if the source outputs NaN.
     """
     choice, inspection = context.config.student.layers, context.inspection
     if inspection.layers is not None or not isinstance(choice, LayerChoice):
@@ -67,11 +52,7 @@ def choose_layers(context: RunContext, teacher: Model | None) -> LayerRecord | N
 
 
 def write_layers(folder: RunFolder, record: LayerRecord) -> None:
-    """Write a choice to the run folder.
-
-    Raises:
-        UserError: If the file cannot be written.
-    """
+    """Write a choice to the run folder."""
     write_json(folder.layers, asdict(record))
 
 
@@ -89,11 +70,7 @@ def read_layers(folder: RunFolder) -> LayerRecord | None:
 
 
 def restore_layers(inspection: Inspection, folder: RunFolder) -> Inspection:
-    """Return the inspection with the layers that were chosen for the run in `folder`.
-
-    Raises:
-        UserError: If they cannot be read.
-    """
+    """Return the inspection with the layers that were chosen in a run; UserError if unreadable."""
     if inspection.layers is not None:
         return inspection
     if (record := read_layers(folder)) is None:
@@ -112,38 +89,25 @@ def most_important_layers(importance: Float[np.ndarray, " L"], count: int) -> tu
 def layer_importance(
     context: RunContext, params: Params, examples: Sequence[data.Example]
 ) -> Float[np.ndarray, " L"]:
-    """Average 1 - cos(input, output) of each layer over the positions that count.
-
-    Raises:
-        UserError: If it is NaN.
-    """
-    config, mesh = context.config, context.inspection.mesh
+    """Average 1 - cos(input, output) of each layer over the positions that count. UserError if NaN."""
+    inspection, sharding = context.inspection, batch_sharding(context.inspection.mesh)
     sum_batch = jax.jit(
-        partial(importance_sums, context.inspection.student.config),
-        out_shardings=replicated_sharding(mesh),
+        partial(importance_sums, inspection.student.config),
+        out_shardings=replicated_sharding(inspection.mesh),
     )
-    num_shards = num_batch_shards(mesh)
-    batch_size = -(-min(config.evaluation.batch_size, len(examples)) // num_shards) * num_shards
-    batches = data.ordered_batches(examples, length=config.data.length, batch_size=batch_size)
-    parts = [jax.device_get(sum_batch(params, _shard_batch(batch, mesh))) for batch in batches]
+    parts = [
+        jax.device_get(sum_batch(params, shard_batch(replace(batch, alignment=None), sharding)))
+        for batch in context.ordered_batches(examples)
+    ]
     distances, weight = (np.sum(column, axis=0) for column in zip(*parts, strict=True))
     importance = distances / weight
     if np.isnan(importance).any():
         raise UserError(
             f"student.layers: the importance of layer {int(np.isnan(importance).argmax())} of "
-            f"{config.student.model} is NaN, expected numbers. Its weights are damaged: check the "
-            "files, or name the layers to keep as a list."
+            f"{context.config.student.model} is NaN, expected numbers. Its weights are damaged: "
+            "check the files, or name the layers to keep as a list."
         )
     return importance
-
-
-def _shard_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Place the student's view of a batch on the mesh."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_process_local_data(sharding, leaf, leaf.shape),
-        replace(batch, alignment=None),
-    )
 
 
 def _choice_inputs(

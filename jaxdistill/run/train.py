@@ -15,9 +15,8 @@ from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
 from jaxdistill.files import cache_folder
 from jaxdistill.model import Model
 from jaxdistill.run import build
-from jaxdistill.run.check import Inspection, inspect, inspect_rows, run_facts
+from jaxdistill.run.check import Inspection, RunContext, inspect, inspect_rows, run_facts
 from jaxdistill.run.config import LayerChoice, RunConfig, load_config
-from jaxdistill.run.context import RunContext
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.heldout import HeldoutEvaluator, make_heldout_evaluator, summarize
 from jaxdistill.run.layer_choice import choose_layers, write_layers

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from rich.console import Console
 
 from jaxdistill.errors import UserError
+from jaxdistill.sharding import shard_batch
 from jaxdistill.track import Progress, Tracker
 from jaxdistill.train.checkpoint import Checkpoints, Elapsed
 from jaxdistill.train.interrupt import Interrupt
@@ -99,7 +100,7 @@ def train_loop(
     ):
         while done < num_steps and not is_stopping:
             batch = next(batches)
-            state, metrics = step(state, teacher_params, _shard_batch(batch, sharding))
+            state, metrics = step(state, teacher_params, shard_batch(batch, sharding))
             done += 1
             log.flush(progress)
             log.pending = _PendingStep(done, metrics, batch)
@@ -192,12 +193,6 @@ class _MetricLogger:
             f"It was not saved{last_good}. Look at these rows, or lower "
             "`train.optimizer.learning_rate` or the `weight` of an objective.",
         )
-
-
-def _shard_batch(batch: Batch, sharding: NamedSharding) -> Batch:
-    return jax.tree.map(
-        lambda array: jax.make_array_from_process_local_data(sharding, array, array.shape), batch
-    )
 
 
 def _stop_message(done: int, num_steps: int, checkpoints: Checkpoints | None) -> str:

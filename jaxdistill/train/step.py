@@ -14,8 +14,12 @@ from jaxdistill.objectives.base import Objective, objective_names
 from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.objectives.loss import CombinedLoss
 from jaxdistill.objectives.weight_schedule import weight_at
-from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated_sharding
-from jaxdistill.sharding.logical_axes import BATCH_MESH_AXES
+from jaxdistill.sharding import (
+    BATCH_MESH_AXES,
+    batch_sharding,
+    num_batch_shards,
+    replicated_sharding,
+)
 from jaxdistill.train.state import TrainState
 from jaxdistill.types import Batch, HiddenSignal, Params
 

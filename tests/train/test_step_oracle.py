@@ -26,8 +26,7 @@ from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.run import build, train
 from jaxdistill.run.check import inspect, inspect_rows
 from jaxdistill.run.config import load_config
-from jaxdistill.sharding import MeshConfig, batch_sharding
-from jaxdistill.sharding.mesh import make_mesh
+from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh
 from jaxdistill.train import init_state
 
 VALUE_RTOL = 1e-4
