@@ -31,16 +31,10 @@ def pytree(cls: _Class) -> _Class:
     """
     static = tuple(f.name for f in fields(cls) if f.metadata.get("static"))
     children = tuple(f.name for f in fields(cls) if not f.metadata.get("static"))
-    keys = tuple(jax.tree_util.GetAttrKey(name) for name in children)
-
-    def flatten(node: Any) -> tuple[Any, Any]:
-        return tuple(getattr(node, name) for name in children), tuple(
-            getattr(node, name) for name in static
-        )
 
     def flatten_with_keys(node: Any) -> tuple[Any, Any]:
-        values, static_values = flatten(node)
-        return tuple(zip(keys, values, strict=True)), static_values
+        values = tuple((jax.tree_util.GetAttrKey(name), getattr(node, name)) for name in children)
+        return values, tuple(getattr(node, name) for name in static)
 
     def unflatten(static_values: Any, values: Any) -> Any:
         node = object.__new__(cls)
@@ -48,7 +42,7 @@ def pytree(cls: _Class) -> _Class:
             object.__setattr__(node, name, value)
         return node
 
-    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
     return cls
 
 

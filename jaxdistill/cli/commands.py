@@ -3,13 +3,13 @@
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, astuple
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
-from jaxdistill.cli.stdout import SafeStdout, discard_stdout
 from jaxdistill.errors import UserError
 
 BROKEN_PIPE_EXIT_CODE = 141
@@ -207,18 +207,41 @@ def _read_prompts(file: Iterable[str]) -> list[str]:
     return lines
 
 
+class _SafeStdout:
+    """Standard output that discards all text once it cannot be written, as after `| head`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        """Write and flush `text`, or discard it."""
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError:
+            _discard_stdout()
+        return len(text)
+
+
 def _ignore_closed_stdout() -> None:
     """Let long work go on when nothing reads standard output any more, as after `| head`."""
     import rich
 
-    rich.get_console().file = cast(TextIO, SafeStdout())
+    rich.get_console().file = cast(TextIO, _SafeStdout())
 
 
 def _print(text: str) -> None:
     try:
         print(text, flush=True)  # noqa: T201
     except OSError as error:
-        discard_stdout()
+        _discard_stdout()
         if isinstance(error, BrokenPipeError):
             sys.exit(BROKEN_PIPE_EXIT_CODE)
         raise UserError(f"standard output cannot be written to: {error.strerror}.") from None
+
+
+def _discard_stdout() -> None:
+    """Redirect standard output to the null device; Python flushes its buffer once more at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -1,12 +1,17 @@
 """Inference cost of a model: size, peak memory and speed in one runtime (`jaxdistill cost`)."""
 
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from jaxdistill import evals, hub
 from jaxdistill.errors import UserError, did_you_mean
 from jaxdistill.run.folder import exported_model_path
-from jaxdistill.runtimes.isolated_measurement import measure_in_subprocess
-from jaxdistill.runtimes.request import RUNTIMES, CostRequest
+from jaxdistill.runtimes.cost import RUNTIMES, CostRequest
 
 PROMPT_TOKENS = 32
 NEW_TOKENS = 64
@@ -41,7 +46,7 @@ def measure_cost(
     )
     model = _model_path(path, runtime)
     request = CostRequest(str(model), runtime, prompt_tokens, new_tokens, batch_size, dtype)
-    return evals.Cost(**measure_in_subprocess(request), size_on_disk=evals.size_on_disk(model))
+    return evals.Cost(**_measure_in_subprocess(request), size_on_disk=evals.size_on_disk(model))
 
 
 def _check_arguments(runtime: str, **counts: int) -> None:
@@ -74,3 +79,38 @@ def _model_path(path: str, runtime: str) -> Path:
             f"`jaxdistill export --model {path} --out DIR` writes, or take `--runtime jax`."
         )
     return source_path
+
+
+def _measure_in_subprocess(request: CostRequest) -> dict[str, Any]:
+    """Return the fields of `Cost`, all but `size_on_disk`, measured in a fresh process.
+
+    Raises:
+        UserError: The process raised it, or it died.
+    """
+    command = [sys.executable, "-m", "jaxdistill.runtimes", json.dumps(asdict(request))]
+    # In a session of its own, since the terminal's Ctrl-C would end it with a traceback. It ends
+    # when its standard input closes: with this block, or with this process.
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        exit_code = process.wait()
+    if exit_code == -signal.SIGKILL:
+        raise UserError(
+            f"{request.path}: the measuring process was killed, most likely because memory ran "
+            "out. Use a smaller batch or a narrower dtype."
+        )
+    if exit_code:
+        raise UserError(
+            f"{request.path}: the measuring process ended with exit code {exit_code}; its messages "
+            "are above. If they name nothing that you can fix, it is a bug of jaxdistill."
+        )
+    result = json.loads(printed.splitlines()[-1])
+    if "errors" in result:
+        raise UserError(*result["errors"])
+    return result

@@ -89,7 +89,7 @@ def most_important_layers(importance: Float[np.ndarray, " L"], count: int) -> tu
 def layer_importance(
     context: RunContext, params: Params, examples: Sequence[data.Example]
 ) -> Float[np.ndarray, " L"]:
-    """Average 1 - cos(input, output) of each layer over the positions that count. UserError if NaN."""
+    """Average 1 - cos(input, output) of each layer over scored positions; UserError if NaN."""
     inspection, sharding = context.inspection, batch_sharding(context.inspection.mesh)
     sum_batch = jax.jit(
         partial(importance_sums, inspection.student.config),

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
-from jaxdistill.runtimes.cost import measure_speed, peak_bytes
-from jaxdistill.runtimes.request import CostRequest, LoadModel
+from jaxdistill.runtimes.cost import CostRequest, measure_speed, peak_bytes
 
 
 def main() -> None:
@@ -33,25 +32,15 @@ def _exit_when_stdin_closes() -> None:
 
 
 def _measure(request: CostRequest) -> dict[str, Any]:
-    model = _select_runtime(request)(request)
-    speed = measure_speed(model.generate, new_tokens=request.new_tokens)
-    return {
-        **asdict(speed),
-        "peak_bytes": peak_bytes(),
-        "num_parameters": model.num_parameters,
-    }
-
-
-def _select_runtime(request: CostRequest) -> LoadModel:
     if request.runtime == "torch":
         from jaxdistill.runtimes.torch_runtime import load_model
-
-        return load_model
-    # `transformers`, needed for tokenizers, imports PyTorch wherever it is installed.
-    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
-    from jaxdistill.runtimes.jax_runtime import load_model
-
-    return load_model
+    else:
+        # `transformers`, needed for tokenizers, imports PyTorch wherever it is installed.
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+        from jaxdistill.runtimes.jax_runtime import load_model
+    model = load_model(request)
+    speed = asdict(measure_speed(model.generate, new_tokens=request.new_tokens))
+    return {**speed, "peak_bytes": peak_bytes(), "num_parameters": model.num_parameters}
 
 
 main()

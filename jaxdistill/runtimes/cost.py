@@ -1,4 +1,4 @@
-"""Cost of running a model: time, memory, size. Independent of any runtime."""
+"""Cost of running a model: request, time, memory, size. Independent of any runtime."""
 
 import re
 import resource
@@ -8,8 +8,47 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxdistill.errors import UserError
+
+RUNTIMES = ("jax", "torch")
 GenerateTokens = Callable[[int], int]
 """Generates this many new tokens for each of some prompts; returns how many in all."""
+
+
+@dataclass(frozen=True)
+class CostRequest:
+    """Model to measure, runtime (one of `RUNTIMES`) and size of its work."""
+
+    path: str
+    runtime: str
+    prompt_tokens: int
+    new_tokens: int
+    batch_size: int
+    dtype: str
+
+    def check_length(self, max_positions: int | None) -> None:
+        """Raise UserError if prompt and completion exceed the model's context (None: unknown)."""
+        length = self.prompt_tokens + self.new_tokens
+        if max_positions is not None and length > max_positions:
+            raise UserError(
+                f"{self.path}: {self.prompt_tokens:,} prompt tokens and {self.new_tokens:,} new "
+                f"ones exceed the model's {max_positions:,} positions. Use fewer."
+            )
+
+    def dummy_prompts(self, vocab_size: int) -> list[list[int]]:
+        """Return prompts of arbitrary tokens: the cost does not depend on the text."""
+        return [
+            [(row + position) % vocab_size for position in range(self.prompt_tokens)]
+            for row in range(self.batch_size)
+        ]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Model in memory; it generates greedily and ignores EOS, so that all do the same work."""
+
+    generate: GenerateTokens
+    num_parameters: int
 
 
 @dataclass(frozen=True)
@@ -30,8 +69,6 @@ class Cost(Speed):
     """Cost of running a model.
 
     Attributes:
-        first_token_seconds: Time from a batch of prompts to the first new token of each.
-        tokens_per_second: New tokens of the whole batch per second, prefill included.
         peak_bytes: Peak host memory of the process: libraries, files while they are read,
             parameters, programs while they are compiled. Memory of an accelerator is not in it.
         size_on_disk: Bytes of the model's files.

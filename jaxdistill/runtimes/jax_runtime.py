@@ -6,8 +6,7 @@ import jax
 
 from jaxdistill import hub
 from jaxdistill.models import DecoderConfig
-from jaxdistill.runtimes.cost import GenerateTokens
-from jaxdistill.runtimes.request import CostRequest, LoadedModel
+from jaxdistill.runtimes.cost import CostRequest, GenerateTokens, LoadedModel
 from jaxdistill.sampling import Sampling, generate
 from jaxdistill.types import Params
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxdistill.errors import UserError
-from jaxdistill.runtimes.cost import GenerateTokens
-from jaxdistill.runtimes.request import CostRequest, LoadedModel
+from jaxdistill.runtimes.cost import CostRequest, GenerateTokens, LoadedModel
 
 _EXPORT_HINT = (
     "Where `--runtime jax` reads the model, `jaxdistill export --model MODEL --out DIR` writes a "
