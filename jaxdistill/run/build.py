@@ -21,11 +21,9 @@ from jaxdistill.models import (
 from jaxdistill.objectives import init_modules, learning_rate_scales
 from jaxdistill.run.check import Inspection
 from jaxdistill.run.config import RunConfig
-from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import named_shardings
 from jaxdistill.teachers import online
 from jaxdistill.train import (
-    Checkpoints,
     SignalFunction,
     StepFunction,
     TrainState,
@@ -39,17 +37,10 @@ from jaxdistill.types import Batch, HiddenSignal, LMHead, ModelOutput, Params, V
 
 @dataclass(frozen=True)
 class Student:
-    """Shapes, optimizer and shardings of the trained model, without its arrays.
+    """Shapes, optimizer and shardings of the trained model and modules, without their arrays.
 
-    Attributes:
-        config: Decoder config.
-        vocab_size: Number of tokens; further rows of the LM head are padding.
-        vocab_tables: Tables to the teacher's vocabulary; None where no objective needs them.
-        compute_dtype: Data type that parameters are cast to before use.
-        param_shapes: Shape of each parameter.
-        module_shapes: Shapes of the modules that objectives train beside the student.
-        optimizer: Optimizer of parameters and modules.
-        shardings: Shardings of the train state.
+    Parameters are cast to `compute_dtype` before use. Rows of the LM head from `vocab_size` on are
+    padding. `vocab_tables` lead to the teacher's vocabulary; None where no objective needs them.
     """
 
     config: DecoderConfig
@@ -126,13 +117,7 @@ def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
 
 
 def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | None) -> Model:
-    """Return the student before the first step: the kept layers of its source.
-
-    Args:
-        config: The run.
-        inspection: Its inspection.
-        teacher: The teacher, whose arrays are shared if it has the student's source.
-    """
+    """Return the student before the first step: the kept layers of its source."""
     assert inspection.layers is not None, "layers are chosen before the student is made"
     params = source_params(config, inspection, teacher)
     _, params = select_layers(inspection.student.config, params, inspection.layers)
@@ -190,16 +175,6 @@ def make_teacher_signal(inspection: Inspection) -> SignalFunction | None:
         return replace(signal, lm_head=replace(signal.lm_head, vocab_tables=vocab_tables))
 
     return teacher_signal
-
-
-def restore_student(config: RunConfig, inspection: Inspection, folder: RunFolder) -> Model | None:
-    """Read the student of the newest checkpoint; None if there is no checkpoint."""
-    if not folder.checkpoints.is_dir():
-        return None
-    checkpoints = Checkpoints(folder.checkpoints)
-    restored = checkpoints.restore(make_student(config, inspection).abstract_state)
-    checkpoints.close()
-    return None if restored is None else student_model(inspection, restored.state.params)
 
 
 def _make_model(

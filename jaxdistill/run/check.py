@@ -31,15 +31,11 @@ class Inspection:
     """Everything known of a run from headers and tokenizers, without weights.
 
     Attributes:
-        student: Source files of the student.
         num_layers: Number of the source's layers that the student keeps.
         layers: Indices of these layers; None until they are chosen by importance.
-        teacher: Source files of the teacher; None without a teacher.
         tokenizer: Tokenizer of the student, and of the teacher unless `teacher_view` has another.
         vocab_size: Number of tokens of the student; further rows of its LM head are padding.
         teacher_view: The teacher's view of the rows; None if it reads the student's tokens.
-        mesh: Mesh of devices.
-        vocab_needs: Vocabulary tables that the objectives need (`Objective.vocab_needs`).
         chat_kinds: Kinds of rows that occur, chat or plain for student and teacher.
     """
 
@@ -116,11 +112,7 @@ class RunContext:
 
 
 def check(config: RunConfig) -> str:
-    """Check files, tokenizers, data and devices of a run. Return facts about it, one per line.
-
-    Raises:
-        UserError: With everything that is wrong.
-    """
+    """Check files, tokenizers, data and devices of a run. Return facts about it, one per line."""
     findings = ErrorCollector()
     inspection, data_fact = None, ""
     with findings.collect():
@@ -139,14 +131,9 @@ def check(config: RunConfig) -> str:
 
 
 def check_objectives(config: RunConfig) -> None:
-    """Check that the objectives suit the teacher and its tokenizer; no device is used.
-
-    Raises:
-        UserError: If an objective does not, or if a tokenizer cannot be read.
-    """
+    """Check that the objectives suit the teacher and its tokenizer; no device is used."""
     findings = ErrorCollector()
-    with findings.collect():
-        _check_needs(config)
+    _check_needs(config, findings)
     with findings.collect():
         if config.teacher is not None and config.teacher.model != config.student.model:
             models = config.student.model, config.teacher.model
@@ -189,8 +176,7 @@ def inspect(config: RunConfig) -> Inspection:
     with findings.collect():
         mesh = make_mesh(config.mesh)
         check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
-    with findings.collect():
-        _check_settings(config)
+    _check_settings(config, findings)
     findings.raise_if_any()
     assert student is not None
     assert tokenizer is not None
@@ -219,10 +205,7 @@ def inspect_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit
 
     The kinds of rows decide which special tokens end completions. A teacher of the student's
     tokenizer reads the student's tokens, unless rows have a `teacher_prompt`. Completions are then
-    aligned as with two tokenizers.
-
-    Raises:
-        UserError: If objectives do not fit such rows.
+    aligned as with two tokenizers. Raises UserError if objectives do not fit such rows.
     """
     inspection = replace(inspection, chat_kinds=rows.chat_kinds)
     has_view = inspection.teacher_view is not None or inspection.teacher is None
@@ -287,11 +270,9 @@ def describe_model(config: DecoderConfig, name: str) -> str:
     )
 
 
-def _check_settings(config: RunConfig) -> None:
+def _check_settings(config: RunConfig, findings: ErrorCollector) -> None:
     """Check objectives, learning-rate schedule and output folders."""
-    findings = ErrorCollector()
-    with findings.collect():
-        _check_needs(config)
+    _check_needs(config, findings)
     with findings.collect("train"):
         config.train.optimizer.learning_rate_schedule(config.train.steps)
     with findings.collect("output"):
@@ -300,7 +281,6 @@ def _check_settings(config: RunConfig) -> None:
         rollout = config.data.rollout
         if isinstance(rollout, data.TeacherRollout) and rollout.directory is not None:
             _check_output_folder(Path(rollout.directory).expanduser())
-    findings.raise_if_any()
 
 
 def _check_output_folder(path: Path) -> None:
@@ -312,10 +292,9 @@ def _check_output_folder(path: Path) -> None:
     check_writable(path)
 
 
-def _check_needs(config: RunConfig) -> None:
+def _check_needs(config: RunConfig, findings: ErrorCollector) -> None:
     """Check that the teacher provides what objectives and rollout need."""
     provided = config.teacher.provides if config.teacher is not None else frozenset()
-    findings = ErrorCollector()
     for number, objective in enumerate(config.objectives):
         missing = objective.needs - provided - {"labels"} - VOCAB_NEEDS
         with findings.collect(f"objectives[{number}]"):
@@ -335,4 +314,3 @@ def _check_needs(config: RunConfig) -> None:
                 f"`{config.data.rollout.type}` needs a teacher to write completions, but there is "
                 "no teacher. Set `teacher.model`, or `data.rollout.type=dataset`."
             )
-    findings.raise_if_any()

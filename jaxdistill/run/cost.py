@@ -82,11 +82,7 @@ def _model_path(path: str, runtime: str) -> Path:
 
 
 def _measure_in_subprocess(request: CostRequest) -> dict[str, Any]:
-    """Return the fields of `Cost`, all but `size_on_disk`, measured in a fresh process.
-
-    Raises:
-        UserError: The process raised it, or it died.
-    """
+    """Return the fields of `Cost`, all but `size_on_disk`, measured in a fresh process."""
     command = [sys.executable, "-m", "jaxdistill.runtimes", json.dumps(asdict(request))]
     # In a session of its own, since the terminal's Ctrl-C would end it with a traceback. It ends
     # when its standard input closes: with this block, or with this process.

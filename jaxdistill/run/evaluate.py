@@ -1,6 +1,7 @@
 """Commands on one model outside of a run: open, evaluate and export."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,14 @@ from jaxdistill.run.heldout import summarize
 from jaxdistill.run.layer_choice import restore_layers
 from jaxdistill.sharding import MeshConfig, make_mesh
 from jaxdistill.teachers import online
+from jaxdistill.train import Checkpoints
 
 
 def open_model(path: str, *, dtype: str | None = "float32") -> Model:
     """Load the model in a folder, in a `.gguf` file, on the Hub, or in a run folder.
 
     A run folder gives its exported student, or the student of its newest checkpoint while the run
-    is unfinished.
-
-    Args:
-        path: Folder, file or Hub name; UserError if there is no model.
-        dtype: Data type of the parameters in memory; None keeps that of the files.
+    is unfinished. `dtype` is that of the parameters in memory; None keeps that of the files.
     """
     if (model_path := exported_model_path(path)) is not None:
         return load(model_path, dtype=dtype)
@@ -55,12 +53,7 @@ def resolve_data_options(
 ) -> dict[str, Any]:
     """Return `length`, `loss_on` and `prompt_template`, by default those of the models' runs.
 
-    Args:
-        model_paths: Path of each model, by name.
-        options: Values set by the user; None or missing for the default.
-
-    Raises:
-        UserError: If runs differ in an option that the user did not set.
+    Models are paths by name. Raises UserError if runs differ in an option that is None or missing.
     """
     runs = {name: config for name, path in model_paths.items() if (config := run_data_config(path))}
     resolved = {}
@@ -84,11 +77,7 @@ def run_data_config(path: str) -> data.DataConfig | None:
 
 
 def check_max_positions(path: str, length: int | None, *, option: str) -> int:
-    """Return the maximum number of positions of a model, without reading weights.
-
-    Raises:
-        UserError: If there is no such model, or if `length`, the value of `option`, is larger.
-    """
+    """Return a model's maximum number of positions; UserError if `length` of `option` is larger."""
     config = hub.read_source(path).config
     if length is not None:
         check_length(length, config, path, option)
@@ -99,12 +88,15 @@ def _restore_latest(folder: RunFolder) -> Model:
     """Return the student of a run's newest checkpoint, in float32."""
     config = load_config(folder.config)
     inspection = restore_layers(inspect(config), folder)
-    model = build.restore_student(config, inspection, folder)
-    if model is None:
+    restored = None
+    if folder.checkpoints.is_dir():
+        with closing(Checkpoints(folder.checkpoints)) as checkpoints:
+            restored = checkpoints.restore(build.make_student(config, inspection).abstract_state)
+    if restored is None:
         raise UserError(
             f"{folder.path}: this run has no checkpoint yet. `jaxdistill train` makes one."
         )
-    return model
+    return build.student_model(inspection, restored.state.params)
 
 
 def evaluate(

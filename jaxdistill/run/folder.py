@@ -50,21 +50,13 @@ class RunFolder:
 
     @staticmethod
     def is_run(path: str | Path) -> bool:
-        """Return True if a run has begun in this folder.
-
-        Raises:
-            UserError: If no folder can have this name.
-        """
+        """Return True if a run has begun in this folder; UserError if none can have this name."""
         check_path_names(Path(path))
         return RunFolder(path).config.is_file()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from training in this folder while entered; create the folder.
-
-        Raises:
-            UserError: If another process holds the lock, or if the folder cannot be created.
-        """
+        """Create and lock the folder while entered; UserError if another process trains in it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("w")

@@ -30,15 +30,8 @@ def evaluate_task(
 ) -> dict[str, evals.Estimate]:
     """Return the mean of each metric of a task over all rows, with its interval.
 
-    Args:
-        model: As for `open_model`.
-        task: Prompts, metrics and sampling.
-        sources: Sources of the rows, as in `DataConfig.sources`.
-        batch_size: Number of completions generated together.
-        dtype: Data type of the parameters in memory.
-
-    Raises:
-        UserError: If files or rows are wrong, or if a prompt is too long for the model.
+    The model is as for `open_model`, sources as in `DataConfig.sources`. Raises UserError if files
+    or rows are wrong, or if a prompt is too long for the model.
     """
     task_prompts = make_task_prompts(task, sources)
     generate = _make_generate_function(model, task, batch_size=batch_size, dtype=dtype)
@@ -46,11 +39,7 @@ def evaluate_task(
 
 
 def make_task_prompts(task: evals.Task, sources: Sequence[str]) -> list[evals.TaskPrompt]:
-    """Read the rows of a task, and make the prompt of each row.
-
-    Raises:
-        UserError: If files or rows are wrong, or if a metric lacks its library.
-    """
+    """Read the rows of a task, and make the prompt of each row."""
     findings = ErrorCollector()
     rows = [row for source in sources for row in data.read_rows(source, findings)]
     findings.raise_if_any()
@@ -58,11 +47,7 @@ def make_task_prompts(task: evals.Task, sources: Sequence[str]) -> list[evals.Ta
 
 
 def check_task(model: str, task: evals.Task, task_prompts: Sequence[evals.TaskPrompt]) -> None:
-    """Check that a model can read the prompts of a task, before its weights are read.
-
-    Raises:
-        UserError: Naming every prompt that is too long, or that the model has no chat template.
-    """
+    """Check that a model can read all prompts of a task, before its weights are read."""
     source = model_source(model)
     prompts = [task_prompt.prompt for task_prompt in task_prompts]
     tokens = _tokenize_prompts(task, prompts, source.load_tokenizer())

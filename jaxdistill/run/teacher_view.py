@@ -12,11 +12,7 @@ from jaxdistill.run.config import RunConfig
 def make_teacher_view(
     config: RunConfig, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
 ) -> data.TeacherView | None:
-    """Build the view of a teacher with its own tokenizer; None if the tokenizers are the same.
-
-    Raises:
-        UserError: If an objective needs one tokenizer, or if objectives need two alignments.
-    """
+    """Build the view of a teacher with its own tokenizer; None if the tokenizers are the same."""
     difference = align.tokenizer_difference(student, teacher)
     if difference is None:
         return None
@@ -37,11 +33,7 @@ def make_teacher_view(
 def make_teacher_prompt_view(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase
 ) -> data.TeacherView:
-    """Build the view of a teacher with the student's tokenizer and prompts of its own.
-
-    Raises:
-        UserError: If an objective needs equal tokens, or if objectives need two alignments.
-    """
+    """Build the view of a teacher with the student's tokenizer and prompts of its own."""
     objectives = [o for o in config.objectives if isinstance(o, TrainableObjective)]
     if types := [o.type for o in objectives if not o.is_cross_tokenizer]:  # pyright: ignore
         raise UserError(

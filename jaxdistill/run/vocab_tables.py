@@ -42,9 +42,6 @@ def make_vocab_tables(
         vocab_needs: Tables that objectives need (`Objective.vocab_needs`).
         chat_kinds: Whether examples are chats for student and teacher, each combination that
             occurs: a chat's completions end in another special token than plain text.
-
-    Raises:
-        UserError: The bytes of a tokenizer's tokens are unknown.
     """
     if not vocab_needs:
         return VocabTablePair()
@@ -158,12 +155,9 @@ def _load_shared_buckets(
 def load_or_compute(
     path: Path, compute: Callable[[], Arrays], lengths: Mapping[str, int | None]
 ) -> Arrays:
-    """Return the arrays of a file; compute and save them if the file is missing or damaged.
+    """Return the arrays of an `.npz` file; compute and save them if it is missing or damaged.
 
-    Args:
-        path: An `.npz` file.
-        compute: Computes the arrays.
-        lengths: Length of each array by its name; None for any length.
+    `lengths` has the length of each array by its name; None for any length.
     """
     arrays = _read_npz(path)
     if arrays.keys() == lengths.keys() and all(
