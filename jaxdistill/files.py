@@ -1,6 +1,7 @@
 """Atomic writes of files and directories, and checks of paths before anything is written."""
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -13,9 +14,7 @@ from jaxdistill.errors import UserError
 
 _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # Libraries written in Rust raise plain exceptions whose message ends in the errno.
-_RUST_DISK_FULL = re.compile(
-    rf"os error ({'|'.join(str(number) for number in _DISK_FULL_ERRNOS)})\)"
-)
+_RUST_DISK_FULL = re.compile(rf"os error ({'|'.join(map(str, _DISK_FULL_ERRNOS))})\)")
 
 _MAX_NAME_BYTES = 255
 _UNFINISHED_SUFFIX, _REPLACED_SUFFIX = ".unfinished", ".replaced"
@@ -27,11 +26,7 @@ def cache_folder() -> Path:
 
 
 def check_path_names(path: Path) -> None:
-    """Check that a file system can hold the names in a path.
-
-    Raises:
-        UserError: A name is longer than 255 bytes or holds a null character.
-    """
+    """Check that no name in a path is longer than 255 bytes or holds a null character."""
     for part in path.parts:
         if len(os.fsencode(part)) > _MAX_NAME_BYTES or "\0" in part:
             raise UserError(f"{part[:40]}...: no file can have this name. Choose another.")
@@ -42,9 +37,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path; the file written there becomes `target` on success.
 
     Leftovers of a killed process beside `target` are removed, as is a new folder on an error.
-
-    Raises:
-        UserError: The disk is full, or the folder is not writable.
+    Raises UserError if the disk is full or the folder is not writable.
     """
     temporary = _temporary_path(target)
     is_new_folder = not target.parent.exists()
@@ -68,10 +61,8 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield a new directory beside `target`; it becomes `target` on success.
 
     An existing `target` is replaced at the end. On an error it stays as it was, and the new
-    directory is removed, as are leftovers of a killed process.
-
-    Raises:
-        UserError: The disk is full, or the folder is not writable.
+    directory is removed, as are leftovers of a killed process. Raises UserError if the disk is full
+    or the folder is not writable.
     """
     # Saving through a link replaces what the link points to, not the link.
     target = target.resolve()
@@ -91,11 +82,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def check_writable(target: Path) -> None:
-    """Check that `atomic_directory(target)` can begin, before hours of work are at stake.
-
-    Raises:
-        UserError: The folder is not writable.
-    """
+    """Check that `atomic_directory(target)` can begin, before hours of work are at stake."""
     check_path_names(target)
     with _disk_errors_as_user_errors(target):
         target = target.resolve()
@@ -103,6 +90,17 @@ def check_writable(target: Path) -> None:
         trial = existing / _temporary_path(target).name
         trial.mkdir()
         trial.rmdir()
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file. Return False if another process holds it; True if there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
 
 
 def _temporary_path(target: Path) -> Path:

@@ -51,11 +51,7 @@ class MeshConfig:
     tensor: _Size = 1
 
     def axis_sizes(self, num_devices: int) -> tuple[int, ...]:
-        """Return the size of each of `MESH_AXES`.
-
-        Raises:
-            UserError: The sizes do not multiply to `num_devices`.
-        """
+        """Return the size of each of `MESH_AXES`; UserError if they do not give `num_devices`."""
         requested = (self.data, self.fsdp, self.tensor)
         text = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, requested, strict=True))
         if 0 in requested or requested.count(-1) > 1:
@@ -84,16 +80,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def named_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
-    """Return the sharding of every array of a tree.
+    """Return the sharding of every array of a tree, from its logical axis names and its shapes.
 
-    Args:
-        mesh: The mesh of devices.
-        logical_axes: A tree whose leaves are tuples of logical axis names.
-        shapes: The same tree with leaves that have a `.shape`.
-
-    Returns:
-        The same tree of `NamedSharding`. An array axis is replicated if its size is no multiple
-        of the mesh axis, or if an earlier axis of the array uses that mesh axis.
+    An array axis is replicated if its size is no multiple of the mesh axis, or if an earlier axis
+    of the array uses that mesh axis.
     """
 
     def sharding(names: LogicalAxes, leaf: Any) -> NamedSharding:

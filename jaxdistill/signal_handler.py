@@ -16,13 +16,8 @@ def handle_signals(
     """Call `handler` for the given signals while entered, then restore the previous handlers.
 
     Signals that were ignored stay ignored, as `nohup` and `&` need. Outside the main thread
-    nothing is handled: Python delivers signals to the main thread only.
-
-    Args:
-        handler: Called with the signal.
-        *signals: The signals.
-        once: Restore the previous handlers before the first call, so that a second signal acts as
-            it would without this.
+    nothing is handled: Python delivers signals to the main thread only. `once` restores the
+    previous handlers before the first call, so that a second signal acts as it would without this.
     """
     previous: dict[signal.Signals, Any] = {}
 

@@ -16,11 +16,7 @@ page, and `jaxdistill explain NAME` a part of it."""
 def explain_config(names: Sequence[str]) -> str:
     """Return the reference of sections (`data`), types (`uld`) or fields (`data.length`).
 
-    Args:
-        names: Names to explain; empty for the whole page.
-
-    Raises:
-        UserError: A name is unknown; the message has the closest one.
+    No names stand for the whole page; UserError has the closest name to an unknown one.
     """
     sections = _all_sections()
     parts = [_find(name, sections) for name in names]

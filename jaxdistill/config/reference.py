@@ -56,12 +56,7 @@ class ConfigSection:
 
 
 def config_sections(cls: type, name: str = "") -> list[ConfigSection]:
-    """Return the sections of a config class, from the top down.
-
-    Args:
-        cls: A `configclass`.
-        name: Dotted name of the config, if it is not the top.
-    """
+    """Return the sections of a config class, from the top down; `name` is that of its mapping."""
     schema = pydantic.TypeAdapter(cls).json_schema()
     return list(_walk_schema(schema, name, schema.get("$defs", {})))
 

@@ -87,11 +87,7 @@ def _measure_in_subprocess(request: CostRequest) -> dict[str, Any]:
     # In a session of its own, since the terminal's Ctrl-C would end it with a traceback. It ends
     # when its standard input closes: with this block, or with this process.
     with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stdout is not None
         printed = process.stdout.read()

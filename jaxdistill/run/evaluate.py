@@ -109,9 +109,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the mean token metrics of a model on all rows, with agreement if there is a teacher.
 
-    Raises:
-        UserError: If files or rows are wrong, if the tokenizers differ, or if a model cannot read
-            sequences of this length.
+    UserError if files, rows or length are wrong, or if the tokenizers differ.
     """
     student = open_model(model, dtype=dtype)
     teacher_model = open_model(teacher, dtype=dtype) if teacher is not None else None

@@ -1,6 +1,5 @@
 """Run folder: its files, its lock, and the fingerprint of the run in it."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 from jaxdistill import data, hub
 from jaxdistill.config import flatten
 from jaxdistill.errors import UserError
-from jaxdistill.files import atomic_file, check_path_names
+from jaxdistill.files import atomic_file, check_path_names, try_lock
 from jaxdistill.run.config import RunConfig
 
 # Fields that may change when a run continues: paths, records, and the division of the work.
@@ -65,15 +64,11 @@ class RunFolder:
                 f"output: {self.path} cannot be a run folder: {error.strerror}. Choose another."
             ) from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(file.fileno()):
                 raise UserError(
                     f"output: another process is training in {self.path}. Wait for it, or choose "
                     "another run folder (`output=...`)."
-                ) from None
-            except OSError:
-                pass  # a file system without locks
+                )
             yield
 
 

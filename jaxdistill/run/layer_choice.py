@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -17,7 +17,7 @@ from jaxdistill.models import importance_sums
 from jaxdistill.run import build
 from jaxdistill.run.check import Inspection, RunContext
 from jaxdistill.run.config import LayerChoice
-from jaxdistill.run.folder import RunFolder, write_json
+from jaxdistill.run.folder import RunFolder
 from jaxdistill.sharding import batch_sharding, replicated_sharding, shard_batch
 from jaxdistill.types import Params
 
@@ -49,11 +49,6 @@ def choose_layers(context: RunContext, teacher: Model | None) -> LayerRecord | N
     importance = layer_importance(context, params, examples)
     layers = most_important_layers(importance, choice.count)
     return LayerRecord(layers=layers, importance=tuple(importance.tolist()), inputs=inputs)
-
-
-def write_layers(folder: RunFolder, record: LayerRecord) -> None:
-    """Write a choice to the run folder."""
-    write_json(folder.layers, asdict(record))
 
 
 def read_layers(folder: RunFolder) -> LayerRecord | None:

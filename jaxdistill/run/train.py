@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -19,7 +19,7 @@ from jaxdistill.run.check import Inspection, RunContext, inspect, inspect_rows, 
 from jaxdistill.run.config import LayerChoice, RunConfig, load_config
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.heldout import HeldoutEvaluator, make_heldout_evaluator, summarize
-from jaxdistill.run.layer_choice import choose_layers, write_layers
+from jaxdistill.run.layer_choice import choose_layers
 from jaxdistill.sampling import Sampling
 from jaxdistill.sharding import batch_sharding
 from jaxdistill.track import Progress, Tracker, open_trackers
@@ -80,7 +80,7 @@ def _train(
         restored = checkpoints.restore(student.abstract_state)
         folder.result.unlink(missing_ok=True)  # the result of another config
         if chosen is not None:
-            write_layers(folder, chosen)
+            write_json(folder.layers, asdict(chosen))
         write_text(folder.config, dump(config))
         trackers = [
             stack.enter_context(closing(t)) for t in _open_trackers(config, folder, restored)
@@ -145,10 +145,9 @@ def _input_digests(inspection: Inspection, rows: data.DataSplit) -> dict[str, st
 
 
 def _is_finished(config: RunConfig, folder: RunFolder, input_digests: Mapping[str, str]) -> bool:
-    """Return True if the folder holds a finished run of this config.
+    """Return True if the folder holds a finished run of this config and these inputs.
 
-    Raises:
-        UserError: If it does, and the inputs of the run have changed since then.
+    UserError if only the inputs have changed since then.
     """
     if not (folder.result.is_file() and folder.student.is_dir() and _has_config(folder, config)):
         return False

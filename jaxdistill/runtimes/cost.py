@@ -83,10 +83,7 @@ class Cost(Speed):
 def measure_speed(generate: GenerateTokens, *, new_tokens: int = 64, repeats: int = 3) -> Speed:
     """Return the best speed of several repeats: other work can only make a repeat slower.
 
-    Args:
-        generate: Continues its prompts.
-        new_tokens: New tokens per prompt.
-        repeats: Measured calls, after one call that compiles and warms caches.
+    One call before them compiles and warms caches.
     """
     generate(1)
     first_token_seconds = _best_seconds(generate, 1, repeats)

@@ -12,11 +12,7 @@ from jaxdistill.types import Params
 
 
 def load_model(request: CostRequest) -> LoadedModel:
-    """Load the model of a request, without its tokenizer.
-
-    Raises:
-        UserError: It cannot be loaded, or the request is longer than its context.
-    """
+    """Load the model of a request, without its tokenizer."""
     request.check_length(hub.read_source(request.path).config.max_positions)
     model = hub.load(request.path, dtype=request.dtype, with_tokenizer=False)
     return LoadedModel(
@@ -36,11 +32,7 @@ def greedy_generator(
 ) -> GenerateTokens:
     """Return a function that continues all prompts in one batch, greedily, ignoring EOS.
 
-    Args:
-        config: The model's shape.
-        params: Its parameters.
-        prompts: Token ids; a single prompt measures latency.
-        vocab_size: Number of tokens of the tokenizer; None for all of the LM head's.
+    `vocab_size` is the number of tokens of the tokenizer; None for all of the LM head's.
     """
 
     def generate_tokens(new_tokens: int) -> int:

@@ -14,12 +14,7 @@ _EXPORT_HINT = (
 
 
 def load_model(request: CostRequest) -> LoadedModel:
-    """Load the model of a request, without its tokenizer.
-
-    Raises:
-        UserError: PyTorch is not installed, `transformers` does not load the model, or the
-            request is longer than its context.
-    """
+    """Load the model of a request, without its tokenizer."""
     model = _load_transformers_model(request)
     return LoadedModel(
         generate=_greedy_generator(

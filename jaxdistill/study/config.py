@@ -49,15 +49,7 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """Run of a study.
-
-    Attributes:
-        arm: Name of its arm.
-        seed: Its seed.
-        config_path: Config file that the run starts from.
-        overrides: Overrides of that file.
-        config: The resulting config.
-    """
+    """Run of a study: a config file with the overrides of an arm and a seed."""
 
     arm: str
     seed: int
@@ -67,11 +59,7 @@ class StudyRun:
 
 
 def read(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
-    """Read a study from a YAML file, with `a.b=value` overrides.
-
-    Raises:
-        UserError: The study has mistakes; one line each.
-    """
+    """Read a study from a YAML file, with `a.b=value` overrides; UserError names every mistake."""
     _check_study_overrides(overrides)
     config = load(StudyConfig, path, overrides)
     if config.baseline not in config.arms:
@@ -125,10 +113,7 @@ def _check_study_overrides(overrides: tuple[str, ...]) -> None:
 def expand_runs(study: StudyConfig, path: str | Path) -> list[StudyRun]:
     """Expand a study to its runs: all arms of the first seed, then of the next.
 
-    So a study that is stopped has trained every arm.
-
-    Raises:
-        UserError: A run's config has mistakes; one line each.
+    So a study that is stopped has trained every arm. UserError names every mistake of a config.
     """
     config_path = Path(path).parent / study.run
     # A mistake in all runs is reported once, without the name of an arm.

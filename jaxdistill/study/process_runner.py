@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
+from jaxdistill.files import try_lock
 from jaxdistill.signal_handler import handle_signals
 
 
@@ -25,9 +26,6 @@ def lock_folder(folder: Path, on_wait: Callable[[], None]) -> Iterator[int]:
 
     Yields:
         File descriptor of the lock.
-
-    Raises:
-        UserError: The path cannot be a folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,28 +35,16 @@ def lock_folder(folder: Path, on_wait: Callable[[], None]) -> Iterator[int]:
             f"output: {folder} cannot be a study's folder: {error.strerror}. Choose another."
         ) from None
     try:
-        _lock_descriptor(descriptor, on_wait)
+        if not try_lock(descriptor):
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _lock_descriptor(descriptor: int, on_wait: Callable[[], None]) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        on_wait()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:
-        pass  # the file system has no locks
-
-
 class ProcessRunner:
-    """Runner of one process at a time.
-
-    Args:
-        inherited_fds: File descriptors that the processes inherit.
-    """
+    """Runner of one process at a time, each of which inherits the file descriptors."""
 
     def __init__(self, *inherited_fds: int):
         self._inherited_fds = inherited_fds

@@ -10,9 +10,9 @@ from pathlib import Path
 import rich
 
 from jaxdistill.errors import INTERRUPTED_EXIT_CODE, ErrorCollector, UserError
-from jaxdistill.files import atomic_file
 from jaxdistill.report import QUANTITIES, draw_intervals, to_standalone_svg
 from jaxdistill.run import check_objectives
+from jaxdistill.run.folder import write_text
 from jaxdistill.study.config import StudyConfig, StudyRun, expand_runs
 from jaxdistill.study.process_runner import ProcessRunner, lock_folder
 from jaxdistill.study.table import ArmResult, arm_results, csv_rows, markdown_table
@@ -21,11 +21,8 @@ from jaxdistill.study.table import ArmResult, arm_results, csv_rows, markdown_ta
 def run(study: StudyConfig, path: str | Path) -> int:
     """Train every missing run of a study, each in its own process, then compare the arms.
 
-    A run that was interrupted continues from its last checkpoint.
-
-    Args:
-        study: The study.
-        path: Its file, which `study.run` is relative to.
+    A run that was interrupted continues from its last checkpoint. `path` is the study's file, which
+    `study.run` is relative to.
 
     Returns:
         Exit code: 0, or 130 if a signal ended the study early.
@@ -83,17 +80,14 @@ def _print(text: str) -> None:
 
 def _write_tables(study: StudyConfig, folder: Path, results: list[ArmResult]) -> None:
     """Write `table.md`, `table.csv` and a plot of each quantity."""
-    with atomic_file(folder / "table.md") as file:
-        file.write_text(markdown_table(study, results), encoding="utf-8")
+    write_text(folder / "table.md", markdown_table(study, results))
     rows = csv_rows(study, results)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    with atomic_file(folder / "table.csv") as file:
-        file.write_text(text.getvalue(), encoding="utf-8")
+    write_text(folder / "table.csv", text.getvalue())
     for name in study.quantities:
         intervals = {result.arm: astuple(result.values[name]) for result in results}
         svg = to_standalone_svg(draw_intervals(QUANTITIES[name], intervals))
-        with atomic_file(folder / f"{name}.svg") as file:
-            file.write_text(svg, encoding="utf-8")
+        write_text(folder / f"{name}.svg", svg)

@@ -19,16 +19,13 @@ Scores = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class ArmResult:
-    """Result of one arm.
+    """Quantities of one arm, and mean tokens and training time of its runs.
 
     Attributes:
-        arm: Name of the arm.
         values: Each quantity, over held-out rows and seeds.
         differences: Difference of each quantity from the baseline, seeds and rows paired; empty for
             the baseline.
         by_seed: Each quantity for each seed.
-        mean_tokens: Mean number of tokens that a run has read.
-        mean_seconds: Mean training time of a run.
     """
 
     arm: str
@@ -40,11 +37,7 @@ class ArmResult:
 
 
 def arm_results(study: StudyConfig, runs: Sequence[StudyRun]) -> list[ArmResult]:
-    """Compute the result of every arm from finished runs; the baseline comes first.
-
-    Raises:
-        UserError: Runs were not measured on the same held-out rows.
-    """
+    """Compute the result of every arm from finished runs; the baseline comes first."""
     arms = sorted(study.arms, key=lambda arm: arm != study.baseline)
     folders = {arm: [RunFolder(m.config.output) for m in runs if m.arm == arm] for arm in arms}
     scores = {arm: [_read_scores(folder) for folder in folders[arm]] for arm in arms}

@@ -33,11 +33,8 @@ def online_signal(
 ) -> HiddenSignal:
     """Compute the teacher's hidden states of a batch; no gradient flows through them.
 
-    Args:
-        config: Architecture of the teacher.
-        params: Parameters of the teacher.
-        batch: The student's batch. With an alignment, the teacher reads its own view of it.
-        vocab_size: Number of tokens of its tokenizer; further rows of the LM head are padding.
+    With an alignment, the teacher reads its own view of the student's batch. Rows of its LM head
+    from `vocab_size` on are padding.
     """
     params = jax.lax.stop_gradient(params)
     teacher_batch = batch if batch.alignment is None else batch.alignment.teacher

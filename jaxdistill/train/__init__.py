@@ -4,7 +4,6 @@ from jaxdistill.train.checkpoint import Checkpoints as Checkpoints
 from jaxdistill.train.checkpoint import Elapsed as Elapsed
 from jaxdistill.train.checkpoint import Restored as Restored
 from jaxdistill.train.config import TrainConfig as TrainConfig
-from jaxdistill.train.loop import BatchIterator as BatchIterator
 from jaxdistill.train.loop import Hook as Hook
 from jaxdistill.train.loop import NonFiniteError as NonFiniteError
 from jaxdistill.train.loop import train_loop as train_loop

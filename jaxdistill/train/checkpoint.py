@@ -26,13 +26,7 @@ from jaxdistill.train.state import TrainState
 
 @dataclass(frozen=True)
 class Elapsed:
-    """Time and tokens that a run has taken so far.
-
-    Attributes:
-        seconds: Seconds of training.
-        recorded_seconds: Those up to the last record of training metrics.
-        unrecorded_tokens: Tokens read since that record.
-    """
+    """Training time of a run up to now and up to its last record, and tokens since that record."""
 
     seconds: float = 0.0
     recorded_seconds: float = 0.0
@@ -41,14 +35,7 @@ class Elapsed:
 
 @dataclass(frozen=True)
 class Restored:
-    """Contents of a checkpoint that a run continues from.
-
-    Attributes:
-        state: Train state with the shardings of the template.
-        data_state: State of the data iterator.
-        elapsed: Time and tokens of the run up to the checkpoint.
-        skipped: A line for each newer checkpoint that could not be read.
-    """
+    """Contents of a checkpoint, and a line for each newer one that could not be read."""
 
     state: TrainState
     data_state: Any
@@ -104,8 +91,7 @@ class Checkpoints:
     def save(self, state: TrainState, data_state: Any, elapsed: Elapsed | None = None) -> None:
         """Write a checkpoint, unless the newest one has the same step.
 
-        Raises:
-            UserError: If the disk refuses it; previous checkpoints are left as they are.
+        If the disk refuses it, UserError is raised and previous checkpoints are left as they are.
         """
         step = int(state.step)
         if step == self.latest_step:
@@ -132,12 +118,10 @@ class Checkpoints:
         """Read the newest readable checkpoint. Return None if there is no checkpoint at all.
 
         Args:
-            template: Shapes, dtypes and shardings (`abstract_state`). The mesh may differ from the
-                mesh that the checkpoint was written on.
+            template: Shapes, dtypes and shardings (`abstract_state`), on this mesh or another.
 
         Raises:
-            UserError: If the fingerprint or the shapes differ from those of this run, or if there
-                are checkpoints and none can be read.
+            UserError: If fingerprint or shapes are not those of this run, or if none can be read.
         """
         skipped: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -215,8 +199,7 @@ def _saved_fields(state: TrainState) -> dict[str, Any]:
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return name, saved and current value of each entry that differs; None for no value."""
-    names = sorted({*saved, *current})
-    values = [(name, saved.get(name), current.get(name)) for name in names]
+    values = [(name, saved.get(name), current.get(name)) for name in sorted({*saved, *current})]
     return [difference for difference in values if difference[1] != difference[2]]
 
 

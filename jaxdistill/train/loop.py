@@ -33,9 +33,7 @@ class Hook(NamedTuple):
 class BatchIterator(Protocol):
     """Endless iterator over batches of NumPy arrays whose state is JSON."""
 
-    def __next__(self) -> Batch:
-        """Return the next batch."""
-        ...
+    def __next__(self) -> Batch: ...
 
     def get_state(self) -> Any:
         """Return the state after the last returned batch; prepared batches do not count."""
@@ -72,13 +70,13 @@ def train_loop(
         step: The compiled step (`jit_step`).
         state: State to start from, new or restored. It is donated.
         teacher_params: Parameters of the teacher; None for no teacher.
-        batches: The data. Every process reads the same batches and keeps its devices' share.
+        batches: The data, the same in every process.
         num_steps: Number of steps in the whole run.
         sharding: Sharding of a batch (`batch_sharding`).
         trackers: Trackers to record with; empty on processes other than 0.
         log_every_steps: Record the step's metrics at multiples of this step, and at the last step.
         hooks: Further measurements.
-        checkpoints: Checkpoints to save to; None saves nothing.
+        checkpoints: Where to save; None saves nothing.
         save_every_steps: Save at multiples of this step, at the last step and after a signal.
         source_of: Returns the source of an example by its id, for messages.
         elapsed: Time and tokens of the run up to its restored checkpoint (`Restored.elapsed`).
@@ -123,8 +121,7 @@ def train_loop(
     return state
 
 
-@dataclass(frozen=True)
-class _PendingStep:
+class _PendingStep(NamedTuple):
     """Step whose metrics have not been read yet."""
 
     step: int

@@ -46,8 +46,7 @@ class AdamW:
     def learning_rate_schedule(self, num_steps: int) -> optax.Schedule:
         """Return the learning rate as a function of the step, from 0, for a run of `num_steps`.
 
-        Raises:
-            UserError: If warm-up and schedule do not fit into the run, or exclude each other.
+        UserError if warm-up and schedule do not fit into the run, or exclude each other.
         """
         peak, warmup = self.learning_rate, self.warmup_steps
         if warmup >= num_steps:
@@ -73,12 +72,9 @@ class AdamW:
         logical_axes: Any,
         learning_rate_scales: Mapping[str, float] | None = None,
     ) -> optax.GradientTransformation:
-        """Build the optax optimizer for a tree of parameters.
+        """Build the optax optimizer for a tree of parameters with these logical axes.
 
-        Args:
-            num_steps: Number of steps in the run.
-            logical_axes: Logical axis names of each parameter, in a tree like the parameters.
-            learning_rate_scales: Factors of the learning rate for top-level branches; 1 for others.
+        Learning-rate scales are factors for top-level branches of the tree; 1 for others.
         """
         adamw = optax.adamw(
             self.learning_rate_schedule(num_steps),
@@ -98,10 +94,7 @@ def _scale_updates(scales: Mapping[str, float]) -> optax.GradientTransformation:
     """Build a transformation that multiplies the updates of some top-level branches."""
 
     def scale_branches(updates: Any, _: Any) -> Any:
-        return {
-            name: optax.tree.scale(scales.get(name, 1.0), branch)
-            for name, branch in updates.items()
-        }
+        return {n: optax.tree.scale(scales.get(n, 1.0), branch) for n, branch in updates.items()}
 
     return optax.stateless(scale_branches)
 

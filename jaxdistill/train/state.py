@@ -16,16 +16,11 @@ from jaxdistill.types import Params
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Step count, student parameters, optimizer state and modules of the objectives.
+    """Number of steps taken, student parameters, optimizer state and modules of the objectives.
 
     It has no random key: a step draws no random numbers. The same tree also holds shapes
-    (`abstract_state`) and shardings (`state_shardings`).
-
-    Attributes:
-        step: Number of steps taken, an int32 scalar.
-        params: Parameters of the student.
-        opt_state: State of the optimizer.
-        modules: Parameters that objectives train beside the student, by objective name.
+    (`abstract_state`) and shardings (`state_shardings`). `modules` are parameters that objectives
+    train beside the student, by objective name.
     """
 
     step: Any

@@ -73,6 +73,7 @@ def make_step(
     """
     combined = CombinedLoss(objectives, num_shards=num_batch_shards(mesh), chunk_size=chunk_size)
     named = dict(zip(objective_names(objectives), objectives, strict=True))
+    scheduled = [name for name, each in named.items() if isinstance(each.weight, tuple)]
 
     def step(state: TrainState, teacher_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
         # Denominators are those of the whole batch, so that sums over micro-batches simply add.
@@ -108,7 +109,7 @@ def make_step(
         metrics = {
             "loss": sums.loss,
             **combined.means(sums.terms, denominators),
-            **{f"{n}_weight": weights[n] for n, each in named.items() if _is_scheduled(each)},
+            **{f"{name}_weight": weights[name] for name in scheduled},
             "grad_norm": optax.tree.norm(sums.gradient),
             "param_norm": optax.tree.norm(next_state.params),
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
@@ -174,7 +175,3 @@ def _sum_over_micro_batches(
     shapes = jax.eval_shape(function, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
     return jax.lax.scan(add, zeros, micro_batches)[0]
-
-
-def _is_scheduled(objective: Objective) -> bool:
-    return isinstance(objective.weight, tuple)
