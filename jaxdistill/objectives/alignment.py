@@ -7,7 +7,7 @@ sum is that of the span; a span of one token is the plain case. The log-probabil
 boundary after a span comes from the position that follows it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Shaped
 
+from jaxdistill.objectives.base import PositionObjective
 from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.objectives.position_values import LogitsFunction, position_values
 from jaxdistill.objectives.positions import AlignedPositions, ModelPositions, SpanContext
@@ -32,8 +33,7 @@ def align_batch(
     batch: Batch,
     *,
     num_shards: int,
-    with_span_prefix: bool = False,
-    with_span_boundary: bool = False,
+    objectives: Sequence[PositionObjective] = (),
 ) -> AlignedPositions:
     """Pair the student's positions with the teacher's, grouped by shard.
 
@@ -42,8 +42,7 @@ def align_batch(
         teacher: Signal of the teacher for `teacher_batch(batch)`; None without a teacher.
         batch: Labels, loss mask and token alignment.
         num_shards: Number of devices that hold a part of the batch.
-        with_span_prefix: Whether to compute log-probabilities of the earlier tokens of spans.
-        with_span_boundary: Whether to compute log-probabilities of a word boundary after spans.
+        objectives: Objectives that decide which parts of the positions are computed.
     """
     read = as_jax_arrays(batch)
     if teacher is None:
@@ -51,6 +50,9 @@ def align_batch(
         positions = AlignedPositions(own, None, read.loss_mask)
     else:
         own, other, span_weight = _align_spans(student, teacher, read, num_shards)
+        with_span_prefix = any(one.needs_span_prefix for one in objectives)
+        with_span_boundary = any("word_boundaries" in one.vocab_needs for one in objectives)
+        averages_examples = any(one.averages_examples for one in objectives)
         is_followed = (teacher_weight(read) != 0) & own.has_next & other.gather(other.has_next)
         contexts = [
             SpanContext(
@@ -64,6 +66,7 @@ def align_batch(
             ModelPositions(other.gather(teacher.hidden), other.gather(other.labels), contexts[1]),
             read.loss_mask,
             span_weight,
+            example_weight(read) if averages_examples and read.alignment is None else None,
         )
     return jax.tree.map(partial(split_shards, num_shards=num_shards), positions)
 
@@ -81,6 +84,20 @@ def teacher_batch(batch: Batch) -> Batch:
 def teacher_weight(batch: Batch) -> Float32[Array, "B T"]:
     """Return the weight of the comparison with the teacher at each of the student's positions."""
     return jnp.asarray(batch.loss_mask if batch.alignment is None else batch.alignment.span_weight)
+
+
+def example_weight(batch: Batch) -> Float32[Array, "B T"]:
+    """Return the weight of each position in the mean over its example; 0 if not compared."""
+    weight = teacher_weight(batch)
+    total = segment_sums(weight, batch)
+    return weight / jnp.where(total > 0, total, 1)
+
+
+def segment_sums(values: Float32[Array, "B T"], batch: Batch) -> Float32[Array, "B T"]:
+    """Sum the values of each position's segment."""
+    segment_ids = jnp.asarray(batch.segment_ids)
+    add = partial(jax.ops.segment_sum, num_segments=values.shape[1] + 1)
+    return jnp.take_along_axis(jax.vmap(add)(values, segment_ids), segment_ids, axis=1)
 
 
 def gather_teacher(

@@ -93,6 +93,11 @@ class PositionObjective(Objective):
         return False
 
     @property
+    def averages_examples(self) -> bool:
+        """True if examples weigh equally, not tokens or spans."""
+        return self.alignment_rule is not None and self.alignment_rule.average_over == "rows"
+
+    @property
     def diagnostics(self) -> Mapping[str, PositionFunction]:
         """Per-position diagnostics, logged as `train/<objective>_<name>`; not part of the loss."""
         return {}

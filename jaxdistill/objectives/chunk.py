@@ -45,9 +45,12 @@ class PositionTerm(NamedTuple):
 
     function: PositionFunction
     needs_teacher: bool = False
+    averages_examples: bool = False
 
     def position_weights(self, positions: AlignedPositions) -> Float[Array, "*G R"]:
         """Weight of the term at each position."""
+        if self.averages_examples and positions.example_weight is not None:
+            return positions.example_weight
         return positions.teacher_weight if self.needs_teacher else positions.loss_mask
 
 

@@ -83,9 +83,9 @@ def weighted_loss(
     elif teacher is None or teacher_lm_head is None:
         raise UserError("objectives: these need the teacher's logits, but no teacher was given.")
     _check_vocab_sizes(objectives, student_lm_head, teacher_lm_head)
-    terms = [PositionTerm(objective.values, objective.needs_teacher) for objective in objectives]
+    terms = [_make_term(objective, objective.values) for objective in objectives]
     diagnostics = [
-        PositionTerm(function, objective.needs_teacher)
+        _make_term(objective, function)
         for objective in objectives
         for function in objective.diagnostics.values()
     ]
@@ -139,6 +139,10 @@ def chunked_values(
     zeros = jnp.zeros_like(compacted.columns.loss_mask, jnp.float32)
     columns = fold_chunks(compacted, update, [zeros] * len(terms))
     return [scatter(column, compacted) for column in columns]
+
+
+def _make_term(objective: PositionObjective, function: PositionFunction) -> PositionTerm:
+    return PositionTerm(function, objective.needs_teacher, objective.averages_examples)
 
 
 def _forward(

@@ -41,8 +41,7 @@ class VocabEngine:
             teacher,
             batch,
             num_shards=self.num_shards,
-            with_span_prefix=any(one.needs_span_prefix for one in objectives),
-            with_span_boundary=any("word_boundaries" in one.vocab_needs for one in objectives),
+            objectives=objectives,
         )
         lm_heads = student.lm_head, None if teacher is None else teacher.lm_head
         return weighted_loss(

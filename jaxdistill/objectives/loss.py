@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from jaxdistill.objectives.alignment import teacher_weight
+from jaxdistill.objectives.alignment import example_weight, teacher_weight
 from jaxdistill.objectives.base import Objective, PositionObjective, objective_names
 from jaxdistill.objectives.batch_objective import BatchObjective
 from jaxdistill.objectives.chunk import CHUNK_SIZE
@@ -48,9 +48,8 @@ class CombinedLoss:
 
     def denominators(self, batch: Batch) -> Scalars:
         """Return the divisor of the sum of each term: the total weight of a batch, at least 1."""
-        num_scored, num_compared = jnp.sum(batch.loss_mask), jnp.sum(teacher_weight(batch))
         counts = {
-            name: num_compared if objective.needs_teacher else num_scored
+            name: _total_weight(objective, batch)
             for name, objective in (self._position_objectives | self._diagnostics).items()
         }
         for name, objective in self._batch_objectives.items():
@@ -117,6 +116,14 @@ class CombinedLoss:
             tuple(objectives), coefficients, student, teacher, batch
         )
         return loss, dict(zip([*names, *self._diagnostics], sums, strict=True))
+
+
+def _total_weight(objective: PositionObjective, batch: Batch) -> Float32[Array, ""]:
+    """Sum the weights of the objective's values; with two tokenizers, spans have their weight."""
+    if not objective.needs_teacher:
+        return jnp.sum(batch.loss_mask)
+    is_averaged = objective.averages_examples and batch.alignment is None
+    return jnp.sum(example_weight(batch) if is_averaged else teacher_weight(batch))
 
 
 def _term_name(objective: str, term: str) -> str:

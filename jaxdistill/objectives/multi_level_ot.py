@@ -17,10 +17,11 @@ from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
 from jaxdistill.objectives.alignment import (
     as_jax_arrays,
+    example_weight,
     gather_teacher,
+    segment_sums,
     split_shards,
     teacher_batch,
-    teacher_weight,
 )
 from jaxdistill.objectives.base import OBJECTIVES, Positive
 from jaxdistill.objectives.batch_objective import BatchObjective
@@ -80,7 +81,7 @@ class MultiLevelOT(BatchObjective):
 
     def denominators(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
         """Return the number of completions with a position that is compared."""
-        count = jnp.sum(_position_weights(as_jax_arrays(batch)))
+        count = jnp.sum(example_weight(as_jax_arrays(batch)))
         return dict.fromkeys(self.term_names, count)
 
     def sums(
@@ -99,8 +100,8 @@ class MultiLevelOT(BatchObjective):
         batch = as_jax_arrays(batch)
         read = teacher_batch(batch)
         is_scored = jnp.asarray(read.loss_mask) > 0
-        weights = _position_weights(batch)
-        is_compared = (jnp.asarray(batch.loss_mask) > 0) & (_segment_sums(weights, batch) > 0)
+        weights = example_weight(batch)
+        is_compared = (jnp.asarray(batch.loss_mask) > 0) & (segment_sums(weights, batch) > 0)
         q = self._top_k_probs(student, batch, is_compared, engine)
         p = self._top_k_probs(jax.lax.stop_gradient(teacher), read, is_scored, engine)
         size = max(p.shape[-1], q.shape[-1])
@@ -154,20 +155,6 @@ class MultiLevelOT(BatchObjective):
             chunk_size=engine.chunk_size,
         )
         return probs.reshape(*is_selected.shape, -1)
-
-
-def _position_weights(batch: Batch) -> Float32[Array, "B T"]:
-    """Return the weight of each position in the mean over its completion; 0 if not compared."""
-    weight = teacher_weight(batch)
-    total = _segment_sums(weight, batch)
-    return weight / jnp.where(total > 0, total, 1)
-
-
-def _segment_sums(values: Float32[Array, "B T"], batch: Batch) -> Float32[Array, "B T"]:
-    """Sum the values of each position's segment."""
-    segment_ids = jnp.asarray(batch.segment_ids)
-    add = partial(jax.ops.segment_sum, num_segments=values.shape[1] + 1)
-    return jnp.take_along_axis(jax.vmap(add)(values, segment_ids), segment_ids, axis=1)
 
 
 def _completion_ids(batch: Batch, is_scored: Bool[Array, "B T"]) -> Int[Array, "B T"]:

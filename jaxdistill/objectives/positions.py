@@ -48,12 +48,15 @@ class AlignedPositions:
         loss_mask: Weight of what concerns the student alone; positions of weight 0 are skipped.
         span_weight: Weight of the comparison with the teacher; None where both models read the
             same tokens, and it is `loss_mask`.
+        example_weight: Weight of the comparison by objectives that average over examples; None
+            where it is `teacher_weight`.
     """
 
     student: ModelPositions
     teacher: ModelPositions | None
     loss_mask: Float[Array, "*G R"]
     span_weight: Float[Array, "*G R"] | None = None
+    example_weight: Float[Array, "*G R"] | None = None
 
     def __post_init__(self):
         """Check that all parts have the same positions."""
@@ -62,6 +65,7 @@ class AlignedPositions:
         parts = {
             "loss_mask": self.loss_mask,
             "span_weight": self.span_weight,
+            "example_weight": self.example_weight,
             "teacher": teacher_labels,
         }
         for name, array in parts.items():

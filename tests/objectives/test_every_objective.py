@@ -48,6 +48,9 @@ def every(base: type[Objective]) -> pytest.MarkDecorator:
 
 every_objective = every(Objective)
 every_position_objective = every(PositionObjective)
+every_average_of_examples = pytest.mark.parametrize(
+    "name", [name for name in OBJECTIVES if getattr(OBJECTIVES[name](), "averages_examples", False)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,11 @@ def case() -> Case:
 
 def build(name: str, **fields: object) -> Any:
     return OBJECTIVES[name](**fields)
+
+
+def build_sum(name: str) -> Any:
+    """Build a position objective under which all positions weigh equally."""
+    return build(name, average="groups") if build(name).averages_examples else build(name)
 
 
 def total(objective: Objective, case: Case, modules: Any, *, has_teacher: bool = True) -> jax.Array:
@@ -100,6 +108,17 @@ def modules_of(objective: Objective) -> Any:
 
 def loss(name: str, case: Case) -> jax.Array:
     return measure(build(name), case, modules_of(build(name)))[0]
+
+
+def sum_over_positions(name: str, case: Case) -> jax.Array:
+    return measure(build_sum(name), case, {})[0]
+
+
+def sequence_segments(case: Case) -> list[Case]:
+    """Return the case once for each segment of each sequence, all others masked."""
+    is_sequence = np.eye(SHARDS, dtype=bool)[:, :, None]
+    masks = [case.loss_mask * (row & (n == SEGMENT_IDS)) for row in is_sequence for n in (1, 2)]
+    return [case.replace(loss_mask=mask) for mask in masks]
 
 
 def gradient(name: str, case: Case) -> Case:
@@ -148,37 +167,42 @@ def test_masked_positions_do_not_count(name, case):
 @every_position_objective
 def test_a_position_of_weight_two_counts_twice(name, case):
     doubled = case.replace(loss_mask=2 * case.loss_mask)
-    np.testing.assert_allclose(loss(name, doubled), 2 * loss(name, case), rtol=1e-6)
+    expected = 2 * sum_over_positions(name, case)
+    np.testing.assert_allclose(sum_over_positions(name, doubled), expected, rtol=1e-6)
 
 
 @every_position_objective
 def test_sums_over_positions_add_up(name, case):
     first = case.replace(loss_mask=case.loss_mask.at[:, ::2].set(0))
     second = case.replace(loss_mask=case.loss_mask.at[:, 1::2].set(0))
-    halves = loss(name, first) + loss(name, second)
-    np.testing.assert_allclose(halves, loss(name, case), rtol=1e-5)
+    halves = sum_over_positions(name, first) + sum_over_positions(name, second)
+    np.testing.assert_allclose(halves, sum_over_positions(name, case), rtol=1e-5)
 
 
 @every_objective
 def test_sums_over_sequences_and_segments_add_up(name, case):
-    parts = 0
-    for sequence in range(SHARDS):
-        for segment in (1, 2):
-            is_kept = (np.arange(SHARDS) == sequence)[:, None] & (segment == SEGMENT_IDS)
-            parts += loss(name, case.replace(loss_mask=case.loss_mask * is_kept))
+    parts = sum(loss(name, part) for part in sequence_segments(case))
     np.testing.assert_allclose(parts, loss(name, case), rtol=1e-5)
+
+
+@every_average_of_examples
+def test_examples_weigh_equally(name, case):
+    parts = sequence_segments(case)
+    assert len({float(part.loss_mask.sum()) for part in parts}) > 1
+    means = [sum_over_positions(name, part) / part.loss_mask.sum() for part in parts]
+    np.testing.assert_allclose(loss(name, case), sum(means), rtol=1e-5)
 
 
 @every_position_objective
 def test_gradients_are_those_of_the_dense_loss(name, case):
     def dense(hidden: jax.Array, lm_head: LMHead) -> jax.Array:
         changed = case.replace(student_hidden=hidden, student_lm_head=lm_head)
-        return dense_sums((build(name),), changed)[0]
+        return dense_sums((build_sum(name),), changed)[0]
 
     differentiate = jax.jit(jax.value_and_grad(dense, argnums=(0, 1), allow_int=True))
     value, (hidden, lm_head) = differentiate(case.student_hidden, case.student_lm_head)
-    np.testing.assert_allclose(loss(name, case), value, rtol=1e-5)
-    ours = gradient(name, case)
+    our_value, (ours, _) = measure(build_sum(name), case, {})
+    np.testing.assert_allclose(our_value, value, rtol=1e-5)
     np.testing.assert_allclose(ours.student_hidden, hidden, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(ours.student_lm_head.matrix, lm_head.matrix, rtol=1e-5, atol=1e-5)
 

@@ -88,8 +88,7 @@ def loss(objective, student_logits, teacher_logits, batch, *, num_shards=1, tabl
         teacher,
         batch,
         num_shards=num_shards,
-        with_span_prefix=objective.needs_span_prefix,
-        with_span_boundary="word_boundaries" in objective.vocab_needs,
+        objectives=(objective,),
     )
     total, _ = weighted_loss(
         (objective,), jnp.ones(1), positions, student.lm_head, teacher.lm_head, chunk_size=4

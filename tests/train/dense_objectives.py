@@ -210,10 +210,7 @@ def mean_over(
     spans: Callable[..., Any] = byte_spans,
     only_single_tokens: bool = False,
 ) -> torch.Tensor:
-    """Mean of a value over spans (`groups`), or over rows of their means over spans (`rows`).
-
-    With one tokenizer each token is a span, and the code ignores `rows`: all tokens weigh the same.
-    """
+    """Mean of a value over spans (`groups`), or over rows of their means over spans (`rows`)."""
     means, counts = [], []
     for student, teacher in rows.pairs:
         chosen = spans(rows, student, teacher)
@@ -223,7 +220,7 @@ def mean_over(
         means.append(values.mean())
         counts.append(len(chosen))
     weights = torch.tensor(counts, dtype=torch.float64)
-    if average == "rows" and not rows.has_one_tokenizer:
+    if average == "rows":
         weights = torch.ones_like(weights)
     return (weights * torch.stack(means)).sum() / weights.sum()
 
