@@ -38,6 +38,9 @@ pytestmark = pytest.mark.smoke
 
 SHAPE = SHARDS, POSITIONS
 TOKENS = (7 * np.arange(SHARDS * POSITIONS) % VOCAB_SIZE).reshape(SHAPE)
+BFLOAT16_VALUE_ERROR, BFLOAT16_GRADIENT_ERROR = 1e-3, 0.01
+"""Relative errors of inputs in bfloat16, the gradient's over the norm of each part. Rounding the
+gradient alone is an error of 0.002."""
 SEGMENT_IDS = np.broadcast_to(np.where(np.arange(POSITIONS) < 6, 1, 2), SHAPE)
 
 
@@ -227,22 +230,24 @@ def test_gradients_are_finite_at_logits_a_thousand_times_too_large(name, case):
 
 @every_objective
 def test_bfloat16_inputs_give_a_float32_loss(name, case):
+    """They are computed as the same numbers in float32, with gradients rounded to bfloat16."""
+
     def cast(leaf: jax.Array) -> jax.Array:
         is_real = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf is not case.loss_mask
         return leaf.astype(jnp.bfloat16) if is_real else leaf
 
     low = jax.tree.map(cast, case)
+    same = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), low, case)
     assert loss(name, low).dtype == jnp.float32
-    np.testing.assert_allclose(loss(name, low), loss(name, case), rtol=0.02)
-    low_gradient, expected = gradient(name, low), gradient(name, case)
-    for ours, theirs in [
-        (low_gradient.student_hidden, expected.student_hidden),
-        (low_gradient.student_lm_head.matrix, expected.student_lm_head.matrix),
-    ]:
-        assert ours.dtype == jnp.bfloat16
-        scale = np.abs(theirs).max()
-        tolerance = build(name).bfloat16_tolerance
-        np.testing.assert_allclose(ours.astype(jnp.float32) / scale, theirs / scale, atol=tolerance)
+    np.testing.assert_allclose(loss(name, low), loss(name, same), rtol=BFLOAT16_VALUE_ERROR)
+    ours, expected = (
+        [part.student_hidden, part.student_lm_head.matrix]
+        for part in (gradient(name, low), gradient(name, same))
+    )
+    for low_part, part in zip(ours, expected, strict=True):
+        assert low_part.dtype == jnp.bfloat16
+        error = jnp.linalg.norm(low_part.astype(jnp.float32) - part)
+        assert error <= BFLOAT16_GRADIENT_ERROR * jnp.linalg.norm(part)
 
 
 @every_position_objective
