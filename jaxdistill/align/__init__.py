@@ -6,6 +6,7 @@ from jaxdistill.align.shared_buckets import build_shared_buckets as build_shared
 from jaxdistill.align.shared_buckets import retokenize as retokenize
 from jaxdistill.align.spans import AlignmentRule as AlignmentRule
 from jaxdistill.align.spans import ByteRanges as ByteRanges
+from jaxdistill.align.spans import ComparedTokens as ComparedTokens
 from jaxdistill.align.spans import SpanIds as SpanIds
 from jaxdistill.align.spans import align_positions as align_positions
 from jaxdistill.align.spans import align_spans as align_spans

@@ -1,7 +1,6 @@
 """Nearest tokens of another vocabulary by edit distance (MinED).
 
-Wan et al., "Knowledge Fusion of Large Language Models" (FuseLLM), 2024,
-https://arxiv.org/abs/2401.10491, call it MinED: the minimum edit distance.
+Wan et al. (FuseLLM), 2024, https://arxiv.org/abs/2401.10491.
 """
 
 from collections.abc import Sequence
@@ -25,15 +24,8 @@ def nearest_tokens(
     """Return the other vocabulary's token of the least edit distance, in bytes, for each token.
 
     An exact match is the nearest token. Ties go to the shortest token, then to the lowest id, which
-    most tokenizers give to the most frequent. Special tokens have exact matches only.
-
-    Args:
-        tokens: Bytes of each token.
-        other_tokens: Bytes of each token of the other vocabulary.
-        exact_match: The other vocabulary's token of the same bytes or meaning; -1 for none.
-
-    Returns:
-        Token ids of the other vocabulary; -1 for none.
+    most tokenizers give to the most frequent. Special tokens have exact matches only. -1 is none,
+    in `exact_match` and in the result.
     """
     nearest = exact_match.copy()
     other_ids = _ids_by_length(other_tokens, range(len(other_tokens)))
@@ -58,10 +50,7 @@ def _ids_by_length(tokens: TokenBytes, token_ids: Sequence[int]) -> dict[int, li
 
 
 def _nearest_of_length(
-    tokens: TokenBytes,
-    length: int,
-    other_tokens: TokenBytes,
-    other_ids: dict[int, list[int]],
+    tokens: TokenBytes, length: int, other_tokens: TokenBytes, other_ids: dict[int, list[int]]
 ) -> Int[np.ndarray, " N"]:
     """Return the nearest token's id for each of some tokens of one length; -1 for none.
 

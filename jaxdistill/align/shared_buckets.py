@@ -1,13 +1,10 @@
 """Shared buckets of two vocabularies: tokens of both, by the text that they begin with.
 
-After the same text, the next-token distributions of two models become comparable when their tokens
-are summed by their beginnings. A bucket is a teacher token that some student token begins with, as
-the teacher's tokenizer would write it. A teacher token that begins no student token falls into the
-bucket of what the student would begin it with. So only special tokens are left out; they share
-bucket 0 unless both vocabularies have one of the same meaning.
-
-The idea is X-Token's (NVIDIA, 2026, https://arxiv.org/abs/2605.21699); its rules for weights are
-not known to us.
+A bucket is a teacher token that some student token begins with, as the teacher's tokenizer would
+write it. A teacher token that begins no student token falls into the bucket of what the student
+would begin it with. So only special tokens are left out; they share bucket 0 unless both
+vocabularies have one of the same meaning. The idea is X-Token's (NVIDIA, 2026,
+https://arxiv.org/abs/2605.21699); its rules for weights are not known to us.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,14 +66,9 @@ def retokenize(
 ) -> Subtokens:
     """Write each token of a vocabulary in tokens of another.
 
-    A token of the same bytes is used alone. Other tokens are encoded as text. Where they are not
-    text, or the tokenizer changes it, they are split from the left into the longest tokens.
-
-    Args:
-        tokens: Bytes of each token.
-        other_tokens: Bytes of each token of the other vocabulary.
-        encode: Encodes texts with the other tokenizer, without special tokens.
-        special_pairs: Special tokens of the same meaning, `(id, other id)` each.
+    A token of the same bytes is used alone. Other tokens are encoded as text by `encode`, the other
+    tokenizer without special tokens. Where they are not text, or the tokenizer changes it, they are
+    split from the left into the longest tokens.
     """
     # Reversed, so that of several tokens of the same bytes the first stays.
     other_ids = {token: i for i, token in reversed(list(enumerate(other_tokens))) if token}
@@ -84,7 +76,8 @@ def retokenize(
         (other_ids[token],) if token in other_ids else () for token in tokens
     ]
     pending = {i: token for i, token in enumerate(tokens) if token and not subtokens[i]}
-    texts = {i: text for i, token in pending.items() if (text := _decode_utf8(token))}
+    decoded = {i: token.decode(errors="ignore") for i, token in pending.items()}
+    texts = {i: text for i, text in decoded.items() if text.encode() == pending[i]}
     encoded = dict(zip(texts, encode(list(texts.values())), strict=True))
     for token_id, token in pending.items():
         ids = encoded.get(token_id, [])
@@ -95,20 +88,10 @@ def retokenize(
     return subtokens
 
 
-def _decode_utf8(token: bytes) -> str | None:
-    try:
-        return token.decode()
-    except UnicodeDecodeError:
-        return None
-
-
 def _longest_match(token: bytes, token_ids: dict[bytes, int]) -> tuple[int, ...]:
     """Split a token from the left into the longest known tokens; stop where none fits."""
-    subtokens = []
-    while token:
-        size = next((n for n in range(len(token), 0, -1) if token[:n] in token_ids), None)
-        if size is None:
-            break
-        subtokens.append(token_ids[token[:size]])
-        token = token[size:]
+    subtokens, start = [], 0
+    while end := next((n for n in range(len(token), start, -1) if token[start:n] in token_ids), 0):
+        subtokens.append(token_ids[token[start:end]])
+        start = end
     return tuple(subtokens)

@@ -85,9 +85,7 @@ def align_positions(
 ) -> SpanIds:
     """Pair the tokens of equal rank; a token without a partner is in no span.
 
-    Args:
-        student_ranks: Rank of each student token, increasing; -1 for tokens to leave out.
-        teacher_ranks: Rank of each teacher token.
+    Ranks increase, except for -1: a token to leave out.
     """
     shared = np.intersect1d(student_ranks[student_ranks >= 0], teacher_ranks[teacher_ranks >= 0])
 

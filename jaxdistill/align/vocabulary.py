@@ -152,11 +152,10 @@ def _decode_sentencepiece(token: str) -> bytes:
 
 @cache
 def _byte_level_alphabet() -> dict[str, int]:
-    """Return the byte of each character of a byte-level vocabulary.
+    """Return the byte of each character of GPT-2's byte-level vocabulary.
 
     Bytes that are printable in Latin-1 are their own character; the others have the characters
-    from 256 on, in order (Radford et al., "Language Models are Unsupervised Multitask Learners",
-    2019).
+    from 256 on, in order.
     """
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(plain)]
