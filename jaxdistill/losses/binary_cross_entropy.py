@@ -16,16 +16,13 @@ def binary_cross_entropy(
     """−(p log q + (1 − p) log(1 − q)), where p and q are likelihoods to the power of 1/τ.
 
     The value is least, and its gradient 0, at p = q. The power spreads likelihoods that would all
-    be close to 0, since a span of several tokens is unlikely under any model.
+    be close to 0, since a span of several tokens is unlikely under any model (Minixhofer et al.,
+    2025, https://arxiv.org/abs/2503.20083).
 
     Args:
         log_p: The teacher's log-likelihood of each span, in nats.
         log_q: The student's.
         temperature: τ.
-
-    Reference:
-        Minixhofer et al., "Universal Cross-Tokenizer Distillation via Approximate Likelihood
-        Matching", 2025, https://arxiv.org/abs/2503.20083
     """
     log_p, log_q = (
         jnp.minimum(log_likelihood / temperature, 0) - _LOG_PROB_MARGIN

@@ -7,7 +7,8 @@ one side or both. It then contributes its limit (0 log 0 = 0), never NaN, to val
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from jaxdistill.losses.finite_log import finite_log
+_TINY = float(jnp.finfo(jnp.float32).tiny)
+"""Smallest normal float32: a smaller probability adds nothing to a sum."""
 
 
 def forward_kl(
@@ -36,11 +37,8 @@ def jensen_shannon(
     """β KL(p‖m) + (1 − β) KL(q‖m) with m = β p + (1 − β) q.
 
     By definition here, β = 0 is `forward_kl` and β = 1 is `reverse_kl`. These are the limits of the
-    value divided by β and by 1 − β; the undivided value tends to 0.
-
-    Reference:
-        Agarwal et al., "On-Policy Distillation of Language Models", 2023,
-        https://arxiv.org/abs/2306.13649
+    value divided by β and by 1 − β; the undivided value tends to 0 (Agarwal et al., 2023,
+    https://arxiv.org/abs/2306.13649).
     """
     if beta == 0:
         return forward_kl(log_p, log_q)
@@ -55,24 +53,14 @@ def jensen_shannon(
 def skew_kl(
     log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"], *, alpha: float
 ) -> Float32[Array, "*R"]:
-    """KL(p ‖ α p + (1 − α) q): at most −log α, whatever q is.
-
-    Reference:
-        Ko et al., "DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024,
-        https://arxiv.org/abs/2402.03898
-    """
+    """KL(p ‖ α p + (1 − α) q): at most −log α (Ko et al., 2024, https://arxiv.org/abs/2402.03898)."""
     return _kl_divergence(log_p, _log_mixture(log_p, log_q, p_weight=alpha))
 
 
 def skew_reverse_kl(
     log_p: Float32[Array, "*R V"], log_q: Float32[Array, "*R V"], *, alpha: float
 ) -> Float32[Array, "*R"]:
-    """KL(q ‖ (1 − α) p + α q): at most −log α, whatever p is.
-
-    Reference:
-        Ko et al., "DistiLLM: Towards Streamlined Distillation for Large Language Models", 2024,
-        https://arxiv.org/abs/2402.03898
-    """
+    """KL(q ‖ (1 − α) p + α q): at most −log α, as `skew_kl`."""
     return _kl_divergence(log_q, _log_mixture(log_p, log_q, p_weight=1 - alpha))
 
 
@@ -103,3 +91,8 @@ def _log_mixture(
     """log(s p + (1 − s) q) with s = `p_weight`; finite where p = q = 0."""
     mixture = p_weight * jnp.exp(log_p) + (1 - p_weight) * jnp.exp(log_q)
     return finite_log(mixture)
+
+
+def finite_log(probs: Float32[Array, "*R V"]) -> Float32[Array, "*R V"]:
+    """log(max(probs, tiny)): finite value and gradient at 0."""
+    return jnp.log(jnp.maximum(probs, _TINY))

@@ -52,15 +52,8 @@ def sinkhorn_distance(
 
     The plan P starts as exp(−W/ε). Each iteration scales its rows, then its columns, to sum 1; the
     gradient goes through the iterations. In the end each student position receives a mass of 1,
-    and the teacher's positions of a completion give equal shares.
-
-    Args:
-        p: The teacher's positions.
-        q: The student's positions.
-        is_same_completion: Whether a teacher and a student position belong to one completion; no
-            mass moves between completions.
-        epsilon: Regularisation of the plan, in units of W.
-        num_iterations: Number of iterations.
+    and the teacher's positions of a completion give equal shares. No mass moves between
+    completions. `epsilon` is in units of W.
     """
     p, q = (jax.nn.softmax(probs / _TEMPERATURE) for probs in (jax.lax.stop_gradient(p), q))
     cost = _pairwise_l1(p, q)

@@ -21,6 +21,8 @@ def entropic_transport_cost(
 
     The value tends to the optimal transport cost as ε tends to 0. The gradient is that of the
     optimum (envelope theorem), not that of the iterations; it is exact once they have converged.
+    References: Cuturi, 2013, https://arxiv.org/abs/1306.0895; Séjourné et al. (unbalanced), 2019,
+    https://arxiv.org/abs/1910.12958; Cuturi et al. (OTT), 2022, https://arxiv.org/abs/2201.12324.
 
     Args:
         p: Masses of N tokens.
@@ -30,12 +32,6 @@ def entropic_transport_cost(
         num_iterations: Iterations of Sinkhorn's algorithm, the same for every position.
         relaxed: Marginal penalty ρ of unbalanced transport, in units of `cost`: the objective
             gains ρ KL(P 1‖p) + ρ KL(Pᵀ 1‖q). None for balanced transport.
-
-    Reference:
-        Cuturi, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", 2013,
-        https://arxiv.org/abs/1306.0895; Séjourné et al., "Sinkhorn Divergences for Unbalanced
-        Optimal Transport", 2019, https://arxiv.org/abs/1910.12958; Cuturi et al., "Optimal
-        Transport Tools (OTT)", 2022, https://arxiv.org/abs/2201.12324
     """
     # Imported here because the import takes two seconds.
     from ott.geometry.geometry import Geometry

@@ -30,11 +30,8 @@ def sorted_difference(p: Float32[Array, "R V"], q: Float32[Array, "R W"]) -> Flo
     """Σ |p₍ᵢ₎ − q₍ᵢ₎| over the i-th largest probability of each side; between 0 and 2.
 
     This is the minimum of Σ |p − q| over all ways to pair tokens of one side with tokens of the
-    other. The gradient reaches `q` alone; of equal probabilities the first ranks first.
-
-    Reference:
-        Boizard et al., "Towards Cross-Tokenizer Distillation: the Universal Logit Distillation
-        Loss for LLMs", 2024, https://arxiv.org/abs/2402.12030
+    other. The gradient reaches `q` alone; of equal probabilities the first ranks first
+    (Boizard et al., 2024, https://arxiv.org/abs/2402.12030).
     """
     num_shared = min(p.shape[-1], q.shape[-1])
     p_top, p_rest = _top_and_rest(jax.lax.stop_gradient(p), count=num_shared)
@@ -160,7 +157,7 @@ def _top_and_rest_numpy(
         rows = _apply_threaded(sort_top, np.array(x))
         return np.flip(rows[..., num_others:], axis=-1), rows[..., :num_others].sum(axis=-1)
 
-    shapes = _shape_dtype(x[:, :count], x.dtype), _shape_dtype(x[:, 0], x.dtype)
+    shapes = jax.eval_shape(partial(_top_and_rest_xla, count=count), x)
     return jax.pure_callback(top_and_rest, shapes, x, vmap_method="broadcast_all")
 
 
@@ -176,7 +173,7 @@ def _stable_sort_numpy(x: Float32[Array, "R V"]) -> tuple[Float32[Array, "R V"],
         _apply_threaded(lambda rows: rows.sort(axis=-1), keys)
         return (~(keys >> 32)).astype(np.uint32).view(np.float32), keys.astype(np.int32)
 
-    shapes = _shape_dtype(x, x.dtype), _shape_dtype(x, jnp.int32)
+    shapes = jax.eval_shape(_stable_sort_xla, x)
     return jax.pure_callback(sort, shapes, x, vmap_method="broadcast_all")
 
 
@@ -193,7 +190,3 @@ def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _shape_dtype(x: Array, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, dtype)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
-from jaxdistill.losses.finite_log import finite_log
+from jaxdistill.losses.divergences import finite_log
 
 
 def bucket_log_probs(
@@ -12,13 +12,8 @@ def bucket_log_probs(
 ) -> Float32[Array, "R U"]:
     """Return the log-probability of each bucket: the sum over its tokens, in nats.
 
-    A token of several subtokens is spread over their buckets. Each subtoken gets half the share of
-    the one before; shares add up to 1.
-
-    Args:
-        log_probs: Log-probability of each token, in nats.
-        buckets: Bucket of each subtoken of a token, in order; -1 after the last.
-        num_buckets: Number of buckets.
+    A token of several subtokens is spread over their buckets (-1 after the last). Each subtoken
+    gets half the share of the one before; shares add up to 1.
     """
     probs = jnp.exp(log_probs).T  # tokens first: XLA adds contiguous positions faster
     is_subtoken = buckets >= 0
@@ -38,10 +33,7 @@ def bucket_max_logits(
 ) -> Float32[Array, "R U"]:
     """Return the largest logit of each bucket's tokens; -inf for an empty bucket.
 
-    Args:
-        logits: Logit of each token.
-        buckets: Bucket of each token; -1 for none.
-        num_buckets: Number of buckets.
+    `buckets` has the bucket of each token; -1 for none.
     """
     segments = jnp.where(buckets >= 0, buckets, num_buckets)  # out of range: dropped
     return jax.ops.segment_max(logits.T, segments, num_segments=num_buckets).T

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from jaxdistill.losses import sequential_logarithmic_cost, sinkhorn_distance
+from jaxdistill.losses.multi_level_ot import sequential_logarithmic_cost, sinkhorn_distance
 
 
 def random_probs(seed, num_positions, num_columns=6):

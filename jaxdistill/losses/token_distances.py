@@ -1,8 +1,29 @@
-"""Edit distance of many pairs of byte strings, in one JAX program."""
+"""Distances of tokens, the costs of transport: edit distance of bytes, cosine of embeddings."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int, Integer
+from jaxtyping import Array, Float, Float32, Int, Integer
+
+_MIN_SQUARED_NORM = 1e-12
+"""Lower bound of a squared norm in the division: the zero vector has no direction."""
+
+
+def cosine_distance(
+    left: Float[Array, "R N D"], right: Float[Array, "R M D"]
+) -> Float32[Array, "R N M"]:
+    """1 − max(0, cos) of the angle between each vector of `left` and each of `right`.
+
+    Values lie between 0 and 1; the distance of a zero vector is 1.
+    """
+    left, right = map(_normalize, (left, right))
+    cosine = jnp.einsum("rnd,rmd->rnm", left, right, precision=jax.lax.Precision.HIGHEST)
+    return 1 - jnp.clip(cosine, 0, 1)
+
+
+def _normalize(vectors: Float[Array, "R N D"]) -> Float32[Array, "R N D"]:
+    vectors = vectors.astype(jnp.float32)
+    squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(squares, _MIN_SQUARED_NORM))
 
 
 def normalised_edit_distance(
@@ -13,13 +34,8 @@ def normalised_edit_distance(
 ) -> Float32[Array, "*R"]:
     """Return the Levenshtein distance divided by the longer length, between 0 and 1.
 
-    Insertions, deletions and substitutions cost 1. Two empty strings have distance 0.
-
-    Args:
-        left: Bytes of one string each, with any padding.
-        left_lengths: Number of bytes before the padding, at most Y.
-        right: Bytes of the other string.
-        right_lengths: Number of its bytes.
+    Insertions, deletions and substitutions cost 1. Two empty strings have distance 0. `left` and
+    `right` hold the bytes of one string each, with any padding after `lengths` bytes.
     """
     num_bytes = left.shape[-1]
     positions = jax.lax.broadcasted_iota(
