@@ -7,7 +7,7 @@ sum is that of the span; a span of one token is the plain case. The log-probabil
 boundary after a span comes from the position that follows it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,10 +18,10 @@ from jaxtyping import Array, Bool, Float32, Int, Shaped
 
 from jaxdistill.objectives.base import PositionObjective
 from jaxdistill.objectives.chunk import CHUNK_SIZE
-from jaxdistill.objectives.position_values import LogitsFunction, position_values
+from jaxdistill.objectives.position_values import DistributionFunction, position_values
 from jaxdistill.objectives.positions import AlignedPositions, ModelPositions, SpanContext
-from jaxdistill.objectives.token_distribution import PerPosition, PerToken, TokenDistribution
-from jaxdistill.types import Batch, HiddenSignal, TokenAlignment, VocabTables
+from jaxdistill.objectives.token_distribution import TokenDistribution
+from jaxdistill.types import Batch, HiddenSignal, TokenAlignment
 
 _PREFIX_CHUNK_SIZE = 32
 """Earlier tokens of spans that are projected at a time; most spans have none."""
@@ -118,12 +118,9 @@ class _ModelSpans:
     """Spans of a batch in the tokens of one model.
 
     Attributes:
-        signal: Signal of the model.
-        labels: Label of each position.
         has_next: Whether the next position is of the same segment.
         span_ids: Span of each label; None where both models read the same tokens.
         span_ends: The model's last position of the span at each student position.
-        num_shards: Number of devices that hold a part of the batch.
     """
 
     signal: HiddenSignal
@@ -143,9 +140,9 @@ class _ModelSpans:
             return None
         span_ends = _gather(self.span_ends, jnp.maximum(self.span_ids, 0))
         is_earlier = (self.span_ids >= 0) & (span_ends != _position_index(self.span_ids))
-        values = self._evaluate(_label_log_probs, is_earlier, _PREFIX_CHUNK_SIZE)
-        num_positions = self.span_ends.shape[1]
-        return _reduce_spans(jax.ops.segment_sum, values, self.span_ids, num_positions)
+        values = self._evaluate(TokenDistribution.label_log_probs, is_earlier, _PREFIX_CHUNK_SIZE)
+        add = partial(jax.ops.segment_sum, num_segments=self.span_ends.shape[1])
+        return jax.vmap(add)(values, self.span_ids)
 
     def boundary_log_probs(self, is_followed: Bool[Array, "B T"]) -> Float32[Array, "B T"]:
         """Log-probability of a word boundary after each span; 0 where not `is_followed`."""
@@ -154,22 +151,19 @@ class _ModelSpans:
         is_selected = jax.vmap(lambda i: jnp.zeros(length, bool).at[i].set(True, mode="drop"))(
             following
         )
-        values = self._evaluate(_boundary_log_probs, is_selected, CHUNK_SIZE)
+        values = self._evaluate(TokenDistribution.boundary_log_probs, is_selected, CHUNK_SIZE)
         values = _gather(values, jnp.minimum(following, length - 1))
         return jnp.where(is_followed, values, 0)
 
     def _evaluate(
-        self, function: LogitsFunction, is_selected: Bool[Array, "B S"], chunk_size: int
+        self, function: DistributionFunction, is_selected: Bool[Array, "B S"], chunk_size: int
     ) -> Float32[Array, "B S"]:
-        """Compute `function` of the logits and labels at the model's own positions."""
-        hidden, labels, is_selected = (
+        """Compute `function` of the distributions at the model's own positions."""
+        columns = (
             split_shards(array, self.num_shards)
             for array in (self.signal.hidden, self.labels, is_selected)
         )
-        lm_head = self.signal.lm_head
-        values = position_values(
-            function, hidden, labels, is_selected, lm_head, chunk_size=chunk_size
-        )
+        values = position_values(function, chunk_size, *columns, self.signal.lm_head)
         return values.reshape(self.labels.shape)
 
 
@@ -199,31 +193,10 @@ def _has_next_in_segment(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T"]:
 
 def _teacher_span_ends(span_ids: Int[Array, "B S"], num_positions: int) -> Int[Array, "B T"]:
     """Return the teacher's last position of the span at each student position; 0 for no span."""
-    ends = _reduce_spans(jax.ops.segment_max, _position_index(span_ids), span_ids, num_positions)
+    last = partial(jax.ops.segment_max, num_segments=num_positions)
+    ends = jax.vmap(last)(_position_index(span_ids), span_ids)
     return jnp.maximum(ends, 0)  # the maximum of an empty segment is the smallest integer
-
-
-def _reduce_spans(
-    reduce: Callable[..., Array],
-    values: Shaped[Array, "B S"],
-    span_ids: Int[Array, "B S"],
-    num_positions: int,
-) -> Shaped[Array, "B T"]:
-    """Reduce the values of each span to the student position whose number is its id."""
-    return jax.vmap(partial(reduce, num_segments=num_positions))(values, span_ids)
 
 
 def _gather(array: Shaped[Array, "B S *D"], indices: Int[Array, "B T"]) -> Shaped[Array, "B T *D"]:
     return jax.vmap(lambda column, i: column[i])(array, indices)
-
-
-def _label_log_probs(
-    logits: PerToken, labels: Int[Array, " R"], vocab_tables: VocabTables | None
-) -> PerPosition:
-    return TokenDistribution(logits, labels, vocab_tables=vocab_tables).label_log_probs()
-
-
-def _boundary_log_probs(
-    logits: PerToken, labels: Int[Array, " R"], vocab_tables: VocabTables | None
-) -> PerPosition:
-    return TokenDistribution(logits, labels, vocab_tables=vocab_tables).boundary_log_probs()

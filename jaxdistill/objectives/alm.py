@@ -38,21 +38,12 @@ class ALM(PositionObjective):
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "labels"})
     stationary_at_equality: ClassVar[bool] = True
-
-    @property
-    def alignment_rule(self) -> AlignmentRule:
-        """Spans of equal bytes."""
-        return AlignmentRule("spans")
+    alignment: ClassVar[AlignmentRule] = AlignmentRule("spans")
 
     @property
     def vocab_needs(self) -> frozenset[str]:
         """Word boundaries, for `debias`."""
         return frozenset() if self.debias is None else frozenset({"word_boundaries"})
-
-    @property
-    def needs_span_prefix(self) -> bool:
-        """True: spans may have several tokens."""
-        return True
 
     def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
         """Compute the binary cross-entropy, which at equality is the teacher's entropy."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 PositionFunction = Callable[[TokenDistribution, TokenDistribution | None], PerPosition]
 """`(student, teacher or None) -> values`, one value per position."""
+
+LogProbs = tuple[PerToken, PerToken]
+"""Log-probabilities of teacher and student over one set of outcomes, in nats."""
 
 
 @configclass
@@ -47,13 +50,13 @@ class Objective(ABC):
     equality_tolerance: ClassVar[float] = 1e-5
     """Absolute error of a gradient that is 0 at equality: rounding, or an unfinished iteration."""
 
-    bfloat16_tolerance: ClassVar[float] = 0.03
-    """Error of the gradient for bfloat16 inputs, relative to its largest element."""
+    alignment: ClassVar[AlignmentRule | None] = None
+    """`alignment_rule` of objectives whose fields do not change it."""
 
     @property
     def alignment_rule(self) -> AlignmentRule | None:
         """Rule by which it aligns two tokenizers; None where it has none."""
-        return None
+        return self.alignment
 
     @property
     def is_cross_tokenizer(self) -> bool:
@@ -90,7 +93,8 @@ class PositionObjective(Objective):
     @property
     def needs_span_prefix(self) -> bool:
         """True if it reads the log-probability of the earlier tokens of spans."""
-        return False
+        rule = self.alignment_rule
+        return rule is not None and (rule.method, rule.compare_at) == ("spans", "last_token")
 
     @property
     def averages_examples(self) -> bool:
@@ -108,13 +112,6 @@ class PositionObjective(Objective):
 
         `teacher` is None where no objective of the run `needs_teacher`.
         """
-
-
-class LogProbs(NamedTuple):
-    """Log-probabilities of teacher and student over one set of outcomes, in nats."""
-
-    log_p: PerToken
-    log_q: PerToken
 
 
 @configclass
@@ -140,7 +137,7 @@ class Divergence(PositionObjective):
         """Divergence of the teacher's `log_p` and the student's `log_q`, per position."""
 
     def _log_p_and_log_q(self, student: TokenDistribution, teacher: TokenDistribution) -> LogProbs:
-        return LogProbs(teacher.log_probs(self.temperature), student.log_probs(self.temperature))
+        return teacher.log_probs(self.temperature), student.log_probs(self.temperature)
 
     def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
         """Compute the divergence at this temperature."""

@@ -40,12 +40,8 @@ class BatchObjective(Objective):
     ) -> dict[str, Float32[Array, ""]]:
         """Compute the sum of each term over a batch.
 
-        Args:
-            modules: Trainable modules of the objective; empty for none.
-            student: Signal of the student.
-            teacher: Signal of the teacher, for `batch` or for `batch.alignment.teacher`.
-            batch: The batch. Positions whose loss mask is 0 must not change the sums.
-            engine: Access to the vocabulary.
+        `modules` are empty unless the objective is trainable. The teacher's signal is for `batch`,
+        or for `batch.alignment.teacher`. Positions whose loss mask is 0 must not change the sums.
         """
 
 
@@ -68,26 +64,22 @@ def init_modules(
     objectives: Sequence[Objective], seed: int, student_dim: int, teacher_dim: int
 ) -> dict[str, Params]:
     """Initialise the modules of each trainable objective, by its name."""
+    key = jax.random.key(seed)
     return {
-        name: objective.init(
-            jax.random.fold_in(jax.random.key(seed), index), student_dim, teacher_dim
-        )
-        for index, (name, objective) in enumerate(_named(objectives))
-        if isinstance(objective, TrainableObjective)
+        name: objective.init(jax.random.fold_in(key, index), student_dim, teacher_dim)
+        for name, (index, objective) in _trainable(objectives).items()
     }
 
 
 def learning_rate_scales(objectives: Sequence[Objective]) -> dict[str, float]:
     """Return the learning rate factor of each trainable objective, by its name."""
-    return {
-        name: objective.learning_rate_scale
-        for name, objective in _named(objectives)
-        if isinstance(objective, TrainableObjective)
-    }
+    return {name: one.learning_rate_scale for name, (_, one) in _trainable(objectives).items()}
 
 
-def _named(objectives: Sequence[Objective]) -> list[tuple[str, Objective]]:
-    return list(zip(objective_names(objectives), objectives, strict=True))
+def _trainable(objectives: Sequence[Objective]) -> dict[str, tuple[int, TrainableObjective]]:
+    """Return the index in `objectives` and each trainable objective, by its name."""
+    named = zip(objective_names(objectives), enumerate(objectives), strict=True)
+    return {n: (index, one) for n, (index, one) in named if isinstance(one, TrainableObjective)}
 
 
 def init_linear(key: Array, in_dim: int, out_dim: int) -> Params:

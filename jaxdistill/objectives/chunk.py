@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from jaxdistill.objectives.base import PositionFunction
+from jaxdistill.objectives.base import PositionFunction, PositionObjective
 from jaxdistill.objectives.logits import finish_logits, lm_head_vocab_size, project
 from jaxdistill.objectives.positions import AlignedPositions, ModelPositions
 from jaxdistill.objectives.token_distribution import TokenDistribution
@@ -41,17 +41,18 @@ class RawLogits(NamedTuple):
 
 
 class PositionTerm(NamedTuple):
-    """A function of the distributions at each position, and which weight its values have."""
+    """A function of the distributions at each position, and the objective that it belongs to."""
 
     function: PositionFunction
-    needs_teacher: bool = False
-    averages_examples: bool = False
+    objective: PositionObjective | None = None
 
     def position_weights(self, positions: AlignedPositions) -> Float[Array, "*G R"]:
         """Weight of the term at each position."""
-        if self.averages_examples and positions.example_weight is not None:
+        if self.objective is None or not self.objective.needs_teacher:
+            return positions.loss_mask
+        if self.objective.averages_examples and positions.example_weight is not None:
             return positions.example_weight
-        return positions.teacher_weight if self.needs_teacher else positions.loss_mask
+        return positions.teacher_weight
 
 
 def project_chunk(lm_heads: LMHeads, chunk: AlignedPositions) -> RawLogits:

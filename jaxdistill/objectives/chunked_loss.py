@@ -2,9 +2,8 @@
 
 A loop over chunks of positions serves all position objectives of a run. It projects a chunk to the
 logits of both models, compares them, reduces the values, and forgets the logits. Where a gradient
-is needed, the same loop forms it from the same logits: nothing is stored for a backward pass, and
-nothing is projected twice. (The field calls this a fused linear loss.) Positions with no weight are
-never projected.
+is needed, the same loop forms it (a fused linear loss): nothing is stored for a backward pass, or
+projected twice. Positions with no weight are never projected.
 
 Positions are grouped by shard of the batch, and chunks are cut inside of the shards, so no position
 leaves its device. LM heads may be sharded over the vocabulary.
@@ -83,21 +82,15 @@ def weighted_loss(
     elif teacher is None or teacher_lm_head is None:
         raise UserError("objectives: these need the teacher's logits, but no teacher was given.")
     _check_vocab_sizes(objectives, student_lm_head, teacher_lm_head)
-    terms = [_make_term(objective, objective.values) for objective in objectives]
-    diagnostics = [
-        _make_term(objective, function)
-        for objective in objectives
-        for function in objective.diagnostics.values()
-    ]
+    terms = [PositionTerm(one.values, one) for one in objectives]
+    diagnostics = [PositionTerm(f, one) for one in objectives for f in one.diagnostics.values()]
     coefficients = jnp.concatenate([coefficients, jnp.zeros(len(diagnostics))])
     if positions.span_weight is not None and all(one.needs_teacher for one in objectives):
         # No term is about the student alone: positions outside of spans need no projection.
         positions = replace(positions, loss_mask=jnp.zeros_like(positions.loss_mask))
+    student = positions.student
     inputs = _DifferentiableInputs(
-        coefficients,
-        student_lm_head,
-        positions.student.hidden,
-        positions.student.span_context,
+        coefficients, student_lm_head, student.hidden, student.span_context
     )
     fixed = jax.lax.stop_gradient((replace(positions, teacher=teacher), teacher_lm_head))
     loss, sums = _loss((*terms, *diagnostics), chunk_size, inputs, *fixed)
@@ -139,10 +132,6 @@ def chunked_values(
     zeros = jnp.zeros_like(compacted.columns.loss_mask, jnp.float32)
     columns = fold_chunks(compacted, update, [zeros] * len(terms))
     return [scatter(column, compacted) for column in columns]
-
-
-def _make_term(objective: PositionObjective, function: PositionFunction) -> PositionTerm:
-    return PositionTerm(function, objective.needs_teacher, objective.averages_examples)
 
 
 def _forward(

@@ -36,12 +36,9 @@ class Compacted(Generic[_Columns]):
 def compact(
     is_scored: Bool[Array, "G R"], columns: _Columns, chunk_size: int
 ) -> Compacted[_Columns]:
-    """Move the scored positions to the front of their shard, in their order.
+    """Move the scored positions of `columns` `[G, R, ...]` to the front of their shard, in order.
 
-    Args:
-        is_scored: Positions to keep.
-        columns: Pytree of arrays `[G, R, ...]`.
-        chunk_size: Positions per chunk; fewer if a shard has fewer.
+    A chunk has `chunk_size` positions, or fewer if a shard has fewer.
     """
     num_positions = is_scored.shape[1]
     chunk_size = min(chunk_size, num_positions)

@@ -13,15 +13,25 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from jaxdistill.config import configclass
 from jaxdistill.objectives.alignment import teacher_batch
-from jaxdistill.objectives.base import OBJECTIVES, PositionObjective
+from jaxdistill.objectives.base import OBJECTIVES
 from jaxdistill.objectives.batch_objective import init_linear, linear, zero_unscored
-from jaxdistill.objectives.dual_space import DualSpace, ProjectedHidden
+from jaxdistill.objectives.dskd import DualSpace, ProjectedHidden
 from jaxdistill.objectives.forward_kl import ForwardKL
 from jaxdistill.objectives.logits import einsum_float32
 from jaxdistill.objectives.token_distribution import PerPosition, TokenDistribution
 from jaxdistill.types import Batch, HiddenSignal, Params
 
 _STD_EPSILON = 1e-6
+
+
+@configclass
+class _TeacherCorrectKL(ForwardKL):
+    """KL(p‖q) where the label is the likeliest token under p; 0 elsewhere."""
+
+    def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
+        assert teacher is not None, "needs teacher logits"
+        is_correct = jnp.argmax(teacher.logits, axis=-1) == teacher.labels
+        return jnp.where(is_correct, super().values(student, teacher), 0)
 
 
 @OBJECTIVES.register
@@ -42,6 +52,7 @@ class CrossModelAttention(DualSpace):
     """
 
     type: Literal["dskd_cma"] = "dskd_cma"
+    student_space_kl = _TeacherCorrectKL
 
     @property
     def is_cross_tokenizer(self) -> bool:
@@ -56,15 +67,14 @@ class CrossModelAttention(DualSpace):
             "query": init_linear(query_key, 2 * student_dim, 2 * teacher_dim),
         }
 
-    @property
-    def _student_space_kl(self) -> PositionObjective:
-        return _TeacherCorrectKL(temperature=self.temperature)
-
     def _scored_batches(self, batch: Batch) -> tuple[Batch, Batch]:
         read = teacher_batch(batch)
         mask = _attention_mask(batch, read)
-        student_batch = _restrict_loss_mask(batch, mask.any(axis=2))
-        return student_batch, _restrict_loss_mask(read, mask.any(axis=1))
+        # Positions that have nothing to attend to are left out.
+        return (
+            replace(batch, loss_mask=batch.loss_mask * mask.any(axis=2), alignment=None),
+            replace(read, loss_mask=read.loss_mask * mask.any(axis=1), alignment=None),
+        )
 
     def _project_hidden(
         self, modules: Params, student: HiddenSignal, teacher: HiddenSignal, batch: Batch
@@ -81,20 +91,10 @@ class CrossModelAttention(DualSpace):
             modules["to_student"], teacher_hidden + _divide_by_std(label_embeddings)
         )
         to_teacher = linear(modules["to_teacher"], zero_unscored(student.hidden, batch))
-        return ProjectedHidden(
+        return (
             einsum_float32("bts,bsd->btd", jax.nn.softmax(scores, axis=2), to_student),
             einsum_float32("bts,btd->bsd", jax.nn.softmax(scores, axis=1), to_teacher),
         )
-
-
-@configclass
-class _TeacherCorrectKL(ForwardKL):
-    """KL(p‖q) where the label is the likeliest token under p; 0 elsewhere."""
-
-    def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
-        assert teacher is not None, "needs teacher logits"
-        is_correct = jnp.argmax(teacher.logits, axis=-1) == teacher.labels
-        return jnp.where(is_correct, super().values(student, teacher), 0)
 
 
 def _attention_mask(student_batch: Batch, teacher_batch: Batch) -> Bool[Array, "B T S"]:
@@ -103,11 +103,6 @@ def _attention_mask(student_batch: Batch, teacher_batch: Batch) -> Bool[Array, "
     segments = [jnp.asarray(one.segment_ids) for one in (student_batch, teacher_batch)]
     is_same_segment = segments[0][:, :, None] == segments[1][:, None, :]
     return is_same_segment & is_scored[0][:, :, None] & is_scored[1][:, None, :]
-
-
-def _restrict_loss_mask(batch: Batch, is_kept: Bool[Array, "B T"]) -> Batch:
-    """Leave out positions that have nothing to attend to."""
-    return replace(batch, loss_mask=batch.loss_mask * is_kept, alignment=None)
 
 
 def _token_and_label_embeddings(

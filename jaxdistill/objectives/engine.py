@@ -37,11 +37,7 @@ class VocabEngine:
     ) -> tuple[Float32[Array, ""], Float32[Array, " terms"]]:
         """Align a batch and compute `chunked_loss.weighted_loss` of its positions."""
         positions = align_batch(
-            student,
-            teacher,
-            batch,
-            num_shards=self.num_shards,
-            objectives=objectives,
+            student, teacher, batch, num_shards=self.num_shards, objectives=objectives
         )
         lm_heads = student.lm_head, None if teacher is None else teacher.lm_head
         return weighted_loss(

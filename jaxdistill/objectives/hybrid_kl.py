@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 
 from jaxtyping import Array, Bool
 
-from jaxdistill.align import AlignmentRule
+from jaxdistill.align import ComparedTokens
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, LogProbs
-from jaxdistill.objectives.hybrid_objective import HybridObjective
+from jaxdistill.objectives.gold import HybridObjective
 from jaxdistill.objectives.token_distribution import TokenDistribution
 
 
@@ -33,22 +33,13 @@ class HybridKL(HybridObjective):
     type: Literal["hybrid_kl"] = "hybrid_kl"
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "buckets"})
-
-    @property
-    def alignment_rule(self) -> AlignmentRule:
-        """Spans of equal bytes, compared at their first tokens."""
-        return AlignmentRule("spans", self.average, compare_at="first_token")
-
-    @property
-    def needs_span_prefix(self) -> bool:
-        """False: no token of a span precedes its first."""
-        return False
+    compare_at: ClassVar[ComparedTokens] = "first_token"
 
     def _shared_log_probs(self, student: TokenDistribution, teacher: TokenDistribution) -> LogProbs:
         log_p, log_q = (
             one.bucket_log_probs(1.0, num_subtokens=1)[:, 1:] for one in (teacher, student)
         )
-        return LogProbs(log_p, log_q)
+        return log_p, log_q
 
     def _is_shared(self, distribution: TokenDistribution) -> Bool[Array, "1 V"]:
-        return distribution.buckets[None, :, 0] > 0
+        return distribution.table("buckets")[None, :, 0] > 0

@@ -1,7 +1,6 @@
 """Projection of hidden states to logits, and its backward pass."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +19,15 @@ def project(hidden: Float[Array, "*R D"], lm_head: LMHead) -> Float32[Array, "*R
     return einsum_float32("...d,vd->...v", hidden, lm_head.matrix)
 
 
-class ProjectionGradients(NamedTuple):
-    """Gradients of `project` and the bias; `lm_head` has them as its matrix and bias."""
-
-    hidden: Float32[Array, "R D"]
-    lm_head: LMHead
-
-
 def project_backward(
     raw_logits_gradient: Float32[Array, "R V"], hidden: Float[Array, "R D"], lm_head: LMHead
-) -> ProjectionGradients:
-    """Backward of `project`: d(raw logits) → d(hidden), d(matrix), d(bias)."""
+) -> tuple[Float32[Array, "R D"], LMHead]:
+    """Backward of `project`: d(raw logits) → d(hidden), and d(matrix), d(bias) as an LM head."""
     bias = None if lm_head.bias is None else jnp.sum(raw_logits_gradient, axis=0)
     raw_logits_gradient = raw_logits_gradient.astype(lm_head.matrix.dtype)
     matrix = einsum_float32("rv,rd->vd", raw_logits_gradient, hidden)
     hidden_gradient = einsum_float32("rv,vd->rd", raw_logits_gradient, lm_head.matrix)
-    return ProjectionGradients(
-        hidden_gradient, replace(lm_head, matrix=matrix, bias=bias, vocab_tables=None)
-    )
+    return hidden_gradient, replace(lm_head, matrix=matrix, bias=bias, vocab_tables=None)
 
 
 def finish_logits(raw_logits: Float32[Array, "*R V"], lm_head: LMHead) -> Float32[Array, "*R V"]:

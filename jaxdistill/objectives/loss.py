@@ -21,20 +21,10 @@ the terms of a batch objective (`dskd_teacher_space_kl`)."""
 
 
 class CombinedLoss:
-    """The loss of a run, as sums that add up over micro-batches.
-
-    Args:
-        objectives: All objectives of the run.
-        num_shards: Number of devices that hold a part of the batch.
-        chunk_size: Positions of each shard that are projected at a time.
-    """
+    """The loss of a run, as sums that add up over micro-batches; arguments as `VocabEngine`."""
 
     def __init__(
-        self,
-        objectives: Sequence[Objective],
-        *,
-        num_shards: int = 1,
-        chunk_size: int = CHUNK_SIZE,
+        self, objectives: Sequence[Objective], *, num_shards: int = 1, chunk_size: int = CHUNK_SIZE
     ):
         named = list(zip(objective_names(objectives), objectives, strict=True))
         self._position_objectives = {k: o for k, o in named if isinstance(o, PositionObjective)}
@@ -75,7 +65,7 @@ class CombinedLoss:
             modules: Trainable modules of objectives, by objective (`init_modules`).
             student: Signal of the student.
             teacher: Signal of the teacher; None where no objective needs it.
-            batch: The batch that both models read.
+            batch: The batch or micro-batch.
             weights: Weight of each objective.
             denominators: Divisor of each term, from the whole batch.
         """
@@ -112,9 +102,8 @@ class CombinedLoss:
         if not names:
             return jnp.float32(0), {}
         coefficients = jnp.stack([weights[name] / denominators[name] for name in names])
-        loss, sums = self._engine.weighted_loss(
-            tuple(objectives), coefficients, student, teacher, batch
-        )
+        arguments = tuple(objectives), coefficients, student, teacher, batch
+        loss, sums = self._engine.weighted_loss(*arguments)
         return loss, dict(zip([*names, *self._diagnostics], sums, strict=True))
 
 

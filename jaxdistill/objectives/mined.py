@@ -29,11 +29,7 @@ class MinED(Divergence):
     temperature: Positive = 2.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "nearest_token"})
-
-    @property
-    def alignment_rule(self) -> AlignmentRule:
-        """Spans of a single token on both sides."""
-        return AlignmentRule("spans", compare_at="single_tokens")
+    alignment: ClassVar[AlignmentRule] = AlignmentRule("spans", compare_at="single_tokens")
 
     def _divergence(self, log_p: PerToken, log_q: PerToken) -> PerPosition:
         return losses.forward_kl(log_p, log_q)
@@ -41,7 +37,6 @@ class MinED(Divergence):
     def _log_p_and_log_q(self, student: TokenDistribution, teacher: TokenDistribution) -> LogProbs:
         vocab_size = student.logits.shape[-1]
         logits = losses.bucket_max_logits(
-            teacher.logits, teacher.nearest_token, num_buckets=vocab_size
+            teacher.logits, teacher.table("nearest_token"), num_buckets=vocab_size
         )
-        log_p = jax.nn.log_softmax(logits / self.temperature)
-        return LogProbs(log_p, student.log_probs(self.temperature))
+        return jax.nn.log_softmax(logits / self.temperature), student.log_probs(self.temperature)

@@ -5,16 +5,16 @@ Language Models", 2025, https://arxiv.org/abs/2412.14528.
 """
 
 from functools import partial
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int
+from jaxtyping import Array, Bool, Float32
 from pydantic import Field
 
-from jaxdistill import losses
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
+from jaxdistill.losses import multi_level_ot as costs
 from jaxdistill.objectives.alignment import (
     as_jax_arrays,
     example_weight,
@@ -29,15 +29,6 @@ from jaxdistill.objectives.engine import VocabEngine
 from jaxdistill.objectives.sequence_top_k import sequence_top_k_probs
 from jaxdistill.objectives.weight_schedule import NonNegative
 from jaxdistill.types import Batch, HiddenSignal, Params
-
-
-class _TransportInputs(NamedTuple):
-    """Top-k probabilities of both models, and the completion of each position; 0 for none."""
-
-    p: Float32[Array, "*B S N"]
-    q: Float32[Array, "*B T N"]
-    teacher_completion_ids: Int[Array, "*B S"]
-    student_completion_ids: Int[Array, "*B T"]
 
 
 @OBJECTIVES.register
@@ -72,12 +63,7 @@ class MultiLevelOT(BatchObjective):
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
     term_names: ClassVar[tuple[str, ...]] = ("absolute", "logarithmic", "transport")
-    bfloat16_tolerance: ClassVar[float] = 0.5  # tokens of nearly equal sums change places
-
-    @property
-    def alignment_rule(self) -> AlignmentRule:
-        """The n-th token of a completion beside the n-th, whatever text they are."""
-        return AlignmentRule("positions")
+    alignment: ClassVar[AlignmentRule] = AlignmentRule("positions")
 
     def denominators(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
         """Return the number of completions with a position that is compared."""
@@ -108,25 +94,31 @@ class MultiLevelOT(BatchObjective):
         p, q = (jnp.pad(x, ((0, 0), (0, 0), (0, size - x.shape[-1]))) for x in (p, q))
 
         aligned_p = p if batch.alignment is None else gather_teacher(p, batch.alignment)
-        inputs = _TransportInputs(
-            p, q, _completion_ids(read, is_scored), _completion_ids(batch, is_compared)
+        completion_ids = (
+            jnp.where(is_selected, jnp.asarray(one.segment_ids), 0)
+            for one, is_selected in ((read, is_scored), (batch, is_compared))
         )
+        inputs = p, q, *completion_ids
         sums = (
-            jnp.sum(weights * losses.holistic_absolute_difference(aligned_p, q)),
-            self.beta * jnp.sum(weights * losses.sequential_logarithmic_cost(aligned_p, q)),
+            jnp.sum(weights * costs.holistic_absolute_difference(aligned_p, q)),
+            self.beta * jnp.sum(weights * costs.sequential_logarithmic_cost(aligned_p, q)),
             self.gamma * self._transport_loss(inputs, engine.num_shards),
         )
         return dict(zip(self.term_names, sums, strict=True))
 
-    def _transport_loss(self, inputs: _TransportInputs, num_shards: int) -> Float32[Array, ""]:
-        """Compute the Sinkhorn distances of all completions, summed."""
+    def _transport_loss(self, inputs: tuple[Array, ...], num_shards: int) -> Float32[Array, ""]:
+        """Sum the Sinkhorn distances of all completions.
+
+        `inputs` are the top-k probabilities of teacher and student `[B, T, N]`, and the completion
+        of each position `[B, T]`; 0 for none.
+        """
 
         # One sequence at a time on each device: a plan is as large as attention scores.
         @jax.checkpoint
-        def sequence_distance(inputs: _TransportInputs) -> Float32[Array, " T"]:
+        def sequence_distance(inputs: tuple[Array, ...]) -> Float32[Array, " T"]:
             p, q, teacher_ids, student_ids = inputs
             is_pair = (teacher_ids[:, None] == student_ids[None, :]) & (student_ids > 0)[None, :]
-            return losses.sinkhorn_distance(
+            return costs.sinkhorn_distance(
                 p, q, is_pair, epsilon=self.epsilon, num_iterations=self.num_iterations
             )
 
@@ -146,17 +138,8 @@ class MultiLevelOT(BatchObjective):
             split_shards(array, engine.num_shards)
             for array in (signal.hidden, is_start, is_selected)
         )
+        columns = hidden, jnp.cumsum(is_start, axis=1) - 1, selected
         probs = sequence_top_k_probs(
-            hidden,
-            jnp.cumsum(is_start, axis=1) - 1,
-            selected,
-            signal.lm_head,
-            k=self.k,
-            chunk_size=engine.chunk_size,
+            *columns, signal.lm_head, k=self.k, chunk_size=engine.chunk_size
         )
         return probs.reshape(*is_selected.shape, -1)
-
-
-def _completion_ids(batch: Batch, is_scored: Bool[Array, "B T"]) -> Int[Array, "B T"]:
-    """Return the segment of each scored position; 0 elsewhere."""
-    return jnp.where(is_scored, jnp.asarray(batch.segment_ids), 0)

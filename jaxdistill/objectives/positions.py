@@ -24,13 +24,7 @@ class SpanContext(NamedTuple):
 @pytree
 @dataclass(frozen=True)
 class ModelPositions:
-    """Positions of one model, of one shard or of several.
-
-    Attributes:
-        hidden: Hidden states, which the model's LM head projects.
-        labels: The token that follows each position.
-        span_context: Log-probabilities beside the label, where spans have several tokens.
-    """
+    """Hidden states and labels of one model, and log-probabilities beside the label in its span."""
 
     hidden: Float[Array, "*G R D"]
     labels: Int[Array, "*G R"]
@@ -61,13 +55,9 @@ class AlignedPositions:
     def __post_init__(self):
         """Check that all parts have the same positions."""
         shape = self.student.labels.shape
-        teacher_labels = None if self.teacher is None else self.teacher.labels
-        parts = {
-            "loss_mask": self.loss_mask,
-            "span_weight": self.span_weight,
-            "example_weight": self.example_weight,
-            "teacher": teacher_labels,
-        }
+        weights = ("loss_mask", "span_weight", "example_weight")
+        parts = {name: getattr(self, name) for name in weights}
+        parts["teacher"] = None if self.teacher is None else self.teacher.labels
         for name, array in parts.items():
             if array is not None and array.shape != shape:
                 raise TypeError(f"parameter '{name}' has shape {array.shape}, the student {shape}")
@@ -80,6 +70,4 @@ class AlignedPositions:
     @property
     def is_scored(self) -> Bool[Array, "*G R"]:
         """Positions with a weight, of either kind."""
-        if self.span_weight is None:
-            return self.loss_mask != 0
-        return (self.loss_mask != 0) | (self.span_weight != 0)
+        return (self.loss_mask != 0) | (self.teacher_weight != 0)

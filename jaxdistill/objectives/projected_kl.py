@@ -34,18 +34,11 @@ class ProjectedKL(Divergence):
     pieces: Annotated[int, Field(ge=1, le=MAX_SUBTOKENS)] = 1
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "buckets"})
-
-    @property
-    def alignment_rule(self) -> AlignmentRule:
-        """Spans of equal bytes, compared at their first tokens."""
-        return AlignmentRule("spans", compare_at="first_token")
+    alignment: ClassVar[AlignmentRule] = AlignmentRule("spans", compare_at="first_token")
 
     def _divergence(self, log_p: PerToken, log_q: PerToken) -> PerPosition:
         return losses.forward_kl(log_p, log_q)
 
     def _log_p_and_log_q(self, student: TokenDistribution, teacher: TokenDistribution) -> LogProbs:
-        log_p, log_q = (
-            one.bucket_log_probs(self.temperature, num_subtokens=self.pieces)
-            for one in (teacher, student)
-        )
-        return LogProbs(log_p, log_q)
+        options = {"temperature": self.temperature, "num_subtokens": self.pieces}
+        return teacher.bucket_log_probs(**options), student.bucket_log_probs(**options)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from jaxdistill.objectives.chunk import CHUNK_SIZE, map_shards, map_slices
+from jaxdistill.objectives.chunk import map_shards, map_slices
 from jaxdistill.objectives.compaction import compact, fold_chunks
 from jaxdistill.objectives.logits import finish_logits, lm_head_vocab_size, project
 from jaxdistill.objectives.position_values import position_values
-from jaxdistill.objectives.token_distribution import log_softmax
-from jaxdistill.types import LMHead, VocabTables
+from jaxdistill.objectives.token_distribution import TokenDistribution, log_softmax
+from jaxdistill.types import LMHead
 
 _COMPLETIONS_PER_PASS = 16
 """Completions of a shard that are summed at a time; each takes the memory of one vocabulary."""
@@ -29,62 +29,41 @@ def sequence_top_k_probs(
     lm_head: LMHead,
     *,
     k: int,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int,
 ) -> Float32[Array, "G R N"]:
     """Compute the probabilities of each completion's k likeliest tokens at its positions.
 
-    The likeliest token of the completion comes first: a column is one token at all its positions.
-    Gradients reach the hidden states and the LM head through the probabilities, not the choice.
+    The likeliest token of the completion, by its summed probability, comes first: a column is one
+    token at all its positions. Gradients reach the hidden states and the LM head through the
+    probabilities, not the choice.
 
     `completion_index` is the index of each position's completion in its shard, ascending from 0.
     Positions that are not selected belong to none, and get 0.
     """
-    fixed_hidden, fixed_lm_head = jax.lax.stop_gradient((hidden, lm_head))
-    token_ids = sequence_top_k_tokens(
-        fixed_hidden, completion_index, is_selected, fixed_lm_head, k=k, chunk_size=chunk_size
-    )
-    log_probs = position_values(
-        _standardised_token_log_probs,
-        hidden,
-        token_ids,
-        is_selected,
-        lm_head,
-        chunk_size=chunk_size,
-    )
-    return jnp.where(is_selected[..., None], jnp.exp(log_probs), 0)
-
-
-def sequence_top_k_tokens(
-    hidden: Float[Array, "G R D"],
-    completion_index: Int[Array, "G R"],
-    is_selected: Bool[Array, "G R"],
-    lm_head: LMHead,
-    *,
-    k: int,
-    chunk_size: int = CHUNK_SIZE,
-) -> Int[Array, "G R N"]:
-    """Return the tokens of the largest summed probability in each completion; 0 if not selected.
-
-    Each pass projects the positions of a few completions only: many completions take no more
-    memory than few, and no position is projected twice.
-    """
+    fixed = jax.lax.stop_gradient((hidden, lm_head))
     size = min(k, lm_head_vocab_size(lm_head))
 
+    # Each pass projects the positions of a few completions only: many completions take no more
+    # memory than few, and no position is projected twice.
     def update(index: Int[Array, ""], token_ids: Int[Array, "G R N"]) -> Int[Array, "G R N"]:
         slots = completion_index - index * _COMPLETIONS_PER_PASS
         is_in_pass = is_selected & (slots >= 0) & (slots < _COMPLETIONS_PER_PASS)
-        sums = _completion_prob_sums(hidden, jnp.where(is_in_pass, slots, -1), lm_head, chunk_size)
+        sums = _completion_prob_sums(*fixed, jnp.where(is_in_pass, slots, -1), chunk_size)
         top_tokens = jax.lax.top_k(sums, size)[1]
         gathered = jax.vmap(lambda shard, i: shard[i])(top_tokens, jnp.where(is_in_pass, slots, 0))
         return jnp.where(is_in_pass[..., None], gathered, token_ids)
 
     num_passes = jnp.max(completion_index) // _COMPLETIONS_PER_PASS + 1
     zeros = jnp.zeros((*completion_index.shape, size), jnp.int32)
-    return jax.lax.fori_loop(0, num_passes, update, zeros)
+    token_ids = jax.lax.fori_loop(0, num_passes, update, zeros)
+    log_probs = position_values(
+        _label_log_probs, chunk_size, hidden, token_ids, is_selected, lm_head
+    )
+    return jnp.where(is_selected[..., None], jnp.exp(log_probs), 0)
 
 
 def _completion_prob_sums(
-    hidden: Float[Array, "G R D"], slots: Int[Array, "G R"], lm_head: LMHead, chunk_size: int
+    hidden: Float[Array, "G R D"], lm_head: LMHead, slots: Int[Array, "G R"], chunk_size: int
 ) -> Float32[Array, "G A V"]:
     """Sum the probabilities of the positions in each slot; -1 is no slot."""
     compacted = compact(slots >= 0, (hidden, slots + 1), chunk_size)  # 0 after the last position
@@ -92,7 +71,7 @@ def _completion_prob_sums(
     def slice_sums(
         slots: Int[Array, " R"], raw_logits: Float32[Array, "R V"]
     ) -> Float32[Array, "A V"]:
-        probs = jnp.exp(standardised_log_probs(finish_logits(raw_logits, lm_head)))
+        probs = jnp.exp(_standardised_log_probs(finish_logits(raw_logits, lm_head)))
         membership = jax.nn.one_hot(slots - 1, _COMPLETIONS_PER_PASS)
         return jnp.matmul(membership.T, probs, precision="highest")
 
@@ -107,13 +86,12 @@ def _completion_prob_sums(
     return fold_chunks(compacted, update, zeros)
 
 
-def _standardised_token_log_probs(
-    logits: Float32[Array, "R V"], token_ids: Int[Array, "R N"], _: VocabTables | None
-) -> Float32[Array, "R N"]:
-    return jnp.take_along_axis(standardised_log_probs(logits), token_ids, axis=-1)
+def _label_log_probs(distribution: TokenDistribution) -> Float32[Array, "R N"]:
+    log_probs = _standardised_log_probs(distribution.logits)
+    return jnp.take_along_axis(log_probs, distribution.labels, axis=-1)
 
 
-def standardised_log_probs(logits: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
+def _standardised_log_probs(logits: Float32[Array, "R V"]) -> Float32[Array, "R V"]:
     """Log-probabilities of logits divided by their sample standard deviation, in nats.
 
     Columns of padding do not count.

@@ -1,10 +1,8 @@
 """Sinkhorn divergence: the cost to transport the teacher's likely tokens to the student's.
 
-Cuturi, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", 2013,
-https://arxiv.org/abs/1306.0895, solved by OTT-JAX, https://arxiv.org/abs/2201.12324. The divergence
-is that library's: Feydy et al., "Interpolating between Optimal Transport and MMD using Sinkhorn
-Divergences", 2019, https://arxiv.org/abs/1810.08278, and for unbalanced transport Séjourné et al.,
-2019, https://arxiv.org/abs/1910.12958.
+Cuturi, 2013, https://arxiv.org/abs/1306.0895, solved by OTT-JAX, https://arxiv.org/abs/2201.12324.
+The divergence is that library's: Feydy et al., 2019, https://arxiv.org/abs/1810.08278, and for
+unbalanced transport Séjourné et al., 2019, https://arxiv.org/abs/1910.12958.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -17,7 +15,7 @@ from pydantic import Field
 from jaxdistill import losses
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, PositionObjective, Positive
+from jaxdistill.objectives.base import OBJECTIVES, VOCAB_NEEDS, PositionObjective, Positive
 from jaxdistill.objectives.token_distribution import PerPosition, TokenDistribution
 
 _REST_TOKEN_ID = jnp.iinfo(jnp.int32).min
@@ -25,26 +23,19 @@ _REST_TOKEN_ID = jnp.iinfo(jnp.int32).min
 
 
 class _TokenBytes(NamedTuple):
-    """First bytes of tokens, and their number."""
-
     values: UInt8[Array, "R N Y"]
     num_bytes: Int[Array, "R N"]
 
 
 class _TopKTokens(NamedTuple):
-    """The k likeliest tokens of one model.
-
-    Attributes:
-        probs: Probabilities.
-        token_ids: The teacher's id of each token; below 0 for tokens that only the student has.
-        is_special: Whether they are special tokens.
-        features: `_TokenBytes`, or embeddings `[R, N, D]`, from which distances are computed.
-    """
+    """The k likeliest tokens of one model."""
 
     probs: Float32[Array, "R N"]
     token_ids: Int[Array, "R N"]
+    """The teacher's ids; below 0 for tokens that only the student has."""
     is_special: Bool[Array, "R N"]
     features: Any
+    """`_TokenBytes`, or embeddings `[R, N, D]`, from which distances are computed."""
 
 
 @OBJECTIVES.register
@@ -86,17 +77,12 @@ class Sinkhorn(PositionObjective):
     zero_at_equality: ClassVar[bool] = True
     stationary_at_equality: ClassVar[bool] = True
     equality_tolerance: ClassVar[float] = 1e-4
+    alignment: ClassVar[AlignmentRule] = AlignmentRule("spans", compare_at="first_token")
 
     @property
     def vocab_needs(self) -> frozenset[str]:
         """Exact matches; for embeddings also the subtokens, which come with the buckets."""
-        tables = {"exact_match", "buckets"} if self.cost == "embeddings" else {"exact_match"}
-        return frozenset(tables)
-
-    @property
-    def alignment_rule(self) -> AlignmentRule:
-        """Spans of equal bytes, compared at their first tokens."""
-        return AlignmentRule("spans", compare_at="first_token")
+        return self.needs & VOCAB_NEEDS | ({"buckets"} if self.cost == "embeddings" else set())
 
     def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
         """Compute the transport cost, less that of each side to itself."""
@@ -115,16 +101,15 @@ class Sinkhorn(PositionObjective):
             jax.lax.top_k(one.log_probs(), min(self.k, one.logits.shape[-1]))
             for one in (teacher, student)
         )
-        p_bytes = _TokenBytes(teacher.token_bytes[p_ids], teacher.num_bytes[p_ids])
-        q_bytes = _TokenBytes(student.token_bytes[q_ids], student.num_bytes[q_ids])
+        p_bytes, q_bytes = _token_bytes(teacher, p_ids), _token_bytes(student, q_ids)
         features = p_bytes, q_bytes
         if self.cost == "embeddings":
             assert teacher.output_embeddings is not None, "a run passes the teacher's LM head"
             # Both sides in the teacher's space, which is fixed: the student's own embeddings change
             # in training, and may start at random.
-            table = teacher.output_embeddings
-            features = table[p_ids], _sum_subtoken_embeddings(student.subtokens[q_ids], table)
-        matches = student.exact_match[q_ids]
+            embeddings, subtokens = teacher.output_embeddings, student.table("subtokens")[q_ids]
+            features = embeddings[p_ids], _sum_subtoken_embeddings(subtokens, embeddings)
+        matches = student.table("exact_match")[q_ids]
         q_ids = jnp.where(matches >= 0, matches, -1 - q_ids)
         p = _TopKTokens(jnp.exp(log_p), p_ids, p_bytes.num_bytes == 0, features[0])
         q = _TopKTokens(jnp.exp(log_q), q_ids, q_bytes.num_bytes == 0, features[1])
@@ -144,6 +129,10 @@ class Sinkhorn(PositionObjective):
             num_iterations=self.num_iterations,
             relaxed=self.relaxed,
         )
+
+
+def _token_bytes(distribution: TokenDistribution, ids: Int[Array, "R N"]) -> _TokenBytes:
+    return _TokenBytes(distribution.table("token_bytes")[ids], distribution.table("num_bytes")[ids])
 
 
 def _edit_distance(source: _TokenBytes, target: _TokenBytes) -> Float32[Array, "R N M"]:

@@ -1,12 +1,12 @@
 """Next-token distribution of one model at a few positions, as objectives receive it."""
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jaxdistill import losses
 from jaxdistill.types import VocabTables
@@ -17,17 +17,21 @@ PerPosition = Float32[Array, " R"]
 PerToken = Float32[Array, "R V"]
 """One number per position and token."""
 
+_TABLE_PADDING = {"exact_match": -1, "nearest_token": -1, "subtokens": -1}
+"""Value of tables at columns of padding; 0 in other tables."""
+
 _Value = TypeVar("_Value")
 
 
+@dataclass(eq=False, kw_only=True)
 class TokenDistribution:
     """Next-token distribution of one model at a few positions, over its own vocabulary.
 
     The vocabulary engine builds it for one slice of a chunk and forgets it after the comparison.
 
-    Args:
+    Attributes:
         logits: Logits of all tokens; -inf in columns of padding.
-        labels: The token that follows each position.
+        labels: The token that follows each position, or several token ids of interest.
         span_prefix_log_probs: Joint log-probability of the earlier tokens of the label's span, in
             nats; None where every span is a single token.
         vocab_tables: Tables to the other model's vocabulary; None where no objective needs them.
@@ -38,25 +42,14 @@ class TokenDistribution:
             span for the teacher. None means all.
     """
 
-    def __init__(
-        self,
-        logits: PerToken,
-        labels: Int[Array, " R"],
-        *,
-        span_prefix_log_probs: PerPosition | None = None,
-        vocab_tables: VocabTables | None = None,
-        span_boundary_log_probs: PerPosition | None = None,
-        output_embeddings: Float[Array, "W D"] | None = None,
-        is_scored: Bool[Array, " R"] | None = None,
-    ):
-        self.logits = logits
-        self.labels = labels
-        self.span_prefix_log_probs = span_prefix_log_probs
-        self.vocab_tables = vocab_tables
-        self.span_boundary_log_probs = span_boundary_log_probs
-        self.output_embeddings = output_embeddings
-        self.is_scored = is_scored
-        self._memo: dict[Hashable, Any] = {}
+    logits: PerToken = field(kw_only=False)
+    labels: Int[Array, " R *N"] = field(kw_only=False)
+    span_prefix_log_probs: PerPosition | None = None
+    vocab_tables: VocabTables | None = None
+    span_boundary_log_probs: PerPosition | None = None
+    output_embeddings: Float[Array, "W D"] | None = None
+    is_scored: Bool[Array, " R"] | None = None
+    _memo: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
     def memoise(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """Memoise `compute()` under `key`."""
@@ -93,65 +86,32 @@ class TokenDistribution:
 
     def boundary_log_probs(self) -> PerPosition:
         """Log-probability that the next token begins with white space or is special, in nats."""
-        is_boundary = self._pad_table(self._tables.is_word_boundary, False)
-        log_probs = jnp.where(is_boundary[None], self.log_probs(), -jnp.inf)
+        is_boundary = self.table("is_word_boundary")[None]
+        log_probs = jnp.where(is_boundary, self.log_probs(), -jnp.inf)
         return jax.nn.logsumexp(log_probs, axis=-1)
-
-    @property
-    def exact_match(self) -> Int[Array, " V"]:
-        """The other model's token of the same bytes; -1 for none."""
-        return self._pad_table(self._tables.exact_match, -1)
-
-    @property
-    def token_bytes(self) -> UInt8[Array, "V Y"]:
-        """First bytes of each token; 0 after its end."""
-        return self._pad_table(self._tables.token_bytes, 0)
-
-    @property
-    def num_bytes(self) -> Int[Array, " V"]:
-        """Number of bytes in `token_bytes`; 0 for special tokens."""
-        return self._pad_table(self._tables.num_bytes, 0)
-
-    @property
-    def nearest_token(self) -> Int[Array, " V"]:
-        """Student token of the least edit distance to each teacher token; -1 for none."""
-        return self._pad_table(self._tables.nearest_token, -1)
-
-    @property
-    def subtokens(self) -> Int[Array, "V N"]:
-        """The teacher's tokens that each token is written in; -1 after the last."""
-        return self._pad_table(self._tables.subtokens, -1)
-
-    @property
-    def buckets(self) -> Int[Array, "V N"]:
-        """Bucket of each subtoken, in the space that both vocabularies share; -1 after the last."""
-        return self._pad_table(self._tables.buckets, 0)
 
     def bucket_log_probs(self, temperature: float, *, num_subtokens: int) -> Float32[Array, "R U"]:
         """Log-probabilities of the buckets that both vocabularies share, in nats.
 
-        Args:
-            temperature: Divides the logits first.
-            num_subtokens: Number of subtokens over which a token is spread.
+        A token is spread over at most `num_subtokens` subtokens.
         """
-        buckets = self.buckets[:, :num_subtokens]
-        assert self._tables.bucket_token is not None, "buckets come with their tokens"
-        num_buckets = len(self._tables.bucket_token)
+        buckets = self.table("buckets")[:, :num_subtokens]
+        num_buckets = len(self._stored_table("bucket_token"))
         return losses.bucket_log_probs(
             self.log_probs(temperature), buckets, num_buckets=num_buckets
         )
 
-    @property
-    def _tables(self) -> VocabTables:
-        assert self.vocab_tables is not None, "a run builds the tables in an objective's `needs`"
-        return self.vocab_tables
-
-    def _pad_table(self, table: Array | np.ndarray | None, value: int | bool) -> Array:
-        """Return a table with one row per column of the logits."""
-        assert table is not None, "a run builds the tables in an objective's `needs`"
+    def table(self, name: str) -> Array:
+        """Return the table `name` of `VocabTables`, with one row per column of the logits."""
+        table = self._stored_table(name)
         num_padding = self.logits.shape[-1] - len(table)
         padding = [(0, num_padding), *[(0, 0)] * (table.ndim - 1)]
-        return jnp.pad(jnp.asarray(table), padding, constant_values=value)
+        return jnp.pad(table, padding, constant_values=_TABLE_PADDING.get(name, 0))
+
+    def _stored_table(self, name: str) -> Array:
+        table = getattr(self.vocab_tables, name, None)
+        assert table is not None, "a run builds the tables in an objective's `needs`"
+        return jnp.asarray(table)
 
 
 def log_softmax(logits: PerToken) -> PerToken:
