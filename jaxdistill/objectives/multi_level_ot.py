@@ -38,8 +38,9 @@ class MultiLevelOT(BatchObjective):
 
     L_HAD (absolute difference) and L_SL (logarithmic cost) are means over a completion's positions,
     the n-th beside the n-th up to the end of the shorter side. L_SD is the Sinkhorn distance from
-    all scored positions of the teacher's completion to those of the student's. None compares which
-    tokens are likely: combine it with `cross_entropy`.
+    all scored positions of the teacher's completion to those of the student's. With two tokenizers
+    L_HAD and L_SL leave out the special token that ends a completion. None compares which tokens
+    are likely: combine it with `cross_entropy`.
 
     Formulas and numbers are those of the authors' code, where L_SL and L_SD apply a second softmax
     to the probabilities. Four things differ. Each completion sorts tokens by its own sums, not by

@@ -97,7 +97,8 @@ class ULD(SortedDifference):
 
     Attributes:
         align: `positions` compares the n-th token of both completions, as its authors do; `spans`
-            compares spans of tokens that cover the same bytes.
+            compares spans of tokens that cover the same bytes. The special token that ends a
+            completion is compared, except by `positions` with two tokenizers.
         average: Unit of equal weight: `rows` for the example, as in the authors' code; `groups` for
             the span.
     """
