@@ -1,7 +1,7 @@
 """Log-likelihoods of continuations of contexts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,14 +14,8 @@ ContextContinuation = tuple[Sequence[int], Sequence[int]]
 """The tokens of a context, at least one, and of its continuation."""
 
 
-@dataclass(frozen=True)
-class LogLikelihood:
-    """The log-likelihood of a continuation.
-
-    Attributes:
-        log_prob: Log-probability of the continuation given its context, in nats.
-        is_greedy: True if greedy decoding gives the continuation.
-    """
+class LogLikelihood(NamedTuple):
+    """Log-probability of a continuation in nats, and True if greedy decoding gives it."""
 
     log_prob: float
     is_greedy: bool
@@ -34,20 +28,14 @@ def log_likelihoods(
     *,
     max_positions: int,
     batch_size: int,
-    on_progress: ProgressCallback | None = None,
+    on_progress: ProgressCallback,
 ) -> list[LogLikelihood]:
     """Compute the log-likelihood of each continuation, in the given order.
 
-    Pairs of similar length share a batch, and shapes are rounded up, so that few programs are
-    compiled. Pairs longer than `max_positions` lose the beginning of their context.
-
-    Args:
-        evaluator: Evaluator of the model.
-        params: Parameters of the model.
-        pairs: Contexts and continuations. An empty continuation has probability 1.
-        max_positions: Maximum length of the model; no continuation may be longer.
-        batch_size: Maximum number of pairs in a batch.
-        on_progress: Called before each batch and at the end.
+    Pairs of similar length share a batch of at most `batch_size`, and shapes are rounded up, so
+    that few programs are compiled. Pairs longer than `max_positions` lose the beginning of their
+    context; no continuation may be longer. An empty continuation has probability 1. `on_progress`
+    is called before each batch and at the end.
     """
     examples = [
         _make_example(index, *pair, max_positions) for index, pair in enumerate(pairs) if pair[1]
@@ -74,7 +62,7 @@ def _batch_by_length(
     examples: Sequence[Example],
     max_positions: int,
     batch_size: int,
-    on_progress: ProgressCallback | None,
+    on_progress: ProgressCallback,
 ) -> Iterator[Batch]:
     """Yield every example once, the longest first: a lack of memory shows in the first batch."""
     buckets: dict[int, list[Example]] = {}
@@ -85,10 +73,8 @@ def _batch_by_length(
     for length, bucket in buckets.items():
         size = min(batch_size, 1 << (len(bucket) - 1).bit_length())
         for batch in ordered_batches(bucket, length=length, batch_size=size, pack=False):
-            if on_progress is not None:
-                on_progress(done, len(examples), tokens)
+            on_progress(done, len(examples), tokens)
             yield batch
             done += len(np.unique(batch.example_ids[batch.example_ids >= 0]))
             tokens = int((batch.segment_ids > 0).sum())
-    if on_progress is not None:
-        on_progress(done, len(examples), tokens)
+    on_progress(done, len(examples), tokens)

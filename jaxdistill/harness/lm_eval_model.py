@@ -1,29 +1,37 @@
 """Model type of lm-evaluation-harness: log-likelihoods and generations for its requests."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import evals
 from jaxdistill.errors import UserError
-from jaxdistill.harness.generation_settings import (
-    GenerationSettings,
-    decode_until_stop,
-    parse_generation_kwargs,
-)
 from jaxdistill.model import Model
 from jaxdistill.run import make_token_evaluator, open_model
+from jaxdistill.sampling import Sampling
 from jaxdistill.track import Progress
 
 _EncodedRequest = tuple[Any, Sequence[int], Sequence[int]]
 
+# Accepted in a task, since these values change nothing.
+_NO_OP_KWARGS = {"num_beams": 1, "repetition_penalty": 1.0, "use_cache": True}
+
 _logger = logging.getLogger(__name__)
+
+
+class GenerationSettings(NamedTuple):
+    """Sampling of a task, and strings before the first of which a completion ends."""
+
+    sampling: Sampling
+    stop_strings: tuple[str, ...]
 
 
 class HarnessModel(TemplateLM):
@@ -56,8 +64,10 @@ class HarnessModel(TemplateLM):
     ):
         super().__init__()
         del device, max_batch_size
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise UserError(f"batch_size: {batch_size!r} is not a whole number above 0.")
         self._model = path if isinstance(path, Model) else open_model(str(path), dtype=dtype)
-        self._batch_size, self._seed = _parse_batch_size(batch_size), int(seed)
+        self._batch_size, self._seed = int(batch_size), int(seed)
         self.tokenizer: Any = self._model.tokenizer
         self._evaluation = make_token_evaluator(self._model)
         if self.prefix_token_id is None:
@@ -134,7 +144,7 @@ class HarnessModel(TemplateLM):
         """Generate after each context, up to a stop string."""
         arguments: list[tuple[Any, ...]] = [request.args for request in requests]
         contexts = [context for context, _ in arguments]
-        settings = [parse_generation_kwargs(options, self.tokenizer) for _, options in arguments]
+        settings = [parse_generation_kwargs(options) for _, options in arguments]
         texts = [""] * len(requests)
         for shared in dict.fromkeys(settings):
             indices = [index for index, other in enumerate(settings) if other == shared]
@@ -166,7 +176,7 @@ class HarnessModel(TemplateLM):
                 batch_size=self._batch_size,
                 on_progress=progress.advance_to,
             )
-        return [(score.log_prob, score.is_greedy) for score in scores]
+        return [*scores]
 
     def _rolling_windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         windows = get_rolling_token_windows(
@@ -195,7 +205,7 @@ class HarnessModel(TemplateLM):
                 batch_size=self._batch_size,
                 on_batch=progress.advance_to,
             )
-        return [decode_until_stop(tokens, settings, self.tokenizer) for tokens in completions]
+        return [decode_until_stop(c, settings.stop_strings, self.tokenizer) for c in completions]
 
     def _warn_truncated(self, is_too_long: Iterable[bool]) -> None:
         if count := sum(is_too_long):
@@ -209,7 +219,38 @@ class HarnessModel(TemplateLM):
 register_model("jaxdistill")(HarnessModel)
 
 
-def _parse_batch_size(batch_size: int | str) -> int:
-    if not str(batch_size).isdecimal() or int(batch_size) < 1:
-        raise UserError(f"batch_size: {batch_size!r} is not a whole number above 0.")
-    return int(batch_size)
+def parse_generation_kwargs(generation_kwargs: Mapping[str, Any]) -> GenerationSettings:
+    """Convert a task's `generation_kwargs`.
+
+    Raises:
+        UserError: Names every option that is not supported.
+    """
+    options: dict[str, Any] = dict(normalize_gen_kwargs(dict(generation_kwargs)))
+    stop_strings = tuple(text for text in options.pop("until") if text)
+    temperature = float(options.pop("temperature", 1.0))
+    sampling = Sampling(
+        max_new_tokens=options.pop("max_gen_toks"),
+        temperature=temperature if options.pop("do_sample") else 0.0,
+        top_k=options.pop("top_k", None) or 0,
+        top_p=float(options.pop("top_p", None) or 1.0),
+    )
+    if unknown := [name for name, value in options.items() if _NO_OP_KWARGS.get(name) != value]:
+        raise UserError(
+            f"generation_kwargs: {', '.join(unknown)} not supported; expected until, "
+            "max_gen_toks, do_sample, temperature, top_k or top_p. Remove it from the task."
+        )
+    return GenerationSettings(sampling, stop_strings)
+
+
+def decode_until_stop(
+    completion: Sequence[int], stop_strings: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """Return the text of a completion up to its first stop string, without special tokens."""
+    special = tokenizer.added_tokens_decoder
+    # Decoded text omits special tokens, which may be stop strings.
+    is_stop = (str(special.get(token, "")) in stop_strings for token in completion)
+    end = next((index for index, stop in enumerate(is_stop) if stop), len(completion))
+    text = str(tokenizer.decode(list(completion[:end]), skip_special_tokens=True))
+    for stop in stop_strings:
+        text = text.partition(stop)[0]
+    return text

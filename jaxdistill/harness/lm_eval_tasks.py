@@ -55,7 +55,16 @@ def evaluate(
     os.environ["DISABLE_MULTIPROC"] = "1"
     with redirect_stdout(sys.stderr):  # standard output is for results
         manager = _CheckedTaskManager(include_path=include_path)
-        manager.check(tasks)
+        if unknown := [name for name in tasks if name not in manager.task_index]:
+            known = manager.all_tasks
+            raise UserError(
+                *(
+                    f"--lm-eval: there is no task {name!r} among {len(known):,}."
+                    f"{did_you_mean(name, known)}"
+                    for name in unknown
+                ),
+                "`lm_eval ls tasks` lists the harness's own; `--include-path DIR` brings others.",
+            )
         results = simple_evaluate(
             model=HarnessModel(model, dtype=dtype, batch_size=batch_size),
             tasks=list(tasks),
@@ -71,23 +80,7 @@ def evaluate(
 
 
 class _CheckedTaskManager(TaskManager):
-    """Task manager of the harness that raises `UserError` for missing or broken tasks."""
-
-    def check(self, names: Sequence[str]) -> None:
-        """Check that tasks or groups of these names exist.
-
-        Raises:
-            UserError: Names every missing one.
-        """
-        if unknown := [name for name in names if name not in self.task_index]:
-            raise UserError(
-                *(
-                    f"--lm-eval: there is no task {name!r} among {len(self.all_tasks):,}."
-                    f"{did_you_mean(name, self.all_tasks)}"
-                    for name in unknown
-                ),
-                "`lm_eval ls tasks` lists the harness's own; `--include-path DIR` brings others.",
-            )
+    """Task manager of the harness that raises `UserError` for broken tasks."""
 
     def load(self, task_list: Any) -> Any:
         """Load tasks with their rows.

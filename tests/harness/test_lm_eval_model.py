@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 
 from jaxdistill.errors import UserError
 from jaxdistill.harness import HarnessModel
-from jaxdistill.harness.generation_settings import decode_until_stop, parse_generation_kwargs
+from jaxdistill.harness.lm_eval_model import decode_until_stop, parse_generation_kwargs
 
 PAIRS = [
     ("What is 3 and 3?", " It is 6."),
@@ -160,9 +160,7 @@ def test_each_request_has_its_own_generation_settings(ours):
 
 def test_completions_end_at_the_first_stop_string():
     tokenizer = tiny.tokenizer()
-    settings = parse_generation_kwargs(
-        {"until": [" sat", "", "<|im_start|>"], "max_new_tokens": 5}, tokenizer
-    )
+    settings = parse_generation_kwargs({"until": [" sat", "", "<|im_start|>"], "max_new_tokens": 5})
     assert settings.stop_strings == (" sat", "<|im_start|>")
     assert settings.sampling.max_new_tokens == 5
     assert settings.sampling.temperature == 0
@@ -172,7 +170,8 @@ def test_completions_end_at_the_first_stop_string():
         ("The cat", "The cat"),
         (" sat", ""),
     ]:
-        assert decode_until_stop(tokenizer.encode(text), settings, tokenizer) == expected
+        tokens = tokenizer.encode(text)
+        assert decode_until_stop(tokens, settings.stop_strings, tokenizer) == expected
 
 
 def test_bos_is_not_added_twice(workspace, tmp_path):
