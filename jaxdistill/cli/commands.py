@@ -142,9 +142,7 @@ def cost(options: argparse.Namespace) -> None:
         dtype=options.dtype,
     )
     values = asdict(measured)
-    lines = [
-        f"{quantity.label:<24}{text:>12}" for quantity, (text,) in report.table_rows({"": values})
-    ]
+    lines = [f"{row.label:<24}{row.cells[0]:>12}" for row in report.table_rows({"": values})]
     _print(json.dumps(values) if options.json else "\n".join(lines))
 
 

@@ -16,11 +16,13 @@ from jaxdistill import data, report, run
 from jaxdistill.compare import human_eval, quality, scoring
 from jaxdistill.compare.costs import MIN_MEASURED_SAVING, MIN_SAVING, add_costs
 from jaxdistill.compare.metrics import ALL_MODELS, MIN_ROWS, ComparisonMetrics
-from jaxdistill.compare.options import OUTPUT_FILES, CompareOptions, check_output_folder
+from jaxdistill.compare.options import CompareOptions
 from jaxdistill.compare.page import ComparisonPage, describe_excluded_rows, render_page
 from jaxdistill.compare.recommendation import recommend
-from jaxdistill.errors import ErrorCollector, UserError
+from jaxdistill.errors import ErrorCollector
 from jaxdistill.files import atomic_directory
+
+OUTPUT_FILES = ("index.html", "metrics.jsonl", human_eval.SHEET_NAME)
 
 _TaskScorer = Callable[[str], dict[str, Float[np.ndarray, " R"]]]
 """Function from the path of a model to each metric of every row."""
@@ -38,25 +40,29 @@ def compare(options: CompareOptions) -> Path:
     )
     score_task = _make_task_scorer(options) if options.task else None
     if options.judgements:
-        human_eval.read_sheet(
-            options.judgements, [None] * options.prompts * len(options.candidates)
-        )
+        max_pairs = options.prompts * (len(options.models) - 1)
+        human_eval.read_sheet(options.judgements, [None] * max_pairs)
 
     metrics = ComparisonMetrics(options.models, options.currency)
     breakdown, comparable = _measure_models(metrics, options, rows, score_task)
     samples, sheet = _compare_completions(metrics, options, comparable)
-    options, warning = _choose_output_folder(options)
+    out = _find_output_folder(options)
     page = ComparisonPage(
-        options=options,
+        options=replace(options, out=out),
         metrics=metrics,
         recommendation=recommend(metrics),
         breakdown=breakdown,
         samples=samples,
         facts=_describe_methods(metrics, options),
     )
-    _write_folder(page, sheet)
-    _print_page(page, warning)
-    return options.out / OUTPUT_FILES[0]
+    contents = (render_page(page), metrics.to_jsonl(), sheet)
+    with atomic_directory(out) as folder:
+        for name, text in zip(OUTPUT_FILES, contents, strict=True):
+            (folder / name).write_bytes(text.encode())
+    _print_page(page)
+    if out != options.out:
+        _print_text(f"\n{options.out} holds judgements or other files, so {out} was written.")
+    return out / OUTPUT_FILES[0]
 
 
 def _make_task_scorer(options: CompareOptions) -> _TaskScorer:
@@ -81,12 +87,15 @@ def _measure_models(
     costs = {
         name: run.measure_cost(path) for name, path in _announce_each(options, "speed and memory")
     }
-    all_scores = _score_all_models(options, rows.rows)
-    row_ids = scoring.find_comparable_rows(metrics, all_scores, rows)
-    scores = {
-        name: replace(full, rows={row_id: full.rows[row_id] for row_id in row_ids})
-        for name, full in all_scores.items()
-    }
+    # Only the first model stays in memory, because the others are compared with it.
+    baseline = run.open_model(options.models[metrics.baseline])
+    scores: dict[str, scoring.ModelScores] = {}
+    for name, path in _announce_each(options, f"reads {len(rows.rows)} rows"):
+        scores[name] = scoring.score_rows(
+            path, run.open_model(path) if scores else baseline, baseline, rows.rows, options
+        )
+    del baseline
+    scores = scoring.select_comparable_rows(metrics, scores, rows)
     words = quality.collect_scored_words(scores)
     quality.add_quality(metrics, words, scores, options.tolerance)
     if score_task is not None:
@@ -94,21 +103,7 @@ def _measure_models(
         quality.add_task_scores(metrics, task_scores, options.tolerance)
     add_costs(metrics, costs, scores, options)
     breakdown = quality.add_word_bins(metrics, words)
-    return breakdown, [rows.rows[row_id] for row_id in row_ids]
-
-
-def _score_all_models(
-    options: CompareOptions, rows: list[data.Row]
-) -> dict[str, scoring.ModelScores]:
-    """Score each model; only the first stays in memory, because the others are compared with it."""
-    baseline = run.open_model(options.models[options.baseline])
-    scores: dict[str, scoring.ModelScores] = {}
-    for name, path in _announce_each(options, f"reads {len(rows)} rows"):
-        if name == options.baseline:
-            scores[name] = scoring.score_rows(path, baseline, None, rows, options)
-        else:
-            scores[name] = scoring.score_rows(path, run.open_model(path), baseline, rows, options)
-    return scores
+    return breakdown, [rows.rows[row_id] for row_id in scores[metrics.baseline]]
 
 
 def _compare_completions(
@@ -149,14 +144,12 @@ def _describe_methods(metrics: ComparisonMetrics, options: CompareOptions) -> di
         "with different tokenizers can be compared; special tokens belong to no word.",
         "Bits per byte": f"Negative log-likelihood of the words of {text}, per byte.",
         "Intervals": "95 %, by a bootstrap over rows, paired for differences. Fewer than "
-        f"{MIN_ROWS} rows give none. To find the words on which a model falls behind most, "
-        "intervals are widened by their number (Bonferroni). Preference has the exact interval of "
-        "Clopper and Pearson.",
+        f"{MIN_ROWS} rows give none. Those that find the words on which a model falls behind most "
+        "are wider (Bonferroni); that of the preference is exact (Clopper and Pearson).",
         "Answers": f"Greedy decoding, at most {options.max_new_tokens} tokens.",
         "Speed": f"One answer of {run.NEW_TOKENS} tokens after a prompt of {run.PROMPT_TOKENS}, "
-        "each model in a process of its own; the fastest of several runs. Measured speed varies "
-        f"between runs, so a measured saving must exceed {100 * MIN_MEASURED_SAVING:g} % to count, "
-        f"a saving between given prices {100 * MIN_SAVING:g} %.",
+        "the fastest of several runs. Measured speed varies, so a measured saving must exceed "
+        f"{100 * MIN_MEASURED_SAVING:g} % to count, one of given prices {100 * MIN_SAVING:g} %.",
     }
     if options.machine_price is not None:
         price = metrics.format_price(options.machine_price)
@@ -167,29 +160,20 @@ def _describe_methods(metrics: ComparisonMetrics, options: CompareOptions) -> di
     return facts | {"Made with": f"{made_with}: {options.command}".removesuffix(": ")}
 
 
-def _choose_output_folder(options: CompareOptions) -> tuple[CompareOptions, str]:
-    """Return options with a free output folder, and a warning if it is not the one that was named.
-
-    A person may have filled in the sheet, or kept a file there, during the measurements.
-    """
-    try:
-        check_output_folder(options.out, options.judgements)
-    except UserError as error:
-        folders = (options.out.with_name(f"{options.out.name}-{n}") for n in count(2))
-        out = next(folder for folder in folders if not folder.exists())
-        warning = f"{error} This comparison is written to {out} instead."
-        return replace(options, out=out), warning
-    return options, ""
+def _find_output_folder(options: CompareOptions) -> Path:
+    """Return `out`, or a new folder beside it if that holds unread judgements or other files."""
+    out, sheet = options.out, options.out / human_eval.SHEET_NAME
+    # Desktops and spreadsheets leave hidden files in every folder.
+    names = {path.name for path in out.glob("[!.]*")}
+    is_read = options.judgements and Path(options.judgements).resolve() == sheet.resolve()
+    is_kept = is_read or not sheet.exists() or not human_eval.has_judgements(sheet)
+    if is_kept and names <= set(OUTPUT_FILES):
+        return out
+    folders = (out.with_name(f"{out.name}-{number}") for number in count(2))
+    return next(folder for folder in folders if not folder.exists())
 
 
-def _write_folder(page: ComparisonPage, sheet: str) -> None:
-    contents = (render_page(page), page.metrics.to_jsonl(), sheet)
-    with atomic_directory(page.options.out) as folder:
-        for name, text in zip(OUTPUT_FILES, contents, strict=True):
-            (folder / name).write_bytes(text.encode())
-
-
-def _print_page(page: ComparisonPage, warning: str) -> None:
+def _print_page(page: ComparisonPage) -> None:
     advice, sections = page.recommendation.advice, page.metrics.table_sections()
     report.print_table(page.options.models, [row for rows in sections.values() for row in rows])
     lines = ["", describe_excluded_rows(page.metrics, page.options.data.length)]
@@ -201,7 +185,6 @@ def _print_page(page: ComparisonPage, warning: str) -> None:
         where = f"most on {worst_bin}" if worst_bin else "clearly on no kind of words"
         lines.append(f"- {name} falls behind {where}.")
     lines += ["", *(f"{page.options.out / name}" for name in OUTPUT_FILES)]
-    lines += ["", warning] if warning else []
     _print_text("\n".join(lines))
 
 

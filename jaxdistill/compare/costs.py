@@ -23,7 +23,7 @@ def add_costs(
 ) -> None:
     """Record speed, size and prices per token, and per word to compare different tokenizers."""
     for name, cost in costs.items():
-        rows = scores[name].rows.values()
+        rows = scores[name].values()
         num_tokens = sum(row.token_sums["scored_tokens"] for row in rows)
         words_per_token = sum(len(row.words.texts) for row in rows) / num_tokens
         for quantity, value in asdict(cost).items():
@@ -35,20 +35,15 @@ def add_costs(
         if price is not None:
             metrics.add(name, "cost_per_million_tokens", price)
             metrics.add(name, "cost_per_million_words", price / words_per_token)
-    for name in options.candidates:
-        _add_relative_costs(metrics, name, options)
-
-
-def _add_relative_costs(
-    metrics: ComparisonMetrics, candidate: str, options: CompareOptions
-) -> None:
-    baseline = options.baseline
-    speeds = (metrics.value(name, "words_per_second") for name in (candidate, baseline))
-    candidate_speed, baseline_speed = speeds
-    metrics.add(candidate, "relative_speed", candidate_speed / baseline_speed - 1)
-    prices = [metrics.get(name, "cost_per_million_words") for name in (candidate, baseline)]
-    # Without a relative price where the first model is free.
-    if prices[0] is not None and prices[1] is not None and prices[1].value > 0:
-        metrics.add(candidate, "relative_price", prices[0].value / prices[1].value - 1)
-    are_given = {candidate, baseline} <= options.prices.keys()
-    metrics.add(candidate, "least_saving", MIN_SAVING if are_given else MIN_MEASURED_SAVING)
+    baseline = metrics.baseline
+    baseline_speed = metrics.value(baseline, "words_per_second")
+    baseline_price = metrics.get(baseline, "cost_per_million_words")
+    for name in metrics.candidates:
+        speed = metrics.value(name, "words_per_second")
+        metrics.add(name, "relative_speed", speed / baseline_speed - 1)
+        price = metrics.get(name, "cost_per_million_words")
+        # Without a relative price where the first model is free.
+        if price is not None and baseline_price is not None and baseline_price.value > 0:
+            metrics.add(name, "relative_price", price.value / baseline_price.value - 1)
+        are_given = {name, baseline} <= options.prices.keys()
+        metrics.add(name, "least_saving", MIN_SAVING if are_given else MIN_MEASURED_SAVING)

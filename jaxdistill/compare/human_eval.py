@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from scipy.special import betaincinv
@@ -18,6 +19,7 @@ from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
 from jaxdistill.evals import Estimate
 from jaxdistill.report import strip_control_characters
 
+SHEET_NAME = "judgements.csv"
 COLUMNS = ("number", "prompt", "answer_1", "answer_2", "better", "note")
 _CHOICES = ("1", "2", "tie")
 
@@ -28,14 +30,9 @@ csv.field_size_limit(2**31 - 1)
 
 @dataclass(frozen=True)
 class CompletionPair:
-    """Completions of one prompt by a candidate and by the first model.
+    """Completions of one prompt by a candidate and by the first model, in the order of the sheet.
 
-    Attributes:
-        number: Number in the sheet, from 1.
-        prompt: The prompt.
-        candidate: Name of the candidate.
-        completions: Both completions, in the order of the sheet.
-        is_candidate_first: True if the candidate's is the first of the two.
+    `number` is that in the sheet, from 1.
     """
 
     number: int
@@ -61,21 +58,13 @@ def make_blind_pairs(
     Completions of the same words make no pair. A hash of prompt and candidate decides which of two
     completions comes first, and in which round over all prompts a candidate's turn is. So pairs of
     one prompt are not neighbours, and the sheet is read back without a key.
-
-    Args:
-        prompts: The prompts.
-        completions: Completions of all prompts by model, the first model first.
     """
     first, *candidates = completions
-    # Sheets of earlier versions depend on what is hashed.
-    rounds = [
-        sorted(candidates, key=lambda name, prompt=prompt: _stable_hash("place", prompt, name))
-        for prompt in prompts
-    ]
     pairs: list[CompletionPair] = []
     for turn in range(len(candidates)):
         for index, prompt in enumerate(prompts):
-            name = rounds[index][turn]
+            # Sheets of earlier versions depend on what is hashed.
+            name = sorted(candidates, key=partial(_stable_hash, "place", prompt))[turn]
             candidate, reference = completions[name][index], completions[first][index]
             if candidate.split() == reference.split():
                 continue
@@ -162,9 +151,8 @@ def _candidate_outcome(pair: CompletionPair, choice: str) -> str:
 def preference_share(wins: int, ties: int, losses: int) -> Estimate:
     """Return (wins + ties / 2) / all, with its exact 95 % interval.
 
-    Resampling would call three wins of three certain, and a normal approximation four of four; the
-    exact interval needs six. With ties it is wider than it need be, never too narrow, because a tie
-    is nearer to one half than a win or a loss.
+    Six wins of six decide; by resampling, three would. With ties the interval is wider than it
+    need be, never too narrow, because a tie is nearer to one half than a win or a loss.
 
     Reference:
         Clopper and Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case of

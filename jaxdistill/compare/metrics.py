@@ -1,16 +1,16 @@
 """Metrics of a comparison at full precision, and their text."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 from jaxdistill.evals import LOWER_IS_BETTER, Estimate
 from jaxdistill.report import (
     MISSING,
     QUANTITIES,
     Quantity,
-    QuantityRow,
+    TableRow,
     format_bytes,
     format_fixed,
     format_percent,
@@ -25,15 +25,9 @@ MIN_ROWS = 20
 
 @dataclass(frozen=True)
 class MetricValue:
-    """Value of a quantity for a model, with its 95 % interval.
+    """Value of a quantity for a model or `ALL_MODELS`, with its 95 % interval or None.
 
-    Attributes:
-        model: Name of the model; `ALL_MODELS` for the whole comparison.
-        quantity: Name of the quantity.
-        value: The value.
-        low: Lower end of the interval; None without one.
-        high: Upper end of the interval; None without one.
-        bin: Label of the words that the value covers; empty for all words.
+    `bin` is the label of the words that the value covers, empty for all words.
     """
 
     model: str
@@ -52,12 +46,7 @@ class MetricValue:
 
 
 class ComparisonMetrics:
-    """Metrics by model, quantity and bin of words, in the order in which they were added.
-
-    Args:
-        models: Names of the models, the one in use first.
-        currency: Sign in front of prices.
-    """
+    """Metrics by model (the one in use first), quantity and bin of words, as they were added."""
 
     def __init__(self, models: Iterable[str], currency: str = "$"):
         self.models = tuple(models)
@@ -121,15 +110,16 @@ class ComparisonMetrics:
         ]
         return self.show(model, quantity, bin=bin) + (f" [{', '.join(ends)}]" if ends else "")
 
-    def table_sections(self) -> dict[str, list[QuantityRow]]:
+    def table_sections(self) -> dict[str, list[TableRow]]:
         """Return the rows of the table by section: every quantity that any model has."""
         names = dict.fromkeys(metric.quantity for metric in self if not metric.bin)
-        sections: dict[str, list[QuantityRow]] = {}
+        sections: dict[str, list[TableRow]] = {}
         for title, quantities in _TABLE.items():
             tasks = [n for n in names if n.startswith("task/")] if title == "Quality" else []
             for name in [*filter(names.__contains__, quantities), *tasks]:
                 cells = [self.show_cell(model, name) for model in self.models]
-                sections.setdefault(title, []).append(QuantityRow(self.quantity(name), cells))
+                row = TableRow(self.quantity(name).label, self.quantity(name).direction, cells)
+                sections.setdefault(title, []).append(row)
         return sections
 
     def to_jsonl(self) -> str:
@@ -137,10 +127,9 @@ class ComparisonMetrics:
 
         A value that is not finite becomes null, because JSON has no word for it.
         """
-        lines = (
-            {k: _null_if_not_finite(v) for k, v in vars(metric).items() if v not in (None, "")}
-            for metric in self
-        )
+        lines = [{k: v for k, v in vars(metric).items() if v not in (None, "")} for metric in self]
+        for line in lines:
+            line |= {k: None for k, v in line.items() if isinstance(v, float) and not isfinite(v)}
         return "".join(f"{json.dumps(line)}\n" for line in lines)
 
     def format_price(self, price: float) -> str:
@@ -152,10 +141,6 @@ class ComparisonMetrics:
 def pluralize(count: str, noun: str) -> str:
     """Return `1 row` or `2 rows`."""
     return f"{count} {noun}" if count == "1" else f"{count} {noun}s"
-
-
-def _null_if_not_finite(value: float | str) -> float | str | None:
-    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def _format_signed(value: float) -> str:
@@ -200,10 +185,12 @@ _TABLE: Mapping[str, Mapping[str, Quantity]] = {
 }
 """Quantities of the table by section; the metrics of a task join "Quality"."""
 
+_COUNTS = (
+    *("rows", "words", "rows_read", "rows_left_out", "blank_rows", "rows_in_other_words"),
+    *("rows_too_long", "wins", "ties", "losses", "not_judged"),
+)
 _TEXT_FORMATS: Mapping[str, Callable[[float], str]] = {
-    **dict.fromkeys(("rows", "words", "rows_read", "rows_left_out"), format_fixed(0)),
-    **dict.fromkeys(("blank_rows", "rows_in_other_words", "rows_too_long"), format_fixed(0)),
-    **dict.fromkeys(("wins", "ties", "losses", "not_judged"), format_fixed(0)),
+    **dict.fromkeys(_COUNTS, format_fixed(0)),
     **dict.fromkeys(("tolerance", "least_saving"), _format_short_percent),
     **dict.fromkeys(("task_loss", "accepted_task_loss"), _format_signed_points),
     **dict.fromkeys(("relative_price", "relative_speed"), _format_signed_percent),

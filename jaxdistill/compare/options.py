@@ -7,17 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill import run
-from jaxdistill.compare.human_eval import has_judgements
 from jaxdistill.data import DataConfig
-from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
+from jaxdistill.errors import UserError, did_you_mean
 from jaxdistill.files import check_writable
-
-PAGE_FILE, METRICS_FILE, JUDGEMENTS_FILE = OUTPUT_FILES = (
-    "index.html",
-    "metrics.jsonl",
-    "judgements.csv",
-)
-"""Files that a comparison writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +18,11 @@ class CompareOptions:
 
     Attributes:
         models: Path of each model by name; the first is the model in use.
-        data: Rows to score.
-        out: Output folder.
         prompts: Number of prompts whose completions stand side by side.
         max_new_tokens: Maximum length of a completion.
-        batch_size: Number of sequences in a batch.
         task: YAML file of a task, whose first metric counts as quality; None for none.
         machine_price: Price of an hour of this machine; None if unknown.
         prices: Price of a million tokens, for hosted models.
-        currency: Sign in front of prices.
         tolerance: Accepted loss of quality, as a fraction of the first model's bits per byte, and
             of its score in the task.
         judgements: Filled-in sheet of an earlier comparison of these models; None for none.
@@ -55,16 +43,6 @@ class CompareOptions:
     judgements: str | None = None
     command: str = ""
 
-    @property
-    def baseline(self) -> str:
-        """Name of the model in use."""
-        return next(iter(self.models))
-
-    @property
-    def candidates(self) -> list[str]:
-        """Names of the other models."""
-        return list(self.models)[1:]
-
 
 def make_options(
     models: Sequence[str],
@@ -79,7 +57,7 @@ def make_options(
 
     Args:
         models: `PATH` or `NAME=PATH` of each model.
-        sources: Sources of the rows.
+        sources: Files of the rows.
         out: Output folder.
         data_options: `length`, `loss_on` and `prompt_template`; None means the value of the run
             among the models, or the default without one.
@@ -87,58 +65,32 @@ def make_options(
         **other_fields: Further fields of `CompareOptions`.
 
     Raises:
-        UserError: with all mistakes.
+        UserError: for the first mistake.
     """
-    errors = ErrorCollector()
-    paths: dict[str, str] = {}
-    with errors.collect("compare"):
-        paths = _parse_models(models)
-    prices_by_name: dict[str, float] = {}
-    with errors.collect("--price"):
-        prices_by_name = _parse_prices(prices, list(paths)) if paths else {}
-    with errors.collect():
-        check_writable(Path(out))
-        check_output_folder(Path(out), other_fields.get("judgements"))
-    errors.raise_if_any()
-    config = DataConfig(
-        sources=tuple(sources),
-        heldout=0.0,
-        truncation="drop",
-        **_resolve_data_options(paths, data_options),
-    )
+    paths = _parse_models(models)
+    prices_by_name = _parse_prices(prices, list(paths))
+    check_writable(Path(out))
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UserError(f"--out: {out} is a file. Name a folder.")
+    resolved, length = run.resolve_data_options(paths, data_options), data_options.get("length")
+    max_positions = [
+        run.check_max_positions(path, length, option="--length")
+        for path in paths.values()
+        if run.run_data_config(path) is None
+    ]
+    if length is None:  # by default no longer than every model reads
+        resolved["length"] = min([resolved["length"], *max_positions])
+    config = DataConfig(sources=tuple(sources), heldout=0.0, truncation="drop", **resolved)
     return CompareOptions(
         models=paths, data=config, out=Path(out), prices=prices_by_name, **other_fields
     )
 
 
-def check_output_folder(out: Path, judgements: str | None) -> None:
-    """Check that replacing a folder loses no work of the user.
-
-    Raises:
-        UserError: if it holds files of others, or judgements in another file than `judgements`.
-    """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out: {out} is a file. Name a folder.")
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    # Desktops and spreadsheets leave hidden files in every folder.
-    if foreign := [n for n in names if n not in OUTPUT_FILES and not n.startswith(".")]:
-        raise UserError(
-            f"--out: {out} holds {foreign[0]}, which no comparison wrote. Name a new folder."
-        )
-    sheet = out / JUDGEMENTS_FILE
-    is_read = judgements is not None and Path(judgements).resolve() == sheet.resolve()
-    if sheet.is_file() and not is_read and has_judgements(sheet):
-        raise UserError(
-            f"--out: {sheet} holds judgements, which would be lost. Read them with "
-            f"`--judgements {sheet}`, or name another folder."
-        )
-
-
 def _parse_models(texts: Sequence[str]) -> dict[str, str]:
     if len(texts) < 2:
         raise UserError(
-            "there is one model, expected two or more: first the one in use, then those that "
-            "might take its place."
+            "compare: there is one model, expected two or more: first the one in use, then those "
+            "that might take its place."
         )
     paths: dict[str, str] = {}
     for text in texts:
@@ -146,8 +98,8 @@ def _parse_models(texts: Sequence[str]) -> dict[str, str]:
         name, path = match.groups() if match else (_default_model_name(text), text)
         if name in paths:
             raise UserError(
-                f"two models are called {name}: {paths[name]} and {path}. Give them names: "
-                f"`{name}=PATH other={path}`."
+                f"compare: two models are called {name}: {paths[name]} and {path}. Give them "
+                f"names: `{name}=PATH other={path}`."
             )
         paths[name] = path
     return paths
@@ -165,7 +117,7 @@ def _parse_prices(texts: Sequence[str], model_names: list[str]) -> dict[str, flo
         name, _, number = text.partition("=")
         if name not in model_names:
             raise UserError(
-                f"{text!r} prices {name!r}, which is none of {', '.join(model_names)}."
+                f"--price: {text!r} prices {name!r}, which is none of {', '.join(model_names)}."
                 f"{did_you_mean(name, model_names)}"
             )
         try:
@@ -173,21 +125,6 @@ def _parse_prices(texts: Sequence[str], model_names: list[str]) -> dict[str, flo
         except ValueError:
             price = -1.0
         if not 0 <= price < float("inf"):
-            raise UserError(f"{text!r}: {number!r} is no price. Write `{name}=0.25`.")
+            raise UserError(f"--price: {text!r}: {number!r} is no price. Write `{name}=0.25`.")
         prices[name] = price
     return prices
-
-
-def _resolve_data_options(
-    paths: Mapping[str, str], data_options: Mapping[str, Any]
-) -> dict[str, Any]:
-    length = data_options.get("length")
-    resolved = run.resolve_data_options(paths, data_options)
-    max_positions = [
-        run.check_max_positions(path, length, option="--length")
-        for path in paths.values()
-        if run.run_data_config(path) is None
-    ]
-    if length is None:  # by default no longer than every model reads
-        resolved["length"] = min([resolved["length"], *max_positions])
-    return resolved

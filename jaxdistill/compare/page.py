@@ -1,33 +1,28 @@
 """The page of a comparison: the recommendation first, then everything that it rests on."""
 
+import difflib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from importlib import resources
 
+from jaxdistill.compare.human_eval import SHEET_NAME
 from jaxdistill.compare.metrics import ALL_MODELS, ComparisonMetrics, pluralize
-from jaxdistill.compare.options import JUDGEMENTS_FILE, CompareOptions
+from jaxdistill.compare.options import CompareOptions
 from jaxdistill.compare.quality import WordBreakdown
 from jaxdistill.compare.recommendation import Recommendation, Verdict
-from jaxdistill.compare.text_diff import diff_words
 from jaxdistill.report import (
     Sample,
     TableRow,
     draw_intervals,
     escape_html,
-    quantity_rows,
     render_definitions,
     render_document,
     render_sample,
     render_table,
 )
 
-_BREAKDOWN_TITLES = {
-    "frequency": "By how often a word occurs in these rows",
-    "position": "By where a word stands in its answer",
-    "length": "By how long the answer is",
-}
 _VERDICTS = {
     "take": "could be taken",
     "keep": "is not taken",
@@ -50,7 +45,7 @@ class ComparisonPage:
 
 def render_page(page: ComparisonPage) -> str:
     """Render the page as HTML."""
-    first, candidates = page.options.baseline, page.options.candidates
+    first, candidates = page.metrics.baseline, page.metrics.candidates
     num_rows = pluralize(page.metrics.show(ALL_MODELS, "rows"), "row")
     lead = (
         f"Can {' or '.join(candidates)} take the place of {first}? All read the same {num_rows}. "
@@ -71,14 +66,15 @@ def render_page(page: ComparisonPage) -> str:
 
 def describe_excluded_rows(metrics: ComparisonMetrics, length: int) -> str:
     """Return a sentence on how many rows were left out, and why."""
-    too_long = f"too long for {{}} at {length} tokens"
-    reasons = [(name, "rows_too_long", too_long.format(name)) for name in metrics.models]
-    reasons += [(ALL_MODELS, "rows_in_other_words", "in other words")]
-    reasons += [(ALL_MODELS, "blank_rows", "of blanks only")]
+    reasons = {
+        "rows_too_long": f"too long for {{}} at {length} tokens",
+        "rows_in_other_words": "in other words",
+        "blank_rows": "of blanks only",
+    }
     counts = [
-        f"{metrics.show(name, quantity)} {reason}"
-        for name, quantity, reason in reasons
-        if metrics.get(name, quantity) is not None
+        f"{metrics.show(model, quantity)} {reasons[quantity].format(model)}"
+        for model, quantity in ((metric.model, metric.quantity) for metric in metrics)
+        if quantity in reasons
     ]
     num_read = pluralize(metrics.show(ALL_MODELS, "rows_read"), "row")
     sentence = f"{metrics.show(ALL_MODELS, 'rows_left_out')} of {num_read} left out"
@@ -106,24 +102,22 @@ def _render_advice(
 
 
 def _render_metrics(page: ComparisonPage) -> str:
-    first, candidates = page.options.baseline, page.options.candidates
-    sections = page.metrics.table_sections()
+    first, candidates = page.metrics.baseline, page.metrics.candidates
     return render_table(
         "At a glance",
         {first: "in use", **dict.fromkeys(candidates, "candidate")},
-        {title: quantity_rows(rows) for title, rows in sections.items()},
+        page.metrics.table_sections(),
         caption=f"In brackets: 95 % confidence intervals. “The first” is {first}.",
         main_column=page.recommendation.model,
     )
 
 
 def _render_interval_plot(page: ComparisonPage) -> str:
-    intervals = {}
-    for name in page.options.models:
-        metric = page.metrics.get(name, "bits_per_byte")
-        if metric is None or metric.low is None or metric.high is None:
-            return ""
-        intervals[name] = (metric.value, metric.low, metric.high)
+    metrics = (page.metrics.get(name, "bits_per_byte") for name in page.metrics.models)
+    estimates = {metric.model: metric.estimate for metric in metrics if metric is not None}
+    intervals = {name: astuple(estimate) for name, estimate in estimates.items() if estimate}
+    if not intervals:
+        return ""
     return (
         "\n<figure>\n<figcaption>How well each predicts the text</figcaption>\n"
         f"{draw_intervals(page.metrics.quantity('bits_per_byte'), intervals)}</figure>"
@@ -132,12 +126,12 @@ def _render_interval_plot(page: ComparisonPage) -> str:
 
 def _render_breakdown(page: ComparisonPage, candidate: str) -> str:
     metrics, worst_bin = page.metrics, page.breakdown.worst_bin[candidate]
-    baseline, lead = page.options.baseline, "It falls behind clearly on no kind of words."
+    baseline, lead = page.metrics.baseline, "It falls behind clearly on no kind of words."
     if worst_bin is not None:
         extra = metrics.show_cell(candidate, "extra_bits_per_byte", bin=worst_bin)
         lead = f"It falls behind most on {worst_bin}: {extra} bits per byte beside {baseline}."
     sections = {
-        _BREAKDOWN_TITLES[breakdown]: [
+        breakdown: [
             TableRow(
                 label,
                 pluralize(metrics.show(ALL_MODELS, "words", bin=label), "word"),
@@ -160,7 +154,7 @@ def _render_breakdown(page: ComparisonPage, candidate: str) -> str:
 def _render_samples(page: ComparisonPage) -> str:
     if not page.samples:
         return ""
-    first = page.options.baseline
+    first = page.metrics.baseline
     samples = "\n".join(_render_sample(first, sample) for sample in page.samples)
     return (
         f'<p class="lead">Words of a candidate that differ from those of {escape_html(first)} are '
@@ -185,6 +179,24 @@ def _render_sample(baseline: str, sample: Sample) -> str:
     return render_sample(sample, render_completion)
 
 
+def diff_words(text: str, reference: str) -> Iterator[tuple[str, bool]]:
+    """Yield `text` in pieces, each with True if it differs from `reference`; some may be empty.
+
+    Neighbouring words that differ are a single piece, with the spaces between them but not around
+    them; a difference in spacing alone does not count.
+    """
+    words, done = list(re.finditer(r"\S+", text)), 0
+    matcher = difflib.SequenceMatcher(
+        a=[word[0] for word in words], b=reference.split(), autojunk=False
+    )
+    for kind, start, end, _, _ in matcher.get_opcodes():
+        if kind in ("replace", "delete"):
+            yield text[done : words[start].start()], False
+            done = words[end - 1].end()
+            yield text[words[start].start() : done], True
+    yield text[done:], False
+
+
 def _collapse_blank_lines(text: str) -> str:
     return re.sub(r"\n\s*\n", "\n\n", text.strip())
 
@@ -192,7 +204,7 @@ def _collapse_blank_lines(text: str) -> str:
 def _render_human_eval(page: ComparisonPage) -> str:
     if page.options.judgements is not None:
         return ""
-    path = escape_html(shlex.quote(str(page.options.out / JUDGEMENTS_FILE)))
+    path = escape_html(shlex.quote(str(page.options.out / SHEET_NAME)))
     return (
         "<p>Nobody was asked yet. <code>judgements.csv</code>, beside this page, holds the answers "
         "above without the names of the models. Write 1, 2 or tie into its column "

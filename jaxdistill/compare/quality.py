@@ -1,7 +1,7 @@
 """Quality of models on shared rows: bits per byte, token agreement, tasks, and weakest words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -42,7 +42,7 @@ class WordBreakdown:
     """Bins of words, and the bin on which each candidate falls behind most.
 
     Attributes:
-        bins: Labels of the bins by "frequency", "position" and "length".
+        bins: Labels of the bins by title of the breakdown.
         worst_bin: Label by candidate; None if it is clearly worse on no bin.
     """
 
@@ -56,7 +56,7 @@ def collect_scored_words(scores: Mapping[str, ModelScores]) -> ScoredWords:
     Raises:
         UserError: if no word can be compared, or the cost of a word is not finite.
     """
-    rows = {name: list(model_scores.rows.values()) for name, model_scores in scores.items()}
+    rows = {name: list(model_scores.values()) for name, model_scores in scores.items()}
     words = [row.words for row in next(iter(rows.values()))]
     is_scored = np.concatenate(
         [
@@ -107,22 +107,18 @@ def add_quality(
     truncated completion has none.
     """
     first, *candidates = scores
-    num_rows = len(scores[first].rows)
+    num_rows = len(scores[first])
     metrics.add(ALL_MODELS, "rows", num_rows)
     metrics.add(ALL_MODELS, "tolerance", tolerance)
     _add_word_costs(metrics, words, words.is_scored)
     metrics.add(first, "accepted_extra", tolerance * metrics.value(first, "bits_per_byte"))
     for name in candidates:
-        if scores[name].has_same_tokenizer:
-            for column, quantity in _TOKEN_METRICS.items():
-                metrics.add(name, quantity, _token_mean(scores[name], column), num_rows=num_rows)
-
-
-def _token_mean(scores: ModelScores, column: str) -> evals.Estimate:
-    sums, counts = np.array(
-        [[row.token_sums[column], row.token_sums["scored_tokens"]] for row in scores.rows.values()]
-    ).T
-    return evals.ratio(sums[None], counts[None])
+        sums = [row.token_sums for row in scores[name].values()]
+        for column, quantity in _TOKEN_METRICS.items():
+            if column in sums[0]:
+                terms = ([[row[key] for row in sums]] for key in (column, "scored_tokens"))
+                mean = evals.ratio(*map(np.array, terms))
+                metrics.add(name, quantity, mean, num_rows=num_rows)
 
 
 def add_task_scores(
@@ -132,10 +128,7 @@ def add_task_scores(
 ) -> None:
     """Record each metric of a task, and by how much the first metric is worse, rows paired.
 
-    Args:
-        metrics: Metrics of the comparison.
-        scores: Metrics of every row by model, the first model first.
-        tolerance: Accepted loss, as a fraction of the first model's score.
+    `scores` are by model, metric and row; `tolerance` is a fraction of the first model's score.
     """
     for name, columns in scores.items():
         for metric, values in columns.items():
@@ -155,18 +148,14 @@ def add_word_bins(metrics: ComparisonMetrics, words: ScoredWords) -> WordBreakdo
 
     A bin of fewer than `MIN_ROWS` rows has no interval, and is never the worst.
     """
-    bins = [
-        replace(word_bin, mask=word_bin.mask & words.is_scored)
-        for word_bin in evals.make_word_bins(words.table)
-    ]
-    bins = [word_bin for word_bin in bins if word_bin.mask.any()]
+    bins = evals.make_word_bins(words.table, words.is_scored)
     labels: dict[str, list[str]] = {}
     for word_bin in bins:
         labels.setdefault(word_bin.breakdown, []).append(word_bin.label)
         _add_word_costs(metrics, words, word_bin.mask, word_bin.label)
     large_bins = [word_bin for word_bin in bins if words.num_rows(word_bin.mask) >= MIN_ROWS]
     _, *candidates = words.nats
-    worst_bin = {name: _find_worst_bin(metrics, words, name, large_bins) for name in candidates}
+    worst_bin = {name: _find_worst_bin(words, name, large_bins) for name in candidates}
     return WordBreakdown(labels, worst_bin)
 
 
@@ -188,23 +177,18 @@ def _add_word_costs(
 
 
 def _find_worst_bin(
-    metrics: ComparisonMetrics,
-    words: ScoredWords,
-    candidate: str,
-    bins: Sequence[evals.WordBin],
+    words: ScoredWords, candidate: str, bins: Sequence[evals.WordBin]
 ) -> str | None:
     """Return the bin with the largest cost above the first model's; None if none is clear.
 
     Of many 95 % intervals some lie above 0 by chance. The intervals here are wider, so that all
     of them hold together in 95 % of cases (Bonferroni's correction).
     """
-    first = next(iter(words.nats))
+    nats = words.nats[candidate], next(iter(words.nats.values()))
     extra: dict[str, float] = {}
     for word_bin in bins:
-        metric = metrics.get(candidate, "extra_bits_per_byte", bin=word_bin.label)
-        if metric is None or metric.low is None or metric.low <= 0:
-            continue
-        nats, level = (words.nats[candidate], words.nats[first]), 1 - 0.05 / len(bins)
-        if evals.extra_bits_per_byte(words.table, word_bin.mask, *nats, level=level).low > 0:
-            extra[word_bin.label] = metric.value
+        level = 1 - 0.05 / len(bins)
+        estimate = evals.extra_bits_per_byte(words.table, word_bin.mask, *nats, level=level)
+        if estimate.low > 0:
+            extra[word_bin.label] = estimate.value
     return max(extra, key=lambda label: extra[label], default=None)

@@ -1,17 +1,14 @@
 """Rules that recommend a candidate, the first model or more rows, and the reasons given for it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from jaxdistill.compare.metrics import ALL_MODELS, MIN_ROWS, ComparisonMetrics, pluralize
 from jaxdistill.evals import Estimate
 
-QualityStatus = Literal["within", "beyond", "unclear", "few"]
+QualityStatus = Literal["beyond", "few", "unclear", "within"]  # the worst first
 Preference = Literal["for", "against", "silent"]
 Verdict = Literal["take", "keep", "unclear", "disputed"]
-
-_STATUSES_WORST_FIRST: Final[tuple[QualityStatus, ...]] = ("beyond", "few", "unclear", "within")
 
 
 class CandidateAdvice(NamedTuple):
@@ -60,11 +57,6 @@ def judge_quality(degradation: Estimate | None, limit: float) -> QualityStatus:
     return "within" if degradation.high <= limit else "beyond"
 
 
-def worst_status(statuses: Iterable[QualityStatus]) -> QualityStatus:
-    """Return the worst status of several quality checks."""
-    return min(statuses, key=_STATUSES_WORST_FIRST.index)
-
-
 def judge_preference(preferred_share: Estimate | None) -> Preference:
     """Compare the share of preferred completions with one half; "silent" if it is not clear."""
     if preferred_share is None or preferred_share.low <= 0.5 <= preferred_share.high:
@@ -93,11 +85,7 @@ def is_cheaper(
 ) -> bool:
     """Return True if a candidate saves money, or time unless both prices are known.
 
-    Args:
-        price: Price of the candidate for some number of words.
-        baseline_price: Price of the first model for as many.
-        relative_speed: Speed of the candidate over that of the first model, minus 1.
-        min_saving: Smallest saving that counts, as a fraction of the price or the time.
+    `min_saving` is a fraction of the price or the time, and `relative_speed` 0 at equal speed.
     """
     if price is None or baseline_price is None:
         # Prices per hour of the same machine: with and without them the rule is the same.
@@ -118,7 +106,7 @@ def _advise_on(metrics: ComparisonMetrics, candidate: str) -> CandidateAdvice:
         status, limit = _check_limit(metrics, candidate, "task_loss", "accepted_task_loss")
         statuses.append(status)
         reasons.append(_task_reason(metrics, candidate, limit))
-    if (status := worst_status(statuses)) in ("unclear", "few"):
+    if (status := min(statuses, key=get_args(QualityStatus).index)) in ("unclear", "few"):
         num_rows = pluralize(metrics.show(ALL_MODELS, "rows"), "row")
         reasons.append(f"Rows: {num_rows} cannot decide this. Give more rows.")
     has_savings, savings_reasons = _check_savings(metrics, candidate)

@@ -33,8 +33,8 @@ class RowScores:
     Attributes:
         words: Scored words.
         word_nats: Nats of each word.
-        token_sums: Sums over tokens: `scored_tokens` and, with the tokenizer of the first model,
-            `forward_kl`, `top1_agreement` and `top5_agreement` beside it.
+        token_sums: Sums over tokens: `scored_tokens` and, for a candidate with the tokenizer of
+            the first model, `forward_kl`, `top1_agreement` and `top5_agreement` beside it.
     """
 
     words: data.WordOffsets
@@ -42,12 +42,8 @@ class RowScores:
     token_sums: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class ModelScores:
-    """Scores of one model by `row_id`, for the rows that it reads whole."""
-
-    has_same_tokenizer: bool
-    rows: Mapping[int, RowScores]
+ModelScores = Mapping[int, RowScores]
+"""Scores of one model by `row_id`, for the rows that it reads whole."""
 
 
 def read_text_rows(sources: Sequence[str], *, as_chat: bool) -> TextRows:
@@ -64,28 +60,20 @@ def read_text_rows(sources: Sequence[str], *, as_chat: bool) -> TextRows:
             with errors.collect():
                 text = {name: value for name, value in fields.items() if name not in _TOKEN_FIELDS}
                 row = data.parse_row(text, source=row_source, row_id=len(rows), as_chat=as_chat)
-                if not row.has_completion:
+                completion = data.completion_messages(row.content)
+                if not completion:
                     raise UserError(
                         f"{row_source}: has no completion to compare models on. Give it a "
                         "`completion`."
                     )
-                if _has_blank_completion(row):
-                    num_blank += 1
-                else:
+                if any(str(message["content"]).strip() for message in completion):
                     rows.append(row)
+                else:
+                    num_blank += 1
     errors.raise_if_any()
     if not rows:
         raise UserError(f"{', '.join(sources)}: no row has words to compare models on.")
     return TextRows(rows, num_blank)
-
-
-def _has_blank_completion(row: data.Row) -> bool:
-    match row.content:
-        case data.Text(completion=completion):
-            return not (completion or "").strip()
-        case data.Chat(messages=messages, num_prompt=num_prompt):
-            return not any(str(turn["content"]).strip() for turn in messages[num_prompt:])
-    return False
 
 
 def select_prompts(rows: Iterable[data.Row], num_prompts: int) -> list[data.Row]:
@@ -108,31 +96,22 @@ def select_prompts(rows: Iterable[data.Row], num_prompts: int) -> list[data.Row]
 
 
 def score_rows(
-    path: str,
-    model: Model,
-    baseline: Model | None,
-    rows: Sequence[data.Row],
-    options: CompareOptions,
+    path: str, model: Model, baseline: Model, rows: Sequence[data.Row], options: CompareOptions
 ) -> ModelScores:
-    """Score the rows that a model reads whole.
+    """Score the rows that a model reads whole, with agreement if it shares the first's tokenizer.
 
-    Args:
-        path: Path of the model, for messages.
-        model: The model.
-        baseline: The first model; None if `model` is the first.
-        rows: All rows.
-        options: Options of the comparison.
+    `path` is for messages; `baseline` is the first model, and may be `model` itself.
     """
     config = options.data
     run.check_length(config.length, model.config, path, "--length")
-    is_same = baseline is None or not align.tokenizer_difference(
+    has_agreement = model is not baseline and not align.tokenizer_difference(
         model.tokenizer, baseline.tokenizer
     )
     split = data.DataSplit(list(rows), [])
     examples = data.prepare(config, model.tokenizer, split=split, is_scoring_only=True).train
     token_metrics = run.token_metrics(
         model,
-        baseline if is_same else None,
+        baseline if has_agreement else None,
         examples,
         length=config.length,
         batch_size=options.batch_size,
@@ -141,7 +120,7 @@ def score_rows(
     words = data.word_offsets(
         [row for row in rows if row.row_id in row_ids], model.tokenizer, loss_on=config.loss_on
     )
-    return ModelScores(is_same, _score_by_row(token_metrics, words))
+    return _score_by_row(token_metrics, words)
 
 
 def _score_by_row(
@@ -164,10 +143,10 @@ def _score_by_row(
     return scores
 
 
-def find_comparable_rows(
+def select_comparable_rows(
     metrics: ComparisonMetrics, scores: Mapping[str, ModelScores], rows: TextRows
-) -> list[int]:
-    """Return `row_id` of the rows that every model reads whole and as the same words.
+) -> dict[str, ModelScores]:
+    """Return the scores of the rows that every model reads whole and as the same words.
 
     The number of other rows is recorded by reason: too long for a model, of other words to some
     model, or blank.
@@ -175,7 +154,7 @@ def find_comparable_rows(
     Raises:
         UserError: if there are no such rows.
     """
-    first, *others = (model_scores.rows for model_scores in scores.values())
+    first, *others = scores.values()
     whole = [row_id for row_id in first if all(row_id in other for other in others)]
     if not whole:
         raise UserError(
@@ -196,13 +175,16 @@ def find_comparable_rows(
     num_read = len(rows.rows) + rows.num_blank
     metrics.add(ALL_MODELS, "rows_read", num_read)
     metrics.add(ALL_MODELS, "rows_left_out", num_read - len(row_ids))
-    excluded = {(name, "rows_too_long"): len(rows.rows) - len(s.rows) for name, s in scores.items()}
+    excluded = {(name, "rows_too_long"): len(rows.rows) - len(s) for name, s in scores.items()}
     excluded[ALL_MODELS, "rows_in_other_words"] = len(whole) - len(row_ids)
     excluded[ALL_MODELS, "blank_rows"] = rows.num_blank
     for (name, quantity), num_rows in excluded.items():
         if num_rows:
             metrics.add(name, quantity, num_rows)
-    return row_ids
+    return {
+        name: {row_id: model_scores[row_id] for row_id in row_ids}
+        for name, model_scores in scores.items()
+    }
 
 
 def generate_completions(

@@ -17,6 +17,7 @@ from jaxdistill.data.rows import Chat as Chat
 from jaxdistill.data.rows import Row as Row
 from jaxdistill.data.rows import Text as Text
 from jaxdistill.data.rows import apply_teacher_prompt as apply_teacher_prompt
+from jaxdistill.data.rows import completion_messages as completion_messages
 from jaxdistill.data.rows import readable_prompt as readable_prompt
 from jaxdistill.data.sources import read_rows as read_rows
 from jaxdistill.data.split import DataSplit as DataSplit

@@ -123,7 +123,7 @@ def apply_teacher_prompt(row: Row) -> Row:
     prompt, content = row.teacher_prompt, row.content
     if prompt is None or isinstance(content, Tokens):
         return row
-    messages = _completion_messages(content)
+    messages = completion_messages(content)
     if isinstance(prompt, Chat):
         size = len(prompt.messages)
         content = Chat((*prompt.messages, *messages), size, size, content.is_finished)
@@ -168,11 +168,14 @@ def readable_prompt(row: Row) -> str:
     return str(prompt[-1].get("content", ""))
 
 
-def _completion_messages(content: Text | Chat) -> tuple[Message, ...]:
-    """Return the completion as messages; none until it is written."""
-    if isinstance(content, Chat):
-        return content.messages[content.num_prompt :]
-    return () if content.completion is None else (_assistant_message(content.completion.strip()),)
+def completion_messages(content: Text | Chat | Tokens) -> tuple[Message, ...]:
+    """Return the completion as messages; none for exact tokens, or until it is written."""
+    match content:
+        case Chat(messages=messages, num_prompt=num_prompt):
+            return messages[num_prompt:]
+        case Text(completion=str(completion)):
+            return (_assistant_message(completion.strip()),)
+    return ()
 
 
 def _assistant_message(completion: str) -> Message:

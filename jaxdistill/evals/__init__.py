@@ -8,18 +8,13 @@ from jaxdistill.evals.bootstrap import RatioTerms as RatioTerms
 from jaxdistill.evals.bootstrap import difference as difference
 from jaxdistill.evals.bootstrap import mean as mean
 from jaxdistill.evals.bootstrap import ratio as ratio
-from jaxdistill.evals.generative_task import GenerateTexts as GenerateTexts
 from jaxdistill.evals.generative_task import Task as Task
 from jaxdistill.evals.generative_task import TaskPrompt as TaskPrompt
 from jaxdistill.evals.generative_task import make_prompts as make_prompts
-from jaxdistill.evals.generative_task import mean_scores as mean_scores
 from jaxdistill.evals.generative_task import row_scores as row_scores
-from jaxdistill.evals.log_likelihood import LogLikelihood as LogLikelihood
 from jaxdistill.evals.log_likelihood import log_likelihoods as log_likelihoods
-from jaxdistill.evals.model_size import num_parameters as num_parameters
-from jaxdistill.evals.model_size import size_on_disk as size_on_disk
-from jaxdistill.evals.repetition import repeated_ngrams as repeated_ngrams
 from jaxdistill.evals.text_metrics import LOWER_IS_BETTER as LOWER_IS_BETTER
+from jaxdistill.evals.text_metrics import repeated_ngrams as repeated_ngrams
 from jaxdistill.evals.token_metrics import TokenEvaluator as TokenEvaluator
 from jaxdistill.evals.token_metrics import TokenMetrics as TokenMetrics
 from jaxdistill.evals.token_metrics import add_digit_accuracy as add_digit_accuracy
@@ -33,3 +28,5 @@ from jaxdistill.evals.word_metrics import sum_nats_by_word as sum_nats_by_word
 from jaxdistill.runtimes.cost import Cost as Cost
 from jaxdistill.runtimes.cost import Speed as Speed
 from jaxdistill.runtimes.cost import measure_speed as measure_speed
+from jaxdistill.runtimes.cost import size_on_disk as size_on_disk
+from jaxdistill.runtimes.jax_runtime import num_parameters as num_parameters

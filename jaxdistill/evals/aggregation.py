@@ -32,11 +32,7 @@ RATIO_METRICS = {
 
 
 def mean_metrics(token_metrics: TokenMetrics, *, num_bytes: int) -> dict[str, float]:
-    """Compute means over all scored tokens.
-
-    Args:
-        token_metrics: Metrics of each token.
-        num_bytes: UTF-8 bytes of the scored text (sum of `Example.num_bytes`); 0 if unknown.
+    """Compute means over all scored tokens of `num_bytes` UTF-8 bytes, 0 if unknown.
 
     Returns:
         The mean of each metric (`digit_accuracy` over digits only), `calibration_error`,
@@ -63,15 +59,13 @@ def mean_metrics(token_metrics: TokenMetrics, *, num_bytes: int) -> dict[str, fl
 def calibration_error(
     confidence: Float[np.ndarray, " N"],
     accuracy: Float[np.ndarray, " N"],
-    *,
-    num_bins: int = NUM_CALIBRATION_BINS,
 ) -> float:
     """Compute the expected calibration error: mean |confidence - accuracy| of equal-width bins.
 
     Reference: Guo et al., "On Calibration of Modern Neural Networks", 2017, https://arxiv.org/abs/1706.04599.
     """
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-    gaps = np.bincount(bins, weights=confidence - accuracy, minlength=num_bins)
+    bins = np.minimum((confidence * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - accuracy)
     return float(np.abs(gaps).sum() / len(confidence))
 
 

@@ -36,12 +36,7 @@ def ratio(
     would never exceed their lowest and highest. Instead the error of their mean is added to each
     resample: the standard error times a draw of Student's t (Student, "The Probable Error of a
     Mean", 1908, https://doi.org/10.1093/biomet/6.1.1). With one seed, the interval covers other
-    rows but not other seeds.
-
-    Args:
-        sums: Sum of each row, for each training seed.
-        weights: Denominator of each row, such as its number of scored tokens.
-        seed: Seed of the resampling.
+    rows but not other seeds. `seed` is that of the resampling.
     """
     return _percentile_interval(
         _resampled_ratios(sums, weights, seed), _ratio_by_seed(sums, weights), seed
@@ -56,10 +51,7 @@ def mean(values: Float[np.ndarray, " R"], *, seed: int = 0) -> Estimate:
 def difference(
     candidate: RatioTerms, baseline: RatioTerms, *, seed: int = 0, level: float = 0.95
 ) -> Estimate:
-    """Estimate `ratio(*candidate) - ratio(*baseline)` of the same rows, paired by seeds and rows.
-
-    `level` is the confidence level of the interval.
-    """
+    """Estimate `ratio(*candidate) - ratio(*baseline)`, paired by seeds and rows, at a level."""
     resampled = _resampled_ratios(*candidate, seed) - _resampled_ratios(*baseline, seed)
     differences = _ratio_by_seed(*candidate) - _ratio_by_seed(*baseline)
     return _percentile_interval(resampled, differences, seed, level)

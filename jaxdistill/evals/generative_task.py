@@ -12,7 +12,6 @@ from pydantic import AfterValidator, Field
 from jaxdistill.config import configclass
 from jaxdistill.data.field_template import field_to_text, fill_template, lookup_field
 from jaxdistill.errors import ErrorCollector, UserError
-from jaxdistill.evals.bootstrap import Estimate, mean
 from jaxdistill.evals.text_metrics import TEXT_METRICS
 from jaxdistill.sampling import Sampling
 
@@ -76,11 +75,7 @@ class TaskPrompt:
 
 
 def make_prompts(task: Task, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[TaskPrompt]:
-    """Make the prompt of each row.
-
-    Args:
-        task: The task.
-        rows: Source (file and line) and fields of each row.
+    """Make the prompt of each row, given as its source (file and line) and its fields.
 
     Raises:
         UserError: Some rows lack fields of the task (names every one), there is no row, or the
@@ -98,13 +93,6 @@ def make_prompts(task: Task, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> l
     if not prompts:
         raise UserError("task: the sources have no row. Give a file with at least one.")
     return prompts
-
-
-def mean_scores(
-    task: Task, task_prompts: Sequence[TaskPrompt], generate: GenerateTexts
-) -> dict[str, Estimate]:
-    """Return the mean of each metric over rows, with its bootstrap interval."""
-    return {name: mean(values) for name, values in row_scores(task, task_prompts, generate).items()}
 
 
 def row_scores(

@@ -1,4 +1,4 @@
-"""Text metrics: a number for a predicted text and its reference texts.
+"""Text metrics: a number for a predicted text and its reference texts, or for its repetition.
 
 The libraries of some come with `pip install 'jaxdistill[text]'`.
 """
@@ -77,6 +77,20 @@ TEXT_METRICS: Mapping[str, TextMetric] = {
 
 LOWER_IS_BETTER = frozenset({"character_error_rate"})
 """Metrics that count errors."""
+
+
+def repeated_ngrams(texts: Sequence[Sequence[int]], *, n: int = 4) -> float:
+    """1 - distinct n-grams / n-grams of tokens, both summed over texts; 0 without n-grams.
+
+    Reference: seq-rep-n of Welleck et al., "Neural Text Generation with Unlikelihood Training",
+    2020, https://arxiv.org/abs/1908.04319.
+    """
+    distinct = total = 0
+    for tokens in texts:
+        ngrams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+        distinct += len(set(ngrams))
+        total += len(ngrams)
+    return 1 - distinct / total if total else 0.0
 
 
 def _normalise(text: str) -> str:

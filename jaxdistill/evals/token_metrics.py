@@ -19,6 +19,8 @@ from jaxdistill.objectives.forward_kl import ForwardKL
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated_sharding
 from jaxdistill.types import Batch, HiddenSignal, LMHead, ModelOutput, Params
 
+_TOKEN_COLUMNS = ("example_ids", "positions", "labels")
+
 
 @dataclass(frozen=True)
 class TokenMetrics:
@@ -48,9 +50,7 @@ def add_digit_accuracy(
 ) -> TokenMetrics:
     """Add `digits`, 1 if a label consists of digits, and `digit_accuracy`, 1 if also predicted.
 
-    Args:
-        token_metrics: Metrics with `accuracy`.
-        is_digit: True for the tokens of the vocabulary that consist of digits.
+    `is_digit` is True for the tokens of the vocabulary that consist of digits.
     """
     digits = is_digit[token_metrics.labels].astype(np.float32)
     accuracy = digits * token_metrics.values["accuracy"]
@@ -111,20 +111,22 @@ class TokenEvaluator:
                 f"evaluation: {broken[0]} is NaN. The {owner}'s weights are damaged, or its "
                 "training diverged, or it needs more than 16 bits: try `float32`."
             )
-        tokens = {name: columns.pop(name) for name in ("example_ids", "positions", "labels")}
+        tokens = {name: columns.pop(name) for name in _TOKEN_COLUMNS}
         return TokenMetrics(**tokens, values=columns)
 
     def _score_batch(
         self, params: Params, teacher_params: Params | None, batch: Batch
     ) -> dict[str, np.ndarray]:
         """Return the columns of a batch at the positions whose label is scored."""
-        self._check_batch_size(batch)
-        values = jax.device_get(self._jitted(params, teacher_params, self._shard_batch(batch)))
-        columns = {
-            "example_ids": batch.example_ids,
-            "positions": batch.positions,
-            "labels": batch.labels,
-        }
+        if (size := batch.tokens.shape[0]) % self._num_shards:
+            raise UserError(
+                f"evaluation: batches of {size} cannot be split evenly over {self._num_shards} "
+                f"devices. Use a batch size that is a multiple of {self._num_shards}."
+            )
+        make_array = jax.make_array_from_process_local_data
+        sharded = jax.tree.map(lambda array: make_array(self._sharding, array, array.shape), batch)
+        values = jax.device_get(self._jitted(params, teacher_params, sharded))
+        columns = {name: getattr(batch, name) for name in _TOKEN_COLUMNS}
         columns |= {name: value.reshape(batch.tokens.shape) for name, value in values.items()}
         is_scored = np.asarray(batch.loss_mask) != 0
         return {name: np.asarray(column)[is_scored] for name, column in columns.items()}
@@ -144,18 +146,6 @@ class TokenEvaluator:
             None if teacher is None else teacher.lm_head,
             chunk_size=self._chunk_size,
         )
-
-    def _shard_batch(self, batch: Batch) -> Batch:
-        make_array = jax.make_array_from_process_local_data
-        return jax.tree.map(lambda array: make_array(self._sharding, array, array.shape), batch)
-
-    def _check_batch_size(self, batch: Batch) -> None:
-        size = batch.tokens.shape[0]
-        if size % self._num_shards:
-            raise UserError(
-                f"evaluation: batches of {size} cannot be split evenly over {self._num_shards} "
-                f"devices. Use a batch size that is a multiple of {self._num_shards}."
-            )
 
 
 def _accuracy(student: TokenDistribution, _: TokenDistribution | None) -> Float32[Array, " R"]:

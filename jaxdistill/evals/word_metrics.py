@@ -14,13 +14,13 @@ _FREQUENCY_BINS = (
     ("words that occur once", 1, 1),
     ("words that occur 2 to 9 times", 2, 9),
     ("words that occur 10 to 99 times", 10, 99),
-    ("words that occur 100 times or more", 100, None),
+    ("words that occur 100 times or more", 100, np.inf),
 )
 _POSITION_BINS = (
     ("words 1 to 4 of an answer", 1, 4),
     ("words 5 to 16 of an answer", 5, 16),
     ("words 17 to 64 of an answer", 17, 64),
-    ("words from the 65th on", 65, None),
+    ("words from the 65th on", 65, np.inf),
 )
 
 
@@ -86,7 +86,7 @@ class WordBin:
     """A bin of words.
 
     Attributes:
-        breakdown: Quantity that is binned: "frequency", "position" or "length" (of the answer).
+        breakdown: Title of the bins of one quantity.
         label: Description for people.
         mask: True for the words of the table that are in the bin.
     """
@@ -96,19 +96,19 @@ class WordBin:
     mask: Bool[np.ndarray, " W"]
 
 
-def make_word_bins(table: WordTable) -> list[WordBin]:
-    """Bin words by their frequency, their position and the length of their answer.
+def make_word_bins(table: WordTable, is_scored: Bool[np.ndarray, " W"]) -> list[WordBin]:
+    """Bin the scored words by their frequency, their position and the length of their answer.
 
     Each breakdown has every word once; empty bins are left out.
     """
     breakdowns = {
-        "frequency": (table.frequencies, _FREQUENCY_BINS),
-        "position": (table.word_indices, _POSITION_BINS),
-        "length": (table.num_words_in_example, _answer_length_bins(table)),
+        "By how often a word occurs in these rows": (table.frequencies, _FREQUENCY_BINS),
+        "By where a word stands in its answer": (table.word_indices, _POSITION_BINS),
+        "By how long the answer is": (table.num_words_in_example, _answer_length_bins(table)),
     }
     bins = [
-        WordBin(name, label, (values >= low) & (values <= (np.inf if high is None else high)))
-        for name, (values, ranges) in breakdowns.items()
+        WordBin(title, label, is_scored & (values >= low) & (values <= high))
+        for title, (values, ranges) in breakdowns.items()
         for label, low, high in ranges
     ]
     return [word_bin for word_bin in bins if word_bin.mask.any()]
@@ -145,7 +145,7 @@ def _bits_and_bytes_by_example(
     return RatioTerms(bits[None], np.bincount(indices, weights=table.num_bytes[mask])[None])
 
 
-def _answer_length_bins(table: WordTable) -> list[tuple[str, int, int | None]]:
+def _answer_length_bins(table: WordTable) -> list[tuple[str, int, int | float]]:
     """Return ranges of short, medium and long answers: about a third of examples each."""
     first_words = np.unique(table.example_indices, return_index=True)[1]
     lengths = table.num_words_in_example[first_words]
@@ -154,7 +154,7 @@ def _answer_length_bins(table: WordTable) -> list[tuple[str, int, int | None]]:
     return [
         (f"answers of up to {_pluralize_words(short)}", 1, short),
         (f"answers of {start}{_pluralize_words(medium)}", short + 1, medium),
-        (f"answers of more than {_pluralize_words(medium)}", medium + 1, None),
+        (f"answers of more than {_pluralize_words(medium)}", medium + 1, np.inf),
     ]
 
 

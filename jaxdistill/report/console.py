@@ -7,33 +7,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxdistill.report.quantities import (
-    Comparison,
-    QuantityRow,
-    Sample,
-    strip_control_characters,
-    table_rows,
-)
+from jaxdistill.report.quantities import Sample, TableRow, strip_control_characters
 
-_DIRECTION_ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
-
-
-def print_comparison(comparison: Comparison, *, console: Console | None = None) -> None:
-    """Print a row per quantity and a column per model."""
-    print_table(comparison, table_rows(comparison), console=console)
+_DIRECTION_ARROWS = {"lower is better": " ↓", "higher is better": " ↑"}
 
 
 def print_table(
-    models: Iterable[str], rows: Iterable[QuantityRow], *, console: Console | None = None
+    models: Iterable[str], rows: Iterable[TableRow], *, console: Console | None = None
 ) -> None:
     """Print rows of quantities, with an arrow in the direction that is better."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for model in models:
         table.add_column(_plain_text(model), justify="right")
-    for quantity, cells in rows:
-        label = quantity.label + _DIRECTION_ARROWS[quantity.better]
-        table.add_row(*(_plain_text(cell) for cell in (label, *cells)))
+    for row in rows:
+        label = row.label + _DIRECTION_ARROWS.get(row.note, "")
+        table.add_row(*(_plain_text(cell) for cell in (label, *row.cells)))
     (console or rich.get_console()).print(table)
 
 

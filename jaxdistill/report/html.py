@@ -1,22 +1,17 @@
 """Parts of HTML pages: a document without scripts or network, with all text escaped."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
-from typing import NamedTuple
 
-from jaxdistill.report.quantities import QuantityRow, Sample, strip_control_characters
+from jaxdistill.report.quantities import Sample, TableRow, strip_control_characters
 
 
 def render_document(title: str, lead: str, sections: Mapping[str, str], *, css: str = "") -> str:
-    """Render a page.
+    """Render a page of sections, HTML by heading; an empty section is left out.
 
-    Args:
-        title: Title, as text.
-        lead: A sentence or two below the title, as text.
-        sections: HTML by heading; an empty section is left out.
-        css: Rules beyond those that all pages have.
+    `lead` is a sentence or two below the title; `css` joins the rules that all pages have.
     """
     return Template(_read_asset("page.html")).substitute(
         title=escape_html(title),
@@ -39,27 +34,6 @@ def render_definitions(definitions: Mapping[str, object]) -> str:
     return f'<dl class="facts">\n{lines}\n</dl>' if lines else ""
 
 
-class TableRow(NamedTuple):
-    """Row of an HTML table, as text.
-
-    Attributes:
-        label: First cell.
-        note: Small text below the label.
-        cells: Other cells; an interval `[low, high]` at the end of a cell goes below its value.
-        css_class: Class of the row.
-    """
-
-    label: str
-    note: str
-    cells: Sequence[str]
-    css_class: str = ""
-
-
-def quantity_rows(rows: Iterable[QuantityRow]) -> list[TableRow]:
-    """Return rows of quantities as rows of an HTML table."""
-    return [TableRow(quantity.label, quantity.direction, cells) for quantity, cells in rows]
-
-
 def render_table(
     title: str,
     columns: Mapping[str, str],
@@ -80,29 +54,22 @@ def render_table(
         main_column: Column that stands out.
     """
     column_classes = [' class="main"' if column == main_column else "" for column in columns]
+    head = f'<th scope="rowgroup" colspan="{1 + len(columns)}">{{}}</th>'
     heads = "".join(
         f'<th scope="col"{css_class}>{escape_html(column)}{_render_small(note)}</th>'
         for (column, note), css_class in zip(columns.items(), column_classes, strict=True)
     )
-    bodies = "\n".join(
-        f"<tbody>\n{_render_heading(heading, 1 + len(columns))}"
-        + "\n".join(_render_row(row, column_classes) for row in rows)
-        + "\n</tbody>"
-        for heading, rows in sections.items()
-    )
+    bodies = ""
+    for heading, rows in sections.items():
+        lines = [f'<tr class="group">{head.format(escape_html(heading))}</tr>'] if heading else []
+        lines += [_render_row(row, column_classes) for row in rows]
+        bodies += "\n".join(["<tbody>", *lines, "</tbody>", ""])
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape_html(title)}">\n'
         f"<table>\n{f'<caption>{escape_html(caption)}</caption>' if caption else ''}\n"
-        f'<thead><tr><th scope="col">{escape_html(row_header)}</th>{heads}</tr></thead>\n{bodies}\n'
+        f'<thead><tr><th scope="col">{escape_html(row_header)}</th>{heads}</tr></thead>\n{bodies}'
         "</table>\n</div>"
     )
-
-
-def _render_heading(heading: str, num_columns: int) -> str:
-    if not heading:
-        return ""
-    head = f'<th scope="rowgroup" colspan="{num_columns}">{escape_html(heading)}</th>'
-    return f'<tr class="group">{head}</tr>\n'
 
 
 def _render_row(row: TableRow, column_classes: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -20,12 +20,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Sample:
-    """Completions of one prompt.
-
-    Attributes:
-        prompt: The prompt as a person reads it.
-        answers: Completion by model.
-    """
+    """Completions of one prompt (as a person reads it), by model."""
 
     prompt: str
     answers: Mapping[str, str]
@@ -51,11 +46,20 @@ class Quantity:
         return f"{self.better} is better" if self.better else ""
 
 
-class QuantityRow(NamedTuple):
-    """Row of the table: a quantity, and its text for each model."""
+class TableRow(NamedTuple):
+    """Row of a table, as text.
 
-    quantity: Quantity
-    cells: list[str]
+    Attributes:
+        label: First cell.
+        note: Small text below the label.
+        cells: Other cells; an interval `[low, high]` at the end of a cell goes below its value.
+        css_class: Class of the row.
+    """
+
+    label: str
+    note: str
+    cells: Sequence[str]
+    css_class: str = ""
 
 
 def format_fixed(digits: int) -> Callable[[Number], str]:
@@ -101,11 +105,12 @@ QUANTITIES: Mapping[str, Quantity] = {
 }
 
 
-def table_rows(comparison: Comparison) -> list[QuantityRow]:
+def table_rows(comparison: Comparison) -> list[TableRow]:
     """Return the rows of the table: the quantities that any model has, in the order above."""
     return [
-        QuantityRow(
-            quantity,
+        TableRow(
+            quantity.label,
+            quantity.direction,
             [
                 quantity.format(values[name]) if name in values else MISSING
                 for values in comparison.values()

@@ -8,7 +8,6 @@ from pathlib import Path
 from jaxdistill.files import atomic_file
 from jaxdistill.report.html import (
     escape_html,
-    quantity_rows,
     render_definitions,
     render_document,
     render_sample,
@@ -23,12 +22,9 @@ class RunReport:
     """Content of the report on a run.
 
     Attributes:
-        title: Title of the page.
-        lead: A sentence or two below the title.
         comparison: Quantities of each model.
         main_model: Model of the comparison whose column stands out.
         records: Metrics of the run by step, for the curves (`read_metrics`).
-        samples: Completions of each model.
         facts: Counts of data, time and versions, by name.
         config: The resolved config as YAML.
     """
@@ -76,7 +72,7 @@ def render_report(report: RunReport) -> str:
 
 
 def _render_comparison(report: RunReport) -> str:
-    rows = quantity_rows(table_rows(report.comparison))
+    rows = table_rows(report.comparison)
     if not rows:
         return ""
     return render_table(

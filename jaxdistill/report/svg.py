@@ -2,13 +2,16 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from jaxdistill.report.quantities import Quantity
 
 COLOURS = ("#1b5e9b", "#b3541e", "#2c7a51", "#7a4b94", "#8a6d00", "#a03050")
 GRID = "#e4e4e4"
@@ -18,13 +21,7 @@ _TEXT = "#444444"
 def render_svg(
     fill_figure: Callable[[Figure], None], *, alt_text: str, size_inches: tuple[float, float]
 ) -> str:
-    """Render a figure as an `<svg>` element as wide as the page allows.
-
-    Args:
-        fill_figure: Function that draws into an empty figure.
-        alt_text: Description of the picture for screen readers.
-        size_inches: Width and height.
-    """
+    """Render a figure that a function fills, as an `<svg>` element as wide as the page allows."""
     style: Any = {
         "font.family": "sans-serif",
         "font.size": 10,
@@ -42,6 +39,36 @@ def render_svg(
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(figure).print_svg(file, metadata=no_metadata)
     return _extract_svg_element(file.getvalue(), alt_text=alt_text)
+
+
+def draw_intervals(quantity: Quantity, intervals: Mapping[str, tuple[float, float, float]]) -> str:
+    """Draw value, low and high end for each model as a dot on a line, as an `<svg>` element."""
+    descriptions = [
+        f"{model} {quantity.format(value)}, from {quantity.format(low)} to {quantity.format(high)}"
+        for model, (value, low, high) in intervals.items()
+    ]
+
+    def fill(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for row, (value, low, high) in enumerate(intervals.values()):
+            axes.plot([low, high], [row, row], color=COLOURS[0], linewidth=2)
+            axes.plot([value], [row], "o", color=COLOURS[0], markersize=5)
+        axes.set_yticks(range(len(intervals)), list(intervals))
+        axes.invert_yaxis()
+        axes.margins(y=0.2)
+        axes.set_xlabel(f"{quantity.label} ({quantity.direction})")
+        style_axes(axes, grid_axis="x")
+
+    alt_text = f"{quantity.label}: {'; '.join(descriptions)}."
+    return render_svg(fill, alt_text=alt_text, size_inches=(5.2, 0.9 + 0.32 * len(intervals)))
+
+
+def style_axes(axes: Axes, *, grid_axis: Literal["both", "x", "y"] = "both") -> None:
+    """Draw a grey grid behind the data, and neither ticks nor a frame."""
+    axes.grid(axis=grid_axis, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def to_standalone_svg(element: str) -> str:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxdistill.report.svg import COLOURS, GRID, render_svg
+from jaxdistill.report.svg import COLOURS, render_svg, style_axes
 
 MetricRecords = Sequence[Mapping[str, Any]]
 """Records of `metrics.jsonl`: a `step`, and metrics (None if a value was not finite)."""
@@ -30,17 +30,11 @@ _HELDOUT_TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class LineChart:
+class LineChart(NamedTuple):
     """Title of a chart, and the names of its metrics."""
 
     title: str
     names: Sequence[str]
-
-    @property
-    def labels(self) -> list[str]:
-        """Names without their prefix, such as `train/`."""
-        return [name.rpartition("/")[2] for name in self.names]
 
 
 def list_charts(records: MetricRecords) -> list[LineChart]:
@@ -78,12 +72,12 @@ def read_series(records: MetricRecords, name: str) -> tuple[list[int], list[floa
 def describe_chart(chart: LineChart, records: MetricRecords) -> str:
     """Describe a chart for screen readers."""
     descriptions = []
-    for name, quantity in zip(chart.names, chart.labels, strict=True):
-        steps, values = read_series(records, name)
-        finite = [(s, v) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
+    for name in chart.names:
+        points = zip(*read_series(records, name), strict=True)
+        finite = [(step, value) for step, value in points if math.isfinite(value)]
         (first, start), (last, end) = finite[0], finite[-1]
         descriptions.append(
-            f"{quantity} from {start:.4g} at step {first} to {end:.4g} at step {last}"
+            f"{_label(name)} from {start:.4g} at step {first} to {end:.4g} at step {last}"
         )
     return f"{chart.title}: {'; '.join(descriptions)}."
 
@@ -93,26 +87,22 @@ def draw_chart(chart: LineChart, records: MetricRecords) -> str:
 
     def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for colour, name, label in zip(
-            COLOURS * len(chart.names), chart.names, chart.labels, strict=False
-        ):
+        for colour, name in zip(cycle(COLOURS), chart.names, strict=False):
             steps, values = read_series(records, name)
             marker = "o" if len(steps) < 30 else None
-            axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=3)
-        _style_axes(axes, last_step=records[-1]["step"], num_lines=len(chart.names))
+            axes.plot(steps, values, color=colour, label=_label(name), marker=marker, markersize=3)
+        _label_axes(axes, last_step=records[-1]["step"], num_lines=len(chart.names))
 
     return render_svg(fill, alt_text=describe_chart(chart, records), size_inches=(5.2, 2.7))
 
 
-class TrainingEffort(NamedTuple):
-    """Number of tokens that a run has read, and seconds that it has trained."""
-
-    tokens: int
-    seconds: float
+def _label(name: str) -> str:
+    """Return the name of a metric without its prefix, such as `train/`."""
+    return name.rpartition("/")[2]
 
 
-def training_effort(records: MetricRecords) -> TrainingEffort:
-    """Add up tokens and seconds over all parts of a run that was resumed."""
+def training_effort(records: MetricRecords) -> tuple[int, float]:
+    """Return the tokens and seconds of training, over all parts of a run that was resumed."""
     tokens = seconds = before = 0.0
     for record in records:
         if "time/seconds" in record:
@@ -121,19 +111,16 @@ def training_effort(records: MetricRecords) -> TrainingEffort:
             passed = now - before if now >= before else now
             seconds, before = seconds + passed, now
             tokens += passed * record["time/tokens_per_second"]
-    return TrainingEffort(round(tokens), seconds)
+    return round(tokens), seconds
 
 
-def _style_axes(axes: Axes, *, last_step: int, num_lines: int) -> None:
+def _label_axes(axes: Axes, *, last_step: int, num_lines: int) -> None:
     axes.set_xlabel("step")
     # The same range in all charts, so that they can be compared.
     axes.set_xlim(0, 1.02 * last_step)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=False)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    style_axes(axes)
     if num_lines > 1:
         axes.legend(frameon=False, loc="upper right")

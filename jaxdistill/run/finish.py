@@ -99,7 +99,7 @@ def print_result(folder: RunFolder) -> None:
     result = json.loads(folder.result.read_text())
     console = rich.get_console()
     console.print()
-    report.print_comparison(result["comparison"])
+    report.print_table(result["comparison"], report.table_rows(result["comparison"]))
     report.print_samples([report.Sample(**sample) for sample in result["samples"]])
     paths = f"\nstudent  {folder.student}\nreport   {folder.report / 'index.html'}"
     console.print(paths, markup=False, highlight=False, soft_wrap=True)

@@ -33,9 +33,9 @@ def evaluate_task(
     The model is as for `open_model`, sources as in `DataConfig.sources`. Raises UserError if files
     or rows are wrong, or if a prompt is too long for the model.
     """
-    task_prompts = make_task_prompts(task, sources)
-    generate = _make_generate_function(model, task, batch_size=batch_size, dtype=dtype)
-    return evals.mean_scores(task, task_prompts, generate)
+    prompts = make_task_prompts(task, sources)
+    scores = score_task(model, task, prompts, batch_size=batch_size, dtype=dtype)
+    return {name: evals.mean(values) for name, values in scores.items()}
 
 
 def make_task_prompts(task: evals.Task, sources: Sequence[str]) -> list[evals.TaskPrompt]:
@@ -55,16 +55,14 @@ def check_task(model: str, task: evals.Task, task_prompts: Sequence[evals.TaskPr
 
 
 def score_task(
-    model: str, task: evals.Task, task_prompts: Sequence[evals.TaskPrompt], *, batch_size: int = 8
+    path: str,
+    task: evals.Task,
+    task_prompts: Sequence[evals.TaskPrompt],
+    *,
+    batch_size: int = 8,
+    dtype: str = "float32",
 ) -> dict[str, Float[np.ndarray, " R"]]:
     """Return each metric of a task for every row; otherwise like `evaluate_task`."""
-    generate = _make_generate_function(model, task, batch_size=batch_size)
-    return evals.row_scores(task, task_prompts, generate)
-
-
-def _make_generate_function(
-    path: str, task: evals.Task, *, batch_size: int, dtype: str = "float32"
-) -> evals.GenerateTexts:
     model = open_model(path, dtype=dtype)
 
     def generate(prompts: Sequence[str], sampling: Sampling, seed: int) -> list[str]:
@@ -76,7 +74,7 @@ def _make_generate_function(
                 )
             )
 
-    return generate
+    return evals.row_scores(task, task_prompts, generate)
 
 
 def _tokenize_prompts(

@@ -100,6 +100,12 @@ def _best_seconds(generate: GenerateTokens, new_tokens: int, repeats: int) -> fl
     return best
 
 
+def size_on_disk(path: str | Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    files = Path(path).rglob("*") if Path(path).is_dir() else [Path(path)]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def peak_bytes() -> int:
     """Return the peak memory of this process so far."""
     # Linux hands `ru_maxrss` on from parent to child process, but not VmHWM.

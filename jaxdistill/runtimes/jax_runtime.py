@@ -19,8 +19,13 @@ def load_model(request: CostRequest) -> LoadedModel:
         generate=greedy_generator(
             model.config, model.params, request.dummy_prompts(model.config.vocab_size)
         ),
-        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(model.params)),
+        num_parameters=num_parameters(model.params),
     )
+
+
+def num_parameters(params: Params) -> int:
+    """Return the number of parameters; tied parameters count once."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def greedy_generator(

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from html import unescape
 
@@ -119,8 +120,10 @@ def test_judgements_are_read_back_and_kept(comparison, capfd: pytest.CaptureFixt
         writer.writerows(rows)
     judged = sheet.read_bytes()
     try:
-        assert main(comparison.command) == 2
-        assert "holds judgements, which would be lost" in capfd.readouterr().err
+        assert main(comparison.command) == 0
+        assert f"holds judgements or other files, so {comparison.out}-2" in capfd.readouterr().out
+        assert sheet.read_bytes() == judged
+        shutil.rmtree(f"{comparison.out}-2")
         assert main([*comparison.command, "--judgements", str(sheet)]) == 0
         assert sheet.read_bytes() == judged
         counts = [comparison.value(name, "ties")["value"] for name in ("small", "other")]

@@ -8,18 +8,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from jaxdistill.compare.comparison import _find_output_folder
 from jaxdistill.compare.human_eval import (
     COLUMNS,
     Judgement,
     add_preferences,
     format_sheet,
+    has_judgements,
     make_blind_pairs,
     preference_share,
     read_sheet,
 )
 from jaxdistill.compare.metrics import ComparisonMetrics
-from jaxdistill.compare.options import check_output_folder
+from jaxdistill.compare.options import CompareOptions
 from jaxdistill.compare.recommendation import judge_preference
+from jaxdistill.data import DataConfig
 from jaxdistill.errors import UserError
 
 PROMPTS = [f"What is {n}?" for n in range(12)]
@@ -153,28 +156,33 @@ def test_wrong_files_are_refused(tmp_path):
         read_sheet(tmp_path / "none.csv", pairs)
 
 
-def test_judgements_are_not_overwritten_unread(tmp_path):
-    pairs = make_blind_pairs(PROMPTS, COMPLETIONS)
-    path = tmp_path / "judgements.csv"
+def test_judgements_and_other_files_are_not_overwritten(tmp_path):
+    def output_folder(judgements=None):
+        options = CompareOptions(models={}, data=data, out=tmp_path / "out", judgements=judgements)
+        return _find_output_folder(options).name
+
+    data, pairs = DataConfig(sources=("rows.jsonl",)), make_blind_pairs(PROMPTS, COMPLETIONS)
+    assert output_folder() == "out"
+    path = tmp_path / "out" / "judgements.csv"
+    path.parent.mkdir()
     path.write_bytes(format_sheet(pairs, {}).encode())
-    check_output_folder(tmp_path, None)
+    assert output_folder() == "out"
     path.write_bytes(format_sheet(pairs, {3: Judgement("2")}).encode())
-    with pytest.raises(UserError, match="holds judgements, which would be lost"):
-        check_output_folder(tmp_path, None)
-    check_output_folder(tmp_path, str(path))
+    assert output_folder() == "out-2"
     for name in (".DS_Store", ".~lock.judgements.csv#"):  # desktops and spreadsheets leave these
-        (tmp_path / name).write_text("")
-    check_output_folder(tmp_path, str(path))
-    (tmp_path / "thesis.doc").write_text("years of work")
-    with pytest.raises(UserError, match=r"holds thesis\.doc, which no comparison wrote"):
-        check_output_folder(tmp_path, str(path))
+        path.with_name(name).write_text("")
+    assert output_folder(str(path)) == "out"
+    path.with_name("thesis.doc").write_text("years of work")
+    assert output_folder(str(path)) == "out-2"
+    (tmp_path / "out-2").mkdir()
+    assert output_folder(str(path)) == "out-3"
 
 
 def test_a_prompt_of_any_length_is_read_back(tmp_path):
     pairs = make_blind_pairs(["why " * 50_000], {"big": ["Yes."], "small": ["No."]})
     path = tmp_path / "judgements.csv"
     path.write_bytes(format_sheet(pairs, {}).encode())
-    check_output_folder(tmp_path, None)  # nothing is filled in
+    assert not has_judgements(path)
     path.write_bytes(format_sheet(pairs, {1: Judgement("tie")}).encode())
     assert read_sheet(path, pairs) == {1: Judgement("tie")}
 

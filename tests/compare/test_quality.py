@@ -34,7 +34,7 @@ def model_scores(
         token_ends=np.array(token_ends or word_ends),
     )
     row = RowScores(words, np.array(nats), {})
-    return ModelScores(has_same_tokenizer=False, rows=dict.fromkeys(range(NUM_ROWS), row))
+    return dict.fromkeys(range(NUM_ROWS), row)
 
 
 # The first tokenizer has the space before "cat" in the word: 4 bytes instead of 3.

@@ -13,7 +13,6 @@ from jaxdistill.compare.recommendation import (
     judge_preference,
     judge_quality,
     recommend,
-    worst_status,
 )
 from jaxdistill.evals import Estimate
 
@@ -118,13 +117,6 @@ def test_prices_come_before_speed():
     assert recommendation.verdict == "keep"
     price = "Price: a million words cost $3.00 with a and $2.00 with big (+50 %)"
     assert price in recommendation.advice[0].reasons[1]
-
-
-def test_the_worst_check_of_quality_counts():
-    assert worst_status(["within", "within"]) == "within"
-    assert worst_status(["within", "unclear"]) == "unclear"
-    assert worst_status(["unclear", "beyond"]) == "beyond"
-    assert worst_status(["few", "unclear", "within"]) == "few"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from jaxdistill.compare.scoring import (
     ModelScores,
     RowScores,
     TextRows,
-    find_comparable_rows,
     read_text_rows,
+    select_comparable_rows,
 )
 from jaxdistill.data import Row, Text, WordOffsets
 
@@ -32,14 +32,13 @@ def test_left_out_rows_are_counted_by_reason():
             for row_id, text in enumerate(texts)
             if text
         }
-        rows = {row_id: RowScores(offsets, np.ones(1), {}) for row_id, offsets in words.items()}
-        return ModelScores(False, rows)
+        return {row_id: RowScores(offsets, np.ones(1), {}) for row_id, offsets in words.items()}
 
     def describe(num_rows: int, num_blank: int, **scores: ModelScores) -> str:
         rows = [Row(f"rows:{n}", n, str(n), Text("", "a")) for n in range(num_rows)]
         metrics = ComparisonMetrics(scores)
-        row_ids = find_comparable_rows(metrics, scores, TextRows(rows, num_blank))
-        assert row_ids == [0]
+        comparable = select_comparable_rows(metrics, scores, TextRows(rows, num_blank))
+        assert all([*model_scores] == [0] for model_scores in comparable.values())
         return describe_excluded_rows(metrics, 64)
 
     scores = {

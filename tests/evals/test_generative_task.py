@@ -4,7 +4,7 @@ import pytest
 
 from jaxdistill.config import load
 from jaxdistill.errors import UserError
-from jaxdistill.evals import Task, make_prompts, mean_scores
+from jaxdistill.evals import Task, make_prompts, row_scores
 from jaxdistill.sampling import Sampling
 
 MATHS = Task(
@@ -37,9 +37,8 @@ def test_the_last_match_counts_and_seeds_are_averaged() -> None:
         calls.append((list(prompts), sampling, seed))
         return ["1 and 1 make 2.", "4" if seed == 3 else "none"]
 
-    estimate = mean_scores(MATHS, make_prompts(MATHS, ROWS), generate)["exact_match"]
-    assert estimate.value == 0.75
-    assert 0 <= estimate.low < 0.75 < estimate.high <= 1
+    scores = row_scores(MATHS, make_prompts(MATHS, ROWS), generate)["exact_match"]
+    assert scores.tolist() == [1, 0.5]
     assert [seed for *_, seed in calls] == [3, 4]
     assert calls[0][0] == ["1 + 1?\nAnswer:", "2 + 2?\nAnswer:"]
 
@@ -50,7 +49,7 @@ def test_the_last_match_counts_and_seeds_are_averaged() -> None:
 def test_a_completion_ends_before_the_first_stop_string(completion: str, value: float) -> None:
     task = Task(prompt="?", reference="a", metrics=("exact_match",), stop=(". ", "\n"))
     prompts = make_prompts(task, [("r", {"a": "Paris"})])
-    assert mean_scores(task, prompts, lambda *_: [completion])["exact_match"].value == value
+    assert row_scores(task, prompts, lambda *_: [completion])["exact_match"].tolist() == [value]
 
 
 def test_rows_that_do_not_fit_are_named() -> None:
@@ -109,13 +108,13 @@ def test_patterns_are_checked_when_the_task_is_loaded(tmp_path) -> None:
 def test_a_group_without_a_match_is_an_empty_answer() -> None:
     task = Task(prompt="?", reference="a", metrics=("f1",), answer_pattern=r"answer: (\d+)|none")
     prompts = make_prompts(task, [("r", {"a": "5"})])
-    assert mean_scores(task, prompts, lambda *_: ["answer: 5"])["f1"].value == 1
-    assert mean_scores(task, prompts, lambda *_: ["none"])["f1"].value == 0
+    assert row_scores(task, prompts, lambda *_: ["answer: 5"])["f1"].tolist() == [1]
+    assert row_scores(task, prompts, lambda *_: ["none"])["f1"].tolist() == [0]
 
 
 def test_sampling_is_passed_to_the_generator() -> None:
     task = Task(prompt="?", reference="a", metrics=("f1",), sampling=Sampling(max_new_tokens=5))
     calls = []
     prompts = make_prompts(task, [("r", {"a": "b"})])
-    mean_scores(task, prompts, lambda *arguments: calls.append(arguments) or ["b"])
+    row_scores(task, prompts, lambda *arguments: calls.append(arguments) or ["b"])
     assert calls[0][1].max_new_tokens == 5

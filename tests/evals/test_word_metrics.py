@@ -95,12 +95,14 @@ def test_columns_of_the_word_table():
 
 
 def test_each_breakdown_has_every_word_once():
-    bins = make_word_bins(table())
-    for name in ("frequency", "position", "length"):
-        masks = [word_bin.mask for word_bin in bins if word_bin.breakdown == name]
+    bins = make_word_bins(table(), np.full(8, True))
+    titles = dict.fromkeys(word_bin.breakdown for word_bin in bins)
+    assert len(titles) == 3
+    for title in titles:
+        masks = [word_bin.mask for word_bin in bins if word_bin.breakdown == title]
         assert np.sum(masks, axis=0).tolist() == [1] * 8
         assert all(mask.any() for mask in masks)
-    assert [word_bin.label for word_bin in bins if word_bin.breakdown == "length"] == [
+    assert [word_bin.label for word_bin in bins if "long" in word_bin.breakdown] == [
         "answers of up to 1 word",
         "answers of 2 words",
         "answers of more than 2 words",
@@ -109,7 +111,8 @@ def test_each_breakdown_has_every_word_once():
 
 def test_bits_per_byte_of_a_bin():
     words = table()
-    labels = {word_bin.label: word_bin.mask for word_bin in make_word_bins(words)}
+    bins = make_word_bins(words, np.full(8, True))
+    labels = {word_bin.label: word_bin.mask for word_bin in bins}
     mask = labels["words that occur once"]
     nats = np.arange(8) * NATS_PER_BIT
     # cat, dog and saw: 1, 3 and 4 bits, and 12 bytes

@@ -13,9 +13,10 @@ from jaxdistill.errors import UserError
 from jaxdistill.report import (
     RunReport,
     Sample,
-    print_comparison,
     print_samples,
+    print_table,
     read_metrics,
+    table_rows,
     write_report,
 )
 
@@ -172,7 +173,7 @@ def test_metrics_are_read_as_they_were_recorded(tmp_path: Path) -> None:
 
 def test_the_console_shows_the_same_numbers_and_no_markup() -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
-    print_comparison(COMPARISON, console=console)
+    print_table(COMPARISON, table_rows(COMPARISON), console=console)
     print_samples([Sample(NASTY, {"student after": NASTY})], console=console)
     text = console.file.getvalue()  # pyright: ignore
     for shown in ("3.9877", "65.4 %", "63.7 M", "254.8 MB", "70.9", "student before"):
