@@ -50,14 +50,31 @@ def write_gguf(pretrained: Pretrained, path: str | Path, *, dtype: str = "f16") 
     target = target if target.suffix == ".gguf" else target / f"model-{dtype}.gguf"
     if target.is_dir():
         raise UserError(f"{target}: is a folder, expected a .gguf file. Name another file.")
-    architecture = _architecture_name(pretrained)
-    tensors = _gguf_tensors(pretrained, architecture)
-    metadata = _metadata(pretrained, architecture, dtype)
-    _check_expressible(architecture, pretrained.config, metadata, tensors)
+    architecture, tensors, metadata = _describe(pretrained, dtype)
     kinds = {name: _storage_type(name, tensors, dtype) for name in tensors}
     with atomic_file(target) as temporary:
         _write_file(temporary, architecture, metadata, tensors, kinds)
     return target
+
+
+def check_gguf(pretrained: Pretrained) -> None:
+    """Check that `write_gguf` can write this model; its parameters may be shapes only.
+
+    Raises:
+        UserError: The family, a setting or the tokenizer cannot be expressed.
+    """
+    _describe(pretrained, GGUF_DTYPES[0])
+
+
+def _describe(
+    pretrained: Pretrained, dtype: str
+) -> tuple[str, dict[str, LazyTensor], dict[str, Any]]:
+    """Return architecture, tensors and metadata of the file."""
+    architecture = _architecture_name(pretrained)
+    tensors = _gguf_tensors(pretrained, architecture)
+    metadata = _metadata(pretrained, architecture, dtype)
+    _check_expressible(architecture, pretrained.config, metadata, tensors)
+    return architecture, tensors, metadata
 
 
 def _architecture_name(pretrained: Pretrained) -> str:
@@ -67,7 +84,7 @@ def _architecture_name(pretrained: Pretrained) -> str:
     if model_type not in names:
         raise UserError(
             f"format=gguf: family `{model_type}` cannot be written, expected one of "
-            f"{', '.join(names)}. Use `--format safetensors`."
+            f"{', '.join(names)}. Export it as safetensors."
         )
     return names[model_type]
 
@@ -123,7 +140,7 @@ def _check_expressible(
         name = next(name for name in values if values[name] != others[name])
         raise UserError(
             f"format=gguf: architecture `{architecture}` of llama.cpp cannot express {name}="
-            f"{values[name]}; it would be read as {others[name]}. Use `--format safetensors`."
+            f"{values[name]}; it would be read as {others[name]}. Export it as safetensors."
         )
 
 

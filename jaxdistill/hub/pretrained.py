@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill.errors import UserError
 from jaxdistill.hub.model_path import read_source
 from jaxdistill.hub.parameters import load_params
+from jaxdistill.hub.source import Source
 from jaxdistill.hub.tensors import check_dtype
 from jaxdistill.models import DecoderConfig, Family
 from jaxdistill.types import Params
@@ -85,13 +86,26 @@ def load(
     """
     check_dtype(dtype)
     source = read_source(path, revision=revision)
-    config = source.config
+    _ = source.config
     # Before the weights: a broken tokenizer is reported at once.
     tokenizer = source.load_tokenizer() if with_tokenizer else None
+    return from_source(source, load_params(source, dtype=dtype, shardings=shardings), tokenizer)
+
+
+def from_source(
+    source: Source,
+    params: Params,
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: DecoderConfig | None = None,
+) -> Pretrained:
+    """Join parameters with the config files of their source.
+
+    `config` describes the parameters if they are not those of the source, but some of its layers.
+    """
     return Pretrained(
         family=source.family,
-        config=config,
-        params=load_params(source, dtype=dtype, shardings=shardings),
+        config=source.config if config is None else config,
+        params=params,
         tokenizer=tokenizer,
         hf_config=source.hf_config,
         generation_config=source.generation_config,

@@ -99,6 +99,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "repeated_4grams": Quantity("Repeated 4-grams", format_percent, "lower"),
     "num_parameters": Quantity("Parameters", format_count),
     "size_on_disk": Quantity("Size on disk", format_bytes),
+    "gguf_size": Quantity("GGUF file on disk", format_bytes),
     "peak_bytes": Quantity("Peak memory", format_bytes),
     "first_token_seconds": Quantity("Seconds to first token", format_fixed(3)),
     "tokens_per_second": Quantity("Tokens per second", format_fixed(1)),

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import optax
-from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import hub
 from jaxdistill.model import Model
@@ -113,7 +112,7 @@ def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
         return None
     source = inspection.teacher
     params = _load_params(source, config.teacher.dtype, inspection)
-    return _make_model(source, source.config, params, inspection.teacher_tokenizer)
+    return Model(hub.from_source(source, params, inspection.teacher_tokenizer))
 
 
 def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | None) -> Model:
@@ -138,7 +137,7 @@ def source_params(config: RunConfig, inspection: Inspection, teacher: Model | No
 
 def student_model(inspection: Inspection, params: Params) -> Model:
     """Return the student with tokenizer and source config, ready to export."""
-    return _make_model(inspection.student, inspection.student_config, params, inspection.tokenizer)
+    return Model(inspection.student_pretrained(params))
 
 
 def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -> StepFunction:
@@ -175,22 +174,6 @@ def make_teacher_signal(inspection: Inspection) -> SignalFunction | None:
         return replace(signal, lm_head=replace(signal.lm_head, vocab_tables=vocab_tables))
 
     return teacher_signal
-
-
-def _make_model(
-    source: hub.Source, config: DecoderConfig, params: Params, tokenizer: PreTrainedTokenizerBase
-) -> Model:
-    return Model(
-        hub.Pretrained(
-            family=source.family,
-            config=config,
-            params=params,
-            tokenizer=tokenizer,
-            hf_config=source.hf_config,
-            generation_config=source.generation_config,
-            gguf_tokenizer=source.gguf_tokenizer,
-        )
-    )
 
 
 def _load_params(source: hub.Source, dtype: str, inspection: Inspection) -> Params:

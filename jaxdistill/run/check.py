@@ -23,7 +23,7 @@ from jaxdistill.run.teacher_view import make_teacher_prompt_view, make_teacher_v
 from jaxdistill.run.vocab_tables import VocabTablePair, make_vocab_tables
 from jaxdistill.sharding import make_mesh, num_batch_shards
 from jaxdistill.train import check_batch_size
-from jaxdistill.types import Batch
+from jaxdistill.types import Batch, Params
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ class Inspection:
         kept = range(self.num_layers) if self.layers is None else self.layers
         kinds = tuple(self.student.config.layers[layer] for layer in kept)
         return replace(self.student.config, layers=kinds)
+
+    def student_pretrained(self, params: Params) -> hub.Pretrained:
+        """Join the student's parameters with tokenizer and source config, ready to export."""
+        return hub.from_source(self.student, params, self.tokenizer, self.student_config)
 
     @property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -187,7 +191,7 @@ def inspect(config: RunConfig) -> Inspection:
     vocab_needs = frozenset().union(*(objective.vocab_needs for objective in config.objectives))
     if vocab_needs:
         _ = data.Renderer(tokenizer).token_bytes  # report an unreadable tokenizer now
-    return Inspection(
+    inspection = Inspection(
         student=student,
         num_layers=num_kept_layers(config.student, student.config.num_layers),
         layers=layers,
@@ -198,6 +202,12 @@ def inspect(config: RunConfig) -> Inspection:
         mesh=mesh,
         vocab_needs=vocab_needs,
     )
+    if config.student.gguf_dtype is not None:
+        with findings.collect("student.gguf_dtype"):
+            shapes = abstract_params(inspection.student_config)
+            hub.check_gguf(inspection.student_pretrained(shapes))
+        findings.raise_if_any()
+    return inspection
 
 
 def inspect_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit) -> Inspection:

@@ -57,12 +57,15 @@ class StudentConfig:
             float32, because bfloat16 would round small updates away.
         export_dtype: Data type of the exported weights. The final evaluation uses the weights
             rounded to it.
+        gguf_dtype: Storage type of a GGUF file of the student for llama.cpp, written beside the
+            exported folder; null writes none.
     """
 
     model: Annotated[str, Field(min_length=1)]
     layers: _Count | tuple[Annotated[int, Field(ge=0)], ...] | LayerChoice | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     export_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    gguf_dtype: Literal["f16", "q8_0", "q4_1"] | None = None
 
 
 @configclass

@@ -72,6 +72,8 @@ def finish_run(
     """Export the student, compare it with its teacher, and write and print the report."""
     config, folder = context.config, context.folder
     hub.save(student.pretrained, folder.student, dtype=config.student.export_dtype)
+    if config.student.gguf_dtype is not None:
+        hub.save(student.pretrained, folder.gguf, format="gguf", dtype=config.student.gguf_dtype)
     student = student.astype(config.student.export_dtype).astype("float32")
     count, prepared = max(REPETITION_PROMPTS, config.evaluation.samples), context.prepared
     models = {STUDENT: _PromptedModel(student, sample_prompts(prepared, student, count))}
@@ -102,6 +104,8 @@ def print_result(folder: RunFolder) -> None:
     report.print_table(result["comparison"], report.table_rows(result["comparison"]))
     report.print_samples([report.Sample(**sample) for sample in result["samples"]])
     paths = f"\nstudent  {folder.student}\nreport   {folder.report / 'index.html'}"
+    if folder.gguf.is_file():
+        paths += f"\nGGUF     {folder.gguf}"
     console.print(paths, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -117,7 +121,8 @@ def _compare_models(
         before = json.loads(folder.initial_metrics.read_text())
     if evaluate_heldout is not None:
         after = _score_student(context, evaluate_heldout, student.model)
-    costs = _measure_costs(config, student, folder.student)
+    exports = [folder.student, folder.gguf] if config.student.gguf_dtype else [folder.student]
+    costs = _measure_costs(config, student, exports)
     comparison = {
         STUDENT_BEFORE: _select_metrics(before, _STUDENT_METRICS),
         STUDENT: {**_select_metrics(after, _STUDENT_METRICS), **costs},
@@ -126,7 +131,7 @@ def _compare_models(
         teacher = models[TEACHER]
         metrics = {name: after.get(f"teacher_{name}") for name in _TEACHER_METRICS}
         metrics |= teacher_heldout_metrics(context, teacher.model)
-        costs = _measure_costs(config, teacher, hub.read_source(config.teacher.model).path)
+        costs = _measure_costs(config, teacher, [hub.read_source(config.teacher.model).path])
         comparison[TEACHER] = {**_select_metrics(metrics, _TEACHER_METRICS), **costs}
     return comparison
 
@@ -160,8 +165,10 @@ def _score_student(
     return summarize(metrics, examples)
 
 
-def _measure_costs(config: RunConfig, prompted: _PromptedModel, path: Path) -> dict[str, float]:
-    """Measure the number of parameters and size on disk, and speed if the config asks for it."""
+def _measure_costs(
+    config: RunConfig, prompted: _PromptedModel, paths: Sequence[Path]
+) -> dict[str, float]:
+    """Count parameters and bytes on disk, and measure speed if the config asks for it."""
     model = prompted.model
     costs = {"num_parameters": float(evals.num_parameters(model.params))}
     if config.evaluation.speed:
@@ -170,7 +177,10 @@ def _measure_costs(config: RunConfig, prompted: _PromptedModel, path: Path) -> d
             model.config, model.params, prompts, vocab_size=model.vocab_size
         )
         costs |= asdict(evals.measure_speed(generate))
-    return {**costs, "size_on_disk": float(evals.size_on_disk(path))}
+    for path in paths:
+        name = "gguf_size" if path.suffix == ".gguf" else "size_on_disk"
+        costs[name] = float(evals.size_on_disk(path))
+    return costs
 
 
 def _generate_completions(

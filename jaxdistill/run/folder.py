@@ -21,6 +21,7 @@ _CHANGEABLE_FIELDS = (
     "mesh",
     "track",
     "student.export_dtype",
+    "student.gguf_dtype",
     "data.rollout.directory",
     "data.rollout.stop",  # its effect is in the content of the rows
     "data.unpaired",
@@ -40,6 +41,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student"  # exported, a Hugging Face folder
+        self.gguf = self.path / "student.gguf"  # only with `student.gguf_dtype`
         self.report = self.path / "report"
         self.metrics = self.path / "metrics.jsonl"
         self.heldout_scores = self.path / "heldout_scores.jsonl"  # one line per held-out row
