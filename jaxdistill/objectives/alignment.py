@@ -66,7 +66,7 @@ def align_batch(
             ModelPositions(other.gather(teacher.hidden), other.gather(other.labels), contexts[1]),
             read.loss_mask,
             span_weight,
-            example_weight(read) if averages_examples and read.alignment is None else None,
+            example_mean_weight(read) if averages_examples and read.alignment is None else None,
         )
     return jax.tree.map(partial(split_shards, num_shards=num_shards), positions)
 
@@ -86,7 +86,7 @@ def teacher_weight(batch: Batch) -> Float32[Array, "B T"]:
     return jnp.asarray(batch.loss_mask if batch.alignment is None else batch.alignment.span_weight)
 
 
-def example_weight(batch: Batch) -> Float32[Array, "B T"]:
+def example_mean_weight(batch: Batch) -> Float32[Array, "B T"]:
     """Return the weight of each position in the mean over its example; 0 if not compared."""
     weight = teacher_weight(batch)
     total = segment_sums(weight, batch)

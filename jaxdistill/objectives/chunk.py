@@ -50,8 +50,8 @@ class PositionTerm(NamedTuple):
         """Weight of the term at each position."""
         if self.objective is None or not self.objective.needs_teacher:
             return positions.loss_mask
-        if self.objective.averages_examples and positions.example_weight is not None:
-            return positions.example_weight
+        if self.objective.averages_examples and positions.example_mean_weight is not None:
+            return positions.example_mean_weight
         return positions.teacher_weight
 
 

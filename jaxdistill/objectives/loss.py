@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from jaxdistill.objectives.alignment import example_weight, teacher_weight
+from jaxdistill.objectives.alignment import example_mean_weight, teacher_weight
 from jaxdistill.objectives.base import Objective, PositionObjective, objective_names
 from jaxdistill.objectives.batch_objective import BatchObjective
 from jaxdistill.objectives.chunk import CHUNK_SIZE
@@ -112,7 +112,7 @@ def _total_weight(objective: PositionObjective, batch: Batch) -> Float32[Array, 
     if not objective.needs_teacher:
         return jnp.sum(batch.loss_mask)
     is_averaged = objective.averages_examples and batch.alignment is None
-    return jnp.sum(example_weight(batch) if is_averaged else teacher_weight(batch))
+    return jnp.sum(example_mean_weight(batch) if is_averaged else teacher_weight(batch))
 
 
 def _term_name(objective: str, term: str) -> str:

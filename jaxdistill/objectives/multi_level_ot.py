@@ -17,7 +17,7 @@ from jaxdistill.config import configclass
 from jaxdistill.losses import multi_level_ot as costs
 from jaxdistill.objectives.alignment import (
     as_jax_arrays,
-    example_weight,
+    example_mean_weight,
     gather_teacher,
     segment_sums,
     split_shards,
@@ -25,8 +25,8 @@ from jaxdistill.objectives.alignment import (
 )
 from jaxdistill.objectives.base import OBJECTIVES, Positive
 from jaxdistill.objectives.batch_objective import BatchObjective
+from jaxdistill.objectives.completion_top_k import completion_top_k_probs
 from jaxdistill.objectives.engine import VocabEngine
-from jaxdistill.objectives.sequence_top_k import sequence_top_k_probs
 from jaxdistill.objectives.weight_schedule import NonNegative
 from jaxdistill.types import Batch, HiddenSignal, Params
 
@@ -68,7 +68,7 @@ class MultiLevelOT(BatchObjective):
 
     def denominators(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
         """Return the number of completions with a position that is compared."""
-        count = jnp.sum(example_weight(as_jax_arrays(batch)))
+        count = jnp.sum(example_mean_weight(as_jax_arrays(batch)))
         return dict.fromkeys(self.term_names, count)
 
     def sums(
@@ -87,7 +87,7 @@ class MultiLevelOT(BatchObjective):
         batch = as_jax_arrays(batch)
         read = teacher_batch(batch)
         is_scored = jnp.asarray(read.loss_mask) > 0
-        weights = example_weight(batch)
+        weights = example_mean_weight(batch)
         is_compared = (jnp.asarray(batch.loss_mask) > 0) & (segment_sums(weights, batch) > 0)
         q = self._top_k_probs(student, batch, is_compared, engine)
         p = self._top_k_probs(jax.lax.stop_gradient(teacher), read, is_scored, engine)
@@ -140,7 +140,7 @@ class MultiLevelOT(BatchObjective):
             for array in (signal.hidden, is_start, is_selected)
         )
         columns = hidden, jnp.cumsum(is_start, axis=1) - 1, selected
-        probs = sequence_top_k_probs(
+        probs = completion_top_k_probs(
             *columns, signal.lm_head, k=self.k, chunk_size=engine.chunk_size
         )
         return probs.reshape(*is_selected.shape, -1)

@@ -42,7 +42,7 @@ class AlignedPositions:
         loss_mask: Weight of what concerns the student alone; positions of weight 0 are skipped.
         span_weight: Weight of the comparison with the teacher; None where both models read the
             same tokens, and it is `loss_mask`.
-        example_weight: Weight of the comparison by objectives that average over examples; None
+        example_mean_weight: Weight of the comparison by objectives that average over examples; None
             where it is `teacher_weight`.
     """
 
@@ -50,12 +50,12 @@ class AlignedPositions:
     teacher: ModelPositions | None
     loss_mask: Float[Array, "*G R"]
     span_weight: Float[Array, "*G R"] | None = None
-    example_weight: Float[Array, "*G R"] | None = None
+    example_mean_weight: Float[Array, "*G R"] | None = None
 
     def __post_init__(self):
         """Check that all parts have the same positions."""
         shape = self.student.labels.shape
-        weights = ("loss_mask", "span_weight", "example_weight")
+        weights = ("loss_mask", "span_weight", "example_mean_weight")
         parts = {name: getattr(self, name) for name in weights}
         parts["teacher"] = None if self.teacher is None else self.teacher.labels
         for name, array in parts.items():

@@ -162,7 +162,7 @@ def logits_by_example(tables, batch):
 
 
 def test_packing_shards_and_chunks_change_nothing():
-    sizes = [(1 + n % 3, 1 + n % 2) for n in range(20)]  # more than one pass of `sequence_top_k`
+    sizes = [(1 + n % 3, 1 + n % 2) for n in range(20)]  # more than one pass of `completion_top_k`
     tables = random_logits(2, 20, length=3)
     packed = stacked(aligned_sequence(sizes, 100))
     two_sequences = stacked(

@@ -22,7 +22,7 @@ _MIN_VARIANCE = 1e-8
 """Least variance of logits to divide by, for logits that are all equal."""
 
 
-def sequence_top_k_probs(
+def completion_top_k_probs(
     hidden: Float[Array, "G R D"],
     completion_index: Int[Array, "G R"],
     is_selected: Bool[Array, "G R"],
