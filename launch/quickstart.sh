@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distil SmolLM2-135M-Instruct into a student of a third of its layers, on a laptop's CPU.
+# Distil SmolLM2-135M-Instruct into a student of 21 of its 30 layers, on a laptop's CPU.
 #
 #   launch/quickstart.sh [MODEL] [field=value ...]
 #
