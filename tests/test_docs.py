@@ -32,9 +32,10 @@ _SNIPPET = re.compile(
     flags=re.MULTILINE | re.DOTALL,
 )
 _SMALL_RUN: dict[str, Any] = {
+    "student": {"layers": 1},
     "data": {"length": 64, "rollout": {"max_new_tokens": 4}},
     "train": {"steps": 2, "batch_size": 4, "log_every_steps": 1, "optimizer": {"warmup_steps": 0}},
-    "evaluation": {"samples": 1, "max_new_tokens": 4},
+    "evaluation": {"samples": 1, "max_new_tokens": 4, "speed": False},
 }
 _TASK = """
 task: my_task
@@ -89,7 +90,7 @@ COMMANDS = [
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny models, rows, shrunk configs, and a finished quickstart run."""
     folder = tmp_path_factory.mktemp("docs")
-    tiny.model_folder(folder / "models/smollm2-135m-instruct", num_hidden_layers=30)
+    tiny.model_folder(folder / "models/smollm2-135m-instruct", num_hidden_layers=3)
     other = tiny.sentencepiece()
     tiny.model_folder(folder / "models/gemma3-270m", reads=other, vocab_size=len(other))
     rows = [{"prompt": f"What is {n} and {n}?", "completion": f"It is {2 * n}."} for n in range(30)]

@@ -18,9 +18,8 @@ from jaxdistill.run.heldout import sample_prompts
 
 
 @pytest.mark.smoke
-def test_train_records_reports_and_exports(workspace, command):
-    code, stdout, stderr = command("train", workspace / "config.yaml")
-    assert code == 0, stderr
+def test_train_records_reports_and_exports(finished_run):
+    stdout = (finished_run / "stdout.txt").read_text()
     for line in (
         "KL to the teacher",
         "Bits per byte",
@@ -31,7 +30,7 @@ def test_train_records_reports_and_exports(workspace, command):
         "Tokens per second",
     ):
         assert line in stdout
-    run = workspace / "run"
+    run = finished_run / "run"
     for name in ("config.yaml", "metrics.jsonl", "report/index.html", "student/config.json"):
         assert (run / name).is_file(), name
 
@@ -54,17 +53,19 @@ def test_train_records_reports_and_exports(workspace, command):
     assert all(0 <= result[name]["repeated_4grams"] <= 1 for name in ("student", "teacher"))
 
 
-def test_exported_student_gives_the_same_logits_in_transformers(workspace, command):
+def test_exported_student_gives_the_same_logits_in_transformers(
+    finished_run, command, tmp_path, monkeypatch
+):
     import torch
 
-    assert command("train", workspace / "config.yaml")[0] == 0
-    student = jaxdistill.load(workspace / "run" / "student")
+    monkeypatch.chdir(finished_run)
+    student = jaxdistill.load(finished_run / "run" / "student")
     tokens = [student.tokenizer.encode("What is 3 and 3? It is 6.")]
     expected = np.asarray(student.logits(np.array(tokens)))[..., : student.vocab_size]
     for export_format in ("safetensors", "torch"):
-        out = workspace / export_format
+        out = tmp_path / export_format
         code, stdout, _ = command(
-            "export", "--model", workspace / "run", "--out", out, "--format", export_format
+            "export", "--model", finished_run / "run", "--out", out, "--format", export_format
         )
         assert (code, stdout.strip()) == (0, str(out))
         hf_model = AutoModelForCausalLM.from_pretrained(out)
@@ -78,111 +79,82 @@ def test_exported_student_gives_the_same_logits_in_transformers(workspace, comma
         )
 
 
-def test_evaluation_uses_the_weights_rounded_for_export(workspace, command):
-    heldout = workspace / "heldout.jsonl"
-    heldout.write_text('{"prompt": "What is 50 and 50? ", "completion": "It is 100."}\n' * 3)
-    options = ("student.export_dtype=bfloat16", f"data.heldout_sources={heldout}")
-    assert command("train", workspace / "config.yaml", *options)[0] == 0
-    exported = jaxdistill.load(workspace / "run" / "student", dtype=None)
+@pytest.fixture(scope="module")
+def rounded_run(finish_run):
+    """A workspace with a finished run that exports bfloat16, and with its held-out rows."""
+    row = '{"prompt": "What is 50 and 50? ", "completion": "It is 100."}\n'
+    options = ("student.export_dtype=bfloat16", "data.heldout_sources=heldout.jsonl")
+    return finish_run("config.yaml", *options, "evaluation.every_steps=3", heldout=row * 3)
+
+
+def test_evaluation_uses_the_weights_rounded_for_export(rounded_run, command):
+    run = rounded_run / "run"
+    exported = jaxdistill.load(run / "student", dtype=None)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(exported.params)} == {"bfloat16"}
 
-    comparison = json.loads((workspace / "run" / "result.json").read_text())["comparison"]
-    reported_nll = comparison["student"]["nll"]
-    _, stdout, _ = command(
-        "eval", "--model", workspace / "run", "--data", heldout, "--length", 48, "--json"
-    )
+    reported_nll = json.loads((run / "result.json").read_text())["comparison"]["student"]["nll"]
+    heldout = rounded_run / "heldout.jsonl"
+    _, stdout, _ = command("eval", "--model", run, "--data", heldout, "--length", 48, "--json")
     assert json.loads(stdout.splitlines()[-1])["nll"] == pytest.approx(reported_nll, rel=1e-5)
-    lines = (workspace / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     unrounded = [json.loads(line) for line in lines if "eval/nll" in line][-1]
     assert unrounded["eval/nll"] != pytest.approx(reported_nll, rel=1e-5)
 
 
-def test_report_without_teacher_and_speed(workspace, command):
+def test_report_without_teacher_and_speed(finished_copy, command):
+    """A finished run is evaluated again when only its evaluation changes."""
     options = ["evaluation.teacher=false", "evaluation.speed=false"]
-    code, _, stderr = command("train", workspace / "config.yaml", *options)
+    code, _, stderr = command("train", "full.yaml", *options)
     assert code == 0, stderr
-    comparison = json.loads((workspace / "run/result.json").read_text())["comparison"]
+    comparison = json.loads((finished_copy / "run/result.json").read_text())["comparison"]
     assert list(comparison) == ["student before", "student"]
     assert 0 <= comparison["student"]["digit_accuracy"] <= 1
     assert "tokens_per_second" not in comparison["student"]
 
 
-def test_eval_batch_is_no_larger_than_the_number_of_rows(workspace, command):
-    rows = (
-        "--model",
-        workspace / "teacher",
-        "--data",
-        workspace / "rows.jsonl",
-        "--length",
-        48,
-        "--json",
-    )
-    small, large = (
-        json.loads(command("eval", *rows, "--batch-size", size)[1].splitlines()[-1])
-        for size in (8, 10**9)
-    )
-    assert small == pytest.approx(large, rel=1e-5)
-
-
-def test_finished_run_is_printed_and_not_trained_again(workspace, command):
-    assert command("train", workspace / "config.yaml")[0] == 0
-    before = (workspace / "run" / "metrics.jsonl").read_bytes()
-    code, stdout, _ = command("train", workspace / "config.yaml")
+def test_finished_run_is_printed_and_not_trained_again(finished_copy, command):
+    before = (finished_copy / "run" / "metrics.jsonl").read_bytes()
+    code, stdout, _ = command("train", "full.yaml")
     assert code == 0
     assert "KL to the teacher" in stdout
-    assert (workspace / "run" / "metrics.jsonl").read_bytes() == before
+    assert (finished_copy / "run" / "metrics.jsonl").read_bytes() == before
 
 
-def test_run_killed_before_its_result_finishes_later(workspace, command, monkeypatch):
+def test_run_killed_before_its_result_finishes_later(finished_copy, command, monkeypatch):
     """The result is written last, and the result of an older config does not replace it."""
-    module = sys.modules["jaxdistill.run.finish"]
 
     def kill(*arguments):
         raise KeyboardInterrupt
 
-    for change in ((), ("evaluation.samples=1",)):
-        monkeypatch.setattr(module, "_write_report", kill)
+    run, options = finished_copy / "run", ("evaluation.samples=1", "evaluation.speed=false")
+    shutil.rmtree(run / "report")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["jaxdistill.run.finish"], "_write_report", kill)
         with pytest.raises(KeyboardInterrupt):
-            command("train", workspace / "config.yaml", *change)
-        monkeypatch.undo()
-        code, _, stderr = command("train", workspace / "config.yaml", *change)
-        assert code == 0, stderr
-        assert (workspace / "run" / "report" / "index.html").is_file()
-        result = json.loads((workspace / "run" / "result.json").read_text())
-        assert len(result["samples"]) == (1 if change else 2)
+            command("train", "full.yaml", *options)
+    code, _, stderr = command("train", "full.yaml", *options)
+    assert code == 0, stderr
+    assert (run / "report" / "index.html").is_file()
+    assert len(json.loads((run / "result.json").read_text())["samples"]) == 1
 
 
 @pytest.mark.parametrize("name", ["data.sources", "teacher.model"])
-def test_finished_run_is_refused_if_its_inputs_changed(workspace, command, name):
-    assert command("train", workspace / "config.yaml")[0] == 0
+def test_finished_run_is_refused_if_its_inputs_changed(finished_copy, command, name):
     if name == "data.sources":
-        rows = (workspace / "rows.jsonl").read_text()
-        (workspace / "rows.jsonl").write_text(rows.replace("It is", "That is"))
+        rows = (finished_copy / "rows.jsonl").read_text()
+        (finished_copy / "rows.jsonl").write_text(rows.replace("It is", "That is"))
     else:
-        _change_weights(workspace / "teacher")
-    code, _, stderr = command("train", workspace / "config.yaml")
+        _change_weights(finished_copy / "teacher")
+    code, _, stderr = command("train", "full.yaml")
     assert code == 2
     assert f"the content of {name} has changed" in stderr.replace("student.model and ", "")
 
 
-def test_run_does_not_continue_with_other_teacher_weights(workspace, command, monkeypatch):
-    _train_four_steps(workspace, command, monkeypatch)
-    _change_weights(workspace / "teacher")
-    code, _, stderr = command("train", workspace / "config.yaml")
+def test_run_does_not_continue_with_other_teacher_weights(unfinished_copy, command):
+    _change_weights(unfinished_copy / "teacher")
+    code, _, stderr = command("train", "full.yaml")
     assert code == 2
     assert "was written with the teacher's weights = " in stderr
-
-
-def _train_four_steps(workspace, command, monkeypatch):
-    module = sys.modules["jaxdistill.run.train"]  # the package's `train` is the function
-    train_loop = module.train_loop
-
-    def train_four_steps(*arguments, **keywords):
-        return train_loop(*arguments, **{**keywords, "num_steps": 4})
-
-    monkeypatch.setattr(module, "train_loop", train_four_steps)
-    assert command("train", workspace / "config.yaml")[0] == module.INTERRUPTED_EXIT_CODE
-    monkeypatch.undo()
 
 
 def _change_weights(folder):
@@ -191,22 +163,19 @@ def _change_weights(folder):
     save_file({name: value * 1.1 for name, value in load_file(path).items()}, path)
 
 
-def test_export_in_float32_uses_the_checkpoint(workspace, command):
-    export_dtype = "student.export_dtype=bfloat16"
-    assert command("train", workspace / "config.yaml", export_dtype)[0] == 0
-    out = workspace / "unrounded"
-    assert (
-        command("export", "--model", workspace / "run", "--out", out, "--dtype", "float32")[0] == 0
-    )
+def test_export_in_float32_uses_the_checkpoint(rounded_run, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(rounded_run)
+    run = shutil.copytree(rounded_run / "run", tmp_path / "run")
+    out = tmp_path / "unrounded"
+    assert command("export", "--model", run, "--out", out, "--dtype", "float32")[0] == 0
     unrounded, rounded = (
-        jaxdistill.load(folder).params["embedding"]
-        for folder in (out, workspace / "run" / "student")
+        jaxdistill.load(folder).params["embedding"] for folder in (out, run / "student")
     )
     assert (unrounded != rounded).any()
     np.testing.assert_array_equal(unrounded.astype("bfloat16"), rounded)
     # Without checkpoints, the exported student is all that there is.
-    shutil.rmtree(workspace / "run" / "checkpoints")
-    arguments = ["--model", workspace / "run", "--out", workspace / "half", "--dtype", "float16"]
+    shutil.rmtree(run / "checkpoints")
+    arguments = ["--model", run, "--out", tmp_path / "half", "--dtype", "float16"]
     code, _, stderr = command("export", *arguments)
     assert code == 0, stderr
 
@@ -240,23 +209,14 @@ def test_sample_prompts_have_the_text_that_the_model_reads(workspace, command):
     assert "Only a text, without any prompt at all.".startswith(text.text.strip())
 
 
-def test_brackets_in_a_path_are_not_markup(workspace, command):
-    code, stdout, _ = command("train", workspace / "config.yaml", f"output={workspace}/o[v2]/x[/a]")
+def test_special_characters_in_a_path_are_kept(workspace, command, monkeypatch):
+    """Brackets are no markup, and a tilde at the start is the home folder."""
+    monkeypatch.setenv("HOME", str(workspace))
+    name = "o[v2]/run #1 ${x}/x[/a]"
+    code, stdout, _ = command("train", "config.yaml", f"output=~/{name}")
     assert code == 0
-    assert f"student  {workspace}/o[v2]/x[/a]/student" in stdout
-
-
-def test_special_characters_in_a_path_are_kept(workspace, command):
-    out = workspace / "run #1 ${x}"
-    code, _, _ = command("train", workspace / "config.yaml", f"output={out}", "train.steps=1")
-    assert code == 0
-    assert (out / "student").is_dir()
-
-
-def test_generation_ends_at_the_maximum_length_of_the_model(workspace, command):
-    arguments = ("generate", "--model", workspace / "teacher", "--prompt", "Hi", "--no-chat")
-    short, long = (command(*arguments, "--max-new-tokens", n)[1] for n in (300, 10**9))
-    assert short == long
+    assert f"student  {workspace}/{name}/student" in stdout
+    assert (workspace / name / "student" / "config.json").is_file()
 
 
 def test_generate_without_a_prompt_is_refused(workspace, command, monkeypatch):
@@ -268,21 +228,29 @@ def test_generate_without_a_prompt_is_refused(workspace, command, monkeypatch):
 
 
 @pytest.mark.smoke
-def test_continued_run_equals_an_undisturbed_run(workspace, command, monkeypatch):
-    assert command("train", workspace / "config.yaml", f"output={workspace}/whole")[0] == 0
-    _train_four_steps(workspace, command, monkeypatch)
-    code, stdout, _ = command("train", workspace / "config.yaml")
+def test_continued_run_equals_an_undisturbed_run(finished_run, workspace, command, monkeypatch):
+    module = sys.modules["jaxdistill.run.train"]  # the package's `train` is the function
+    train_loop = module.train_loop
+
+    def train_four_steps(*arguments, **keywords):
+        return train_loop(*arguments, **{**keywords, "num_steps": 4})
+
+    arguments = ("train", "full.yaml", "evaluation.samples=0", "evaluation.speed=false")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train_loop", train_four_steps)
+        assert command(*arguments)[0] == module.INTERRUPTED_EXIT_CODE
+    code, stdout, _ = command(*arguments)
     assert code == 0
     assert "continues from step 4 of " in stdout
 
-    def records_without_times(run):
-        lines = (workspace / run / "metrics.jsonl").read_text().splitlines()
+    def records_without_times(folder):
+        lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
         return [
             {name: value for name, value in json.loads(line).items() if "time/" not in name}
             for line in lines
         ]
 
-    assert records_without_times("run") == records_without_times("whole")
+    assert records_without_times(workspace) == records_without_times(finished_run)
 
 
 def test_teacher_rollout_writes_all_completions(workspace, command):
@@ -303,6 +271,12 @@ def test_eval_prints_one_json_object_last(workspace, command):
     alone = json.loads(stdout.strip().splitlines()[-1])
     assert {"nll", "bits_per_byte", "perplexity"} <= alone.keys()
     assert alone["perplexity"] == pytest.approx(np.exp(alone["nll"]))
+
+    # A batch is no larger than the number of rows.
+    _, stdout, _ = command(
+        "eval", "--model", workspace / "teacher", *data, "--json", "--batch-size", 10**9
+    )
+    assert json.loads(stdout.splitlines()[-1]) == pytest.approx(alone, rel=1e-5)
 
     teacher = ["--teacher", workspace / "teacher", "--json"]
     _, stdout, _ = command("eval", "--model", workspace / "teacher", *data, *teacher)
@@ -331,18 +305,12 @@ def test_eval_scores_a_task(workspace, command):
 
 
 def test_generate_is_greedy_by_default_and_otherwise_seeded(workspace, command):
-    arguments = [
-        "generate",
-        "--model",
-        workspace / "teacher",
-        "--no-chat",
-        "--prompt",
-        "What is",
-        "--seed",
-        3,
-    ]
-    assert command(*arguments)[:2] == command(*arguments)[:2]
-    sampled = [*arguments, "--temperature", 1, "--max-new-tokens", 8]
+    arguments = ("generate", "--model", workspace / "teacher", "--prompt", "Hi", "--no-chat")
+    # It ends at the maximum length of the model.
+    short, long = (command(*arguments, "--seed", n, "--max-new-tokens", n) for n in (300, 10**9))
+    assert short[0] == 0
+    assert short[:2] == long[:2]
+    sampled = [*arguments, "--seed", 3, "--temperature", 1, "--max-new-tokens", 8]
     assert command(*sampled)[:2] == command(*sampled)[:2]
 
 

@@ -18,6 +18,8 @@ from safetensors.numpy import load_file
 
 from jaxdistill import evals, run
 from jaxdistill.errors import UserError
+from jaxdistill.runtimes import torch_runtime
+from jaxdistill.runtimes.cost import CostRequest
 
 FEW_TOKENS = {"prompt_tokens": 4, "new_tokens": 4}
 
@@ -45,13 +47,8 @@ def replace_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return replace
 
 
-@pytest.mark.parametrize("runtime", ["jax", "torch"])
-def test_cost_agrees_with_the_files(folder: Path, runtime):
-    cost = run.measure_cost(
-        str(folder), runtime=runtime, prompt_tokens=8, new_tokens=64, batch_size=2
-    )
-    tensors = load_file(folder / "model.safetensors")
-    assert cost.num_parameters == sum(tensor.size for tensor in tensors.values())
+def assert_agrees_with_files(cost: evals.Cost, folder: Path, num_parameters: int):
+    assert cost.num_parameters == num_parameters
     assert cost.size_on_disk == sum(file.stat().st_size for file in folder.iterdir())
     assert cost.peak_bytes > 4 * cost.num_parameters
     # The first of 64 tokens comes before the last. They are measured separately, in milliseconds
@@ -59,24 +56,34 @@ def test_cost_agrees_with_the_files(folder: Path, runtime):
     assert 0 < cost.first_token_seconds < 2 * 64 / cost.tokens_per_second
 
 
-def test_command_prints_a_table_or_json(folder: Path, command, monkeypatch):
-    arguments = ("cost", "--model", folder, "--prompt-tokens", 4, "--new-tokens", 4)
-    code, stdout, stderr = command(*arguments, "--dtype", "bfloat16", "--json")
+@pytest.fixture(scope="module")
+def num_parameters(folder: Path) -> int:
+    return sum(tensor.size for tensor in load_file(folder / "model.safetensors").values())
+
+
+def test_command_prints_a_table_or_json(folder: Path, num_parameters, command, monkeypatch):
+    arguments = ("cost", "--model", folder, "--prompt-tokens", 8, "--new-tokens", 64)
+    options = ("--batch-size", 2, "--dtype", "bfloat16", "--json")
+    code, stdout, stderr = command(*arguments, *options)
     assert (code, stderr) == (0, "")
     values = json.loads(stdout.splitlines()[-1])
     assert list(values) == [field.name for field in fields(evals.Cost)]
-    assert all(value > 0 for value in values.values())
-    monkeypatch.setattr(run, "measure_cost", lambda path, **request: evals.Cost(**values))
+    cost = evals.Cost(**values)
+    assert_agrees_with_files(cost, folder, num_parameters)
+    monkeypatch.setattr(run, "measure_cost", lambda path, **request: cost)
     code, stdout, _ = command(*arguments)
     labels = ["Parameters", "Size on disk", "Peak memory", "Seconds to first token"]
     assert [line[:24].strip() for line in stdout.splitlines()] == [*labels, "Tokens per second"]
 
 
-def test_run_folder_means_its_student_and_pytorch_files_are_read(folder: Path, tmp_path: Path):
+def test_run_folder_means_its_student_and_pytorch_files_are_read(
+    folder: Path, num_parameters, tmp_path: Path
+):
     out = run.export(str(folder), str(tmp_path / "run" / "student"), format="torch")
     (tmp_path / "run" / "config.yaml").touch()
-    cost = run.measure_cost(str(tmp_path / "run"), runtime="torch", **FEW_TOKENS)
-    assert cost.size_on_disk == sum(file.stat().st_size for file in out.iterdir())
+    request = {"prompt_tokens": 8, "new_tokens": 64, "batch_size": 2}
+    cost = run.measure_cost(str(tmp_path / "run"), runtime="torch", **request)
+    assert_agrees_with_files(cost, out, num_parameters)
     with pytest.raises(UserError, match="a pickle"):
         run.measure_cost(str(tmp_path / "run"), **FEW_TOKENS)
     shutil.rmtree(out)
@@ -95,15 +102,17 @@ def test_pickle_without_weights_is_not_executed(folder: Path, tmp_path: Path):
 
 
 def test_too_many_tokens_are_refused(folder: Path):
+    request = CostRequest(str(folder), "torch", 200, 57, 1, "float32")
     with pytest.raises(UserError, match="200 prompt tokens and 57 new ones exceed"):
-        run.measure_cost(str(folder), runtime="torch", prompt_tokens=200, new_tokens=57)
+        torch_runtime.load_model(request)
 
 
 def test_truncated_file_is_refused(folder: Path, tmp_path: Path):
     truncated = shutil.copytree(folder, tmp_path / "truncated") / "model.safetensors"
     truncated.write_bytes(truncated.read_bytes()[:-100])
+    request = CostRequest(str(truncated.parent), "torch", 4, 4, 1, "float32")
     with pytest.raises(UserError, match=r"`transformers` cannot load it"):
-        run.measure_cost(str(truncated.parent), runtime="torch", **FEW_TOKENS)
+        torch_runtime.load_model(request)
 
 
 def test_mistakes_are_refused_before_a_process_starts(folder: Path):

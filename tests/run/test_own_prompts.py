@@ -9,18 +9,12 @@ from jaxdistill import data, run
 from jaxdistill.run.check import inspect, inspect_rows
 
 EXAMPLE = "1 and 1? It is 2.\n"
-SHORT_RUN = [
-    "train.steps=2",
-    "evaluation.every_steps=0",
-    "evaluation.samples=0",
-    "evaluation.speed=false",
-]
+WITHOUT_EVALUATION = ["data.length=96", "data.heldout=0"]
 OBJECTIVES = {
-    "forward_kl": "[{type: forward_kl}, {type: cross_entropy, weight: 0.1}]",
-    "uld": "[{type: uld}, {type: forward_kl}]",
+    "forward_kl": "[{type: forward_kl}, {type: uld}, {type: cross_entropy, weight: 0.1}]",
     "gold": "[{type: gold}]",
-    "cross_entropy": "[{type: cross_entropy}]",
 }
+"""By alignment: by positions, and by spans."""
 
 
 def add_teacher_prompts(workspace, teacher_prompt):
@@ -47,35 +41,36 @@ def losses(folder, name):
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 def test_teacher_prompts_with_one_tokenizer(prompted_workspace, command, name):
-    options = [*SHORT_RUN, f"objectives={OBJECTIVES[name]}", "data.length=96"]
-    code, stdout, stderr = command("check", prompted_workspace / "config.yaml", *options)
+    options = [*WITHOUT_EVALUATION, f"objectives={OBJECTIVES[name]}"]
+    code, stdout, stderr = command("check", "config.yaml", *options)
     assert code == 0, stderr
     assert "the teacher has its own prompts; completions are" in " ".join(stdout.split())
-    code, _, stderr = command("train", prompted_workspace / "config.yaml", *options)
+    code, _, stderr = command("train", "config.yaml", *options)
     assert code == 0, stderr
-    assert np.isfinite(losses(prompted_workspace / "run", f"train/{name}")).all()
+    for metric in (name, "loss"):
+        values = losses(prompted_workspace / "run", f"train/{metric}")
+        assert len(values) == 6
+        assert np.isfinite(values).all()
 
 
 def test_teacher_prompts_with_another_tokenizer(prompted_workspace, other_teacher, command):
+    """The teacher's held-out text is evaluated, too."""
     teacher = f"teacher.model={other_teacher}"
-    options = [*SHORT_RUN, teacher, "objectives=[{type: uld}]", "data.length=160"]
-    code, _, stderr = command("train", prompted_workspace / "config.yaml", *options)
+    options = [teacher, "objectives=[{type: uld}]", "data.length=96"]
+    code, _, stderr = command("train", "config.yaml", *options)
     assert code == 0, stderr
     assert np.isfinite(losses(prompted_workspace / "run", "train/uld")).all()
 
 
-def test_teacher_prompt_equal_to_the_prompt_changes_no_loss(workspace, command):
+def test_teacher_prompt_equal_to_the_prompt_changes_no_loss(finished_run, workspace, command):
     """It only changes how positions are aligned."""
-    losses_of_runs = []
-    for has_teacher_prompts in (False, True):
-        if has_teacher_prompts:
-            add_teacher_prompts(workspace, lambda prompt: prompt)
-        folder = workspace / f"run{has_teacher_prompts}"
-        options = ["objectives=[{type: forward_kl}]", f"output={folder}"]
-        code, _, stderr = command("train", workspace / "config.yaml", *options)
-        assert code == 0, stderr
-        losses_of_runs.append(losses(folder, "train/forward_kl"))
-    np.testing.assert_allclose(losses_of_runs[1], losses_of_runs[0], rtol=1e-4)
+    add_teacher_prompts(workspace, lambda prompt: prompt)
+    code, _, stderr = command("train", "config.yaml")
+    assert code == 0, stderr
+    values, expected = (
+        losses(folder / "run", "train/forward_kl") for folder in (workspace, finished_run)
+    )
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
 
 
 def test_only_another_prompt_separates_a_student_from_itself_as_teacher(workspace, command):
@@ -85,14 +80,8 @@ def test_only_another_prompt_separates_a_student_from_itself_as_teacher(workspac
     ):
         add_teacher_prompts(workspace, teacher_prompt)
         folder = workspace / f"run{is_different}"
-        options = [
-            "student.layers=null",
-            "objectives=[{type: forward_kl}]",
-            "train.steps=1",
-            "data.length=96",
-            f"output={folder}",
-        ]
-        code, _, stderr = command("train", workspace / "config.yaml", *options)
+        options = ["student.layers=null", "objectives=[{type: forward_kl}]", f"output={folder}"]
+        code, _, stderr = command("train", "config.yaml", *options, *WITHOUT_EVALUATION)
         assert code == 0, stderr
         assert (losses(folder, "train/forward_kl")[0] > 1e-6) == is_different
 
@@ -100,14 +89,14 @@ def test_only_another_prompt_separates_a_student_from_itself_as_teacher(workspac
 @pytest.mark.parametrize("model", ["teacher", "other"])
 def test_teacher_completes_its_own_prompt(prompted_workspace, other_teacher, command, model):
     options = [
-        *SHORT_RUN,
+        *WITHOUT_EVALUATION,
         f"teacher.model={prompted_workspace / model}",
         "objectives=[{type: cross_entropy}]",
         "data.rollout={type: teacher, max_new_tokens: 8, stop: [e]}",
-        "data.length=160",
     ]
-    code, _, stderr = command("train", prompted_workspace / "config.yaml", *options)
+    code, _, stderr = command("train", "config.yaml", *options)
     assert code == 0, stderr
+    assert np.isfinite(losses(prompted_workspace / "run", "train/cross_entropy")).all()
     (rollout_file,) = (prompted_workspace / "run").glob("rollout-*.jsonl")
     lines = [json.loads(line) for line in rollout_file.read_text().splitlines()]
     assert sum(EXAMPLE in line["prompt"] for line in lines) == 20

@@ -1,6 +1,5 @@
 """Signals end a command at once or after its step, without a traceback or lost work."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,8 +15,7 @@ SLOW_STEPS = (
     "train.steps=1000",
     "train.batch_size=1024",
     "train.save_every_steps=1000",
-    "train.log_every_steps=1",
-    "evaluation.every_steps=0",
+    "data.heldout=0",
 )
 
 
@@ -29,10 +27,8 @@ def start(workspace: Path):
     def run(*overrides: str) -> subprocess.Popen[str]:
         # A process that a shell started with `&` ignores Ctrl-C, and so would its children.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        config = str(workspace / "config.yaml")
         process = subprocess.Popen(
-            [sys.executable, "-m", "jaxdistill", "train", config, *overrides],
-            env={**os.environ, "XDG_CACHE_HOME": str(workspace / "cache")},
+            [sys.executable, "-m", "jaxdistill", "train", "config.yaml", *overrides],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,18 +51,17 @@ def _wait_for(process: subprocess.Popen[str], condition: Callable[[], object]) -
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_rollout_keeps_its_completions(workspace, command, start, number):
+def test_stopped_rollout_keeps_its_completions(workspace, command, start):
     process = start(*ROLLOUT)
     _wait_for(process, lambda: [*(workspace / "run").glob("rollout-*.jsonl")])
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)  # below it is Ctrl-C
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert stderr.split() == ["Stopped."]
     (rollout_file,) = (workspace / "run").glob("rollout-*.jsonl")
     kept = rollout_file.read_text()
     assert 0 < kept.count("\n") < 40
-    code, _, _ = command("train", workspace / "config.yaml", *ROLLOUT)
+    code, _, _ = command("train", "config.yaml", *ROLLOUT)
     assert code == 0
     assert rollout_file.read_text().startswith(kept)
 
@@ -86,13 +81,6 @@ def test_second_signal_stops_at_once(workspace, start):
 
 
 def test_run_finishes_after_its_output_is_closed(workspace):
-    command = f"{sys.executable} -m jaxdistill train {workspace}/config.yaml | head -n 1"
+    command = f"{sys.executable} -m jaxdistill train config.yaml | head -n 1"
     subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, timeout=120)
     assert (workspace / "run" / "result.json").is_file()
-
-
-def test_tilde_in_output_is_the_home_folder(workspace, command, monkeypatch):
-    monkeypatch.setenv("HOME", str(workspace))
-    code, _, _ = command("train", workspace / "config.yaml", "output=~/elsewhere", "train.steps=1")
-    assert code == 0
-    assert (workspace / "elsewhere" / "student" / "config.json").is_file()

@@ -1,7 +1,11 @@
-"""Fixtures: a study of two arms and two seeds, whose runs take seconds."""
+"""Fixtures: a study of two arms and two seeds, whose runs take seconds.
+
+Paths are relative: a copy of a study is a study.
+"""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,36 +14,48 @@ from pathlib import Path
 import pytest
 import tiny
 
+import jaxdistill
+
 RUN = """
 output: unused
-student: {{model: {folder}/teacher, layers: 1}}
-teacher: {{model: {folder}/teacher, type: online}}
-data: {{sources: {folder}/rows.jsonl, heldout: 0.3, length: 48}}
-objectives: [{{type: forward_kl}}]
-train: {{steps: 3, batch_size: 2, log_every_steps: 2, save_every_steps: 1}}
-evaluation: {{samples: 0}}
+student: {model: teacher, layers: 1}
+teacher: {model: teacher, type: online}
+data: {sources: rows.jsonl, heldout: 0.3, length: 48}
+objectives: [{type: forward_kl}]
+train: {steps: 3, batch_size: 2, log_every_steps: 2, save_every_steps: 1}
+evaluation: {batch_size: 4, samples: 0, speed: false}
 """
 STUDY = """
 question: Which is better?
 run: run.yaml
-output: {folder}/study
-common: {{train.steps: 4}}
+output: study
+common: {train.steps: 4}
 baseline: labels
 seeds: [0, 1]
 arms:
-  teacher: {{}}
-  labels: {{objectives: [{{type: cross_entropy}}]}}
+  teacher: {}
+  labels: {objectives: [{type: cross_entropy}]}
 """
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    """Return a folder with `study.yaml` and all files that it needs."""
-    tiny.model_folder(tmp_path / "teacher", num_hidden_layers=2)
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace, to be copied."""
+    folder = tmp_path_factory.mktemp("study")
+    tiny.model_folder(folder / "teacher", num_hidden_layers=3)
     rows = [{"prompt": f"What is {n}? ", "completion": f"It is {n}."} for n in range(24)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "run.yaml").write_text(RUN.format(folder=tmp_path))
-    (tmp_path / "study.yaml").write_text(STUDY.format(folder=tmp_path))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "run.yaml").write_text(RUN)
+    (folder / "study.yaml").write_text(STUDY)
+    return folder
+
+
+@pytest.fixture
+def workspace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Create and enter a folder with `study.yaml` and all files that it needs."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(jaxdistill.__file__).parents[1]))
     return tmp_path
 
 

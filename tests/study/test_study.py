@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,17 +20,43 @@ from jaxdistill.study.process_runner import ProcessRunner
 from jaxdistill.study.table import _ratio_terms, markdown_table
 
 
+def train_in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Train the runs of a study in this process, where JAX is imported already."""
+    patch.setattr(ProcessRunner, "run", lambda self, command: main(command[3:]))
+    patch.setattr(sys.modules["jaxdistill.run.train"], "use_compilation_cache", lambda: None)
+
+
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch):
-    """Train the runs of a study in this process, where JAX is imported already."""
-    monkeypatch.setattr(ProcessRunner, "run", lambda self, command: main(command[3:]))
-    monkeypatch.setattr(sys.modules["jaxdistill.run.train"], "use_compilation_cache", lambda: None)
+    train_in_this_process(monkeypatch)
 
 
-def run_study(workspace: Path, *changes: str) -> int:
+def run_study(*changes: str) -> int:
     """Run the study with a batch size that fits the devices of the tests."""
-    path, common = workspace / "study.yaml", "common={train.steps: 4, train.batch_size: 4}"
-    return study.run(study.read(path, (common, *changes)), path)
+    fields = "{train.steps: 4, train.batch_size: 4, train.save_every_steps: 2}"
+    path = Path("study.yaml")
+    return study.run(study.read(path, (f"common={fields}", *changes)), path)
+
+
+@pytest.fixture(scope="module")
+def finished_study(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a finished study; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(template, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_in_this_process(patch)
+        assert run_study() == 0
+    return folder
+
+
+@pytest.fixture
+def study_of_one_seed(finished_study: Path, workspace: Path) -> Path:
+    """A workspace with the finished runs of seed 0."""
+    shutil.copytree(
+        finished_study / "study", workspace / "study", ignore=shutil.ignore_patterns("*-1")
+    )
+    return workspace
 
 
 def finish_times(workspace: Path) -> dict[str, int]:
@@ -39,17 +66,14 @@ def finish_times(workspace: Path) -> dict[str, int]:
     }
 
 
-@pytest.mark.usefixtures("in_this_process")
-def test_a_study_ends_in_tables(workspace: Path) -> None:
-    assert run_study(workspace) == 0
-
-    lines = list(csv.DictReader((workspace / "study" / "table.csv").read_text().splitlines()))
+def test_a_study_ends_in_tables(finished_study: Path) -> None:
+    folder = finished_study / "study"
+    lines = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
     assert [line["arm"] for line in lines[::3]] == ["labels", "teacher"]
     by_arm = {line["arm"]: line for line in lines if line["quantity"] == "forward_kl"}
     for arm in ("labels", "teacher"):
         results = [
-            json.loads((workspace / "study" / f"{arm}-{seed}" / "result.json").read_text())
-            for seed in (0, 1)
+            json.loads((folder / f"{arm}-{seed}" / "result.json").read_text()) for seed in (0, 1)
         ]
         values = [result["comparison"]["student"]["forward_kl"] for result in results]
         assert json.loads(by_arm[arm]["by_seed"]) == pytest.approx(values)
@@ -60,10 +84,10 @@ def test_a_study_ends_in_tables(workspace: Path) -> None:
     assert by_arm["labels"]["difference"] == ""
     assert float(by_arm["labels"]["tokens"]) > 0
 
-    table = (workspace / "study" / "table.md").read_text()
+    table = (folder / "table.md").read_text()
     assert table.startswith("Which is better?\n")
     assert "| labels |" in table
-    assert (workspace / "study" / "forward_kl.svg").read_text().startswith("<svg xmlns=")
+    assert (folder / "forward_kl.svg").read_text().startswith("<svg xmlns=")
 
 
 @pytest.mark.parametrize(
@@ -105,13 +129,15 @@ def test_arms_that_do_not_fit_their_teacher_are_reported_before_any_run(workspac
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_only_new_arms_are_trained(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_study(workspace, "seeds=[0]") == 0
+def test_only_new_arms_are_trained(
+    study_of_one_seed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    workspace = study_of_one_seed
     first = finish_times(workspace)
     assert sorted(first) == ["labels-0", "teacher-0"]
 
     new_arm = "arms.both={objectives: [{type: forward_kl}, {type: cross_entropy}]}"
-    assert run_study(workspace, "seeds=[0]", new_arm) == 0
+    assert run_study("seeds=[0]", new_arm) == 0
     assert sorted(finish_times(workspace)) == ["both-0", "labels-0", "teacher-0"]
     assert first.items() <= finish_times(workspace).items()
     table = (workspace / "study" / "table.md").read_text()
@@ -120,7 +146,7 @@ def test_only_new_arms_are_trained(workspace: Path, capfd: pytest.CaptureFixture
     # An arm whose training would change is refused, and its former results stay.
     changed = "arms.labels={objectives: [{type: reverse_kl}]}"
     with pytest.raises(UserError, match="arm `labels`, seed 0: the run ended with exit code 2"):
-        run_study(workspace, "seeds=[0]", changed)
+        run_study("seeds=[0]", changed)
     errors = capfd.readouterr().err
     assert "was written with objectives" in errors
     assert "choose another run folder" in errors
@@ -130,16 +156,18 @@ def test_only_new_arms_are_trained(workspace: Path, capfd: pytest.CaptureFixture
     # An arm whose evaluation changed is evaluated again, and not trained.
     records = (workspace / "study" / "labels-0" / "metrics.jsonl").read_bytes()
     evaluation = "arms.labels={objectives: [{type: cross_entropy}], evaluation.samples: 1}"
-    assert run_study(workspace, "seeds=[0]", evaluation) == 0
+    assert run_study("seeds=[0]", evaluation) == 0
     assert [name for name in first if finish_times(workspace)[name] != first[name]] == ["labels-0"]
     assert (workspace / "study" / "labels-0" / "metrics.jsonl").read_bytes() == records
 
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_stopped_study_continues_to_the_same_tables(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    study_of_one_seed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_study(workspace, "seeds=[0]", f"output={workspace / 'whole'}") == 0
+    workspace = study_of_one_seed
+    assert run_study("seeds=[0]") == 0  # the tables alone
+    (workspace / "study").rename(workspace / "whole")
 
     module = sys.modules["jaxdistill.run.train"]
     train_loop = module.train_loop
@@ -150,12 +178,12 @@ def test_a_stopped_study_continues_to_the_same_tables(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "train_loop", stop_in_second_run)
-        assert run_study(workspace, "seeds=[0]") == module.INTERRUPTED_EXIT_CODE
+        assert run_study("seeds=[0]") == module.INTERRUPTED_EXIT_CODE
     first = finish_times(workspace)
     assert [*first] == ["teacher-0"]
     assert not (workspace / "study" / "table.md").exists()
 
-    assert run_study(workspace, "seeds=[0]") == 0
+    assert run_study("seeds=[0]") == 0
     assert first.items() <= finish_times(workspace).items()
     assert untimed(workspace / "study") == untimed(workspace / "whole")
 
