@@ -254,14 +254,14 @@ def test_continued_run_equals_an_undisturbed_run(finished_run, workspace, comman
 
 
 def test_teacher_rollout_writes_all_completions(workspace, command):
-    rollout = "data.rollout={type: teacher, max_new_tokens: 5, batch_size: 16}"
+    rollout = "data.rollout={type: teacher, max_new_tokens: 8, batch_size: 16}"
     code, stdout, stderr = command("train", workspace / "config.yaml", rollout)
     assert code == 0, stderr
     assert "teacher writes 40/40" in stdout
     (rollout_file,) = (workspace / "run").glob("rollout-*.jsonl")
     rows = [json.loads(line) for line in rollout_file.read_text().splitlines()]
     assert len(rows) == 40
-    assert all(1 <= len(row["completion_tokens"]) <= 5 for row in rows)
+    assert all(1 <= len(row["completion_tokens"]) <= 8 for row in rows)
 
 
 def test_eval_prints_one_json_object_last(workspace, command):

@@ -15,7 +15,11 @@ SPANS = [
     "{type: uld, align: spans, average: groups, k: 20}",
     "{type: alm, debias: 1e-4}",
 ]
-POSITIONS = ["{type: uld, average: groups}", "{type: multi_level_ot}"]
+POSITIONS = [
+    "{type: uld, average: groups}",
+    "{type: multi_level_ot}",
+    "{type: cross_entropy, weight: 0.5}",
+]
 FIRST_TOKENS = [
     "{type: projected_kl}",
     "{type: hybrid_kl, average: groups}",
@@ -47,7 +51,7 @@ def records(workspace):
 
 @pytest.mark.parametrize("objectives", LEARNT)
 def test_student_learns_from_another_tokenizer(workspace, other_teacher, command, objectives):
-    """Each objective falls; `tests/train/test_step_oracle.py` checks the value of each."""
+    """Each objective falls; `tests/train/test_step_oracle.py` has the value of each."""
     joined = f"objectives=[{', '.join(objectives)}]"
     options = (f"teacher.model={other_teacher}", "train.steps=12", joined)
     code, _, stderr = command("train", "config.yaml", *options)
@@ -55,7 +59,10 @@ def test_student_learns_from_another_tokenizer(workspace, other_teacher, command
     result = json.loads((workspace / "run/result.json").read_text())["comparison"]
     assert 0 < result["teacher"]["bits_per_byte"] < 20
     lines = [record for record in records(workspace) if "train/loss" in record]
-    names = objective_names(load_config("run/config.yaml").objectives)
+    trained = load_config("run/config.yaml").objectives
+    names = objective_names(trained)
+    total = sum(one.weight * lines[0][f"train/{n}"] for n, one in zip(names, trained, strict=True))
+    np.testing.assert_allclose(lines[0]["train/loss"], total, rtol=1e-5)
     for name in ("loss", *names):
         values = [line[f"train/{name}"] for line in lines]
         assert np.isfinite(values).all()
@@ -70,38 +77,26 @@ def test_student_learns_from_another_tokenizer(workspace, other_teacher, command
     assert jaxdistill.load(workspace / "run/student").tokenizer.eos_token == "<|im_end|>"
 
 
-def test_two_tokenizers_with_cross_entropy(workspace, other_teacher, command):
-    objectives = "[{type: uld, align: spans}, {type: gold}, {type: cross_entropy, weight: 0.5}]"
-    options = (f"teacher.model={other_teacher}", f"objectives={objectives}")
+def test_teacher_with_another_tokenizer_writes_the_rollout(workspace, other_teacher, command):
+    """In its chat template; `test_own_prompts.py` has its plain prompts."""
+    options = [
+        f"teacher.model={other_teacher}",
+        "objectives=[{type: cross_entropy}]",
+        "data.rollout={type: teacher, max_new_tokens: 8, batch_size: 16}",
+        "data.prompt_template=chat",
+        "data.heldout=0",
+    ]
     code, _, stderr = command("train", "config.yaml", *options)
     assert code == 0, stderr
-    first = next(line for line in records(workspace) if "train/loss" in line)
-    total = first["train/uld"] + first["train/gold"] + 0.5 * first["train/cross_entropy"]
-    np.testing.assert_allclose(first["train/loss"], total, rtol=1e-5)
+    (rollout_file,) = (workspace / "run").glob("rollout-*.jsonl")
+    assert len(rollout_file.read_text().splitlines()) == 40
 
-    # Then the teacher's tokenizer changes.
+    # The run is finished; then the teacher's tokenizer changes.
     template = other_teacher / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
     code, _, stderr = command("train", "config.yaml", *options)
     assert code == 2
     assert "the teacher's tokenizer has changed" in stderr
-
-
-@pytest.mark.parametrize("prompt_template", ["plain", "chat"])
-def test_teacher_with_another_tokenizer_writes_the_rollout(
-    workspace, other_teacher, command, prompt_template
-):
-    options = [
-        f"teacher.model={other_teacher}",
-        "objectives=[{type: cross_entropy}]",
-        "data.rollout={type: teacher, max_new_tokens: 8}",
-        f"data.prompt_template={prompt_template}",
-        "data.heldout=0",
-    ]
-    code, _, stderr = command("train", workspace / "config.yaml", *options)
-    assert code == 0, stderr
-    (rollout_file,) = (workspace / "run").glob("rollout-*.jsonl")
-    assert len(rollout_file.read_text().splitlines()) == 40
 
 
 def test_objective_for_one_tokenizer_is_refused_and_others_are_named(
