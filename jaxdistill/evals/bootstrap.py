@@ -9,6 +9,9 @@ from jaxtyping import Float
 
 NUM_RESAMPLES = 2000
 
+_BLOCK_ELEMENTS = 1_000_000
+"""Resampled terms in memory at once: 8 MB for each of sums and weights."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -64,16 +67,18 @@ def _resampled_ratios(
     random = np.random.default_rng(seed)
     num_rows = sums.shape[1]
     ratios = np.empty(NUM_RESAMPLES)
-    for index in range(NUM_RESAMPLES):
-        rows = random.integers(num_rows, size=num_rows)
-        ratios[index] = _ratio_by_seed(sums[:, rows], weights[:, rows]).mean()
+    block_size = max(1, _BLOCK_ELEMENTS // sums.size)
+    for start in range(0, NUM_RESAMPLES, block_size):
+        block = ratios[start : start + block_size]
+        rows = random.integers(num_rows, size=(len(block), num_rows))
+        block[:] = _ratio_by_seed(sums[:, rows], weights[:, rows]).mean(axis=0)
     return ratios
 
 
 def _ratio_by_seed(
-    sums: Float[np.ndarray, "S R"], weights: Float[np.ndarray, "S R"]
-) -> Float[np.ndarray, " S"]:
-    return sums.sum(axis=1) / weights.sum(axis=1)
+    sums: Float[np.ndarray, "S *draws R"], weights: Float[np.ndarray, "S *draws R"]
+) -> Float[np.ndarray, "S *draws"]:
+    return sums.sum(axis=-1) / weights.sum(axis=-1)
 
 
 def _percentile_interval(
