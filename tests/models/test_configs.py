@@ -98,7 +98,7 @@ def logits(config: DecoderConfig) -> np.ndarray:
         abstract_params(config),
     )
     hidden = run(config, params, np.arange(20).reshape(2, 10))
-    return np.asarray(project(lm_head(config, params), hidden))
+    return project(lm_head(config, params), hidden)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,8 @@ def test_a_layer_that_adds_nothing_has_no_importance(name: str, tokens: np.ndarr
     for part, leaf in (("attention", "output"), ("mlp", "down")):
         for key in (leaf, f"{leaf}_bias"):
             if key in layers[part]:
-                layers[part][key] = layers[part][key].at[2].set(0)
+                layers[part][key] = np.array(layers[part][key])
+                layers[part][key][2] = 0
     batch = batch_of(tokens, np.ones_like(tokens), np.ones_like(tokens))
     computed = importance(case, batch, params={**case.params, "layers": layers})
     assert abs(computed[2]) < 1e-6

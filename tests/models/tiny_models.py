@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import transformers
 
-from jaxdistill.models import FAMILIES, DecoderConfig, Family, forward, lm_head
-from jaxdistill.types import LMHead
+from jaxdistill.models import FAMILIES, DecoderConfig, Family, KVCache, forward, lm_head
+from jaxdistill.types import LMHead, ModelOutput
 
 TIME = 24
 
@@ -123,6 +123,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
+DISTINCT = [
+    "llama-tied-one-kv-head",
+    "llama-biases-wide-heads",
+    "mistral",
+    "qwen2-sliding",
+    "gpt2-inverse-layers",
+    "gpt_neo",
+    "gemma3",
+    "gemma3-nested",
+]
+"""One variant of each kind of layer; the others differ in frequencies and scales, which neither
+a cache nor a selection of layers reads."""
+
+CACHED_TOKENS = 9
+"""Number of tokens that tests of a cache read at once: prompts and new tokens share a program."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -136,19 +152,41 @@ class Case:
 
     def logits(self, tokens: np.ndarray, **changes: Any) -> np.ndarray:
         hidden = run(self.config, self.params, tokens, **changes)
-        return np.asarray(project(lm_head(self.config, self.params), hidden))
+        return project(lm_head(self.config, self.params), hidden)
 
 
-def project(lm_head: LMHead, hidden: jax.Array) -> jax.Array:
-    logits = hidden @ lm_head.matrix.T * lm_head.scale
+def project(lm_head: LMHead, hidden: jax.Array) -> np.ndarray:
+    logits = np.asarray(hidden) @ np.asarray(lm_head.matrix).T * lm_head.scale
     soft_cap = lm_head.soft_cap
-    return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
+    return logits if soft_cap is None else soft_cap * np.tanh(logits / soft_cap)
 
 
 def run(config: DecoderConfig, params: Any, tokens: np.ndarray, **changes: Any) -> jax.Array:
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     inputs = {"positions": positions, "segment_ids": np.ones_like(tokens), **changes}
     return forward(config, params, tokens, **inputs).hidden
+
+
+def read_into_cache(
+    config: DecoderConfig,
+    params: Any,
+    tokens: np.ndarray,
+    start: np.ndarray,
+    cache: KVCache,
+    lengths: np.ndarray | None = None,
+) -> ModelOutput:
+    """Read `CACHED_TOKENS` tokens of each row from `start`; those from `lengths` on are padding."""
+    indices = np.arange(CACHED_TOKENS)[None]
+    positions = start[:, None] + indices
+    is_token = indices < (CACHED_TOKENS if lengths is None else lengths[:, None])
+    return forward(
+        config,
+        params,
+        np.take_along_axis(tokens, positions, axis=1),
+        positions=positions,
+        segment_ids=np.broadcast_to(is_token, positions.shape).astype(int),
+        cache=cache,
+    )
 
 
 def params_of(family: Family, config: DecoderConfig, model: torch.nn.Module) -> dict[str, Any]:

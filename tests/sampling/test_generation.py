@@ -1,96 +1,145 @@
-"""Batched generation with a cache equals generation without one, one by one, and `transformers`."""
+"""Batched generation with a cache equals generation without one, one by one, and `transformers`.
+
+Most tests share two compiled programs: eight sequences, greedy or sampled, with these end tokens.
+"""
 
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import torch
+import transformers
 
 from jaxdistill.errors import UserError
-from jaxdistill.models import DecoderConfig, LayerKind, Rope, forward, init_params, lm_head
+from jaxdistill.models import (
+    FAMILIES,
+    DecoderConfig,
+    LayerKind,
+    Rope,
+    abstract_params,
+    forward,
+    lm_head,
+)
 from jaxdistill.sampling import Sampling, generate
 
-CONFIG = tiny.decoder(initializer_range=0.5)
+HF = transformers.LlamaConfig(
+    vocab_size=97,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=16,
+    initializer_range=0.5,
+    bos_token_id=None,
+    eos_token_id=None,
+    pad_token_id=0,
+)
+CONFIG = FAMILIES["llama"].decoder_config(HF.to_dict())
 PROMPTS = [[5, 6, 7], [1], [9, 8, 7, 6, 5, 4, 3], [5, 6], [11] * 12, [3, 1, 4, 1, 5]]
 GREEDY = Sampling(max_new_tokens=8)
 SAMPLED = Sampling(max_new_tokens=8, temperature=1.0, top_p=0.9)
+END_IDS = [52, 75]
+"""The model generates each of them in some greedy completion of the prompts."""
 
 
 @pytest.fixture(scope="module")
-def params():
-    return init_params(CONFIG, jax.random.key(1))
+def original() -> Any:
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(HF).eval()
+
+
+@pytest.fixture(scope="module")
+def params(original) -> dict[str, Any]:
+    state, tree = original.state_dict(), {}
+    for rule in FAMILIES["llama"].tensor_rules(CONFIG):
+        names = [name for _, name in rule.tensor_names(CONFIG.num_layers)]
+        slices = [rule.to_params(state[name].numpy()) for name in names]
+        for path, arrays in zip(rule.paths, zip(*slices, strict=True), strict=True):
+            node = tree
+            for key in path[:-1]:
+                node = node.setdefault(key, {})
+            node[path[-1]] = np.stack(arrays) if rule.is_stacked else arrays[0]
+    return jax.tree.map(jnp.asarray, tree)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def last_logits(config: DecoderConfig, params, row, length):
-    """Compute the logits after `length` tokens of a row, without a cache."""
-    positions = jnp.arange(row.size)[None]
+def all_logits(config: DecoderConfig, params, rows):
+    """Compute the logits after each token of each row, without a cache."""
+    positions = jnp.broadcast_to(jnp.arange(rows.shape[1])[None], rows.shape)
     segment_ids = jnp.ones_like(positions)
-    output = forward(config, params, row[None], positions=positions, segment_ids=segment_ids)
-    return lm_head(config, params).matrix @ output.hidden[0, length - 1]
+    output = forward(config, params, rows, positions=positions, segment_ids=segment_ids)
+    return output.hidden @ lm_head(config, params).matrix.T
 
 
-def generate_uncached(params, prompt: Sequence[int], count: int, vocab_size: int) -> list[int]:
-    """Generate greedily, with one forward pass over all tokens for each new one."""
-    row, length = np.zeros(20, np.int32), len(prompt)
-    row[:length] = prompt
-    for position in range(length, length + count):
-        row[position] = np.argmax(last_logits(CONFIG, params, row, position)[:vocab_size])
-    return row[length : length + count].tolist()
+def generate_uncached(
+    params, vocab_size: int, *, config: DecoderConfig = CONFIG, end_ids: Sequence[int] = ()
+) -> list[list[int]]:
+    """Continue the prompts greedily, with a forward pass over all tokens for each new one."""
+    rows, lengths = np.zeros((len(PROMPTS), 20), np.int32), np.array([*map(len, PROMPTS)])
+    for row, prompt in zip(rows, PROMPTS, strict=True):
+        row[: len(prompt)] = prompt
+    indices = np.arange(len(PROMPTS))
+    for step in range(GREEDY.max_new_tokens):
+        logits = np.asarray(all_logits(config, params, rows))[..., :vocab_size]
+        rows[indices, lengths + step] = logits[indices, lengths + step - 1].argmax(axis=1)
+    completions = []
+    for row, length in zip(rows.tolist(), lengths, strict=True):
+        # The last token that fits is read, and the token that it predicts is generated.
+        completion = row[length : min(length + GREEDY.max_new_tokens, config.max_positions + 1)]
+        ends = [index + 1 for index, token in enumerate(completion) if token in end_ids]
+        completions.append(completion[: ends[0] if ends else None])
+    return completions
 
 
 def test_greedy_generation_equals_argmax_without_a_cache(params) -> None:
-    completions = generate(CONFIG, params, PROMPTS, GREEDY, eos_ids=[])
-    assert completions == [
-        generate_uncached(params, prompt, 8, CONFIG.vocab_size) for prompt in PROMPTS
-    ]
+    """Completions end with any end token, which is kept, or where the model's positions end."""
+    completions = generate(CONFIG, params, PROMPTS, GREEDY, eos_ids=END_IDS)
+    assert completions == generate_uncached(params, CONFIG.vocab_size, end_ids=END_IDS)
+    lasts = {completion[-1] for completion in completions if len(completion) < 8}
+    assert lasts >= set(END_IDS)
+    assert 8 in map(len, completions)
 
 
 def test_padding_of_the_lm_head_is_never_sampled(params) -> None:
     completions = generate(CONFIG, params, PROMPTS, GREEDY, eos_ids=[], vocab_size=20)
-    assert completions == [generate_uncached(params, prompt, 8, 20) for prompt in PROMPTS]
+    assert completions == generate_uncached(params, 20)
+    assert [len(row) for row in completions] == [8, 8, 8, 8, 5, 8]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "p"])
-def test_a_completion_does_not_depend_on_its_batch(params, sampling: Sampling) -> None:
+def test_a_completion_does_not_depend_on_its_batch(params) -> None:
+    """Batches of 8 (two of them padding), 2 and 1, and other prompts at other indices."""
+
     def completions(batch_size: int, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         return generate(
-            CONFIG, params, prompts, sampling, eos_ids=[3], seed=5, batch_size=batch_size
+            CONFIG, params, prompts, SAMPLED, eos_ids=END_IDS, seed=5, batch_size=batch_size
         )
 
     together = completions(32, PROMPTS)
     assert together == completions(1, PROMPTS) == completions(2, PROMPTS)
-    # Other prompts in the batch, same index in the list.
-    assert together[:2] == completions(32, [*PROMPTS[:2], [8] * 30])[:2]
+    others = [[8] * 15, [7], [6, 5], [4] * 9]
+    assert together[:2] == completions(32, [*PROMPTS[:2], *others])[:2]
 
 
 def test_samples_differ_by_seed_and_by_index(params) -> None:
     first, second = (
-        generate(CONFIG, params, [[5, 6]] * 4, SAMPLED, eos_ids=[], seed=seed) for seed in (0, 1)
+        generate(CONFIG, params, [[5, 6]] * 6, SAMPLED, eos_ids=END_IDS, seed=seed)
+        for seed in (0, 1)
     )
     assert first != second
     assert len({tuple(row) for row in first}) > 1
 
 
-def test_any_eos_token_ends_its_completion_and_is_kept(params) -> None:
-    unstopped = generate(CONFIG, params, PROMPTS, GREEDY, eos_ids=[])
-    eos_ids = [unstopped[0][2], unstopped[2][4]]
-    stopped = generate(CONFIG, params, PROMPTS, GREEDY, eos_ids=eos_ids)
-    for expected, tokens in zip(unstopped, stopped, strict=True):
-        ends = [index for index, token in enumerate(expected) if token in eos_ids]
-        assert tokens == expected[: ends[0] + 1 if ends else None]
-    assert len(stopped[0]) <= 3
-
-
 def test_the_maximum_length_of_the_model_is_a_limit(params) -> None:
-    prompts = [[1] * 60, [1] * 64, [1]]
-    completions = generate(CONFIG, params, prompts, Sampling(max_new_tokens=20), eos_ids=[])
-    # The last token that fits is read, and the token that it predicts is generated.
-    assert [len(row) for row in completions] == [5, 1, 20]
+    prompts = [[1] * 12, [1] * 16, [1], [1] * 15, [2], [3]]
+    completions = generate(CONFIG, params, prompts, GREEDY, eos_ids=END_IDS)
+    assert [len(row) for row in completions[:2]] == [5, 1]
+    assert len(completions[3]) == 2
 
 
 def test_progress_is_reported_after_each_batch(params) -> None:
@@ -98,25 +147,25 @@ def test_progress_is_reported_after_each_batch(params) -> None:
     completions = generate(
         CONFIG,
         params,
-        PROMPTS,
-        GREEDY,
-        eos_ids=[],
-        batch_size=4,
+        PROMPTS[:5],
+        SAMPLED,
+        eos_ids=END_IDS,
+        batch_size=2,
         on_batch=lambda *numbers: calls.append(numbers),
     )
-    assert [call[:2] for call in calls] == [(4, 6), (6, 6)]
+    assert [call[:2] for call in calls] == [(2, 5), (4, 5), (5, 5)]
     assert sum(call[2] for call in calls) == sum(map(len, completions))
 
 
 def test_parameters_in_bfloat16_generate(params) -> None:
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    half = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(jnp.bfloat16)), params)
     completions = generate(CONFIG, half, PROMPTS, SAMPLED, eos_ids=[])
-    assert [len(row) for row in completions] == [8] * len(PROMPTS)
+    assert [len(row) for row in completions] == [8, 8, 8, 8, 5, 8]
 
 
 def test_every_wrong_prompt_is_named(params) -> None:
     with pytest.raises(UserError) as error:
-        generate(CONFIG, params, [[], [1], [1] * 65, [97], [-1, 5]], SAMPLED, eos_ids=[])
+        generate(CONFIG, params, [[], [1], [1] * 17, [97], [-1, 5]], SAMPLED, eos_ids=[])
     assert [line.split(":")[0] for line in error.value.lines] == [
         "prompt 0",
         "prompt 2",
@@ -127,15 +176,16 @@ def test_every_wrong_prompt_is_named(params) -> None:
 
 
 def test_hidden_states_with_nan_are_refused(params) -> None:
-    broken = jax.tree.map(lambda leaf: leaf, params)
-    broken["final_norm"]["scale"] = broken["final_norm"]["scale"].at[3].set(jnp.nan)
+    scale = np.array(params["final_norm"]["scale"])
+    scale[3] = np.nan
+    broken = {**params, "final_norm": {**params["final_norm"], "scale": jnp.asarray(scale)}}
     with pytest.raises(UserError, match=r"prompt \d: .* hidden states have NaN .* float32"):
-        generate(CONFIG, broken, PROMPTS, SAMPLED, eos_ids=[0])
+        generate(CONFIG, broken, PROMPTS, SAMPLED, eos_ids=END_IDS)
 
 
 def test_any_integer_is_a_seed(params) -> None:
     def completions(seed: int) -> list[list[int]]:
-        return generate(CONFIG, params, PROMPTS, SAMPLED, eos_ids=[], seed=seed)
+        return generate(CONFIG, params, PROMPTS, SAMPLED, eos_ids=END_IDS, seed=seed)
 
     assert completions(10**20) == completions(10**20 % 2**32)
 
@@ -144,58 +194,27 @@ def test_no_prompts_give_no_completions() -> None:
     assert generate(CONFIG, {}, [], SAMPLED, eos_ids=[]) == []
 
 
-def test_greedy_generation_equals_transformers() -> None:
-    import torch
-    import transformers
-
-    from jaxdistill.models import FAMILIES
-
-    torch.manual_seed(0)
-    hf = transformers.LlamaConfig(
-        vocab_size=97,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-        bos_token_id=None,
-        eos_token_id=3,
-        pad_token_id=0,
-    )
-    model = transformers.LlamaForCausalLM(hf).eval()
-    family = FAMILIES["llama"]
-    config = family.decoder_config(hf.to_dict())
-    params = _import_params(family, config, model.state_dict())
-    completions = generate(config, params, PROMPTS, GREEDY, eos_ids=[3])
-    for prompt, row in zip(PROMPTS, completions, strict=True):
-        tokens = model.generate(
+def test_greedy_generation_equals_transformers(original, params) -> None:
+    prompts = [prompt if len(prompt) < 9 else [11] * 8 for prompt in PROMPTS]
+    completions = generate(CONFIG, params, prompts, GREEDY, eos_ids=END_IDS)
+    for prompt, row in zip(prompts, completions, strict=True):
+        tokens = original.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             max_new_tokens=8,
             do_sample=False,
+            eos_token_id=END_IDS,
         )
         assert row == tokens[0, len(prompt) :].tolist()
 
 
-def _import_params(family, config, state):
-    tree: dict = {}
-    for rule in family.tensor_rules(config):
-        names = [name for _, name in rule.tensor_names(config.num_layers)]
-        slices = [rule.to_params(state[name].numpy()) for name in names]
-        for path, arrays in zip(rule.paths, zip(*slices, strict=True), strict=True):
-            node = tree
-            for key in path[:-1]:
-                node = node.setdefault(key, {})
-            node[path[-1]] = np.stack(arrays) if rule.is_stacked else arrays[0]
-    return tree
-
-
-def test_windows_and_learned_positions_do_not_depend_on_the_batch(params) -> None:
+def test_windows_and_learned_positions_equal_argmax_without_a_cache() -> None:
     kinds = (LayerKind(window=3, rope=Rope(base=100.0)), LayerKind(rope=Rope(base=100.0)))
-    config = replace(CONFIG, layers=kinds, has_learned_positions=True)
-    params = init_params(config, jax.random.key(2))
-    together = generate(config, params, PROMPTS, GREEDY, eos_ids=[])
-    alone = generate(config, params, PROMPTS, GREEDY, eos_ids=[], batch_size=1)
-    assert together == alone
+    config = replace(CONFIG, layers=kinds, has_learned_positions=True, max_positions=32)
+    random = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape), leaf.dtype),
+        abstract_params(config),
+    )
+    completions = generate(config, params, PROMPTS, GREEDY, eos_ids=[])
+    assert completions == generate_uncached(params, config.vocab_size, config=config)
