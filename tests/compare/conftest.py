@@ -73,8 +73,9 @@ def byte_model(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> FinishedComparison:
     folder = tmp_path_factory.mktemp("compare")
-    tiny.model_folder(folder / "big", num_hidden_layers=3)
-    tiny.model_folder(folder / "small", seed=1, num_hidden_layers=1)
+    # Of one architecture, so that both run the same programs; `COSTS` has their sizes.
+    tiny.model_folder(folder / "big")
+    tiny.model_folder(folder / "small", seed=1)
     byte_model(folder / "bytes")
     rows = [
         {"prompt": f"What is {n} and {n}? ", "completion": f"It is {2 * n}, said the cat."}

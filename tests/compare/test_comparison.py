@@ -10,6 +10,7 @@ from html import unescape
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from jaxdistill import evals, load, run
 from jaxdistill.cli import main
@@ -32,15 +33,20 @@ def compared_rows(comparison: FinishedComparison) -> list[dict[str, str]]:
 @pytest.mark.parametrize(("name", "folder"), [("big", "big"), ("other", "bytes")])
 def test_bits_per_byte_are_those_of_the_logits(comparison, name: str, folder: str):
     model = load(comparison.folder / folder)
+    rows = compared_rows(comparison)
+    texts = [row["prompt"] + row["completion"] for row in rows]
+    encoded = model.tokenizer(texts, return_offsets_mapping=True)
+    longest = max(map(len, encoded["input_ids"]))
+    # One shape, and so one program: tokens behind a row do not change its logits.
+    padded = [[*tokens, *[0] * (longest - len(tokens))] for tokens in encoded["input_ids"]]
+    log_probs = log_softmax(np.asarray(model.logits(padded)), axis=-1)
     nats = num_bytes = 0.0
-    for row in compared_rows(comparison):
-        text, start = row["prompt"] + row["completion"], len(row["prompt"])
-        encoded = model.tokenizer(text, return_offsets_mapping=True)
-        tokens, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        logits = np.asarray(model.logits([tokens]))[0]
-        log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    for row, text, tokens, offsets, predicted in zip(
+        rows, texts, encoded["input_ids"], encoded["offset_mapping"], log_probs, strict=True
+    ):
+        start = len(row["prompt"])
         scored = [n for n, (_, end) in enumerate(offsets) if end > start]
-        nats -= sum(log_probs[n - 1, tokens[n]] for n in scored)
+        nats -= sum(predicted[n - 1, tokens[n]] for n in scored)
         num_bytes += len(text[offsets[scored[0]][0] :].encode())
     value = comparison.value(name, "bits_per_byte")["value"]
     assert value == pytest.approx(nats / num_bytes / np.log(2), rel=1e-4)
@@ -166,7 +172,7 @@ def test_rows_that_cannot_be_compared_are_refused(
 def test_prompts_are_those_of_compared_rows_and_no_file_is_overwritten(comparison, tmp_path):
     """A prompt too long for a model is left out with its row, and files of others are kept."""
     rows = [{"prompt": "word " * 2000, "completion": "Yes, the cat."}]
-    rows += compared_rows(comparison)[:2]
+    rows += compared_rows(comparison)[2:5]  # as many prompts as are compared: the same programs
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     models = [f"{name}={comparison.folder / 'small'}" for name in ("one", "two")]
     arguments = ["compare", *models, "--data", str(tmp_path / "rows.jsonl"), "--length", "128"]
@@ -179,11 +185,11 @@ def test_prompts_are_those_of_compared_rows_and_no_file_is_overwritten(compariso
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "measure_cost", measure_cost)
-        assert main([*arguments, "--max-new-tokens", "4", "--out", str(out)]) == 0
+        assert main([*arguments, "--max-new-tokens", "12", "--out", str(out)]) == 0
     html = (tmp_path / "out-2" / "index.html").read_text()
     assert [path.name for path in out.iterdir()] == ["thesis.doc"]
     assert "word word" not in html
-    assert html.count('<article class="sample">') == 2
+    assert html.count('<article class="sample">') == 3
     assert f"--judgements {tmp_path / 'out-2' / 'judgements.csv'}</code>" in html
 
 
@@ -191,13 +197,14 @@ def test_texts_without_prompts_and_a_task(comparison: FinishedComparison, tmp_pa
     rows = [{"text": f"The cat saw {n} dogs, and the dogs saw the cat.", "n": n} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(
-        "prompt: 'Count {n}'\nreference: n\nmetrics: [exact_match]\nsampling: {max_new_tokens: 2}\n"
+        "prompt: 'Count {n}'\nreference: n\nmetrics: [exact_match]\n"
+        "sampling: {max_new_tokens: 12}\n"
     )
     models = [f"{name}={comparison.folder / 'small'}" for name in ("one", "two")]
-    arguments = ["compare", *models, "--data", str(tmp_path / "rows.jsonl"), "--length", "100"]
+    arguments = ["compare", *models, "--data", str(tmp_path / "rows.jsonl"), "--length", "128"]
     arguments += ["--price", "one=2", "--price", "two=1"]
-    arguments += ["--task", str(tmp_path / "task.yaml"), "--loss-on", "all", "--prompts", "2"]
-    assert main([*arguments, "--max-new-tokens", "4", "--out", str(tmp_path / "out")]) == 0
+    arguments += ["--task", str(tmp_path / "task.yaml"), "--loss-on", "all", "--prompts", "3"]
+    assert main([*arguments, "--max-new-tokens", "12", "--out", str(tmp_path / "out")]) == 0
     html = (tmp_path / "out" / "index.html").read_text()
     assert "Task</strong>: exact match is" in html
     assert "The cat saw 0 dogs, and the dogs</h3>" in html

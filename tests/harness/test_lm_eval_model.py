@@ -41,13 +41,16 @@ def requests(kind: str, arguments: Sequence[tuple]) -> list[Instance]:
     return [Instance(kind, {}, args, index) for index, args in enumerate(arguments)]
 
 
+def dense_logits(model: HarnessModel, tokens: list[int]) -> np.ndarray:
+    padded = [*tokens, *[0] * (64 - len(tokens))]  # one shape; later positions have no effect
+    return np.asarray(model._model.logits([padded]), np.float64)[0, : len(tokens)]
+
+
 def dense_score(
     model: HarnessModel, context: list[int], continuation: list[int]
 ) -> tuple[float, bool]:
     """Log-likelihood and greediness of a continuation, by the whole array of `Model.logits`."""
-    inputs = (context + continuation)[-65:][:-1]
-    padded = [*inputs, *[0] * (64 - len(inputs))]  # one shape; later positions have no effect
-    logits = np.asarray(model._model.logits([padded]), np.float64)[0, : len(inputs)]
+    logits = dense_logits(model, (context + continuation)[-65:][:-1])
     log_probs = log_softmax(logits[-len(continuation) :], axis=-1)
     positions = np.arange(len(continuation))
     is_greedy = np.array_equal(log_probs.argmax(-1), continuation)
@@ -71,8 +74,7 @@ def test_the_argmax_continuation_is_greedy(ours):
     prompt = ours.tok_encode("The cat")
     completion = []
     for _ in range(3):
-        logits = ours._model.logits([prompt + completion])[0, -1]
-        completion.append(int(np.argmax(logits)))
+        completion.append(int(dense_logits(ours, prompt + completion)[-1].argmax()))
     other = [*completion[:-1], (completion[-1] + 1) % 300]
     scores = ours._loglikelihood_tokens([(None, prompt, completion), (None, prompt, other)])
     assert [is_greedy for _, is_greedy in scores] == [True, False]
@@ -146,12 +148,13 @@ def test_each_request_has_its_own_generation_settings(ours):
         pairs = [("The cat", options) for options in settings]
         return ours.generate_until(requests("generate_until", pairs))
 
-    greedy = {"max_gen_toks": 9}
-    sampled = {"max_gen_toks": 9, "do_sample": True, "temperature": 5.0}
-    texts = generate(greedy, sampled, greedy, sampled)
-    assert texts[0] == texts[2]
+    greedy = {"max_gen_toks": 12}
+    sampled = {"max_gen_toks": 12, "do_sample": True, "temperature": 5.0}
+    settings = greedy, sampled, greedy, greedy, sampled
+    texts = generate(*settings)
+    assert texts[0] == texts[2] == texts[3]
     assert len(set(texts)) == 3
-    assert generate(greedy, sampled, greedy, sampled) == texts
+    assert generate(*settings) == texts
     with pytest.raises(UserError, match="num_beams, no_repeat_ngram_size not supported"):
         generate({"num_beams": 4, "no_repeat_ngram_size": 2})
     with pytest.raises(UserError, match=r"64 new tokens of a model that has 64 positions\. Set"):

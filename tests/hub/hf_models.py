@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tiny
 import torch
@@ -98,9 +97,9 @@ def hf_logits(model: Any) -> np.ndarray:
 
 
 def jax_logits(model: hub.Pretrained) -> np.ndarray:
-    ids = jnp.asarray(tokens())
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    ids = tokens()
+    positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     output = _forward(
-        model.config, model.params, ids, positions=positions, segment_ids=jnp.ones_like(ids)
+        model.config, model.params, ids, positions=positions, segment_ids=np.ones_like(ids)
     )
-    return np.asarray(output.hidden @ lm_head(model.config, model.params).matrix.T)
+    return np.asarray(output.hidden) @ np.asarray(lm_head(model.config, model.params).matrix).T

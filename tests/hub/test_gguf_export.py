@@ -30,7 +30,7 @@ def f16_exact(name: str, folder: Path, *, tokenizer: bool = False) -> hub.Pretra
     """Load a tiny model whose values float16 holds exactly, as do norms plus one."""
     path = save_hf_model(name, folder, tokenizer=tokenizer)
     model = hub.load(path, with_tokenizer=tokenizer)
-    params = jax.tree.map(lambda leaf: (leaf * 64).round() / 64, model.params)
+    params = jax.tree.map(lambda leaf: np.round(np.asarray(leaf) * 64) / 64, model.params)
     return replace(model, params=params)
 
 
@@ -48,8 +48,12 @@ def test_exported_models_are_read_back_bit_for_bit(name: str, tmp_path: Path) ->
     jax.tree.map(np.testing.assert_array_equal, read.params, model.params)
 
 
-@pytest.mark.parametrize("dtype", GGUF_DTYPES)
-@pytest.mark.parametrize("name", NAMES)
+# Rows of whole quantised blocks exist in `gpt2` only; tied and untied output matrices differ.
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, "f16") for name in NAMES]
+    + [(name, dtype) for name in ("gpt2", "llama") for dtype in GGUF_DTYPES if dtype != "f16"],
+)
 def test_tensors_and_metadata_are_those_of_llama_cpp(name: str, dtype: str, tmp_path: Path) -> None:
     kind = gguf.GGMLQuantizationType[dtype.upper()]
     expected = write_gguf(name, tmp_path / "expected.gguf")
@@ -254,7 +258,7 @@ def test_dtypes_of_another_format_are_refused(
 
 def test_values_too_large_for_f16_are_refused(tmp_path: Path) -> None:
     model = hub.load(save_hf_model("llama", tmp_path / "hf"), with_tokenizer=False)
-    params = {**model.params, "embedding": model.params["embedding"] + 1e6}
+    params = {**model.params, "embedding": np.asarray(model.params["embedding"]) + 1e6}
     with pytest.raises(UserError, match=r"token_embd\.weight: .* is too large for float16"):
         hub.save(replace(model, params=params), tmp_path / "out", format="gguf")
     assert not (tmp_path / "out").exists()

@@ -1,11 +1,11 @@
-"""A run's step beside a dense transcription: the numbers that it records and its gradient.
+"""Compare a run's step with a dense transcription: its recorded numbers and its gradient.
 
 The step is that of a real run: config, check, build, data and compiled program. The transcription
-(`dense_objectives.py`) reads the same rows and folders with `transformers` alone.
+(`dense_*.py`) reads the same rows and folders with `transformers` alone.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,15 @@ import tiny
 import torch
 import transformers
 import yaml
-from dense_objectives import FORMULAS, Model, Rows, read_row
+from dense_cross_tokenizer import alm, gold, hybrid_kl, mined, projected_kl, uld
+from dense_divergences import DIVERGENCES, cross_entropy, divergence
+from dense_dual_space import dual_space
+from dense_rows import Model, Rows, Values, read_row
+from dense_transport import multi_level_ot, sinkhorn
 
 from jaxdistill import data, hub
 from jaxdistill.objectives import OBJECTIVES
-from jaxdistill.run import build, train
+from jaxdistill.run import build
 from jaxdistill.run.check import inspect, inspect_rows
 from jaxdistill.run.config import load_config
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh
@@ -31,7 +35,7 @@ from jaxdistill.train import init_state
 
 VALUE_RTOL = 1e-4
 GRADIENT_TOLERANCE = 1e-3
-"""Of the largest element of a tensor's gradient."""
+"""Largest error of a gradient, as a share of the largest element of its tensor."""
 
 LENGTH = 48
 TEXTS = [
@@ -40,9 +44,24 @@ TEXTS = [
     ("Sum?\n", "It is 7."),
     ("Zürich?\n", "naïve café."),
 ]
-"""In each tokenizer they fill two sequences: several rows in one, padding in both."""
+"""Rows that fill two sequences in each tokenizer: several rows in one, padding in both."""
 
 PEAK, WARMUP_STEPS, NUM_STEPS = 0.01, 2, 6
+
+FORMULAS: dict[str, Callable[[Any, Rows], Values]] = {
+    **dict.fromkeys(DIVERGENCES, divergence),
+    "cross_entropy": cross_entropy,
+    "uld": uld,
+    "gold": gold,
+    "hybrid_kl": hybrid_kl,
+    "projected_kl": projected_kl,
+    "mined": mined,
+    "alm": alm,
+    "sinkhorn": sinkhorn,
+    "multi_level_ot": multi_level_ot,
+    "dskd": dual_space,
+    "dskd_cma": dual_space,
+}
 
 ONE_TOKENIZER = {
     "divergences": [
@@ -141,15 +160,17 @@ def save_model(folder: Path, tokenizer: Any, *, seed: int, **options: Any) -> No
 
 @dataclass(frozen=True)
 class Step:
-    """A run's first step: what it records, its gradient, and its update of the parameters."""
+    """Metrics of a run's first step, its gradient, and its update of the parameters."""
 
     config: Any
     metrics: dict[str, float]
     modules: dict[str, Any]
     """Modules of objectives before the step."""
     gradient: dict[str, np.ndarray]
-    """By the name of the tensor in a Hugging Face folder, or of the module."""
+    """Gradients by the name of the tensor in a Hugging Face folder, or of the module."""
     update: dict[str, np.ndarray]
+    learning_rates: list[float]
+    """Recorded rates of all steps of the run."""
 
 
 def write_config(folder: Path, number: int, objectives: Sequence[dict[str, Any]]) -> Path:
@@ -201,6 +222,7 @@ def take_step(folder: Path, number: int, objectives: Sequence[dict[str, Any]]) -
     batch = jax.device_put(next(batches), batch_sharding(inspection.mesh))
     step = build.make_run_step(config, inspection, student)
     after, metrics = step(before, teacher.params, batch)
+    rates = [float(metrics["train/learning_rate"])]
     moment = optax.tree.get(after.opt_state, "mu")
     gradient = jax.tree.map(lambda mean: np.asarray(mean) / (1 - 0.9), moment)
 
@@ -215,12 +237,17 @@ def take_step(folder: Path, number: int, objectives: Sequence[dict[str, Any]]) -
         hf_tensors("changed", *state)
         for state in (jax.device_get((after.params, after.modules)), initial)
     )
+    while len(rates) < NUM_STEPS:
+        batch = jax.device_put(next(batches), batch_sharding(inspection.mesh))
+        after, later_metrics = step(after, teacher.params, batch)
+        rates.append(float(later_metrics["train/learning_rate"]))
     return Step(
         config,
         {name: float(value) for name, value in metrics.items()},
         initial[1],
         hf_tensors("gradient", *gradients),
         {name: new[name] - old[name] for name in new},
+        rates,
     )
 
 
@@ -324,6 +351,9 @@ def test_a_step_equals_its_dense_transcription(folder, number, objectives):
     assert not differences
     assert_same_gradient(step, dense)
     assert_first_update(step, dense)
+    # Warm-up from peak / 3 to the peak in two steps, then half a cosine over four.
+    factors = [1 / 3, 2 / 3, *(np.cos(np.pi * np.arange(4) / 4) / 2 + 0.5)]
+    np.testing.assert_allclose(step.learning_rates, PEAK * np.array(factors), rtol=VALUE_RTOL)
     new_params = [dense.params[name] + step.update[name] for name in dense.params]
     norm = np.sqrt(sum((p**2).sum() for p in new_params))
     np.testing.assert_allclose(param_norm, norm, rtol=VALUE_RTOL)
@@ -348,16 +378,3 @@ def assert_first_update(step: Step, dense: Dense) -> None:
         expected = -scale * dense.metrics["learning_rate"] * np.sign(gradient)
         update = step.update[name]
         np.testing.assert_allclose(update[is_clear], expected[is_clear], rtol=1e-3, err_msg=name)
-
-
-def test_recorded_learning_rates_of_a_run_follow_its_schedule(folder, monkeypatch):
-    """Warm-up from peak / 3 to the peak in two steps, then half a cosine over four."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    path = write_config(folder, 1, [{"type": "cross_entropy"}])
-    config = load_config(path, ["teacher=null", "train.accumulate=1"])
-    assert train(config) == 0
-    lines = (folder / "run/metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    rates = [record["train/learning_rate"] for record in records if "train/loss" in record]
-    factors = [1 / 3, 2 / 3, *(np.cos(np.pi * np.arange(4) / 4) / 2 + 0.5)]
-    np.testing.assert_allclose(rates, PEAK * np.array(factors), rtol=VALUE_RTOL)
