@@ -75,9 +75,7 @@ def test_the_support_is_exact_with_ties(sampling: Sampling) -> None:
         assert np.unique(draw(logits, sampling)).tolist() == expected.tolist(), name
 
 
-@pytest.mark.parametrize(
-    ("top_k", "top_p"), [(0, 0.999), (0, 1e-6), (1, 1.0), (7, 0.5), (100, 24 / 32)]
-)
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1e-6), (1, 1.0), (100, 0.999)])
 def test_the_support_is_exact_at_extreme_settings(top_k: int, top_p: float) -> None:
     logits = (np.log2(WEIGHTS["ties"]) * np.log(2)).astype(np.float32)
     sampling = Sampling(temperature=1.0, top_k=top_k, top_p=top_p)

@@ -50,9 +50,12 @@ def entropic_cost(
     p, q = p.clamp(min=NEGLIGIBLE_MASS), q.clamp(min=NEGLIGIBLE_MASS)
     log_p, log_q, g = p.detach().log(), q.detach().log(), torch.zeros_like(q)
     for _ in range(SINKHORN_ITERATIONS):
+        before = g
         f = -epsilon * ((g[:, None] - cost) / epsilon + log_q[:, None]).logsumexp(2)
         g = -epsilon * ((f[:, :, None] - cost) / epsilon + log_p[:, :, None]).logsumexp(1)
         g = g.detach()
+        if (g - before).abs().max() < 1e-12:
+            break
     return (p * f.detach()).sum(1) + (q * g).sum(1)
 
 

@@ -73,20 +73,22 @@ ONE_TOKENIZER = {
         {"type": "total_variation", "weight": 7.0},
         {"type": "cross_entropy", "weight": [[0, 0.5], [4, 0.1]]},
     ],
-    "two vocabularies": [
+    "two vocabularies, transport, two spaces": [
         {"type": "uld"},
-        {"type": "gold", "weight": 3.0},
-        {"type": "hybrid_kl", "weight": 3.0},
-        {"type": "projected_kl", "temperature": 1.5},
-        {"type": "mined"},
-        {"type": "alm", "weight": 20.0},
-    ],
-    "transport": [
+        {"type": "gold", "weight": 8.0},
+        {"type": "hybrid_kl", "weight": 8.0},
+        {"type": "projected_kl", "temperature": 1.5, "weight": 0.6},
+        {"type": "mined", "weight": 1.7},
+        {"type": "alm", "weight": 60.0},
         {"type": "sinkhorn", "k": 8, "weight": 5.0},
-        {"type": "multi_level_ot", "gamma": 1.0},
+        {"type": "multi_level_ot", "gamma": 1.0, "weight": 3.0},
+        {"type": "dskd", "weight": 0.25},
+        {"type": "dskd_cma", "weight": 1.6},
     ],
-    "two spaces": [{"type": "dskd", "weight": 0.7}, {"type": "dskd_cma"}],
 }
+"""Weights give gradients of similar norms, so that an error in any of them is seen in the sum."""
+
+# A run has one rule of alignment, so these cannot be fewer.
 TWO_TOKENIZERS = {
     "rows": [{"type": "uld", "align": "spans", "k": 20}, {"type": "gold", "weight": 2.0}],
     "spans": [
