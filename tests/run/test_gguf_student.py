@@ -18,7 +18,7 @@ def test_run_writes_a_gguf_file_beside_the_folder(workspace, command):
     code, stdout, stderr = command("train", workspace / "config.yaml", *options, *QUICK)
     assert code == 0, stderr
     file = workspace / "run/student.gguf"
-    assert str(file) in stdout
+    assert "GGUF     run/student.gguf" in stdout
     comparison = json.loads((workspace / "run/result.json").read_text())["comparison"]
     assert comparison["student"]["gguf_size"] == file.stat().st_size < teacher.stat().st_size
     assert comparison["teacher"]["gguf_size"] == teacher.stat().st_size
