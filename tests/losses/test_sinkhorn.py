@@ -1,13 +1,14 @@
 """Entropic transport costs, compared with a linear programme and with float64 iterations."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
 from jaxdistill.losses import entropic_transport_cost
-from tests.losses.unbalanced_transport import cheapest_plan, plan_cost
+from tests.losses.entropic_transport import cheapest_plan, plan_cost
 
 
 def exact_cost(p, q, cost):
@@ -17,49 +18,53 @@ def exact_cost(p, q, cost):
     return linprog(cost.ravel(), A_eq=sums, b_eq=np.concatenate([p, q])).fun
 
 
-def random_problem(seed, n=5, m=7):
+def random_problem(seed, n=5, m=7, num_positions=3):
     random = np.random.default_rng(seed)
-    p, q = random.dirichlet(np.ones(n), 3), random.dirichlet(np.ones(m), 3)
-    return [jnp.asarray(x, jnp.float32) for x in (p, q, random.uniform(size=(3, n, m)))]
+    p = random.dirichlet(np.ones(n), num_positions)
+    q = random.dirichlet(np.ones(m), num_positions)
+    return [np.float32(x) for x in (p, q, random.uniform(size=(num_positions, n, m)))]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_cost_tends_to_that_of_optimal_transport(seed):
-    p, q, cost = random_problem(seed)
+transport_cost = jax.jit(
+    entropic_transport_cost, static_argnames=("epsilon", "num_iterations", "relaxed")
+)
+
+
+def test_the_cost_tends_to_that_of_optimal_transport():
+    p, q, cost = random_problem(0, num_positions=9)
     expected = [exact_cost(*map(np.float64, row)) for row in zip(p, q, cost, strict=True)]
     errors = []
-    for epsilon, num_iterations in ((0.1, 200), (0.01, 1000), (0.001, 8000)):
-        values = entropic_transport_cost(p, q, cost, epsilon=epsilon, num_iterations=num_iterations)
+    for epsilon, num_iterations in ((0.1, 200), (0.001, 8000)):
+        values = transport_cost(p, q, cost, epsilon=epsilon, num_iterations=num_iterations)
         errors.append(np.abs(np.asarray(values) - expected).max())
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 3e-3
+    assert errors[0] > errors[1]
+    assert errors[1] < 3e-3
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, argnums=(0, 1))
+def sum_and_gradients(p, q, cost):
+    return entropic_transport_cost(p, q, cost, epsilon=0.05, num_iterations=500).sum()
 
 
 def test_the_gradient_is_that_of_the_optimum():
-    p, q, cost = random_problem(7)
-
-    def value(q, p=p):
-        return entropic_transport_cost(p, q, cost, epsilon=0.05, num_iterations=500).sum()
-
-    gradient, step = jax.grad(value)(q), 1e-2
-    for row, (gain, loss) in enumerate([(0, 1), (3, 5), (6, 2)]):
+    p, q, cost = random_problem(7, 6, 6)
+    p_gradient, q_gradient = jax.device_get(sum_and_gradients(p, q, cost)[1])
+    step = 1e-2
+    for row, (gain, loss) in enumerate([(0, 1), (3, 5), (4, 2)]):
         # Mass moves from one token to another: the total stays.
         moved = step * min(1.0, float(q[row, loss]))
-        up, down = (
-            value(q.at[row, gain].add(sign * moved).at[row, loss].add(-sign * moved))
-            for sign in (1, -1)
-        )
-        expected = (up - down) / (2 * moved)
-        assert gradient[row, gain] - gradient[row, loss] == pytest.approx(float(expected), abs=2e-2)
-
-    def swapped_value(p):
-        return entropic_transport_cost(
-            q, p, cost.swapaxes(1, 2), epsilon=0.05, num_iterations=500
-        ).sum()
+        both = np.stack([q, q])
+        for changed, mass in zip(both, (moved, -moved), strict=True):
+            changed[row, gain] += mass
+            changed[row, loss] -= mass
+        up, down = (sum_and_gradients(p, changed, cost)[0] for changed in both)
+        expected = (float(up) - float(down)) / (2 * moved)
+        difference = q_gradient[row, gain] - q_gradient[row, loss]
+        assert difference == pytest.approx(expected, abs=2e-2)
 
     # Equal up to a constant per position, which has no effect on normalised masses.
-    p_gradient = jax.grad(lambda p: value(q, p))(p)
-    expected = jax.grad(swapped_value)(p)
+    expected = np.asarray(sum_and_gradients(q, p, cost.swapaxes(1, 2))[1][1])
     for values in (p_gradient, expected):
         assert np.ptp(values) > 0.1
     np.testing.assert_allclose(
@@ -71,17 +76,21 @@ def test_the_gradient_is_that_of_the_optimum():
 
 def test_values_and_gradients_are_finite_where_masses_are_0_or_lost():
     p, q, cost = random_problem(1)
-    p = p.at[:, 0].set(0)
-    value, gradient = jax.value_and_grad(
-        lambda q: entropic_transport_cost(
+    p[:, 0] = 0
+
+    @jax.jit
+    @jax.value_and_grad
+    def value_and_gradient(q, p, cost):
+        return entropic_transport_cost(
             p, q.at[:, 1].set(0), cost, epsilon=0.05, num_iterations=100, relaxed=1.0
         ).sum()
-    )(q)
+
+    value, gradient = value_and_gradient(q, p, cost)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize(("epsilon", "relaxed"), [(0.2, 0.5), (0.1, 0.1), (0.05, 2.0)])
+@pytest.mark.parametrize(("epsilon", "relaxed"), [(0.1, 0.1), (0.05, 2.0)])
 def test_the_relaxed_cost_is_that_of_the_cheapest_plan(epsilon, relaxed):
     options = {"epsilon": epsilon, "relaxed": relaxed}
     p, q, cost = map(np.float64, random_problem(3))
@@ -93,6 +102,6 @@ def test_the_relaxed_cost_is_that_of_the_cheapest_plan(epsilon, relaxed):
         for size in (1e-3, 0.1):
             other_plan = plan * np.exp(size * random.normal(size=plan.shape))
             assert plan_cost(other_plan, *row, **options) > expected[-1]
-    arrays = map(jnp.float32, (p, q, cost))
-    values = entropic_transport_cost(*arrays, num_iterations=400, **options)
+    arrays = map(np.float32, (p, q, cost))
+    values = transport_cost(*arrays, num_iterations=400, **options)
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
