@@ -35,63 +35,85 @@ Two neighbouring tokens share a bucket, which is named for the first.
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Inputs of `weighted_loss` besides objectives: one pytree, so that `measure` compiles once."""
+    """Inputs of `weighted_loss` besides objectives: one pytree, so that `measure` compiles once.
 
-    student_hidden: jax.Array
+    Arrays are NumPy's, except those of LM heads, so that changing a case compiles nothing.
+    """
+
+    student_hidden: Any
     student_lm_head: LMHead
-    labels: jax.Array
-    loss_mask: jax.Array
-    teacher_hidden: jax.Array
+    labels: Any
+    loss_mask: Any
+    teacher_hidden: Any
     teacher_lm_head: LMHead
 
     def arguments(self) -> tuple[AlignedPositions, LMHead, LMHead]:
         """Arguments of `weighted_loss` after the objectives and their coefficients."""
-        student = ModelPositions(self.student_hidden, self.labels)
-        teacher = ModelPositions(self.teacher_hidden, self.labels)
-        positions = AlignedPositions(student, teacher, self.loss_mask)
+        labels = jnp.asarray(self.labels)
+        student = ModelPositions(jnp.asarray(self.student_hidden), labels)
+        teacher = ModelPositions(jnp.asarray(self.teacher_hidden), labels)
+        positions = AlignedPositions(student, teacher, jnp.asarray(self.loss_mask))
         return positions, self.student_lm_head, self.teacher_lm_head
 
     def without_teacher(self) -> tuple[AlignedPositions, LMHead]:
         """The same arguments without a teacher."""
-        student = ModelPositions(self.student_hidden, self.labels)
-        return AlignedPositions(student, None, self.loss_mask), self.student_lm_head
+        positions, lm_head, _ = self.arguments()
+        return dataclasses.replace(positions, teacher=None), lm_head
 
     def replace(self, **changes: Any) -> "Case":
         return dataclasses.replace(self, **changes)
 
 
-def random_case(key: jax.Array, shards: int = SHARDS, positions: int = POSITIONS) -> Case:
+def random_case(seed: int = 1, shards: int = SHARDS, positions: int = POSITIONS) -> Case:
     """About half of the positions are scored, one with weight 2; LM heads have no padding."""
-    keys = iter(jax.random.split(key, 6))
+    random = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.normal(size=shape).astype(np.float32)
 
     def lm_head(width: int) -> LMHead:
-        matrix = jax.random.normal(next(keys), (VOCAB_SIZE, width))
+        matrix = jnp.asarray(normal(VOCAB_SIZE, width))
         return LMHead(matrix, vocab_tables=VOCAB_TABLES, vocab_size=VOCAB_SIZE)
 
-    loss_mask = (jax.random.uniform(next(keys), (shards, positions)) < 0.5).astype(jnp.float32)
+    loss_mask = np.float32(random.uniform(size=(shards, positions)) < 0.5)
+    loss_mask[0, 0] = 2
     return Case(
-        student_hidden=jax.random.normal(next(keys), (shards, positions, WIDTH)),
+        student_hidden=normal(shards, positions, WIDTH),
         student_lm_head=lm_head(WIDTH),
-        labels=jax.random.randint(next(keys), (shards, positions), 0, VOCAB_SIZE),
-        loss_mask=loss_mask.at[0, 0].set(2.0),
-        teacher_hidden=jax.random.normal(next(keys), (shards, positions, TEACHER_WIDTH)),
+        labels=random.integers(0, VOCAB_SIZE, (shards, positions)).astype(np.int32),
+        loss_mask=loss_mask,
+        teacher_hidden=normal(shards, positions, TEACHER_WIDTH),
         teacher_lm_head=lm_head(TEACHER_WIDTH),
     )
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="chunk_size")
+def measure_terms(
+    objectives: tuple[PositionObjective, ...],
+    case: Case,
+    coefficients: np.ndarray,
+    *,
+    chunk_size: int = 4,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[Case, jax.Array]]:
+    """Compute `weighted_loss`, and the loss's gradients to every input and every coefficient."""
+
+    def loss(case: Case, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return weighted_loss(objectives, coefficients, *case.arguments(), chunk_size=chunk_size)
+
+    gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)
+    return gradient(case, coefficients)
+
+
 def measure(
     objectives: tuple[PositionObjective, ...], case: Case, *, chunk_size: int = 4
-) -> tuple[jax.Array, Case]:
-    """Compute the loss with coefficients 1, and its gradient to every input."""
-
-    def loss(case: Case) -> jax.Array:
-        ones = jnp.ones(len(objectives))
-        return weighted_loss(objectives, ones, *case.arguments(), chunk_size=chunk_size)[0]
-
-    return jax.value_and_grad(loss, allow_int=True)(case)
+) -> tuple[np.ndarray, Case]:
+    """Compute the loss with coefficients 1, and its gradient to every input, as NumPy arrays."""
+    ones = np.ones(len(objectives), np.float32)
+    (loss, _), (gradient, _) = measure_terms(objectives, case, ones, chunk_size=chunk_size)
+    return jax.device_get((loss, gradient))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def dense_sums(objectives: tuple[PositionObjective, ...], case: Case) -> jax.Array:
     """Compute the sum of each objective from all logits at once."""
     distributions = []

@@ -1,9 +1,9 @@
 """Sinkhorn divergence by the teacher's embeddings, beside exact transport and a dense version."""
 
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_positions import VOCAB_SIZE, measure, random_case
@@ -16,10 +16,10 @@ OPTIONS = {"cost": "embeddings", "k": VOCAB_SIZE, "num_iterations": 4000}
 
 
 @pytest.fixture
-def case(key):
+def case():
     """Two positions of two models that are nearly sure."""
-    case = random_case(key, 1, 2)
-    return case.replace(loss_mask=jnp.ones((1, 2)))
+    case = random_case(0, 1, 2)
+    return case.replace(loss_mask=np.ones((1, 2), np.float32))
 
 
 def distributions(case):
@@ -62,23 +62,24 @@ def exact_cost(p, q, cost):
 
 
 def test_the_cost_tends_to_that_of_the_cheapest_plan(case):
-    expected = sum(
-        exact_cost(*pair, distances(case)[0]) for pair in zip(*distributions(case), strict=True)
-    )
+    pairs = zip(*jax.device_get(jax.jit(distributions)(case)), strict=True)
+    expected = sum(exact_cost(*pair, distances(case)[0]) for pair in pairs)
     errors = []
-    for epsilon in (0.05, 0.01, 0.002):
+    for epsilon in (0.05, 0.002):
         value, _ = measure((OBJECTIVES["sinkhorn"](**OPTIONS, epsilon=epsilon),), case)
         errors.append(abs(float(value) - expected))
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 1e-2
+    assert errors[0] > errors[1]
+    assert errors[1] < 1e-2
 
 
 def test_no_gradient_goes_through_the_cost(case):
     objective = OBJECTIVES["sinkhorn"](**OPTIONS, epsilon=0.05)
-    p, _ = distributions(case)
-    costs = [jnp.broadcast_to(jnp.float32(c), (2, VOCAB_SIZE, VOCAB_SIZE)) for c in distances(case)]
+    costs = [np.broadcast_to(np.float32(c), (2, VOCAB_SIZE, VOCAB_SIZE)) for c in distances(case)]
 
-    def dense(matrix):
+    @jax.jit
+    @jax.value_and_grad
+    def dense(matrix, costs):
+        p, _ = distributions(case)
         lm_head = dataclasses.replace(case.student_lm_head, matrix=matrix)
         _, q = distributions(case.replace(student_lm_head=lm_head))
         between, *within = (
@@ -87,7 +88,7 @@ def test_no_gradient_goes_through_the_cost(case):
         )
         return between - sum(within) / 2
 
-    expected, expected_gradient = jax.value_and_grad(dense)(case.student_lm_head.matrix)
+    expected, expected_gradient = dense(case.student_lm_head.matrix, costs)
     value, gradient = measure((objective,), case)
     np.testing.assert_allclose(value, expected, rtol=1e-3)
     np.testing.assert_allclose(gradient.student_lm_head.matrix, expected_gradient, atol=1e-3)
@@ -95,9 +96,17 @@ def test_no_gradient_goes_through_the_cost(case):
 
 
 def test_cosine_distance_is_0_for_one_direction_and_1_for_zero_vectors():
-    left = jnp.array([[[1.0, 0], [0, 0], [1, 1]]])
-    right = jnp.array([[[3.0, 0], [0, 2], [-1, 0]]])
+    left = np.float32([[[1, 0], [0, 0], [1, 1]]])
+    right = np.float32([[[3, 0], [0, 2], [-1, 0]]])
     root = 1 - np.sqrt(0.5)
     expected = [[[0, 1, 1], [1, 1, 1], [root, root, 1]]]
-    np.testing.assert_allclose(losses.cosine_distance(left, right), expected, atol=1e-6)
-    assert np.isfinite(jax.grad(lambda x: losses.cosine_distance(x, right).sum())(left)).all()
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient_and_values(left, right):
+        values = losses.cosine_distance(left, right)
+        return values.sum(), values
+
+    gradient, values = gradient_and_values(left, right)
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+    assert np.isfinite(gradient).all()

@@ -1,5 +1,6 @@
 """ULD, GOLD and ALM over two tokenizers, beside TRL's numbers and the official rules."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from jaxdistill.align import padded_token_bytes
 from jaxdistill.data.examples import Example, TextOffsets, TokenizedRow
@@ -74,39 +76,77 @@ def batch_of(examples):
 
 
 def golden_logits(num_rows):
-    return (jnp.array(logits, jnp.float32)[:num_rows] for logits in GOLDEN["logits"])
+    return [np.float32(logits)[:num_rows] for logits in GOLDEN["logits"]]
 
 
-def loss(objective, student_logits, teacher_logits, batch, *, num_shards=1, tables=TABLES):
-    """Compute the mean of the objective, with logits in place of hidden states."""
+def means(objectives, student_logits, teacher_logits, batch, *, num_shards=1, tables=TABLES):
+    """Compute the mean of each objective, with logits in place of hidden states."""
     student, teacher = (
         HiddenSignal(logits, LMHead(jnp.eye(logits.shape[-1]), vocab_tables=own))
         for logits, own in zip((student_logits, teacher_logits), tables, strict=True)
     )
-    positions = align_batch(
-        student,
-        teacher,
-        batch,
-        num_shards=num_shards,
-        objectives=(objective,),
+    positions = align_batch(student, teacher, batch, num_shards=num_shards, objectives=objectives)
+
+    def weighted(coefficients):
+        arguments = coefficients, positions, student.lm_head, teacher.lm_head
+        return weighted_loss(objectives, *arguments, chunk_size=4)
+
+    return weighted, positions.teacher_weight.sum()
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="num_shards")
+def evaluate(objectives, student_logits, teacher_logits, batch, *, num_shards=1):
+    """Compute the mean of each objective."""
+    weighted, count = means(
+        objectives, student_logits, teacher_logits, batch, num_shards=num_shards
     )
-    total, _ = weighted_loss(
-        (objective,), jnp.ones(1), positions, student.lm_head, teacher.lm_head, chunk_size=4
-    )
-    return total / positions.teacher_weight.sum()
+    return weighted(jnp.ones(len(objectives)))[1][: len(objectives)] / count
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def differentiate(objectives, coefficients, student_logits, teacher_logits, batch, tables):
+    def loss(student_logits):
+        weighted, count = means(objectives, student_logits, teacher_logits, batch, tables=tables)
+        return weighted(coefficients)[0] / count
+
+    return jax.value_and_grad(loss)(student_logits)
+
+
+def measure(objective, student_logits, teacher_logits, batch, *, among, tables=TABLES):
+    """Compute the mean of the objective and its gradient to the student's logits.
+
+    The objectives `among` which it is share one compiled program: their coefficients are inputs.
+    """
+    coefficients = np.float32([one == objective for one in among])
+    arguments = coefficients, student_logits, teacher_logits, batch, tables
+    return jax.device_get(differentiate(among, *arguments))
+
+
+def golden_objective(fields, k):
+    fields = dict(fields)
+    return OBJECTIVES[fields.pop("type")](**fields, k=k)
+
+
+GOLDEN_OBJECTIVES = tuple(
+    golden_objective(case["ours"], k) for case in GOLDEN["cases"] for k in (None, 11)
+)
+
+
+def of_equal_alignment(objective):
+    """Return the objectives of the golden file that read the same batch."""
+    rule = objective.alignment_rule
+    return tuple(other for other in GOLDEN_OBJECTIVES if other.alignment_rule == rule)
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: str(c["ours"]))
 @pytest.mark.parametrize("k", [None, 11])
 def test_loss_and_gradient_equal_trl(case, k):
-    fields = dict(case["ours"])
-    objective = OBJECTIVES[fields.pop("type")](**fields, k=k)
+    objective = golden_objective(case["ours"], k)
     examples = [example(row, index, objective.alignment_rule) for index, row in enumerate(ROWS)]
     assert examples[-1] is None  # an empty completion: TRL counts it as an example of loss 0
     num_kept = len(examples) - 1
-    batch = batch_of(examples[:-1])
-    student, teacher = golden_logits(num_kept)
-    value, gradient = jax.value_and_grad(lambda x: loss(objective, x, teacher, batch))(student)
+    arguments = *golden_logits(num_kept), batch_of(examples[:-1])
+    value, gradient = measure(objective, *arguments, among=of_equal_alignment(objective))
     scale = num_kept / len(examples)
     np.testing.assert_allclose(scale * value, case["value"], rtol=1e-5)
     np.testing.assert_allclose(
@@ -141,9 +181,8 @@ def test_uld_equals_the_official_rule_for_odd_logits(kind):
         teacher[..., 1:4] = -1e30
     objective = OBJECTIVES["uld"]()
     batch = batch_of([example(row, n, objective.alignment_rule) for n, row in enumerate(rows)])
-    value, gradient = jax.value_and_grad(loss, argnums=1)(
-        objective, jnp.float32(student), jnp.float32(teacher), batch
-    )
+    arguments = np.float32(student), np.float32(teacher), batch
+    value, gradient = measure(objective, *arguments, among=of_equal_alignment(objective))
     expected = np.mean([official_uld(*one) for one in zip(student, teacher, rows, strict=True)])
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
     assert np.isfinite(gradient).all()
@@ -154,58 +193,70 @@ def test_uld_equals_the_official_rule_for_odd_logits(kind):
         np.testing.assert_array_equal(row_gradient[PROMPT_LENGTH - 1 + size :], 0)
 
 
-SPAN_OBJECTIVES = {
-    "uld": OBJECTIVES["uld"](align="spans", average="groups"),
-    "alm": OBJECTIVES["alm"](),
-    "alm, debiased": OBJECTIVES["alm"](debias=1e-4),
-}
-
-
-@pytest.mark.parametrize("objective", SPAN_OBJECTIVES.values(), ids=list(SPAN_OBJECTIVES))
-def test_packing_and_shards_change_nothing(objective):
+def test_packing_and_shards_change_nothing():
+    objectives = (
+        OBJECTIVES["uld"](align="spans", average="groups"),
+        OBJECTIVES["alm"](),
+        OBJECTIVES["alm"](debias=1e-4),
+    )
+    (rule,) = {objective.alignment_rule for objective in objectives}
     rows = [row for row in ROWS if row["student"]]
-    examples = [example(row, n, objective.alignment_rule) for n, row in enumerate(rows)]
-    tables = [jax.random.normal(jax.random.key(n), (100, size)) for n, size in enumerate((7, 11))]
+    examples = [example(row, n, rule) for n, row in enumerate(rows)]
+    tables = [np.random.default_rng(size).normal(size=(100, size)) for size in (7, 11)]
 
-    def packed_loss(batch, **options):
+    def packed_means(batch, **options):
         # Logits depend on the token and its position alone, so packing must not matter.
         reads = batch, batch.alignment.teacher
-        logits = [t[r.tokens + 8 * r.positions] for t, r in zip(tables, reads, strict=True)]
-        return loss(objective, *logits, batch, **options)
+        logits = [
+            np.float32(table[read.tokens + 8 * read.positions])
+            for table, read in zip(tables, reads, strict=True)
+        ]
+        return evaluate(objectives, *logits, batch, **options)
 
     unpacked = batch_of([*examples, examples[0]])
     packed = pack_sequence([*examples, examples[0]], 4 * LENGTH, has_teacher_view=True)
     packed = jax.tree.map(lambda array: array[None], packed)
-    expected = packed_loss(unpacked)
-    np.testing.assert_allclose(packed_loss(packed), expected, rtol=1e-5)
-    np.testing.assert_allclose(packed_loss(unpacked, num_shards=2), expected, rtol=1e-5)
+    in_shards = packed_means(unpacked, num_shards=2)
+    assert np.all(np.asarray(in_shards) > 0.01)
+    np.testing.assert_allclose(packed_means(packed), in_shards, rtol=1e-5)
+
+
+ALM = OBJECTIVES["alm"](temperature=2.0)
+DEBIASED_ALM = {
+    debias: OBJECTIVES["alm"](temperature=2.0, debias=debias) for debias in (1e-4, 0.5, 0.9)
+}
+
+
+def measure_alm(objective, *arguments):
+    return measure(objective, *arguments, among=(ALM, *DEBIASED_ALM.values()))
 
 
 def test_alm_of_a_span_of_several_tokens_equals_its_definition():
-    objective = OBJECTIVES["alm"](temperature=2.0)
     row = {"student": [2, 4], "teacher": [1, 3, 4]}
-    batch = batch_of([example(row, 0, objective.alignment_rule)])
+    batch = batch_of([example(row, 0, ALM.alignment_rule)])
     student, teacher = golden_logits(1)
     span_log_probs = []
     for logits, tokens, size in ((student, TOKENS[0], 2), (teacher, TOKENS[1], 3)):
-        log_probs = jax.nn.log_softmax(logits[0])
+        log_probs = np.log(softmax(logits[0], axis=-1))
         span_log_probs.append(sum(float(log_probs[2 + n, tokens[0][3 + n]]) for n in range(size)))
     q, p = (np.exp(log_prob / 2) for log_prob in span_log_probs)
     expected = -(p * np.log(q) + (1 - p) * np.log1p(-q))
-    np.testing.assert_allclose(loss(objective, student, teacher, batch), expected, rtol=1e-4)
-    gradient = jax.grad(loss, argnums=1)(objective, student, teacher, batch)
-    step = 1e-2
+    value, gradient = measure_alm(ALM, student, teacher, batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    step = np.float32(1e-2)
     for position, token in ((2, 0), (3, 4)):  # the earlier token of the span, and its last
-        moved = [student.at[0, position, token].add(sign * step) for sign in (1, -1)]
-        up, down = (loss(objective, logits, teacher, batch) for logits in moved)
+        moved = [student.copy(), student.copy()]
+        moved[0][0, position, token] += step
+        moved[1][0, position, token] -= step
+        up, down = (measure_alm(ALM, logits, teacher, batch)[0] for logits in moved)
         np.testing.assert_allclose(
             gradient[0, position, token], (up - down) / (2 * step), rtol=2e-2
         )
 
 
-def boundary_probability(logits, tables, position):
+def boundary_probability(logits, tables, position, softmax=jax.nn.softmax):
     """Probability at the position that white space or a special token comes next."""
-    return jax.nn.softmax(logits[position])[tables.is_word_boundary].sum()
+    return softmax(logits[position])[tables.is_word_boundary].sum()
 
 
 def dense_alm(models, spans, *, debias, tables=TABLES, temperature=2.0):
@@ -230,17 +281,14 @@ def dense_alm(models, spans, *, debias, tables=TABLES, temperature=2.0):
             likelihoods.append((likelihood * boundary) ** (1 / temperature))
             boundaries.append(boundary)
         q, p = likelihoods
-        if boundaries[1] >= debias:
-            total -= p * jnp.log(q) + (1 - p) * jnp.log1p(-q)
+        cross_entropy = -(p * jnp.log(q) + (1 - p) * jnp.log1p(-q))
+        total += jnp.where(boundaries[1] >= debias, cross_entropy, 0)
     return total
 
 
-@pytest.mark.parametrize("debias", [1e-4, 0.5, 0.9])
-def test_debiased_alm_equals_its_definition(debias):
-    objective = OBJECTIVES["alm"](temperature=2.0, debias=debias)
-    row = {"student": [2, 4, 6], "teacher": [1, 3, 4, 6]}
-    batch = batch_of([example(row, 0, objective.alignment_rule)])
-    student, teacher = golden_logits(1)
+@jax.jit
+def dense_alm_and_gradient(student, teacher, debias):
+    """Sum debiased ALM of the spans of `test_debiased_alm_equals_its_definition`, by definition."""
     # Two tokens beside three, then one beside one; after that the teacher reads nothing.
     spans = [((2, 3), (2, 3, 4), True), ((4,), (5,), False)]
     labels = [np.array(tokens[0][1:]) for tokens in TOKENS]
@@ -249,26 +297,38 @@ def test_debiased_alm_equals_its_definition(debias):
         models = (logits[0], labels[0]), (teacher[0], labels[1])
         return dense_alm(models, spans, debias=debias) / len(spans)
 
-    expected, expected_gradient = jax.value_and_grad(dense)(student)
-    value, gradient = jax.value_and_grad(loss, argnums=1)(objective, student, teacher, batch)
+    return jax.value_and_grad(dense)(student)
+
+
+@pytest.mark.parametrize("debias", DEBIASED_ALM)
+def test_debiased_alm_equals_its_definition(debias):
+    objective = DEBIASED_ALM[debias]
+    row = {"student": [2, 4, 6], "teacher": [1, 3, 4, 6]}
+    batch = batch_of([example(row, 0, objective.alignment_rule)])
+    student, teacher = golden_logits(1)
+    expected, expected_gradient = jax.device_get(dense_alm_and_gradient(student, teacher, debias))
+    value, gradient = measure_alm(objective, student, teacher, batch)
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
-    boundary = boundary_probability(teacher[0], TABLES[1], 5)
-    is_left_out = bool((jnp.abs(expected_gradient[0, 2:4]) < 1e-7).all())
+    boundary = boundary_probability(teacher[0], TABLES[1], 5, softmax)
+    is_left_out = bool((np.abs(expected_gradient[0, 2:4]) < 1e-7).all())
     assert is_left_out == (boundary < debias)
 
 
 def test_debiased_alm_of_one_tokenizer_equals_its_definition():
-    objective = OBJECTIVES["alm"](temperature=2.0, debias=1e-4)
+    objective = DEBIASED_ALM[1e-4]
     row = tokenized(TOKENS[0][0], [2, 4, 6])
     sequence = pack_sequence([Example(row.tokens, row.loss_mask, 0, "row 0", 1)], LENGTH)
     vocab_size = len(TABLES[0].exact_match)
-    student, teacher = (
-        jax.random.normal(jax.random.key(n), (1, LENGTH, vocab_size)) for n in range(2)
-    )
+    student, teacher = np.random.default_rng(0).normal(size=(2, 1, LENGTH, vocab_size))
     spans = [((2,), (2,), True), ((3,), (3,), True), ((4,), (4,), False)]
     tables, batch = [TABLES[0], TABLES[0]], jax.tree.map(lambda array: array[None], sequence)
-    models = (student[0], sequence.labels), (teacher[0], sequence.labels)
-    expected = dense_alm(models, spans, debias=1e-4, tables=tables)
-    value = loss(objective, student, teacher, batch, tables=tables)
-    np.testing.assert_allclose(value, expected / len(spans), rtol=1e-4)
+
+    @jax.jit
+    def dense(student, teacher):
+        models = (student[0], sequence.labels), (teacher[0], sequence.labels)
+        return dense_alm(models, spans, debias=1e-4, tables=tables) / len(spans)
+
+    arguments = np.float32(student), np.float32(teacher)
+    value, _ = measure(objective, *arguments, batch, among=(objective,), tables=tables)
+    np.testing.assert_allclose(value, dense(*arguments), rtol=1e-4)
