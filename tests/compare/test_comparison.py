@@ -172,10 +172,11 @@ def test_rows_that_cannot_be_compared_are_refused(
 def test_prompts_are_those_of_compared_rows_and_no_file_is_overwritten(comparison, tmp_path):
     """A prompt too long for a model is left out with its row, and files of others are kept."""
     rows = [{"prompt": "word " * 2000, "completion": "Yes, the cat."}]
-    rows += compared_rows(comparison)[2:5]  # as many prompts as are compared: the same programs
+    rows += compared_rows(comparison)  # all rows and three prompts: the programs of the fixture
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     models = [f"{name}={comparison.folder / 'small'}" for name in ("one", "two")]
     arguments = ["compare", *models, "--data", str(tmp_path / "rows.jsonl"), "--length", "128"]
+    arguments += ["--prompts", "3"]
     out = tmp_path / "out"
 
     def measure_cost(path: str) -> evals.Cost:

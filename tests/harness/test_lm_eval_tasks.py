@@ -38,7 +38,7 @@ def evaluate(workspace, capsys, monkeypatch):
 
 def test_every_kind_of_task_scores_as_with_the_harness_hf_model(workspace, evaluate):
     code, stdout, stderr = evaluate(
-        "--lm-eval", *NAMES, "--include-path", workspace / "tasks", "--json"
+        "--lm-eval", *NAMES, "--include-path", workspace / "tasks", "--json", "--batch-size", 4
     )
     assert code == 0, stderr
     values = json.loads(stdout)
@@ -68,7 +68,7 @@ def test_limit_fewshot_and_chat_reach_the_harness(workspace, evaluate, monkeypat
         return simple_evaluate(*arguments, **options)
 
     monkeypatch.setattr(MODULE, "simple_evaluate", record_call)
-    tasks = ("--lm-eval", "tiny_choice", "--include-path", workspace / "tasks")
+    tasks = ("--lm-eval", "tiny_choice", "--include-path", workspace / "tasks", "--batch-size", 4)
     _, stdout, stderr = evaluate(*tasks, "--limit", 3)
     assert "tiny_choice/acc " in stdout
     assert "requests 9/9" in stderr  # three rows of three choices

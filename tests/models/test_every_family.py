@@ -1,5 +1,6 @@
 """Laws that hold for every family, over tiny random models of several shapes."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import torch
 import transformers
 from tiny_models import (
     CACHED_TOKENS,
+    COMPUTED,
     DISTINCT,
     TIME,
     VARIANTS,
@@ -50,7 +52,9 @@ def test_every_family_is_tested() -> None:
     assert {hf["model_type"] for hf in VARIANTS.values()} == set(FAMILIES)
 
 
-def test_logits_equal_transformers(case: Case, tokens: np.ndarray) -> None:
+@pytest.mark.parametrize("name", COMPUTED)
+def test_logits_equal_transformers(name: str, tokens: np.ndarray) -> None:
+    case = make_case(name)
     np.testing.assert_allclose(
         case.logits(tokens), reference(case.original, tokens), atol=ATOL, rtol=0
     )
@@ -90,9 +94,11 @@ def test_rules_cover_every_parameter(case: Case) -> None:
     assert ranks == jax.tree.map(lambda leaf: leaf.ndim, abstract_params(case.config))
 
 
+@pytest.mark.parametrize("name", COMPUTED)
 def test_a_future_token_does_not_change_earlier_hidden_states(
-    case: Case, tokens: np.ndarray
+    name: str, tokens: np.ndarray
 ) -> None:
+    case = make_case(name)
     changed = tokens.copy()
     changed[:, 15] = (tokens[:, 15] + 1) % 61
     before, after = (np.asarray(run(case.config, case.params, t)) for t in (tokens, changed))
@@ -100,8 +106,10 @@ def test_a_future_token_does_not_change_earlier_hidden_states(
     assert not np.allclose(before[:, 15], after[:, 15])
 
 
-def test_packed_equals_unpacked(case: Case, tokens: np.ndarray) -> None:
+@pytest.mark.parametrize("name", COMPUTED)
+def test_packed_equals_unpacked(name: str, tokens: np.ndarray) -> None:
     """Two texts in one sequence, and padding, against each text alone."""
+    case = make_case(name)
     alone = np.asarray(run(case.config, case.params, tokens))
     lengths = ((11, 9), (3, 21))
     indices = np.arange(TIME)
@@ -141,15 +149,19 @@ def test_cached_equals_uncached(name: str, tokens: np.ndarray) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma3"])
-def test_initial_parameters_have_the_abstract_shapes(name: str) -> None:
-    config = make_case(name).config
+def test_initial_parameters_have_the_abstract_shapes() -> None:
+    """Every kind of parameter, among them biases, norms of queries and learned positions."""
+    config = replace(
+        make_case("gemma3-nested").config, has_learned_positions=True, initializer_range=0.3
+    )
     params = init_params(config, jax.random.key(0), "bfloat16")
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), abstract_params(config, "bfloat16")
     )
     other = init_params(config, jax.random.key(1), "bfloat16")
     assert not np.array_equal(params["embedding"], other["embedding"])
+    weights = np.asarray(params["layers"]["mlp"]["up"], np.float32)
+    assert np.std(weights) == pytest.approx(config.initializer_range, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["gemma3"])

@@ -123,6 +123,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
+COMPUTED = [name for name in VARIANTS if name not in ("llama-linear", "llama-llama3", "llama-yarn")]
+"""Variants whose logits are compared. Of those with scaled frequencies this is the one that scales
+the rotation, too; `test_configs.py` compares the frequencies of all at full size."""
+
 DISTINCT = [
     "llama-tied-one-kv-head",
     "llama-biases-wide-heads",
