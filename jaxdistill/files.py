@@ -40,8 +40,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
     Raises UserError if the disk is full or the folder is not writable.
     """
     temporary = _temporary_path(target)
-    is_new_folder = not target.parent.exists()
     with _disk_errors_as_user_errors(target):
+        is_new_folder = not target.parent.exists()
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(target, _UNFINISHED_SUFFIX)

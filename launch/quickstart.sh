@@ -15,6 +15,8 @@ if [ -e "$model" ]; then model=$(realpath "$model"); fi
 cd "$(dirname "$0")/.."
 source launch/install.sh
 install ""
+# Gemma has 18 layers, and GGUF files know only its own alternation of layers.
+if [ "$model" = gemma3-270m ]; then set -- student.layers=9 student.gguf_dtype=null "$@"; fi
 case "$model" in smollm2-135m-instruct | gemma3-270m)
   .venv/bin/jaxdistill fetch "$model" --out models
   model=models/$model

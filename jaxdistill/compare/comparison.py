@@ -162,13 +162,14 @@ def _describe_methods(metrics: ComparisonMetrics, options: CompareOptions) -> di
 
 def _find_output_folder(options: CompareOptions) -> Path:
     """Return `out`, or a new folder beside it if that holds unread judgements or other files."""
-    out, sheet = options.out, options.out / human_eval.SHEET_NAME
+    out = options.out.resolve()  # `.` has no name to extend
+    sheet = out / human_eval.SHEET_NAME
     # Desktops and spreadsheets leave hidden files in every folder.
     names = {path.name for path in out.glob("[!.]*")}
     is_read = options.judgements and Path(options.judgements).resolve() == sheet.resolve()
     is_kept = is_read or not sheet.exists() or not human_eval.has_judgements(sheet)
     if is_kept and names <= set(OUTPUT_FILES):
-        return out
+        return options.out
     folders = (out.with_name(f"{out.name}-{number}") for number in count(2))
     return next(folder for folder in folders if not folder.exists())
 

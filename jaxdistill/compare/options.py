@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxdistill import run
 from jaxdistill.data import DataConfig
-from jaxdistill.errors import UserError, did_you_mean
+from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
 from jaxdistill.files import check_writable
 
 
@@ -65,13 +65,19 @@ def make_options(
         **other_fields: Further fields of `CompareOptions`.
 
     Raises:
-        UserError: for the first mistake.
+        UserError: with all mistakes.
     """
-    paths = _parse_models(models)
-    prices_by_name = _parse_prices(prices, list(paths))
-    check_writable(Path(out))
-    if Path(out).exists() and not Path(out).is_dir():
-        raise UserError(f"--out: {out} is a file. Name a folder.")
+    errors = ErrorCollector()
+    paths, prices_by_name = dict[str, str](), dict[str, float]()
+    with errors.collect():
+        paths = _parse_models(models)
+    with errors.collect():
+        prices_by_name = _parse_prices(prices, list(paths)) if paths else {}
+    with errors.collect():
+        check_writable(Path(out))
+        if Path(out).exists() and not Path(out).is_dir():
+            raise UserError(f"--out: {out} is a file. Name a folder.")
+    errors.raise_if_any()
     resolved, length = run.resolve_data_options(paths, data_options), data_options.get("length")
     max_positions = [
         run.check_max_positions(path, length, option="--length")

@@ -16,7 +16,12 @@ from jaxdistill.objectives.base import PositionFunction
 from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.objectives.cross_entropy import CrossEntropy
 from jaxdistill.objectives.forward_kl import ForwardKL
-from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated_sharding
+from jaxdistill.sharding import (
+    batch_sharding,
+    num_batch_shards,
+    replicated_sharding,
+    shard_batch,
+)
 from jaxdistill.types import Batch, HiddenSignal, LMHead, ModelOutput, Params
 
 _TOKEN_COLUMNS = ("example_ids", "positions", "labels")
@@ -123,8 +128,7 @@ class TokenEvaluator:
                 f"evaluation: batches of {size} cannot be split evenly over {self._num_shards} "
                 f"devices. Use a batch size that is a multiple of {self._num_shards}."
             )
-        make_array = jax.make_array_from_process_local_data
-        sharded = jax.tree.map(lambda array: make_array(self._sharding, array, array.shape), batch)
+        sharded = shard_batch(batch, self._sharding)
         values = jax.device_get(self._jitted(params, teacher_params, sharded))
         columns = {name: getattr(batch, name) for name in _TOKEN_COLUMNS}
         columns |= {name: value.reshape(batch.tokens.shape) for name, value in values.items()}

@@ -3,7 +3,6 @@
 from jaxdistill.hub.export import ExportFormat as ExportFormat
 from jaxdistill.hub.export import check_export_dtype as check_export_dtype
 from jaxdistill.hub.export import save as save
-from jaxdistill.hub.gguf_export import GGUF_DTYPES as GGUF_DTYPES
 from jaxdistill.hub.gguf_export import check_gguf as check_gguf
 from jaxdistill.hub.model_path import read_source as read_source
 from jaxdistill.hub.parameters import load_params as load_params

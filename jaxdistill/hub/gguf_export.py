@@ -84,7 +84,7 @@ def _architecture_name(pretrained: Pretrained) -> str:
     if model_type not in names:
         raise UserError(
             f"format=gguf: family `{model_type}` cannot be written, expected one of "
-            f"{', '.join(names)}. Export it as safetensors."
+            f"{', '.join(names)}. Use `--format safetensors`."
         )
     return names[model_type]
 
@@ -140,7 +140,7 @@ def _check_expressible(
         name = next(name for name in values if values[name] != others[name])
         raise UserError(
             f"format=gguf: architecture `{architecture}` of llama.cpp cannot express {name}="
-            f"{values[name]}; it would be read as {others[name]}. Export it as safetensors."
+            f"{values[name]}; it would be read as {others[name]}. Use `--format safetensors`."
         )
 
 

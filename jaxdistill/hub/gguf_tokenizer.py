@@ -92,7 +92,7 @@ def tokenizer_to_gguf(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> di
     if model["type"] != "BPE":
         raise UserError(
             f"format=gguf: a tokenizer of type {model['type']} cannot be written, only BPE. "
-            "Export it as safetensors."
+            "Use `--format safetensors`."
         )
     metadata = {
         f"{_PREFIX}{key}": getattr(tokenizer, f"{name}_id")
@@ -154,7 +154,7 @@ def _check_round_trip(tokenizer: PreTrainedTokenizerBase, metadata: Mapping[str,
     if read(_PROBE).input_ids != tokenizer(_PROBE).input_ids:
         raise UserError(
             "format=gguf: llama.cpp would tokenise unlike this SentencePiece tokenizer, since its "
-            "merges do not follow from scores of tokens. Export it as safetensors."
+            "merges do not follow from scores of tokens. Use `--format safetensors`."
         )
 
 
@@ -171,7 +171,7 @@ def _pre_tokenizer_name(backend: Tokenizer) -> str:
                 return name
     raise UserError(
         "format=gguf: the tokenizer splits text in a way without a known name in llama.cpp; known "
-        f"are {', '.join(_known_pre_tokenizers())}. Export it as safetensors."
+        f"are {', '.join(_known_pre_tokenizers())}. Use `--format safetensors`."
     )
 
 

@@ -202,12 +202,24 @@ def inspect(config: RunConfig) -> Inspection:
         mesh=mesh,
         vocab_needs=vocab_needs,
     )
-    if config.student.gguf_dtype is not None:
-        with findings.collect("student.gguf_dtype"):
-            shapes = abstract_params(inspection.student_config)
-            hub.check_gguf(inspection.student_pretrained(shapes))
-        findings.raise_if_any()
+    check_gguf(config, inspection)
     return inspection
+
+
+def check_gguf(config: RunConfig, inspection: Inspection) -> None:
+    """Check that a GGUF file can hold the student, if the config asks for one.
+
+    Layers that are chosen by importance may differ in kind from those that stand in for them
+    before, so that this is to be asked again.
+    """
+    if config.student.gguf_dtype is None:
+        return
+    try:
+        hub.check_gguf(inspection.student_pretrained(abstract_params(inspection.student_config)))
+    except UserError as error:
+        lines = [f"student.gguf_dtype: {line}" for line in error.lines]
+        cure = "Set `student.gguf_dtype=null`; the student is exported as safetensors in any case."
+        raise UserError(*lines, cure) from None
 
 
 def inspect_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit) -> Inspection:

@@ -74,6 +74,8 @@ def finish_run(
     hub.save(student.pretrained, folder.student, dtype=config.student.export_dtype)
     if config.student.gguf_dtype is not None:
         hub.save(student.pretrained, folder.gguf, format="gguf", dtype=config.student.gguf_dtype)
+    else:
+        folder.gguf.unlink(missing_ok=True)  # of an earlier config
     student = student.astype(config.student.export_dtype).astype("float32")
     count, prepared = max(REPETITION_PROMPTS, config.evaluation.samples), context.prepared
     models = {STUDENT: _PromptedModel(student, sample_prompts(prepared, student, count))}
@@ -178,7 +180,8 @@ def _measure_costs(
         )
         costs |= asdict(evals.measure_speed(generate))
     for path in paths:
-        name = "gguf_size" if path.suffix == ".gguf" else "size_on_disk"
+        is_gguf = config.student.gguf_dtype is not None and path.suffix == ".gguf"
+        name = "gguf_size" if is_gguf else "size_on_disk"
         costs[name] = float(evals.size_on_disk(path))
     return costs
 

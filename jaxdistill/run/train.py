@@ -15,7 +15,14 @@ from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
 from jaxdistill.files import cache_folder
 from jaxdistill.model import Model
 from jaxdistill.run import build
-from jaxdistill.run.check import Inspection, RunContext, inspect, inspect_rows, run_facts
+from jaxdistill.run.check import (
+    Inspection,
+    RunContext,
+    check_gguf,
+    inspect,
+    inspect_rows,
+    run_facts,
+)
 from jaxdistill.run.config import LayerChoice, RunConfig, load_config
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.heldout import HeldoutEvaluator, make_heldout_evaluator, summarize
@@ -63,6 +70,7 @@ def _train(
     chosen = choose_layers(RunContext(config, folder, inspection, prepared), teacher)
     if chosen is not None:
         inspection = replace(inspection, layers=chosen.layers)
+        check_gguf(config, inspection)
     student = build.make_student(config, inspection)
     context = RunContext(config, folder, inspection, prepared)
     facts = run_facts(config, inspection)
@@ -149,7 +157,9 @@ def _is_finished(config: RunConfig, folder: RunFolder, input_digests: Mapping[st
 
     UserError if only the inputs have changed since then.
     """
-    if not (folder.result.is_file() and folder.student.is_dir() and _has_config(folder, config)):
+    has_files = folder.result.is_file() and folder.student.is_dir()
+    has_gguf = config.student.gguf_dtype is None or folder.gguf.is_file()
+    if not (has_files and has_gguf and _has_config(folder, config)):
         return False
     before = json.loads(folder.result.read_text())["made_of"]
     if changed := [name for name in input_digests if input_digests[name] != before.get(name)]:

@@ -102,8 +102,10 @@ def _best_seconds(generate: GenerateTokens, new_tokens: int, repeats: int) -> fl
 
 def size_on_disk(path: str | Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
-    files = Path(path).rglob("*") if Path(path).is_dir() else [Path(path)]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    path = Path(path)
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def peak_bytes() -> int:

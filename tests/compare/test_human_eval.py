@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -156,9 +157,9 @@ def test_wrong_files_are_refused(tmp_path):
         read_sheet(tmp_path / "none.csv", pairs)
 
 
-def test_judgements_and_other_files_are_not_overwritten(tmp_path):
-    def output_folder(judgements=None):
-        options = CompareOptions(models={}, data=data, out=tmp_path / "out", judgements=judgements)
+def test_judgements_and_other_files_are_not_overwritten(tmp_path, monkeypatch):
+    def output_folder(judgements=None, out=tmp_path / "out"):
+        options = CompareOptions(models={}, data=data, out=out, judgements=judgements)
         return _find_output_folder(options).name
 
     data, pairs = DataConfig(sources=("rows.jsonl",)), make_blind_pairs(PROMPTS, COMPLETIONS)
@@ -176,6 +177,8 @@ def test_judgements_and_other_files_are_not_overwritten(tmp_path):
     assert output_folder(str(path)) == "out-2"
     (tmp_path / "out-2").mkdir()
     assert output_folder(str(path)) == "out-3"
+    monkeypatch.chdir(tmp_path / "out")
+    assert output_folder(out=Path()) == "out-3"
 
 
 def test_a_prompt_of_any_length_is_read_back(tmp_path):

@@ -27,6 +27,13 @@ def test_run_writes_a_gguf_file_beside_the_folder(workspace, command):
     assert read.config.num_layers == exported.config.num_layers == 1
     assert read.tokenizer.get_vocab() == exported.tokenizer.get_vocab()
 
+    file.unlink()  # then the run is not finished
+    assert command("train", workspace / "config.yaml", *options, *QUICK)[0] == 0
+    assert file.is_file()
+    options[-1] = "student.gguf_dtype=null"
+    assert command("train", workspace / "config.yaml", *options, *QUICK)[0] == 0
+    assert not file.exists()
+
 
 @pytest.mark.parametrize("name", ["train", "check"])
 def test_family_without_gguf_is_refused_before_training(workspace, command, name):
@@ -38,4 +45,5 @@ def test_family_without_gguf_is_refused_before_training(workspace, command, name
     assert code == 2
     assert "student.gguf_dtype: " in stderr
     assert "gpt_neo" in stderr
+    assert "Set `student.gguf_dtype=null`" in stderr
     assert not (workspace / "run/metrics.jsonl").exists()
