@@ -15,16 +15,9 @@ SPANS = [
     "{type: uld, align: spans, average: groups, k: 20}",
     "{type: alm, debias: 1e-4}",
 ]
-POSITIONS = [
-    "{type: uld, average: groups}",
-    "{type: multi_level_ot}",
-    "{type: cross_entropy, weight: 0.5}",
-]
-FIRST_TOKENS = [
-    "{type: projected_kl}",
-    "{type: hybrid_kl, average: groups}",
-    "{type: sinkhorn, k: 8, num_iterations: 20}",
-]
+POSITIONS = ["{type: uld, average: groups}", "{type: multi_level_ot}"]
+FIRST_TOKENS = ["{type: projected_kl}", "{type: hybrid_kl, average: groups}"]
+SINKHORN = ["{type: sinkhorn, k: 8, num_iterations: 20}"]  # alone: beside others it may rise
 SINGLE_TOKENS = ["{type: mined}", "{type: dskd_cma}"]
 VARIANTS = {
     "uld, spans, top-k": ["{type: uld, align: spans, average: groups, k: 20}"],
@@ -39,6 +32,7 @@ LEARNT = [
     pytest.param(SPANS, id="spans"),
     pytest.param(POSITIONS, id="positions"),
     pytest.param(FIRST_TOKENS, id="first tokens"),
+    pytest.param(SINKHORN, id="sinkhorn"),
     pytest.param(SINGLE_TOKENS, id="single tokens"),
     *(pytest.param(texts, id=name, marks=pytest.mark.slow) for name, texts in VARIANTS.items()),
 ]
@@ -64,9 +58,9 @@ def test_student_learns_from_another_tokenizer(workspace, other_teacher, command
     total = sum(one.weight * lines[0][f"train/{n}"] for n, one in zip(names, trained, strict=True))
     np.testing.assert_allclose(lines[0]["train/loss"], total, rtol=1e-5)
     for name in ("loss", *names):
-        assert np.isfinite([line[f"train/{name}"] for line in lines]).all(), name
-    losses = [line["train/loss"] for line in lines]
-    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+        values = [line[f"train/{name}"] for line in lines]
+        assert np.isfinite(values).all(), name
+        assert np.mean(values[-3:]) < np.mean(values[:3]), name
     bounded = {
         f"train/{name}_bound"
         for name, text in zip(names, objectives, strict=True)
