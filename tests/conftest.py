@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def _program_cache() -> Path:
-    """Folder of compiled programs, one for each set of CPU features: others cannot run them."""
+    """Folder of compiled programs, one for each set of CPU features: others cannot run them.
+
+    Not by `jaxdistill.files.cache_folder`: what is imported here escapes jaxtyping's checks.
+    """
     cpu_info = Path("/proc/cpuinfo")
     text = cpu_info.read_text() if cpu_info.exists() else platform.processor()
     features = next((line for line in text.splitlines() if line.startswith("flags")), text)

@@ -47,9 +47,6 @@ class Objective(ABC):
     stationary_at_equality: ClassVar[bool] = False
     """True if its gradient is 0 where student and teacher are equal."""
 
-    equality_tolerance: ClassVar[float] = 1e-5
-    """Absolute error of a gradient that is 0 at equality: rounding, or an unfinished iteration."""
-
     alignment: ClassVar[AlignmentRule | None] = None
     """`alignment_rule` of objectives whose fields do not change it."""
 

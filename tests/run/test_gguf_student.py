@@ -7,15 +7,13 @@ import tiny
 
 import jaxdistill
 
-QUICK = ("evaluation.every_steps=0", "evaluation.samples=0", "evaluation.speed=false")
-
 
 def test_run_writes_a_gguf_file_beside_the_folder(workspace, command):
     """A student that is read from a GGUF file is compared with it by the size of such files."""
     teacher = workspace / "teacher.gguf"
     jaxdistill.load(workspace / "teacher").save(teacher, format="gguf")
     options = [f"teacher.model={teacher}", f"student.model={teacher}", "student.gguf_dtype=q8_0"]
-    code, stdout, stderr = command("train", workspace / "config.yaml", *options, *QUICK)
+    code, stdout, stderr = command("train", workspace / "config.yaml", *options)
     assert code == 0, stderr
     file = workspace / "run/student.gguf"
     assert "GGUF     run/student.gguf" in stdout
@@ -28,10 +26,10 @@ def test_run_writes_a_gguf_file_beside_the_folder(workspace, command):
     assert read.tokenizer.get_vocab() == exported.tokenizer.get_vocab()
 
     file.unlink()  # then the run is not finished
-    assert command("train", workspace / "config.yaml", *options, *QUICK)[0] == 0
+    assert command("train", workspace / "config.yaml", *options)[0] == 0
     assert file.is_file()
     options[-1] = "student.gguf_dtype=null"
-    assert command("train", workspace / "config.yaml", *options, *QUICK)[0] == 0
+    assert command("train", workspace / "config.yaml", *options)[0] == 0
     assert not file.exists()
 
 
