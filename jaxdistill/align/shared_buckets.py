@@ -90,8 +90,11 @@ def retokenize(
 
 def _longest_match(token: bytes, token_ids: dict[bytes, int]) -> tuple[int, ...]:
     """Split a token from the left into the longest known tokens; stop where none fits."""
-    subtokens, start = [], 0
-    while end := next((n for n in range(len(token), start, -1) if token[start:n] in token_ids), 0):
-        subtokens.append(token_ids[token[start:end]])
-        start = end
+    subtokens = []
+    while token:
+        size = next((n for n in range(len(token), 0, -1) if token[:n] in token_ids), None)
+        if size is None:
+            break
+        subtokens.append(token_ids[token[:size]])
+        token = token[size:]
     return tuple(subtokens)

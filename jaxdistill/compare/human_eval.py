@@ -60,11 +60,12 @@ def make_blind_pairs(
     one prompt are not neighbours, and the sheet is read back without a key.
     """
     first, *candidates = completions
+    # Sheets of earlier versions depend on what is hashed.
+    rounds = [sorted(candidates, key=partial(_stable_hash, "place", prompt)) for prompt in prompts]
     pairs: list[CompletionPair] = []
     for turn in range(len(candidates)):
         for index, prompt in enumerate(prompts):
-            # Sheets of earlier versions depend on what is hashed.
-            name = sorted(candidates, key=partial(_stable_hash, "place", prompt))[turn]
+            name = rounds[index][turn]
             candidate, reference = completions[name][index], completions[first][index]
             if candidate.split() == reference.split():
                 continue

@@ -127,15 +127,20 @@ class ComparisonMetrics:
 
         A value that is not finite becomes null, because JSON has no word for it.
         """
-        lines = [{k: v for k, v in vars(metric).items() if v not in (None, "")} for metric in self]
-        for line in lines:
-            line |= {k: None for k, v in line.items() if isinstance(v, float) and not isfinite(v)}
+        lines = (
+            {k: _null_if_not_finite(v) for k, v in vars(metric).items() if v not in (None, "")}
+            for metric in self
+        )
         return "".join(f"{json.dumps(line)}\n" for line in lines)
 
     def format_price(self, price: float) -> str:
         """Format a price, with four decimals below 1 if two do not hold it."""
         digits = 2 if price >= 1 or round(price, 2) == price else 4
         return f"{self._currency}{price:,.{digits}f}"
+
+
+def _null_if_not_finite(value: float | str) -> float | str | None:
+    return value if isinstance(value, str) or isfinite(value) else None
 
 
 def pluralize(count: str, noun: str) -> str:
@@ -186,8 +191,17 @@ _TABLE: Mapping[str, Mapping[str, Quantity]] = {
 """Quantities of the table by section; the metrics of a task join "Quality"."""
 
 _COUNTS = (
-    *("rows", "words", "rows_read", "rows_left_out", "blank_rows", "rows_in_other_words"),
-    *("rows_too_long", "wins", "ties", "losses", "not_judged"),
+    "rows",
+    "words",
+    "rows_read",
+    "rows_left_out",
+    "blank_rows",
+    "rows_in_other_words",
+    "rows_too_long",
+    "wins",
+    "ties",
+    "losses",
+    "not_judged",
 )
 _TEXT_FORMATS: Mapping[str, Callable[[float], str]] = {
     **dict.fromkeys(_COUNTS, format_fixed(0)),

@@ -1,5 +1,6 @@
 """Preparation of the data: read, split, complete and tokenise the rows of a run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ from jaxdistill.data.rows import (
 from jaxdistill.data.split import DataSplit, read_split
 from jaxdistill.data.teacher_view import TeacherView
 from jaxdistill.data.tokenization import tokenize_rows
-from jaxdistill.errors import UserError
+from jaxdistill.errors import ErrorCollector, UserError
 
 
 @dataclass(frozen=True)
@@ -155,18 +156,20 @@ def _choose_rollout_rows(config: DataConfig, split: DataSplit) -> tuple[list[Row
 
 def _require_text(split: DataSplit) -> DataSplit:
     """Replace exact tokens by their text, which two tokenizers can read; refuse rows without it."""
-    lines = []
+    findings = ErrorCollector()
 
-    def as_text(row: Row) -> Row:
-        content = row.content.text if isinstance(row.content, Tokens) else row.content
-        if content is None:
-            lines.append(f"{row.source}: {TOKENS_NOT_PORTABLE}")
-            return row
-        return replace(row, content=content)
+    def as_text(rows: Sequence[Row]) -> list[Row]:
+        text_rows = []
+        for row in rows:
+            content = row.content.text if isinstance(row.content, Tokens) else row.content
+            with findings.collect(row.source):
+                if content is None:
+                    raise UserError(TOKENS_NOT_PORTABLE)
+                text_rows.append(replace(row, content=content))
+        return text_rows
 
-    train, heldout = (list(map(as_text, rows)) for rows in (split.train, split.heldout))
-    if lines:
-        raise UserError(*lines)
+    train, heldout = as_text(split.train), as_text(split.heldout)
+    findings.raise_if_any()
     return replace(split, train=train, heldout=heldout)
 
 
