@@ -102,6 +102,17 @@ def test_quantised_files_are_read_as_the_library_dequantises_them(
     np.testing.assert_array_equal(tensors[name].read(), rounded)
 
 
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_output_of_a_q4_1_file_is_q8_0(is_tied: bool, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "tie_word_embeddings": is_tied}
+    model = hub.load(tiny.model_folder(tmp_path / "hf", **sizes))
+    path = hub.save(model, tmp_path / "model.gguf", format="gguf", dtype="q4_1")
+    kinds = {t.name: t.tensor_type for t in gguf.GGUFReader(path).tensors if len(t.shape) == 2}
+    output = kinds.pop("token_embd.weight" if is_tied else "output.weight")
+    assert output == gguf.GGMLQuantizationType.Q8_0
+    assert set(kinds.values()) == {gguf.GGMLQuantizationType.Q4_1}
+
+
 def test_llama3_frequencies_are_exported_as_factors(tmp_path: Path) -> None:
     model = hub.load(save_hf_model("llama", tmp_path / "hf"), with_tokenizer=False)
     rope = replace(
