@@ -70,10 +70,17 @@ def test_seed_decides_the_initial_modules(workspace):
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_dskd_cma_learns_from_another_tokenizer(workspace, other_teacher, command):
+def test_dskd_cma_learns_from_another_tokenizer_and_prompt(workspace, other_teacher, command):
     """`test_two_tokenizers.py` trains it beside an objective that aligns the tokens."""
-    teacher = f"teacher.model={other_teacher}"
-    code, _, stderr = command("train", "config.yaml", teacher, CMA, "train.steps=12")
+    rows = [json.loads(line) for line in (workspace / "rows.jsonl").read_text().splitlines()]
+    rows = [{**row, "teacher_prompt": f"Add. {row['prompt']}"} for row in rows]
+    (workspace / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, stderr = command("check", workspace / "config.yaml", DSKD)
+    assert code == 2
+    assert "dskd needs both models to read the same tokens" in stderr
+
+    options = (f"teacher.model={other_teacher}", CMA, "train.steps=12", "data.length=64")
+    code, _, stderr = command("train", "config.yaml", *options)
     assert code == 0, stderr
     values = losses(workspace / "run")
     assert np.isfinite(values).all()
@@ -107,15 +114,3 @@ def test_dskd_is_refused_without_a_fitting_teacher(workspace, other_teacher, com
     assert code == 2
     assert "dskd compares token with token" in stderr
     assert "dskd_cma" in stderr
-
-
-def test_teacher_prompts_need_dskd_cma(workspace, command):
-    rows = [json.loads(line) for line in (workspace / "rows.jsonl").read_text().splitlines()]
-    rows = [{**row, "teacher_prompt": f"Add. {row['prompt']}"} for row in rows]
-    (workspace / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    code, _, stderr = command("check", workspace / "config.yaml", DSKD)
-    assert code == 2
-    assert "dskd needs both models to read the same tokens" in stderr
-    code, _, stderr = command("train", "config.yaml", CMA, "data.length=64", "data.heldout=0")
-    assert code == 0, stderr
-    assert np.isfinite(losses(workspace / "run")).all()

@@ -40,15 +40,19 @@ def losses(run) -> dict[int, float]:
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
 
 
-def test_the_layer_that_adds_nothing_is_dropped(workspace, command):
-    """In every family, layers may differ in kind; the exported student has those that stay."""
+def test_the_layer_that_adds_nothing_is_dropped_and_stays_so(workspace, command, monkeypatch):
+    """In every family, layers may differ in kind; the exported student has those that stay.
+
+    A run that is stopped goes on with them to the same losses. Another choice is refused.
+    """
     tiny.model_folder(workspace / "teacher", num_hidden_layers=3, **GEMMA)
     silence(workspace / "teacher", 1)
     assert record_of(workspace).layers == (0, 2)
 
     tiny.model_folder(workspace / "teacher", num_hidden_layers=3, **GEMMA)
     silence(workspace / "teacher", 0)
-    code, _, stderr = command("train", "config.yaml", TWO)
+    options = (TWO, "train.save_every_steps=4")
+    code, _, stderr = command("train", "config.yaml", *options)
     assert code == 0, stderr
     assert read_layers(RunFolder(workspace / "run")).layers == (1, 2)
     result = json.loads((workspace / "run" / "result.json").read_text())
@@ -58,12 +62,6 @@ def test_the_layer_that_adds_nothing_is_dropped(workspace, command):
     # Without the silent layer nothing is missing: the student starts as its teacher.
     assert result["comparison"]["student before"]["forward_kl"] == pytest.approx(0, abs=1e-5)
 
-
-def test_a_run_that_is_stopped_keeps_its_layers(workspace, command, monkeypatch):
-    """It goes on with them to the same losses; another choice in its folder is refused."""
-    options = (TWO, "train.save_every_steps=4")
-    code, _, stderr = command("train", "config.yaml", *options)
-    assert code == 0, stderr
     run, whole = workspace / "run", workspace / "whole"
     shutil.copytree(run, whole)
     written = [(run / name).stat().st_mtime_ns for name in ("layers.json", "checkpoints/4")]

@@ -172,7 +172,8 @@ class Step:
     """Gradients by the name of the tensor in a Hugging Face folder, or of the module."""
     update: dict[str, np.ndarray]
     learning_rates: list[float]
-    """Recorded rates of all steps of the run."""
+    losses: list[float]
+    """Both recorded in each step of the run; all steps have the same rows."""
 
 
 def write_config(folder: Path, number: int, objectives: Sequence[dict[str, Any]]) -> Path:
@@ -224,7 +225,7 @@ def take_step(folder: Path, number: int, objectives: Sequence[dict[str, Any]]) -
     batch = jax.device_put(next(batches), batch_sharding(inspection.mesh))
     step = build.make_run_step(config, inspection, student)
     after, metrics = step(before, teacher.params, batch)
-    rates = [float(metrics["train/learning_rate"])]
+    records = [metrics]
     moment = optax.tree.get(after.opt_state, "mu")
     gradient = jax.tree.map(lambda mean: np.asarray(mean) / (1 - 0.9), moment)
 
@@ -239,17 +240,18 @@ def take_step(folder: Path, number: int, objectives: Sequence[dict[str, Any]]) -
         hf_tensors("changed", *state)
         for state in (jax.device_get((after.params, after.modules)), initial)
     )
-    while len(rates) < NUM_STEPS:
+    while len(records) < NUM_STEPS:
         batch = jax.device_put(next(batches), batch_sharding(inspection.mesh))
         after, later_metrics = step(after, teacher.params, batch)
-        rates.append(float(later_metrics["train/learning_rate"]))
+        records.append(later_metrics)
     return Step(
         config,
         {name: float(value) for name, value in metrics.items()},
         initial[1],
         hf_tensors("gradient", *gradients),
         {name: new[name] - old[name] for name in new},
-        rates,
+        [float(record["train/learning_rate"]) for record in records],
+        [float(record["train/loss"]) for record in records],
     )
 
 
@@ -356,6 +358,7 @@ def test_a_step_equals_its_dense_transcription(folder, number, objectives):
     # Warm-up from peak / 3 to the peak in two steps, then half a cosine over four.
     factors = [1 / 3, 2 / 3, *(np.cos(np.pi * np.arange(4) / 4) / 2 + 0.5)]
     np.testing.assert_allclose(step.learning_rates, PEAK * np.array(factors), rtol=VALUE_RTOL)
+    assert step.losses[-1] < step.losses[0]
     new_params = [dense.params[name] + step.update[name] for name in dense.params]
     norm = np.sqrt(sum((p**2).sum() for p in new_params))
     np.testing.assert_allclose(param_norm, norm, rtol=VALUE_RTOL)
