@@ -17,11 +17,13 @@ if [[ " $* " == *" --slow "* ]]; then
   export JAXDISTILL_GEMMA3=$PWD/models/gemma3-270m
 fi
 
+.venv/bin/pyright & # it takes a core for a minute, and the others take the second
+pyright=$!
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/pyright
 .venv/bin/lint-imports --no-cache
 .venv/bin/codespell jaxdistill tests configs launch docs ./*.md
 NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+wait "$pyright"
 # Two at a time, a file in one process: most of a test is tracing and compiling, on one core.
 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
