@@ -183,8 +183,10 @@ def _print_page(page: ComparisonPage) -> None:
         lines += [f"{candidate}:"] if len(advice) > 1 else []
         lines += [f"- {reason}" for reason in reasons]
     for name, worst_bin in page.breakdown.worst_bin.items():
-        where = f"most on {worst_bin}" if worst_bin else "clearly on no kind of words"
-        lines.append(f"- {name} falls behind {where}.")
+        where = (
+            f"it falls behind most on {worst_bin}" if worst_bin else "no kind of words stands out"
+        )
+        lines.append(f"- {name}: {where}.")
     lines += ["", *(f"{page.options.out / name}" for name in OUTPUT_FILES)]
     _print_text("\n".join(lines))
 

@@ -126,7 +126,7 @@ def _render_interval_plot(page: ComparisonPage) -> str:
 
 def _render_breakdown(page: ComparisonPage, candidate: str) -> str:
     metrics, worst_bin = page.metrics, page.breakdown.worst_bin[candidate]
-    baseline, lead = page.metrics.baseline, "It falls behind clearly on no kind of words."
+    baseline, lead = page.metrics.baseline, "No kind of words stands out."
     if worst_bin is not None:
         extra = metrics.show_cell(candidate, "extra_bits_per_byte", bin=worst_bin)
         lead = f"It falls behind most on {worst_bin}: {extra} bits per byte beside {baseline}."

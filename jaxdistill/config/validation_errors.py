@@ -44,10 +44,10 @@ def _format_error(path: str, owner: type, error: Any) -> str:
     name = str(error["loc"][-1]) if error["loc"] else ""
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _field_names(owner)
-        hint = did_you_mean(name, known) or f" It has {', '.join(known)}."
-        return f"{path}: {owner.__name__} has no such field.{hint}"
+        hint = did_you_mean(name, known) or f" There are {', '.join(known)}."
+        return f"{path}: there is no such field.{hint}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"{path}: missing; {owner.__name__} cannot do without it."
+        return f"{path}: missing; it has to be given."
     if kind == "union_tag_invalid":
         tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "").split(", ")
         known_list = ", ".join(known)

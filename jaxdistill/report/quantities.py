@@ -71,6 +71,11 @@ def format_fixed(digits: int) -> Callable[[Number], str]:
     return format_value
 
 
+def format_perplexity(value: Number) -> str:
+    """Format a perplexity; that of an untrained model may have any number of digits."""
+    return format_fixed(2)(value) if value < 1e6 or value == math.inf else f"{value:.2e}"
+
+
 def format_percent(value: Number) -> str:
     """Format a fraction as a percentage."""
     return f"{100 * value:.1f} %"
@@ -90,7 +95,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "forward_kl": Quantity("KL to the teacher, nats", format_fixed(4), "lower"),
     "bits_per_byte": Quantity("Bits per byte", format_fixed(4), "lower"),
     "nll": Quantity("Cross-entropy, nats", format_fixed(4), "lower"),
-    "perplexity": Quantity("Perplexity", format_fixed(2), "lower"),
+    "perplexity": Quantity("Perplexity", format_perplexity, "lower"),
     "accuracy": Quantity("Token accuracy", format_percent, "higher"),
     "digit_accuracy": Quantity("Digit accuracy", format_percent, "higher"),
     "top1_agreement": Quantity("Top-1 agreement", format_percent, "higher"),

@@ -16,6 +16,9 @@ from jaxdistill.report.html import (
 from jaxdistill.report.quantities import Comparison, Sample, table_rows
 from jaxdistill.report.training_curves import MetricRecords, draw_chart, list_charts
 
+_HELDOUT = "On held-out rows that neither model was trained on here."
+_NO_HELDOUT = "No rows were held out: samples and repetition are of training prompts."
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
@@ -75,11 +78,12 @@ def _render_comparison(report: RunReport) -> str:
     rows = table_rows(report.comparison)
     if not rows:
         return ""
+    has_heldout = any("nll" in metrics for metrics in report.comparison.values())
     return render_table(
         "Before and after",
         dict.fromkeys(report.comparison, ""),
         {"": rows},
-        caption="On held-out rows that neither model was trained on here.",
+        caption=_HELDOUT if has_heldout else _NO_HELDOUT,
         main_column=report.main_model,
     )
 

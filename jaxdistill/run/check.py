@@ -299,6 +299,7 @@ def _check_settings(config: RunConfig, findings: ErrorCollector) -> None:
         config.train.optimizer.learning_rate_schedule(config.train.steps)
     with findings.collect("output"):
         _check_output_folder(RunFolder(config.output).path)
+        RunFolder(config.output).check_contents()
     with findings.collect("data.rollout.directory"):
         rollout = config.data.rollout
         if isinstance(rollout, data.TeacherRollout) and rollout.directory is not None:

@@ -55,6 +55,18 @@ class RunFolder:
         check_path_names(Path(path))
         return RunFolder(path).config.is_file()
 
+    def check_contents(self) -> None:
+        """Raise UserError if the folder holds other files than those of a run."""
+        if self.config.is_file() or not self.path.is_dir():
+            return
+        own = {path.name for path in vars(self).values()}
+        names = sorted(path.name for path in self.path.glob("[!.]*"))
+        if others := [name for name in names if name not in own and "rollout-" not in name]:
+            raise UserError(
+                f"{self.path} holds {len(others)} other file(s) ({', '.join(others[:3])}, …) and "
+                "no run, and a run needs a folder of its own. Name a new folder."
+            )
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Create and lock the folder while entered; UserError if another process trains in it."""

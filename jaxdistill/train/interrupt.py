@@ -39,4 +39,4 @@ class Interrupt:
     def _record(self, received: signal.Signals) -> None:
         self.signal_name = received.name
         # A handler may run inside any print, so it must not use Python's buffered output.
-        os.write(2, b"\nStopping after this step; once more stops at once.\n")
+        os.write(2, b"\nStopping after the steps that have begun; once more stops at once.\n")

@@ -114,10 +114,10 @@ def test_all_mistakes_are_reported_at_once():
     message = _message(
         None, "train.step=5", "train.rate=no", "shapes=[{type: squar}, {type: circle}]"
     )
-    assert "train.step: Inner has no such field. Did you mean `steps`?" in message
+    assert "train.step: there is no such field. Did you mean `steps`?" in message
     assert "train.rate: input should be a valid number; got False (true/false)" in message
     assert "shapes[0].type: no choice is called `squar`. Did you mean `square`?" in message
-    assert "shapes[1].radius: missing; Circle cannot do without it." in message
+    assert "shapes[1].radius: missing; it has to be given." in message
 
 
 def test_a_refused_item_does_not_also_make_its_list_too_short():
@@ -143,7 +143,7 @@ def test_an_empty_list_is_refused_with_the_least_length():
 
 
 def test_fields_of_a_type_are_checked_in_its_class():
-    assert "shapes[0].sid: Square has no such field. Did you mean `side`?" in _message(
+    assert "shapes[0].sid: there is no such field. Did you mean `side`?" in _message(
         None, "shapes=[{type: square, sid: 1}]"
     )
     assert "shapes[0].side: input should be greater than 0; got -1" in _message(
@@ -175,7 +175,7 @@ def test_a_wrong_override_is_refused(override: str, expected: str):
         ("path: !!binary aGVsbG8=", "path: binary data; write it as text"),
         ("path: !!timestamp 2026-01-01", "not valid YAML"),
         ("train: {steps: " + "9" * 5000 + "}", "not valid YAML"),
-        ("path: ${train.steps}\n7: x", "7: Outer has no such field. It has train, shapes, "),
+        ("path: ${train.steps}\n7: x", "7: there is no such field. There are train, shapes, "),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, content: str, expected: str):

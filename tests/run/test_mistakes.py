@@ -11,7 +11,7 @@ from jaxdistill.cli import main
 from jaxdistill.run.folder import RunFolder
 
 OVERRIDES = {
-    "train.step=5": "train.step: TrainConfig has no such field. Did you mean `steps`?",
+    "train.step=5": "train.step: there is no such field. Did you mean `steps`?",
     "train.steps=many": "train.steps: input should be a valid integer; got 'many' (text)",
     "objectives=[{type: forward_k}]": "Did you mean `forward_kl`?",
     "objectives=[]": "objectives",
@@ -201,3 +201,13 @@ def test_teacher_with_nan_weights_stops_the_run(workspace, command, heldout, exp
     code, _, stderr = command("train", workspace / "config.yaml", *overrides)
     assert code == 2
     assert all(part in stderr for part in expected), stderr
+
+
+@pytest.mark.parametrize("name", ["check", "train"])
+def test_folder_with_other_files_is_refused(workspace, command, name):
+    (workspace / "docs").mkdir()
+    (workspace / "docs" / "index.md").write_text("Hello")
+    code, _, stderr = command(name, "config.yaml", "output=docs")
+    assert code == 2
+    assert "output: docs holds 1 other file(s) (index.md, …) and no run" in stderr
+    assert [path.name for path in (workspace / "docs").iterdir()] == ["index.md"]
