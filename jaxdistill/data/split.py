@@ -58,7 +58,8 @@ class DataSplit:
     def __str__(self) -> str:
         num = self.num_overlapping
         left_out = f" ({num:,} more have held-out prompts)" if num else ""
-        return f"{len(self.train):,} rows to train on{left_out}, {len(self.heldout):,} held out"
+        held_out = f"{len(self.heldout):,} held out" if self.heldout else "none to evaluate on"
+        return f"{len(self.train):,} rows to train on{left_out}, {held_out}"
 
 
 def read_split(config: DataConfig) -> DataSplit:

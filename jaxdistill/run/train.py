@@ -45,9 +45,9 @@ def train(config: RunConfig) -> int:
     """
     folder = RunFolder(config.output)
     inspection = inspect(config)
+    rows = data.read_split(config.data)  # before weights are loaded, to report errors early
+    inspection = inspect_rows(config, inspection, rows)
     with folder.lock():
-        rows = data.read_split(config.data)  # before weights are loaded, to report errors early
-        inspection = inspect_rows(config, inspection, rows)
         input_digests = _input_digests(inspection, rows)
         if _is_finished(config, folder, input_digests):
             from jaxdistill.run.finish import print_result

@@ -167,6 +167,8 @@ class Checkpoints:
             f"{path}: was written with {name} = {saved!r}, not {current!r}."
             for name, saved, current in _differences(saved_fingerprint, fingerprint)
         ]
+        if len(lines) > 4:
+            lines = [*lines[:3], f"{path}: {len(lines) - 3} more fields differ."]
         lines += [
             f"{path}: `{name}` is {saved or 'missing'}, "
             f"and this config makes it {current or 'nothing'}."
