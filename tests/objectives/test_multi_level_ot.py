@@ -141,7 +141,10 @@ def finite_differences(student, teacher, options, step=1e-6):
     return expected
 
 
-@pytest.mark.parametrize(("k", "num_padding"), [(5, 0), (50, 3)])
+# Fast tests of all tokens and of padding: `tests/train/test_step_oracle.py`.
+@pytest.mark.parametrize(
+    ("k", "num_padding"), [(5, 0), pytest.param(50, 3, marks=pytest.mark.slow)]
+)
 def test_loss_and_gradient_equal_the_released_rule(k, num_padding):
     """Over a few tokens of each side, and over all of them, where padding must not be a token."""
     options = {**OPTIONS, "k": k}

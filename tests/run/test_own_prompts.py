@@ -77,21 +77,40 @@ def test_teacher_prompt_equal_to_the_prompt_changes_no_loss(finished_run, worksp
     np.testing.assert_allclose(values, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["teacher", "other"])
-def test_teacher_completes_its_own_prompt(prompted_workspace, other_teacher, command, model):
+def train_on_completions(workspace, command, model, template):
+    """Let the teacher complete its own prompts, train on them, and return the options."""
     options = [
         *WITHOUT_EVALUATION,
-        f"teacher.model={prompted_workspace / model}",
+        f"data.prompt_template={template}",
+        f"teacher.model={workspace / model}",
         "objectives=[{type: cross_entropy}]",
         "data.rollout={type: teacher, max_new_tokens: 8, batch_size: 16, stop: [e]}",
     ]
     code, _, stderr = command("train", "config.yaml", *options)
     assert code == 0, stderr
-    assert np.isfinite(losses(prompted_workspace / "run", "train/cross_entropy")).all()
-    (rollout_file,) = (prompted_workspace / "run").glob("rollout-*.jsonl")
+    assert np.isfinite(losses(workspace / "run", "train/cross_entropy")).all()
+    (rollout_file,) = (workspace / "run").glob("rollout-*.jsonl")
     lines = [json.loads(line) for line in rollout_file.read_text().splitlines()]
-    assert sum(EXAMPLE in line["prompt"] for line in lines) == 20
+    assert len(lines) == 40
+    assert sum(EXAMPLE.strip() in json.dumps(line["prompt"]) for line in lines) == 20
     assert not any("e" in line["completion"] for line in lines)
+    return options
+
+
+def test_teacher_completes_its_own_plain_prompt(prompted_workspace, command):
+    train_on_completions(prompted_workspace, command, "teacher", "plain")
+
+
+def test_teacher_with_another_tokenizer_completes_its_own_chat(
+    prompted_workspace, other_teacher, command
+):
+    options = train_on_completions(prompted_workspace, command, "other", "chat")
+    # The run is finished; then the teacher's tokenizer changes.
+    template = other_teacher / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    code, _, stderr = command("train", "config.yaml", *options)
+    assert code == 2
+    assert "the teacher's tokenizer has changed" in stderr
 
 
 def test_rows_without_teacher_prompts_need_no_teacher_view(workspace):

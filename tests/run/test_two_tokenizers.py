@@ -68,28 +68,6 @@ def test_student_learns_from_another_tokenizer(workspace, other_teacher, command
     assert jaxdistill.load(workspace / "run/student").tokenizer.eos_token == "<|im_end|>"
 
 
-def test_teacher_with_another_tokenizer_writes_the_rollout(workspace, other_teacher, command):
-    """In its chat template; `test_own_prompts.py` has its plain prompts."""
-    options = [
-        f"teacher.model={other_teacher}",
-        "objectives=[{type: cross_entropy}]",
-        "data.rollout={type: teacher, max_new_tokens: 8, batch_size: 16}",
-        "data.prompt_template=chat",
-        "data.heldout=0",
-    ]
-    code, _, stderr = command("train", "config.yaml", *options)
-    assert code == 0, stderr
-    (rollout_file,) = (workspace / "run").glob("rollout-*.jsonl")
-    assert len(rollout_file.read_text().splitlines()) == 40
-
-    # The run is finished; then the teacher's tokenizer changes.
-    template = other_teacher / "chat_template.jinja"
-    template.write_text(template.read_text() + " ")
-    code, _, stderr = command("train", "config.yaml", *options)
-    assert code == 2
-    assert "the teacher's tokenizer has changed" in stderr
-
-
 def test_objective_for_one_tokenizer_is_refused_and_others_are_named(
     workspace, other_teacher, command
 ):
