@@ -9,13 +9,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress, count
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from jaxdistill import align
+from jaxdistill.data.chat_turns import common_size, locate_turns
 from jaxdistill.data.rows import Chat, Message, Row, Text
 from jaxdistill.errors import UserError
+
+_GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class AssistantTurn(NamedTuple):
@@ -81,10 +86,10 @@ class Renderer:
         encodings = backend.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Decode tokens without special tokens, and without clean-up of spaces."""
+    def decode(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
+        """Decode tokens, by default without special tokens, and without clean-up of spaces."""
         text = self.tokenizer.decode(
-            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            list(tokens), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
         )
         return str(text)
 
@@ -140,30 +145,61 @@ class Renderer:
 
     def _locate_turns(self, content: Chat, text: str) -> tuple[AssistantTurn, ...]:
         """Locate the assistant turns in the rendered text, each with the token that ends it."""
+        messages = content.messages
         indices = [
             index
-            for index, message in enumerate(content.messages)
+            for index, message in enumerate(messages)
             if message["role"] == "assistant" and index >= content.first_scored
         ]
-        starts = []
-        for index in indices:
-            before = self._apply_template(content.messages[:index], add_generation_prompt=True)
-            if not text.startswith(before):
-                raise self._turn_not_found(index)
-            starts.append(len(before))
+        ranges = self._marked_turns(messages, indices) or locate_turns(
+            messages, indices, text.removesuffix(self._chat_end), self._render_messages
+        )
         turns = []
-        for index, start, limit in zip(indices, starts, [*starts[1:], len(text)], strict=True):
-            pattern = f"({re.escape(content.messages[index]['content'].strip())})"
-            # Prefer a match at the end of the turn: a short text may also occur in a tag before it.
-            with_end = re.compile(f"{pattern}\\s*(?:{self._special_token_pattern})")
-            match = with_end.search(text, start, limit)
-            match = match or re.compile(pattern).search(text, start, limit)
-            if match is None:
+        for index, found in zip(indices, ranges, strict=True):
+            if found is None:
                 raise self._turn_not_found(index)
-            is_finished = content.is_finished or index < len(content.messages) - 1
-            end = match.end() if is_finished else match.end(1)
-            turns.append(AssistantTurn((start, end), match.span(1), is_finished))
+            is_finished = content.is_finished or index < len(messages) - 1
+            turns.append(self._make_turn(text, found, messages[index]["content"], is_finished))
         return tuple(turns)
+
+    def _marked_turns(
+        self, messages: Sequence[Message], indices: Sequence[int]
+    ) -> Sequence[tuple[int, int]] | None:
+        """Return the turns that the chat template itself marks; None if it marks no or others."""
+        template = self.tokenizer.chat_template
+        if not isinstance(template, str) or not _GENERATION_MARK.search(template):
+            return None
+        special_tokens: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
+        rendered: Any = render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **special_tokens,
+        )
+        _, (marked,) = rendered
+        is_turn = [message["role"] == "assistant" for message in messages]
+        if len(marked) != sum(is_turn):
+            return None
+        by_index = dict(zip(compress(count(), is_turn), marked, strict=True))
+        return [by_index[index] for index in indices]
+
+    def _make_turn(
+        self, text: str, turn: tuple[int, int], content: str, is_finished: bool
+    ) -> AssistantTurn:
+        """Locate the content in a turn, and leave out white space that the template adds."""
+        start, limit = turn
+        pattern = f"({re.escape(content.strip())})"
+        # Prefer a match at the end of the turn: a short text may also occur in a tag before it.
+        with_end = re.compile(f"{pattern}\\s*(?:{self._special_token_pattern})")
+        match = with_end.search(text, start, limit) or re.compile(pattern).search(
+            text, start, limit
+        )
+        end = start + len(text[start:limit].rstrip())
+        if match is None:  # the template rewrites the content
+            return AssistantTurn((start, end), (start, end), is_finished)
+        if not is_finished:
+            return AssistantTurn((start, match.end(1)), match.span(1), is_finished)
+        return AssistantTurn((start, max(end, match.end(1))), match.span(1), is_finished)
 
     def _turn_not_found(self, index: int) -> UserError:
         return UserError(
@@ -171,6 +207,25 @@ class Renderer:
             f"template of tokenizer `{self.name}` writes. Use a template that writes each turn "
             "unchanged, or set `data.loss_on=all` with `text` rows."
         )
+
+    def _render_messages(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        text = self._apply_template(messages, add_generation_prompt=add_generation_prompt)
+        return text if add_generation_prompt else text.removesuffix(self._chat_end)
+
+    @cached_property
+    def _chat_end(self) -> str:
+        """Text that the chat template adds after the last turn of a chat, not after each turn."""
+        chat = ({"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."})
+        last = self._apply_template(chat, add_generation_prompt=False)
+        try:
+            followed = self._apply_template((*chat, chat[0]), add_generation_prompt=False)
+        except UserError:
+            return ""
+        start = common_size(last, followed)
+        for special in re.finditer(self._special_token_pattern, last):
+            if special.start() < start < special.end():
+                start = special.start()
+        return "" if "Hello." in last[start:] else last[start:]
 
     def _apply_template(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         conversation: list[dict[str, Any]] = [dict(message) for message in messages]

@@ -67,6 +67,8 @@ class TeacherView:
         # Only one side has white space around completions if the other is a chat.
         if _completion_texts(student_text) != _completion_texts(teacher_text):
             student_text, teacher_text = map(_strip_completions, (student_text, teacher_text))
+        if _completion_texts(student_text) != _completion_texts(teacher_text):
+            return self._reject("the chat templates write its completion differently")
         student, teacher = (
             _TruncatedRow.from_row(row, text, truncation_slice(row, length, truncation), renderer)
             for row, text, renderer in (
@@ -82,6 +84,9 @@ class TeacherView:
             reason = "no part of its completion is read by both tokenizers"
         if reason is None:
             return _build_teacher_example(student, teacher, spans, self.alignment, is_truncated)
+        return self._reject(reason)
+
+    def _reject(self, reason: str) -> DropReason:
         if self.unpaired == "refuse":
             raise UserError(
                 f"{reason}, so that it cannot be compared. Remove the row, or set "

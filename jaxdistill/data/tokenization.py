@@ -258,11 +258,7 @@ def _add_loss_mask(
     turn_ids = np.full(len(tokens), -1)
     for number, turn in enumerate(rendered.turns):
         in_turn = (ends > turn.loss_range[0]) & (starts < turn.loss_range[1]) & (ends > starts)
-        if rendered.is_chat:
-            # The first EOS ends a turn; the template's line break after it is not learned.
-            is_end = in_turn & is_eos
-            in_turn &= np.cumsum(is_end) - is_end == 0
-        elif turn.is_finished:
+        if turn.is_finished and not rendered.is_chat:
             in_turn[-1:] |= is_eos[-1:]
         turn_ids[in_turn] = number
     # After a completion that was cut off, the template's text is not what the model would write.

@@ -325,6 +325,15 @@ def test_a_row_with_nothing_to_compare_is_dropped_or_refused():
         tokenize_named(fields, *BOTH, POSITIONS, unpaired="refuse")
 
 
+def test_a_completion_that_one_template_rewrites_is_not_compared():
+    uppercasing = tiny.CHATML.replace("message['content']", "message['content'] | upper")
+    student, teacher = TOKENIZERS["byte-level"], tiny.tokenizer(chat_template=uppercasing)
+    examples, counts = tokenize({"messages": CONVERSATION}, student, teacher)
+    assert (examples, counts.unpaired_rows) == ([], 1)
+    with pytest.raises(UserError, match="the chat templates write its completion differently"):
+        tokenize({"messages": CONVERSATION}, student, teacher, unpaired="refuse")
+
+
 def test_a_completion_with_the_unknown_token_is_refused():
     teacher = tiny.tokenizer(unk_token="<|endoftext|>")
     fields = {"prompt": "Q", "completion": "a<|endoftext|>b"}

@@ -236,9 +236,14 @@ def test_unusable_tokenizers_and_chat_templates_are_named():
     assert all("refuses it: roles must alternate" in line for line in caught.value.lines)
     with pytest.raises(UserError, match="refuses it: division by zero"):
         make_examples({"messages": CONVERSATION}, tiny.tokenizer(chat_template="{{ 1 / 0 }}"))
+
+
+def test_content_that_the_template_rewrites_is_learned_as_rendered():
     uppercasing = tiny.CHATML.replace("message['content']", "message['content'] | upper")
-    with pytest.raises(UserError, match=r"`messages\[1\]`: cannot find this turn"):
-        make_examples({"messages": CONVERSATION}, tiny.tokenizer(chat_template=uppercasing))
+    (example,) = make_examples(
+        {"messages": CONVERSATION}, tiny.tokenizer(chat_template=uppercasing)
+    )
+    assert learned(example) == ["HELLO THERE<|im_end|>", " PARIS <|im_end|>"]
 
 
 def test_prepare_refuses_data_with_nothing_to_learn(tmp_path):
