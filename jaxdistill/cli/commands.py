@@ -25,9 +25,19 @@ def train(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> None:
     """Check a config, its data and models; load no weights."""
-    from jaxdistill import run
+    from jaxdistill import report, run
 
-    _print(run.check(run.load_config(options.config, options.overrides)))
+    if options.json and not options.examples:
+        raise UserError("check: `--json` prints examples. Say how many: `--examples 3`.")
+    checked = run.check(run.load_config(options.config, options.overrides))
+    if not options.json:
+        _print(checked.facts)
+    if options.examples:
+        previews = run.preview_examples(checked, options.examples)
+        if options.json:
+            _print("\n".join(json.dumps(p.to_dict(), ensure_ascii=False) for p in previews))
+        else:
+            report.print_previews(previews)
 
 
 def study(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
     for name, command, add_options in (
         ("train", commands.train, _add_run_options),
-        ("check", commands.check, _add_run_options),
+        ("check", commands.check, _add_check_options),
         ("study", commands.study, _add_run_options),
         ("compare", commands.compare, _add_compare_options),
         ("eval", commands.evaluate, _add_eval_options),
@@ -42,6 +42,13 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", help="a YAML file, e.g. configs/quickstart.yaml")
     command.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields to change")
+
+
+def _add_check_options(command: argparse.ArgumentParser) -> None:
+    _add_run_options(command)
+    examples = "also show the first N rows as the models read them, with what is learned"
+    command.add_argument("--examples", type=_positive_int, metavar="N", help=examples)
+    command.add_argument("--json", action="store_true", help="only these rows, an object a line")
 
 
 def _add_compare_options(compare: argparse.ArgumentParser) -> None:

@@ -63,7 +63,7 @@ def prepare(
         UserError: with all errors of the rows, or if nothing is left to learn.
     """
     split, renderer = split or read_split(config), Renderer(tokenizer)
-    completed = _complete_rows(config, split, renderer, generation_cache, teacher_view)
+    completed = complete_rows(config, split, renderer, generation_cache, teacher_view)
     # Rows without a teacher example are kept for evaluation: it also measures the student alone.
     heldout_view = teacher_view and replace(teacher_view, unpaired="keep")
     train, heldout = (
@@ -120,7 +120,7 @@ def check_data(
     return f"{split}; {sum(sizes):,} tokens in their prompts"
 
 
-def _complete_rows(
+def complete_rows(
     config: DataConfig,
     split: DataSplit,
     renderer: Renderer,

@@ -1,5 +1,6 @@
 """Reports: HTML pages, and the same tables on the console."""
 
+from jaxdistill.report.console import print_previews as print_previews
 from jaxdistill.report.console import print_samples as print_samples
 from jaxdistill.report.console import print_table as print_table
 from jaxdistill.report.html import escape_html as escape_html

@@ -16,6 +16,7 @@ from jaxdistill.run.evaluate import open_model as open_model
 from jaxdistill.run.evaluate import resolve_data_options as resolve_data_options
 from jaxdistill.run.evaluate import run_data_config as run_data_config
 from jaxdistill.run.evaluate import token_metrics as token_metrics
+from jaxdistill.run.rollout import preview_examples as preview_examples
 from jaxdistill.run.task import check_task as check_task
 from jaxdistill.run.task import evaluate_task as evaluate_task
 from jaxdistill.run.task import load_task as load_task

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -115,10 +116,24 @@ class RunContext:
         return data.ordered_batches(examples, length=length, batch_size=batch_size)
 
 
-def check(config: RunConfig) -> str:
-    """Check files, tokenizers, data and devices of a run. Return facts about it, one per line."""
+class CheckedRun(NamedTuple):
+    """A run without mistakes; `facts` are lines worth reading before it starts."""
+
+    config: RunConfig
+    inspection: Inspection
+    rows: data.DataSplit
+    facts: str
+
+
+def check(config: RunConfig) -> CheckedRun:
+    """Check files, tokenizers, data and devices of a run.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
     findings = ErrorCollector()
-    inspection, data_fact = None, ""
+    inspection = rows = None
+    data_fact = ""
     with findings.collect():
         inspection = inspect(config)
     with findings.collect():
@@ -130,8 +145,10 @@ def check(config: RunConfig) -> str:
             )
     findings.raise_if_any()
     assert inspection is not None
+    assert rows is not None
     facts = {**run_facts(config, inspection), "data": data_fact}
-    return "\n".join(f"{name:<12} {value}" for name, value in facts.items())
+    lines = "\n".join(f"{name:<12} {value}" for name, value in facts.items())
+    return CheckedRun(config, inspection, rows, lines)
 
 
 def check_objectives(config: RunConfig) -> None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import jax
 import rich
@@ -27,6 +26,7 @@ from jaxdistill.run.config import LayerChoice, RunConfig, load_config
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.heldout import HeldoutEvaluator, make_heldout_evaluator, summarize
 from jaxdistill.run.layer_choice import choose_layers
+from jaxdistill.run.rollout import rollout_cache
 from jaxdistill.sampling import Sampling
 from jaxdistill.sharding import batch_sharding
 from jaxdistill.track import Progress, Tracker, open_trackers
@@ -66,7 +66,7 @@ def _train(
     input_digests: Mapping[str, str],
 ) -> int:
     teacher = build.load_teacher(config, inspection)
-    prepared = _prepare_data(config, inspection, rows, teacher, folder)
+    prepared = _prepare_data(config, inspection, rows, teacher)
     chosen = choose_layers(RunContext(config, folder, inspection, prepared), teacher)
     if chosen is not None:
         inspection = replace(inspection, layers=chosen.layers)
@@ -206,11 +206,10 @@ def _prepare_data(
     inspection: Inspection,
     rows: data.DataSplit,
     teacher: Model | None,
-    folder: RunFolder,
 ) -> data.PreparedData:
     """Tokenize the rows; the teacher writes their completions first if the rollout asks for it."""
     rollout, view = config.data.rollout, inspection.teacher_view
-    if not (rollout.needs_teacher and teacher and inspection.teacher and config.teacher):
+    if not (isinstance(rollout, data.TeacherRollout) and teacher):
         return data.prepare(config.data, inspection.tokenizer, split=rows, teacher_view=view)
     sampling = Sampling(
         max_new_tokens=rollout.max_new_tokens,
@@ -225,12 +224,8 @@ def _prepare_data(
         )
 
     with Progress("teacher writes", 0) as progress:
-        generation_cache = data.GenerationCache(
-            generate=generate,
-            identity=f"{inspection.teacher.weights_hash} {config.teacher.dtype}",
-            eos_ids=teacher.pretrained.eos_ids,
-            directory=Path(rollout.directory or folder.path).expanduser(),
-            on_batch=progress.advance_to,
+        generation_cache = rollout_cache(
+            config, inspection, generate=generate, on_batch=progress.advance_to
         )
         return data.prepare(
             config.data,

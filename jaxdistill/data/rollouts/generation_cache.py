@@ -33,10 +33,11 @@ ProgressCallback = Callable[[int, int, int], None]
 class GenerationCache:
     """Completions of a teacher, generated once and kept in files of a directory.
 
-    `identity` names the teacher's weights: another name gives another file.
+    `identity` names the teacher's weights: another name gives another file. Without `generate`
+    there are only the completions that are in the file already.
     """
 
-    generate: GenerateFunction
+    generate: GenerateFunction | None
     identity: str
     eos_ids: Collection[int]
     directory: Path
@@ -65,6 +66,9 @@ class GenerationCache:
         Raises:
             UserError: if the file cannot be read or written.
         """
+        if self.generate is None:  # another process may be writing the file: leave it as it is
+            return {} if _has_torn_line(path) else _read_completions(path)
+        _drop_torn_line(path)
         completions = _read_completions(path)
         # Prompts of similar length together need the least padding in a batch.
         by_length = sorted(rows.items(), key=lambda item: len(item[0]))
@@ -117,8 +121,7 @@ def _append(path: Path, content: bytes) -> None:
 
 
 def _read_completions(path: Path) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """Read the completions in the file, without a last line that a killed process left half."""
-    _drop_torn_line(path)
+    """Read the completions in the file, whose lines must be whole."""
     if not path.exists():
         return {}
     completions = {}
@@ -139,7 +142,12 @@ def _read_completions(path: Path) -> dict[tuple[int, ...], tuple[int, ...]]:
     return completions
 
 
+def _has_torn_line(path: Path) -> bool:
+    return path.exists() and not path.read_bytes().endswith(b"\n")
+
+
 def _drop_torn_line(path: Path) -> None:
+    """Remove a last line that a killed process left half."""
     try:
         content = path.read_bytes() if path.exists() else b""
         whole = content.rfind(b"\n") + 1
