@@ -9,7 +9,6 @@ from jaxdistill.data.preparation import PreparedData as PreparedData
 from jaxdistill.data.preparation import check_data as check_data
 from jaxdistill.data.preparation import prepare as prepare
 from jaxdistill.data.preview import RowPreview as RowPreview
-from jaxdistill.data.preview import TokenPreview as TokenPreview
 from jaxdistill.data.preview import preview_rows as preview_rows
 from jaxdistill.data.renderer import Renderer as Renderer
 from jaxdistill.data.rollouts.generation_cache import GenerateFunction as GenerateFunction

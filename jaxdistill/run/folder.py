@@ -61,7 +61,9 @@ class RunFolder:
             return
         own = {path.name for path in vars(self).values()}
         names = sorted(path.name for path in self.path.glob("[!.]*"))
-        if others := [name for name in names if name not in own and "rollout-" not in name]:
+        if others := [
+            name for name in names if name not in own and not name.startswith("rollout-")
+        ]:
             raise UserError(
                 f"{self.path} holds {len(others)} other file(s) ({', '.join(others[:3])}, …) and "
                 "no run, and a run needs a folder of its own. Name a new folder."
