@@ -38,6 +38,11 @@ class ErrorCollector:
     def __len__(self) -> int:
         return len(self._lines)
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All collected lines."""
+        return tuple(self._lines)
+
     @contextmanager
     def collect(self, source: str = "") -> Iterator[None]:
         """Catch a `UserError` raised inside and keep its lines, each prefixed with `source`."""

@@ -7,6 +7,7 @@ from jaxdistill.data.examples import Example as Example
 from jaxdistill.data.packing import bucket_length as bucket_length
 from jaxdistill.data.preparation import PreparedData as PreparedData
 from jaxdistill.data.preparation import check_data as check_data
+from jaxdistill.data.preparation import drop_refused_rows as drop_refused_rows
 from jaxdistill.data.preparation import prepare as prepare
 from jaxdistill.data.preview import RowPreview as RowPreview
 from jaxdistill.data.preview import preview_rows as preview_rows
@@ -16,6 +17,7 @@ from jaxdistill.data.rollouts.generation_cache import GenerationCache as Generat
 from jaxdistill.data.rollouts.generation_cache import ProgressCallback as ProgressCallback
 from jaxdistill.data.rollouts.teacher import TeacherRollout as TeacherRollout
 from jaxdistill.data.row_formats import parse_row as parse_row
+from jaxdistill.data.row_summary import summarize_rows as summarize_rows
 from jaxdistill.data.rows import Chat as Chat
 from jaxdistill.data.rows import Row as Row
 from jaxdistill.data.rows import Text as Text

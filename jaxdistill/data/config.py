@@ -19,7 +19,7 @@ def _as_tuple(value: Any) -> Any:
 
 _Sources = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)]
 
-_RowField = Literal["text", "prompt", "completion", "teacher_prompt"]
+_RowField = Literal["text", "prompt", "completion", "teacher_prompt", "messages", "tools", "system"]
 
 
 @configclass
@@ -35,8 +35,11 @@ class DataConfig:
         heldout_sources: Rows to evaluate on, in the form of `sources`. If given, `heldout` is
             ignored, and rows of `sources` with the same prompt as a held-out row are left out.
         fields: Templates that make a row from the fields of its source, by the name of the row's
-            field: `{prompt: "Question: {question}", completion: " {answer}"}`. A `teacher_prompt`
-            of the source is kept where no template replaces it.
+            field: `{prompt: "Question: {question}", completion: " {answer}"}`. `messages` and
+            `tools` take one field whole: `{messages: "{dialog}"}`. A `teacher_prompt`, `tools` and
+            `system` of the source are kept where no template replaces them.
+        bad_rows: Treatment of rows that cannot be read, or that a chat template refuses: `refuse`
+            reports all of them and stops, `drop` leaves them out, counted with reasons.
         rollout: Origin of the completions to learn: the rows themselves (`dataset`) or the teacher
             (`teacher`).
         heldout_answers: Completions to evaluate on: from the `rollout`, as in training, or those
@@ -59,6 +62,7 @@ class DataConfig:
     heldout_seed: int = 0
     heldout_sources: _Sources = ()
     fields: dict[_RowField, str] = Field(default_factory=dict)
+    bad_rows: Literal["refuse", "drop"] = "refuse"
     rollout: ROLLOUTS.union = DatasetRollout()  # pyright: ignore[reportInvalidTypeForm]
     heldout_answers: Literal["rollout", "rows"] = "rollout"
     prompt_template: Literal["plain", "chat"] = "plain"

@@ -122,6 +122,7 @@ class RowCounts:
         cut_tokens: Tokens that the truncated rows lost.
         dropped_rows: Rows left out because they are too long or have nothing to learn.
         overlapping_rows: Rows left out of training because a held-out row has the same prompt.
+        bad_rows: Rows left out because they cannot be read, or a chat template refuses them.
         unpaired_rows: Rows left out because nothing of them can be compared with a teacher of
             another tokenizer.
     """
@@ -133,6 +134,7 @@ class RowCounts:
     cut_tokens: int = 0
     dropped_rows: int = 0
     overlapping_rows: int = 0
+    bad_rows: int = 0
     unpaired_rows: int = 0
     spans: int = 0
 
@@ -141,6 +143,7 @@ class RowCounts:
 
     def __str__(self) -> str:
         overlapping = f", {self.overlapping_rows:,} rows of held-out prompts left out"
+        bad = f", {self.bad_rows:,} bad rows left out"
         unpaired = f", {self.unpaired_rows:,} rows with nothing to compare left out"
         spans = f", compared in {self.spans:,} spans" if self.spans else ""
         return (
@@ -148,6 +151,7 @@ class RowCounts:
             f"({self.scored_tokens:,} to learn{spans}); "
             f"{self.truncated_rows:,} rows truncated ({self.cut_tokens:,} tokens cut), "
             f"{self.dropped_rows:,} rows dropped{overlapping if self.overlapping_rows else ''}"
+            f"{bad if self.bad_rows else ''}"
             f"{unpaired if self.unpaired_rows else ''}"
         )
 

@@ -9,18 +9,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress, count
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from jaxdistill import align
-from jaxdistill.data.chat_turns import common_size, locate_turns
+from jaxdistill.data.chat_template import ChatTemplate
+from jaxdistill.data.chat_turns import locate_turns
 from jaxdistill.data.rows import Chat, Message, Row, Text
 from jaxdistill.errors import UserError
-
-_GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class AssistantTurn(NamedTuple):
@@ -62,6 +59,7 @@ class Renderer:
                 f"tokenizer `{self.name}`: a slow tokenizer does not tell which characters a token "
                 "stands for. Use one with a `tokenizer.json`."
             )
+        self.chat_template = ChatTemplate(tokenizer, self.name)
 
     @property
     def identity(self) -> str:
@@ -132,7 +130,8 @@ class Renderer:
             completion = len(content.prompt), len(text)
             turn = AssistantTurn(completion, completion, content.is_finished)
             return RenderedText(text, (turn,), is_chat=False)
-        text = self._apply_template(content.messages, add_generation_prompt=False)
+        self.chat_template.check_roles(content.messages)
+        text = self.chat_template.render(content.messages, content.tools)
         return RenderedText(text, self._locate_turns(content, text), is_chat=True)
 
     def render_prompt(self, content: Text | Chat) -> RenderedText:
@@ -140,57 +139,53 @@ class Renderer:
         if isinstance(content, Text):
             return RenderedText(content.prompt, (), is_chat=False)
         prompt = content.messages[: content.num_prompt]
-        text = self._apply_template(prompt, add_generation_prompt=True)
+        self.chat_template.check_roles(prompt)
+        text = self.chat_template.render(prompt, content.tools, add_generation_prompt=True)
         return RenderedText(text, (), is_chat=True)
 
     def _locate_turns(self, content: Chat, text: str) -> tuple[AssistantTurn, ...]:
-        """Locate the assistant turns in the rendered text, each with the token that ends it."""
-        messages = content.messages
-        indices = [
+        """Locate the learned turns in the rendered text, each with the token that ends it."""
+        messages, template = content.messages, self.chat_template
+        indices = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+        learned = [
             index
-            for index, message in enumerate(messages)
-            if message["role"] == "assistant" and index >= content.first_scored
+            for index in indices
+            if index >= content.first_scored and messages[index].get("weight") != 0
         ]
-        ranges = self._marked_turns(messages, indices) or locate_turns(
-            messages, indices, text.removesuffix(self._chat_end), self._render_messages
-        )
+
+        def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+            if add_generation_prompt:
+                return template.render(messages, content.tools, add_generation_prompt=True)
+            return template.render(messages, content.tools).removesuffix(template.chat_end)
+
+        marked = template.marked_turns(messages, content.tools)
+        if marked is not None and len(marked) == len(indices):
+            ranges = dict(zip(indices, marked, strict=True))
+        else:
+            body = text.removesuffix(template.chat_end)
+            found = locate_turns(messages, learned, body, render)
+            ranges = dict(zip(learned, found, strict=True))
         turns = []
-        for index, found in zip(indices, ranges, strict=True):
-            if found is None:
+        for index in learned:
+            turn = ranges[index]
+            if turn is None:
                 raise self._turn_not_found(index)
             is_finished = content.is_finished or index < len(messages) - 1
-            turns.append(self._make_turn(text, found, messages[index]["content"], is_finished))
+            turns.append(self._make_turn(text, turn, messages[index], is_finished))
         return tuple(turns)
 
-    def _marked_turns(
-        self, messages: Sequence[Message], indices: Sequence[int]
-    ) -> Sequence[tuple[int, int]] | None:
-        """Return the turns that the chat template itself marks; None if it marks no or others."""
-        template = self.tokenizer.chat_template
-        if not isinstance(template, str) or not _GENERATION_MARK.search(template):
-            return None
-        special_tokens: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
-        rendered: Any = render_jinja_template(
-            conversations=[[dict(message) for message in messages]],
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            **special_tokens,
-        )
-        _, (marked,) = rendered
-        is_turn = [message["role"] == "assistant" for message in messages]
-        if len(marked) != sum(is_turn):
-            return None
-        by_index = dict(zip(compress(count(), is_turn), marked, strict=True))
-        return [by_index[index] for index in indices]
-
     def _make_turn(
-        self, text: str, turn: tuple[int, int], content: str, is_finished: bool
+        self, text: str, turn: tuple[int, int], message: Message, is_finished: bool
     ) -> AssistantTurn:
         """Locate the content in a turn, and leave out white space that the template adds."""
         start, limit = turn
+        special = self.chat_template.special_token_pattern
+        content = str(message["content"])
+        if "tool_calls" in message:  # calls are content, too, in the words of the template
+            content = re.sub(f"(\\s*({special}))*\\s*$", "", text[start:limit])
         pattern = f"({re.escape(content.strip())})"
         # Prefer a match at the end of the turn: a short text may also occur in a tag before it.
-        with_end = re.compile(f"{pattern}\\s*(?:{self._special_token_pattern})")
+        with_end = re.compile(f"{pattern}\\s*(?:{special})")
         match = with_end.search(text, start, limit) or re.compile(pattern).search(
             text, start, limit
         )
@@ -204,46 +199,6 @@ class Renderer:
     def _turn_not_found(self, index: int) -> UserError:
         return UserError(
             f"`messages[{index}]`: cannot find this turn of the assistant in what the chat "
-            f"template of tokenizer `{self.name}` writes. Use a template that writes each turn "
-            "unchanged, or set `data.loss_on=all` with `text` rows."
+            f"template of tokenizer `{self.name}` writes. Put `{{% generation %}}` and "
+            "`{% endgeneration %}` around what it writes for the assistant."
         )
-
-    def _render_messages(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        text = self._apply_template(messages, add_generation_prompt=add_generation_prompt)
-        return text if add_generation_prompt else text.removesuffix(self._chat_end)
-
-    @cached_property
-    def _chat_end(self) -> str:
-        """Text that the chat template adds after the last turn of a chat, not after each turn."""
-        chat = ({"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."})
-        last = self._apply_template(chat, add_generation_prompt=False)
-        try:
-            followed = self._apply_template((*chat, chat[0]), add_generation_prompt=False)
-        except UserError:
-            return ""
-        start = common_size(last, followed)
-        for special in re.finditer(self._special_token_pattern, last):
-            if special.start() < start < special.end():
-                start = special.start()
-        return "" if "Hello." in last[start:] else last[start:]
-
-    def _apply_template(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        conversation: list[dict[str, Any]] = [dict(message) for message in messages]
-        try:
-            text = self.tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except Exception as error:  # noqa: BLE001 (a template is a program: it may raise anything)
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"the chat template of tokenizer `{self.name}` refuses it: {reason}"
-            ) from None
-        assert isinstance(text, str)
-        return text
-
-    @cached_property
-    def _special_token_pattern(self) -> str:
-        """Regular expression for any special token; matches nothing if there is none."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        texts = {str(token.content) for token in added if token.special}
-        return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"

@@ -1,36 +1,54 @@
 """Row formats: the fields that a row may have, and their parser.
 
-| format                                         | learned                                      |
-|------------------------------------------------|----------------------------------------------|
-| `{"text"}`                                     | all of it                                    |
-| `{"prompt", "completion"}`                     | the completion                               |
-| `{"messages": [{"role", "content"}]}`          | every turn of the assistant                  |
-| `{"prompt": messages, "completion": messages}` | the assistant's turns in the completion      |
-| `{"prompt_tokens", "completion_tokens"}`       | the completion; the tokens are used as given |
-| `{"prompt"}`, messages that end with the user  | nothing yet: the teacher writes a completion |
+| format                                           | learned                                      |
+|--------------------------------------------------|----------------------------------------------|
+| `{"text"}`                                       | all of it                                    |
+| `{"prompt", "completion"}`                       | the completion                               |
+| `{"messages": [{"role", "content"}]}`            | every turn of the assistant                  |
+| `{"conversations": [{"from", "value"}]}`         | every turn of the assistant (ShareGPT)       |
+| `{"prompt": messages, "completion": messages}`   | the assistant's turns in the completion      |
+| `{"instruction", "input", "output"}`             | the output (Alpaca)                          |
+| `{"prompt_tokens", "completion_tokens"}`         | the completion; the tokens are used as given |
+| `{"prompt"}`, messages that end with the user    | nothing yet: the teacher writes a completion |
 
-A row that fits several formats is read as the most exact: tokens, messages, prompt, text.
+A row that fits several formats is read as the most exact: tokens, messages, conversations, prompt,
+instruction, text. Chats may have `tools` (or `functions`) and a `system` message beside them.
 
 A row with a `prompt` may also have a `teacher_prompt` of the same kinds, which the teacher reads in
 its place. It may hold instructions and examples that the student has to do without.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from jaxdistill.data.messages import (
+    check_string,
+    describe_type,
+    is_list,
+    parse_messages,
+    parse_tools,
+)
+from jaxdistill.data.prompt_key import prompt_key
 from jaxdistill.data.rows import Chat, Message, Row, Text, Tokens
 from jaxdistill.errors import UserError, did_you_mean
 
 ROW_FORMATS = (
-    '{"text"}, {"prompt", "completion"}, {"messages": [{"role", "content"}]} '
-    'or {"prompt_tokens", "completion_tokens"}'
+    '{"text"}, {"prompt", "completion"}, {"messages": [{"role", "content"}]}, '
+    '{"instruction", "output"} or {"prompt_tokens", "completion_tokens"}'
 )
-_ROW_FIELDS = (
-    *("text", "prompt", "completion", "messages", "prompt_tokens", "completion_tokens"),
-    "teacher_prompt",
-)
+_FORMAT_FIELDS = {
+    "tokens": ("prompt_tokens", "completion_tokens", "prompt", "completion", "finished"),
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "prompt": ("prompt", "completion"),
+    "instruction": ("instruction", "input", "output"),
+    "text": ("text",),
+}
+"""Fields that each format reads; beside them every format has a `teacher_prompt`."""
+
+_CHAT_FIELDS = ("tools", "functions", "system")
+_ROW_FIELDS = (*dict.fromkeys(sum(_FORMAT_FIELDS.values(), ())), "teacher_prompt", *_CHAT_FIELDS)
 
 
 def parse_row(fields: Mapping[str, Any], *, source: str, row_id: int, as_chat: bool) -> Row:
@@ -41,41 +59,93 @@ def parse_row(fields: Mapping[str, Any], *, source: str, row_id: int, as_chat: b
     Raises:
         UserError: if no format fits, or a field has the wrong type.
     """
-    null_fields = [name for name, value in fields.items() if value is None]
-    fields = {name: value for name, value in fields.items() if value is not None}
+    present = {name: value for name, value in fields.items() if value is not None}
     try:
-        content = _parse_content(fields, null_fields, as_chat)
-        row = Row(source, row_id, _prompt_key(content, fields), content)
-        return _add_teacher_prompt(row, fields, as_chat) if "teacher_prompt" in fields else row
+        row_format = _find_format(fields, present)
+        content = _parse_content(row_format, present, as_chat)
+        used = {*_FORMAT_FIELDS[row_format], "teacher_prompt"}
+        if isinstance(content, Chat):
+            content = _add_chat_fields(content, present)
+            used.update(_CHAT_FIELDS)
+        unused = tuple(sorted(str(name) for name in present if name not in used))
+        key = prompt_key(content, present.get("prompt"))
+        row = Row(source, row_id, key, content, format=row_format, unused_fields=unused)
+        return _add_teacher_prompt(row, present, as_chat) if "teacher_prompt" in present else row
     except UserError as error:
         raise UserError(*(f"{source}: {line}" for line in error.lines)) from None
+    except RecursionError:
+        raise UserError(f"{source}: not a row: nested too deeply to be read.") from None
 
 
-def _parse_content(
-    fields: Mapping[str, Any], null_fields: Sequence[str], as_chat: bool
-) -> Text | Chat | Tokens:
-    if _has_tokens(fields):
-        tokens = (_check_token_ids(fields, name) for name in ("prompt_tokens", "completion_tokens"))
-        return Tokens(*tokens, text=_rollout_text(fields))
-    if "messages" in fields:
-        return _to_chat(_check_messages(fields["messages"], "messages"))
-    if _has_prompt(fields):
-        return _parse_prompt(fields, as_chat)
-    if "text" in fields:
-        return Text("", _check_string(fields["text"], "text"))
-    names = [*(f"`{name}`" for name in fields), *(f"`{name}` that is null" for name in null_fields)]
-    unknown = [str(name) for name in fields if name not in _ROW_FIELDS]
+def _find_format(fields: Mapping[str, Any], present: Mapping[str, Any]) -> str:
+    """Return the most exact format that the fields, of which `present` are not null, fit."""
+    if "prompt_tokens" in present and "completion_tokens" in present:
+        return "tokens"
+    is_prompt = "prompt" in present and ("completion" in present or "text" not in present)
+    matches = {
+        "messages": "messages" in present,
+        "conversations": "conversations" in present,
+        "prompt": is_prompt,
+        "instruction": "instruction" in present and "output" in fields,
+        "text": "text" in present,
+    }
+    if row_format := next((name for name, fits in matches.items() if fits), None):
+        return row_format
+    names = [f"`{name}`" for name in present]
+    names += [f"`{name}` that is null" for name in fields if name not in present]
+    unknown = [str(name) for name in present if name not in _ROW_FIELDS]
     hints = "".join(did_you_mean(name, _ROW_FIELDS) for name in unknown)
     advice = hints or " `data.fields` makes these of other fields."
     raise UserError(f"has {', '.join(names) or 'nothing'}, but a row is {ROW_FORMATS}.{advice}")
 
 
-def _has_tokens(fields: Mapping[str, Any]) -> bool:
-    return "prompt_tokens" in fields and "completion_tokens" in fields
+def _parse_content(
+    row_format: str, fields: Mapping[str, Any], as_chat: bool
+) -> Text | Chat | Tokens:
+    match row_format:
+        case "tokens":
+            tokens = [_check_token_ids(fields, name) for name in _FORMAT_FIELDS["tokens"][:2]]
+            return Tokens(*tokens, text=_rollout_text(fields))
+        case "messages" | "conversations":
+            return _to_chat(parse_messages(fields[row_format], row_format))
+        case "instruction":
+            return _parse_prompt(_join_instruction(fields, as_chat), as_chat)
+        case "text":
+            return Text("", check_string(fields["text"], "text"))
+        case _:
+            return _parse_prompt(fields, as_chat)
 
 
-def _has_prompt(fields: Mapping[str, Any]) -> bool:
-    return "prompt" in fields and ("completion" in fields or "text" not in fields)
+def _join_instruction(fields: Mapping[str, Any], as_chat: bool) -> dict[str, Any]:
+    """Return an Alpaca row as prompt and completion; blank lines are between its parts."""
+    parts = [check_string(fields.get(name, ""), name) for name in ("instruction", "input")]
+    prompt = "\n\n".join(filter(None, parts))
+    joined: dict[str, Any] = {"prompt": prompt if as_chat else f"{prompt}\n\n"}
+    return joined | ({"completion": fields["output"]} if "output" in fields else {})
+
+
+def _add_chat_fields(chat: Chat, fields: Mapping[str, Any]) -> Chat:
+    """Return the chat with the tools and the system message that the row has beside it."""
+    tools: tuple[Any, ...] = ()
+    if fields.get("tools") not in (None, "", []):
+        tools = parse_tools(fields["tools"], "tools")
+    elif fields.get("functions") not in (None, "", []):  # the older form of OpenAI
+        functions = parse_tools(fields["functions"], "functions")
+        tools = tuple({"type": "function", "function": function} for function in functions)
+    system = check_string(fields.get("system", ""), "system")
+    chat = replace(chat, tools=tools)
+    if not system or chat.messages[0] == {"role": "system", "content": system}:
+        return chat
+    if chat.messages[0]["role"] == "system":
+        raise UserError(
+            "has a `system` and another system message at the start of the chat. Keep one of them."
+        )
+    return replace(
+        chat,
+        messages=({"role": "system", "content": system}, *chat.messages),
+        num_prompt=chat.num_prompt + 1,
+        first_scored=chat.first_scored and chat.first_scored + 1,
+    )
 
 
 def _rollout_text(fields: Mapping[str, Any]) -> Text | Chat | None:
@@ -88,7 +158,7 @@ def _rollout_text(fields: Mapping[str, Any]) -> Text | Chat | None:
 
 def _add_teacher_prompt(row: Row, fields: Mapping[str, Any], as_chat: bool) -> Row:
     """Return the row with its `teacher_prompt`. Then only what follows the prompt is learned."""
-    if _has_tokens(fields) or "messages" in fields or not _has_prompt(fields):
+    if row.format not in ("prompt", "instruction"):
         raise UserError(
             "has a `teacher_prompt`, which stands in place of a `prompt`, but is no row of "
             '{"prompt"} or {"prompt", "completion"}. Give the student\'s prompt as `prompt`.'
@@ -96,6 +166,8 @@ def _add_teacher_prompt(row: Row, fields: Mapping[str, Any], as_chat: bool) -> R
     teacher_prompt = _parse_teacher_prompt(fields["teacher_prompt"], as_chat)
     if not isinstance(row.content, Chat):
         return replace(row, teacher_prompt=teacher_prompt)
+    if isinstance(teacher_prompt, Chat):
+        teacher_prompt = replace(teacher_prompt, tools=row.content.tools)
     num_completion = len(row.content.messages) - row.content.num_prompt
     if isinstance(teacher_prompt, Text) and num_completion > 1:
         raise UserError(
@@ -110,8 +182,8 @@ def _parse_teacher_prompt(prompt: Any, as_chat: bool) -> Text | Chat:
     if prompt == "":
         raise UserError("`teacher_prompt` is empty. Leave it out to give both models one prompt.")
     if isinstance(prompt, str) and not as_chat:
-        return Text(_check_string(prompt, "teacher_prompt"), None)
-    chat = _to_chat(_check_messages(_to_messages(prompt, "user"), "teacher_prompt"))
+        return Text(check_string(prompt, "teacher_prompt"), None)
+    chat = _to_chat(parse_messages(_to_messages(prompt, "user"), "teacher_prompt"))
     if chat.num_prompt < len(chat.messages):
         raise UserError(
             "`teacher_prompt` ends with a message of the assistant, so that nothing is left to "
@@ -124,13 +196,19 @@ def _parse_prompt(fields: Mapping[str, Any], as_chat: bool) -> Text | Chat:
     prompt, completion = fields["prompt"], fields.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str | None) and not as_chat:
         return Text(
-            _check_string(prompt, "prompt"),
-            None if completion is None else _check_string(completion, "completion"),
+            check_string(prompt, "prompt"),
+            None if completion is None else check_string(completion, "completion"),
         )
-    prompt = _check_messages(_to_messages(prompt, "user"), "prompt")
+    prompt = parse_messages(_to_messages(prompt, "user"), "prompt")
     if completion is None:
         return _to_chat(prompt)
-    completion = _check_messages(_to_messages(completion, "assistant"), "completion")
+    completion = parse_messages(_to_messages(completion, "assistant"), "completion")
+    if not any(message["role"] == "assistant" for message in completion):
+        roles = ", ".join(dict.fromkeys(str(message["role"]) for message in completion))
+        raise UserError(
+            f"`completion` has no message of the assistant, only of {roles}, so that nothing of it "
+            "would be learned."
+        )
     return Chat((*prompt, *completion), num_prompt=len(prompt), first_scored=len(prompt))
 
 
@@ -142,71 +220,12 @@ def _to_chat(messages: tuple[Message, ...]) -> Chat:
     return Chat(messages, num_prompt=num_prompt)
 
 
-def _prompt_key(content: Text | Chat | Tokens, fields: Mapping[str, Any]) -> str:
-    """Return the prompt as JSON: equal for a string and a user message, for all completions."""
-    match content:
-        case Text(prompt=prompt, completion=completion):
-            key: Any = _to_messages(prompt, "user") if prompt else completion
-        case Chat(messages=messages, num_prompt=num_prompt):
-            key = messages[:num_prompt] or messages
-        case Tokens(prompt=prompt):
-            key = _to_messages(fields.get("prompt", prompt), "user")
-    return json.dumps(key, sort_keys=True, separators=(",", ":"), default=str)
-
-
 def _to_messages(value: Any, role: str) -> Any:
     return [{"role": role, "content": value}] if isinstance(value, str) else value
 
 
-def _check_string(value: Any, field_name: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"`{field_name}` is {_describe_type(value)}, expected a string.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"`{field_name}` holds half of a character at {error.start} (a lone surrogate), "
-            "which no tokenizer can read."
-        ) from None
-    return value
-
-
-def _check_messages(value: Any, field_name: str) -> tuple[Message, ...]:
-    if not _is_list(value) or not value:
-        expected = "a list" if field_name == "messages" else "a string or a list"
-        raise UserError(
-            f"`{field_name}` is {_describe_type(value)}, expected {expected} of "
-            '{"role", "content"} messages.'
-        )
-    messages = []
-    for number, message in enumerate(value):
-        name = f"{field_name}[{number}]"
-        is_object = isinstance(message, Mapping)
-        if not is_object or not {"role", "content"} <= message.keys():
-            actual = f"keys {sorted(message)}" if is_object else _describe_type(message)
-            raise UserError(f'`{name}` has {actual}, expected {{"role", "content"}}.')
-        _check_string(message["role"], f"{name}.role")
-        _check_string(message["content"], f"{name}.content")
-        messages.append({key: item for key, item in message.items() if item is not None})
-    return tuple(messages)
-
-
 def _check_token_ids(fields: Mapping[str, Any], field_name: str) -> tuple[int, ...]:
     value = fields[field_name]
-    if not _is_list(value) or not all(type(token) is int and token >= 0 for token in value):
-        raise UserError(f"`{field_name}` is {_describe_type(value)}, expected a list of token ids.")
+    if not is_list(value) or not all(type(token) is int and token >= 0 for token in value):
+        raise UserError(f"`{field_name}` is {describe_type(value)}, expected a list of token ids.")
     return tuple(value)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _describe_type(value: Any) -> str:
-    if value == []:
-        return "an empty list"
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"the number {value}"
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
-    names[bytes] = "binary data"
-    return names.get(type(value), type(value).__name__)

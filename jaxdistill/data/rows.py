@@ -1,6 +1,5 @@
 """Parsed rows of a source: plain text, chats or exact tokens, and the teacher's own prompt."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,7 +7,10 @@ from typing import Any
 from jaxdistill.errors import UserError
 
 Message = Mapping[str, Any]
-"""A message: `role`, `content`, and any other key that the chat template uses."""
+"""A message: `role`, `content`, and any other key that the chat template uses.
+
+A turn of the assistant that is not to be learned has `weight: 0`. See `data.messages`.
+"""
 
 TOKENS_NOT_PORTABLE = (
     "exact tokens are those of one tokenizer, and here the teacher reads others: its tokenizer is "
@@ -47,12 +49,14 @@ class Chat:
             are the completion.
         first_scored: Index of the first message that may be learned; only assistant turns are.
         is_finished: False if generation of the last turn was cut off.
+        tools: Tools that the chat template is given.
     """
 
     messages: tuple[Message, ...]
     num_prompt: int
     first_scored: int = 0
     is_finished: bool = field(default=True, repr=False)
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Row:
         prompt_key: The prompt as canonical JSON. Rows with equal keys are on one side of the split.
         content: Prompt and completion.
         teacher_prompt: Prompt for the teacher, if it differs from the student's.
+        format: Name of the row's format (see `data.row_formats`).
+        unused_fields: Fields of the source that are not read.
     """
 
     source: str
@@ -81,6 +87,8 @@ class Row:
     prompt_key: str
     content: Text | Chat | Tokens
     teacher_prompt: Text | Chat | None = None
+    format: str = ""
+    unused_fields: tuple[str, ...] = ()
 
     @property
     def has_prompt(self) -> bool:
@@ -126,7 +134,7 @@ def apply_teacher_prompt(row: Row) -> Row:
     messages = completion_messages(content)
     if isinstance(prompt, Chat):
         size = len(prompt.messages)
-        content = Chat((*prompt.messages, *messages), size, size, content.is_finished)
+        content = Chat((*prompt.messages, *messages), size, size, content.is_finished, prompt.tools)
     elif isinstance(content, Text):
         content = replace(content, prompt=prompt.prompt)
     else:
@@ -152,7 +160,10 @@ def with_completion(row: Row, completion: str, *, is_finished: bool) -> Row:
             if isinstance(row.teacher_prompt, Text):
                 completion = completion.strip()
             messages = (*messages[:num_prompt], _assistant_message(completion))
-            return replace(row, content=Chat(messages, num_prompt, num_prompt, is_finished))
+            chat = replace(
+                row.content, messages=messages, first_scored=num_prompt, is_finished=is_finished
+            )
+            return replace(row, content=chat)
         case Tokens():
             raise UserError(f"{row.source}: {TOKENS_NOT_PORTABLE}")
 
@@ -162,10 +173,13 @@ def readable_prompt(row: Row) -> str:
 
     It is empty for a row without a prompt, and for exact tokens without text.
     """
-    prompt = json.loads(row.prompt_key)
-    if not row.has_prompt or not isinstance(prompt[-1], dict):
-        return ""
-    return str(prompt[-1].get("content", ""))
+    content = row.content.text if isinstance(row.content, Tokens) else row.content
+    match content:
+        case Text(prompt=prompt):
+            return prompt
+        case Chat(messages=messages, num_prompt=num_prompt) if num_prompt:
+            return str(messages[num_prompt - 1]["content"])
+    return ""
 
 
 def completion_messages(content: Text | Chat | Tokens) -> tuple[Message, ...]:

@@ -1,32 +1,24 @@
-"""Readers of data sources: JSONL, Parquet, saved `datasets` folders, and the Hub.
+"""Readers of data sources: JSON, Parquet, saved `datasets` folders, and the Hub."""
 
-JSONL is parsed here line by line, so that an error names its line. Libraries read the others.
-"""
-
-import codecs
-import json
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
+from jaxdistill.data.json_rows import RawRow, is_json_file, read_json_rows
 from jaxdistill.errors import ErrorCollector, UserError, did_you_mean
 from jaxdistill.files import check_path_names
 
-_FORMATS = "JSONL (.jsonl), Parquet (.parquet), a `datasets` folder or a Hub name (`org/name`)"
+_FORMATS = (
+    "JSONL or a JSON array (.jsonl, .json, .gz), Parquet (.parquet), a `datasets` folder or a Hub "
+    "name (`org/name`)"
+)
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[^:/]+))?")
 _FILE_SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".txt", ".arrow", ".gz"}
-
-
-class RawRow(NamedTuple):
-    """A row before parsing: its source ("rows.jsonl:12") and its fields."""
-
-    source: str
-    fields: dict[str, Any]
 
 
 def read_rows(source: str, findings: ErrorCollector) -> Iterator[RawRow]:
@@ -40,8 +32,8 @@ def read_rows(source: str, findings: ErrorCollector) -> Iterator[RawRow]:
     path = Path(source).expanduser()
     check_path_names(path)
     folder, _, split = source.rpartition(":")
-    if path.is_file() and path.suffix in (".jsonl", ".ndjson"):
-        return _read_jsonl(path, findings)
+    if path.is_file() and is_json_file(path):
+        return read_json_rows(path, findings)
     if path.is_file() and path.suffix == ".parquet":
         return _read_parquet(path)
     if path.is_file():
@@ -60,48 +52,6 @@ def read_rows(source: str, findings: ErrorCollector) -> Iterator[RawRow]:
     raise UserError(f"{source}: no such file or folder.{close} A source is {_FORMATS}.")
 
 
-def _read_jsonl(path: Path, findings: ErrorCollector) -> Iterator[RawRow]:
-    try:
-        with path.open("rb") as lines:  # binary: text mode would split lines at \r, too
-            for number, line in enumerate(lines, start=1):
-                if number == 1:
-                    line = _check_first_line(line.removeprefix(codecs.BOM_UTF8), path)
-                if line.strip():
-                    with findings.collect():
-                        source = f"{path}:{number}"
-                        yield RawRow(source, _parse_json_object(line, source))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-
-
-def _check_first_line(line: bytes, path: Path) -> bytes:
-    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(f"{path}: is UTF-16. Save the file as UTF-8.")
-    if b"\0" in line:
-        raise UserError(f"{path}: holds no text. A source is {_FORMATS}.")
-    return line
-
-
-def _parse_json_object(line: bytes, source: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line.decode().rstrip())  # so that an error at the end is on this line
-    except UnicodeDecodeError as error:
-        byte = line[error.start]
-        raise UserError(
-            f"{source}: not UTF-8: byte 0x{byte:02x} at column {error.start + 1}. "
-            "Save the file as UTF-8."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source}: not JSON: {error.msg} at column {error.colno}.") from None
-    except ValueError:
-        raise UserError(f"{source}: not a row: a number in it has too many digits.") from None
-    except RecursionError:
-        raise UserError(f"{source}: not a row: nested too deeply to be read.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{source}: expected an object like {{...}}, got {line[:40]!r}.")
-    return value
-
-
 def _read_parquet(path: Path) -> Iterator[RawRow]:
     try:
         table = pyarrow.parquet.read_table(path)
@@ -114,7 +64,7 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
 
 def _read_dataset_folder(path: Path, split: str | None) -> Iterator[RawRow]:
     if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in (".jsonl", ".parquet"))
+        inside = sorted(p.name for p in path.iterdir() if is_json_file(p) or p.suffix == ".parquet")
         hint = f" Name its files: {', '.join(inside[:4])}." if inside else ""
         raise UserError(f"{path}: a folder, but not one of `datasets.save_to_disk`.{hint}")
     import datasets  # slow to import, and most sources are JSONL

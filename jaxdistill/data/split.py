@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxdistill.data.config import DataConfig
-from jaxdistill.data.field_template import fill_template
+from jaxdistill.data.field_template import fill_template, take_field
+from jaxdistill.data.prompt_key import conversation_key
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.rows import Chat, Row, apply_teacher_prompt
 from jaxdistill.data.sources import read_rows
 from jaxdistill.errors import ErrorCollector, UserError
+
+_KEPT_FIELDS = ("teacher_prompt", "tools", "system")
+_LIST_FIELDS = ("messages", "tools")
 
 
 class ChatKind(NamedTuple):
@@ -27,11 +31,13 @@ class DataSplit:
 
     Attributes:
         num_overlapping: Rows of `sources` left out because `heldout_sources` have their prompt.
+        bad_rows: Reasons why rows were left out, one line for each, with `data.bad_rows=drop`.
     """
 
     train: list[Row]
     heldout: list[Row]
     num_overlapping: int = 0
+    bad_rows: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -39,6 +45,8 @@ class DataSplit:
         digest = hashlib.sha256()
         for row in (*self.train, *self.heldout):
             digest.update(repr((row.row_id, row.content)).encode())
+            if isinstance(row.content, Chat) and row.content.tools:
+                digest.update(repr(row.content.tools).encode())
             if row.teacher_prompt is not None:
                 digest.update(repr(row.teacher_prompt).encode())
         return digest.hexdigest()[:12]
@@ -69,14 +77,17 @@ def read_split(config: DataConfig) -> DataSplit:
         UserError: with all sources that cannot be read and all rows that cannot be parsed.
     """
     findings = ErrorCollector()
-    rows = _read_sources(config.sources, config, 0, findings)
-    heldout = _read_sources(config.heldout_sources, config, len(rows), findings)
+    bad_rows = findings if config.bad_rows == "refuse" else ErrorCollector()
+    rows = _read_sources(config.sources, config, 0, findings, bad_rows)
+    heldout = _read_sources(config.heldout_sources, config, len(rows), findings, bad_rows)
     findings.raise_if_any()
+    if not rows:
+        bad_rows.raise_if_any()
     if config.heldout_sources:
-        return _drop_overlapping_rows(rows, heldout)
-    split = DataSplit([], [])
-    for row in rows:
-        held = is_heldout(row.prompt_key, fraction=config.heldout, seed=config.heldout_seed)
+        return _drop_overlapping_rows(rows, heldout, bad_rows.lines)
+    split = DataSplit([], [], bad_rows=bad_rows.lines)
+    for row, key in zip(rows, _conversation_keys(rows), strict=True):
+        held = is_heldout(key, fraction=config.heldout, seed=config.heldout_seed)
         (split.heldout if held else split.train).append(row)
     if not split.train:
         raise UserError(
@@ -97,31 +108,45 @@ def is_heldout(prompt_key: str, *, fraction: float, seed: int) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def _drop_overlapping_rows(rows: list[Row], heldout: list[Row]) -> DataSplit:
-    heldout_keys = {row.prompt_key for row in heldout}
-    train = [row for row in rows if row.prompt_key not in heldout_keys]
+def _conversation_keys(rows: Sequence[Row]) -> list[str]:
+    """Return the key of each row; rows that hold one conversation turn by turn share theirs."""
+    known = {row.prompt_key for row in rows}
+    return [conversation_key(row.prompt_key, known) for row in rows]
+
+
+def _drop_overlapping_rows(
+    rows: list[Row], heldout: list[Row], bad_rows: tuple[str, ...]
+) -> DataSplit:
+    keys = _conversation_keys([*rows, *heldout])
+    heldout_keys = set(keys[len(rows) :])
+    train = [row for row, key in zip(rows, keys, strict=False) if key not in heldout_keys]
     if not train:
         raise UserError(
             f"data.heldout_sources: its rows have the prompts of all {len(rows)} rows of "
             "`data.sources`, so none is left to train on. Name other rows in one of the two."
         )
-    return DataSplit(train, heldout, num_overlapping=len(rows) - len(train))
+    return DataSplit(train, heldout, len(rows) - len(train), bad_rows)
 
 
 def _read_sources(
-    sources: Sequence[str], config: DataConfig, first_id: int, findings: ErrorCollector
+    sources: Sequence[str],
+    config: DataConfig,
+    first_id: int,
+    findings: ErrorCollector,
+    bad_rows: ErrorCollector,
 ) -> list[Row]:
+    """Read and parse rows; errors of single rows go to `bad_rows`, all others to `findings`."""
     rows: list[Row] = []
     as_chat = config.prompt_template == "chat"
     for name in sources:
-        before = len(rows), len(findings)
+        before = len(rows), len(findings), len(bad_rows)
         with findings.collect():
-            for source, fields in read_rows(name, findings):
-                with findings.collect():
+            for source, fields in read_rows(name, bad_rows):
+                with bad_rows.collect():
                     fields = _apply_field_templates(fields, config, source)
                     row_id = first_id + len(rows)
                     rows.append(parse_row(fields, source=source, row_id=row_id, as_chat=as_chat))
-            if (len(rows), len(findings)) == before:
+            if (len(rows), len(findings), len(bad_rows)) == before:
                 raise UserError(f"{name}: an empty data set; expected at least one row.")
     return rows
 
@@ -132,10 +157,12 @@ def _apply_field_templates(
     """Make the fields of a row from those of its source, by the templates of `data.fields`."""
     if not config.fields:
         return fields
-    kept = {name: value for name, value in fields.items() if name == "teacher_prompt"}
+    kept = {name: fields[name] for name in _KEPT_FIELDS if name in fields}
     try:
         return kept | {
-            name: fill_template(template, fields, template_name="`data.fields`")
+            name: (take_field if name in _LIST_FIELDS else fill_template)(
+                template, fields, template_name="`data.fields`"
+            )
             for name, template in config.fields.items()
         }
     except UserError as error:

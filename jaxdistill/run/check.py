@@ -140,13 +140,19 @@ def check(config: RunConfig) -> CheckedRun:
         rows = data.read_split(config.data)
         if inspection is not None:
             inspection = inspect_rows(config, inspection, rows)
+            rows = drop_bad_rows(config, inspection, rows)
             data_fact = data.check_data(
                 config.data, inspection.tokenizer, inspection.teacher_view, split=rows
             )
     findings.raise_if_any()
     assert inspection is not None
     assert rows is not None
-    facts = {**run_facts(config, inspection), "data": data_fact}
+    renderer = data.Renderer(inspection.tokenizer)
+    facts = {
+        **run_facts(config, inspection),
+        "data": data_fact,
+        "rows": data.summarize_rows(rows, renderer),
+    }
     lines = "\n".join(f"{name:<12} {value}" for name, value in facts.items())
     return CheckedRun(config, inspection, rows, lines)
 
@@ -251,6 +257,14 @@ def inspect_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit
     if has_view or not rows.has_teacher_prompts:
         return inspection
     return replace(inspection, teacher_view=make_teacher_prompt_view(config, inspection.tokenizer))
+
+
+def drop_bad_rows(
+    config: RunConfig, inspection: Inspection, rows: data.DataSplit
+) -> data.DataSplit:
+    """Return the rows without those that `data.bad_rows=drop` leaves out."""
+    renderer = data.Renderer(inspection.tokenizer)
+    return data.drop_refused_rows(config.data, rows, renderer, inspection.teacher_view)
 
 
 def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, str]:

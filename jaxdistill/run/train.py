@@ -18,6 +18,7 @@ from jaxdistill.run.check import (
     Inspection,
     RunContext,
     check_gguf,
+    drop_bad_rows,
     inspect,
     inspect_rows,
     run_facts,
@@ -47,6 +48,7 @@ def train(config: RunConfig) -> int:
     inspection = inspect(config)
     rows = data.read_split(config.data)  # before weights are loaded, to report errors early
     inspection = inspect_rows(config, inspection, rows)
+    rows = drop_bad_rows(config, inspection, rows)
     with folder.lock():
         input_digests = _input_digests(inspection, rows)
         if _is_finished(config, folder, input_digests):

@@ -47,7 +47,7 @@ def test_an_absent_field_and_a_broken_template_are_named(sums):
 @pytest.mark.parametrize(
     ("row", "template", "message"),
     [
-        ({"q": "a", "a": None}, "{a}", "has no `a`"),
+        ({"q": "a", "a": None}, "{a}", "has null as `a`"),
         ({"q": "a", "a": ["x", "y"]}, "{a}", r"`a` is a list, expected text.*`a\[0\]`"),
         ({"q": "a", "a": {"text": "x"}}, "{a}", r"`a` is an object.*`a\[text\]`"),
         ({"q": "a", "a": "x"}, 'Say {"a": 1} {q}', "Write `{{` and `}}` for braces"),

@@ -1,5 +1,6 @@
 """Data sources: every format is read alike, and every error names its source and line."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -141,13 +142,19 @@ def test_unknown_formats_and_broken_files_are_named(tmp_path):
     folder.mkdir()
     write(folder / "state.json", "{}")
     binary = tmp_path / "rows.jsonl"
-    binary.write_bytes(b"\x1f\x8b\0\n" * 20)
-    lines = error_lines(config(broken, text, str(folder), str(binary)))
+    binary.write_bytes(b"\x93\0\n" * 20)
+    zipped = tmp_path / "zipped.jsonl"
+    zipped.write_bytes(gzip.compress(b'{"text": "fine"}'))
+    torn = tmp_path / "torn.jsonl.gz"
+    torn.write_bytes(gzip.compress(b'{"text": "fine"}' * 99)[:30])
+    lines = error_lines(config(broken, text, *map(str, (folder, binary, zipped, torn))))
     assert "not a readable Parquet file" in lines[0]
     assert "`.txt` files are not read" in lines[1]
     assert "not a readable `datasets` folder" in lines[2]
     assert "rows.jsonl: holds no text" in lines[3]
-    assert len(lines) == 4
+    assert "zipped.jsonl: is compressed by gzip. Give it a name that ends in `.gz`" in lines[4]
+    assert "torn.jsonl.gz: not a readable gzip file" in lines[5]
+    assert len(lines) == 6
 
 
 def test_binary_columns_are_refused(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.data import DataConfig, prepare, read_split
+from jaxdistill.data import DataConfig, drop_refused_rows, prepare, read_split
+from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.split import is_heldout
 from jaxdistill.errors import UserError
@@ -103,3 +104,69 @@ def test_rows_with_held_out_prompts_are_not_trained_on(tmp_path):
 def test_a_split_without_training_rows_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds out all 1 rows"):
         split_prompts(tmp_path, [{"prompt": "Why?", "completion": "So."}], heldout=0.999999)
+
+
+@pytest.mark.parametrize("as_prompts", [False, True])
+def test_a_conversation_stored_turn_by_turn_is_on_one_side(tmp_path, as_prompts):
+    rows = []
+    for number in range(200):
+        chat = []
+        for turn in range(3):
+            chat.append({"role": "user", "content": f"{number} {turn}?"})
+            answer = {"role": "assistant", "content": f"{number} {turn}."}
+            prompted = {"prompt": list(chat), "completion": [answer]}
+            chat.append(answer)
+            rows.append(prompted if as_prompts else {"messages": list(chat)})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    split = read_split(DataConfig(sources=str(path), heldout=0.1))
+    sides = [{row.content.messages[0]["content"] for row in side} for side in
+             (split.train, split.heldout)]  # fmt: skip
+    assert not sides[0] & sides[1]
+    assert 30 < len(split.heldout) < 90
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps(rows[0]))
+    split = read_split(DataConfig(sources=str(path), heldout_sources=str(held)))
+    assert split.num_overlapping == 3
+
+
+def test_rows_with_one_example_before_their_question_are_apart(tmp_path):
+    example = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}]
+    rows = [{"prompt": [*example, {"role": "user", "content": f"{n}"}], "completion": "x"}
+            for n in range(200)]  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert 5 < len(read_split(DataConfig(sources=str(path), heldout=0.1)).heldout) < 40
+
+
+def test_ids_and_white_space_make_no_other_prompt():
+    def key(**message):
+        return prompt_key({"messages": [{"role": "user", **message}]})
+
+    assert (
+        key(content="hi", id="1a") == key(content=" hi\n", id="2b") == prompt_key({"prompt": "hi"})
+    )
+    assert key(content="hi") != key(content="ho")
+
+
+def test_bad_rows_are_left_out_with_reasons(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    good = [{"prompt": f"{n}", "completion": "x"} for n in range(20)]
+    alone = {"prompt": "no answer"}
+    unknown = {"messages": [{"role": "assist", "content": "x"}]}
+    lines = [*map(json.dumps, [*good, alone, unknown]), "{"]
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError) as caught:
+        read_split(DataConfig(sources=str(path)))
+    assert len(caught.value.lines) == 2
+    config = DataConfig(sources=str(path), heldout=0.3, bad_rows="drop")
+    renderer = Renderer(tiny.tokenizer())
+    split = drop_refused_rows(config, read_split(config), renderer, None)
+    assert [line.split(":")[1] for line in split.bad_rows] == ["22", "23", "21"]
+    assert len(split.train) + len(split.heldout) == 20
+    counts = str(prepare(config, renderer.tokenizer, split=split).counts)
+    assert counts.startswith("23 rows")
+    assert counts.endswith("3 bad rows left out")
+    path.write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        read_split(config)

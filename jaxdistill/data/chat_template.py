@@ -1,0 +1,139 @@
+"""A tokenizer's chat template: what it writes for messages, and what it leaves out."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from jaxdistill.data.chat_turns import common_size
+from jaxdistill.data.rows import Message
+from jaxdistill.errors import UserError
+
+_GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_QUESTION: Message = {"role": "user", "content": "Hi."}
+_CALL = {"id": "a" * 9, "type": "function", "function": {"name": "f", "arguments": {}}}
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer; messages of errors call the tokenizer `name`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str):
+        self._tokenizer = tokenizer
+        self._name = name
+        self._writes_by_role = {"user": True, "assistant": True}
+
+    @property
+    def source(self) -> str | None:
+        """Source text of the template; None if there is none."""
+        template: Any = self._tokenizer.chat_template
+        return template if isinstance(template, str | None) else str(template)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """Render messages, perhaps with the prompt of a turn to generate.
+
+        Raises:
+            UserError: if the template refuses the messages.
+        """
+        return self._apply(self._to_conversation(messages), tools, add_generation_prompt)
+
+    def marked_turns(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> Sequence[tuple[int, int]] | None:
+        """Return what the template itself marks as generated; None if it marks nothing."""
+        if not self.source or not _GENERATION_MARK.search(self.source):
+            return None
+        special_tokens: dict[str, Any] = dict(self._tokenizer.special_tokens_map)
+        rendered: Any = render_jinja_template(
+            conversations=[self._to_conversation(messages)],
+            tools=[dict(tool) for tool in tools] or None,
+            chat_template=self.source,
+            return_assistant_tokens_mask=True,
+            **special_tokens,
+        )
+        _, (marked,) = rendered
+        return marked
+
+    def check_roles(self, messages: Sequence[Message]) -> None:
+        """Raise a UserError if the template silently leaves out the messages of some role."""
+        for index, message in enumerate(messages):
+            role = str(message["role"])
+            if not self._writes_role(role):
+                nearest = " Write it as `system`." if role == "developer" else ""
+                raise UserError(
+                    f"`messages[{index}]`: the chat template of tokenizer `{self._name}` leaves "
+                    f"messages of role `{role}` out.{nearest}"
+                )
+
+    def reads(self, name: str) -> bool:
+        """Return True if the template names a key of a message or an argument such as `tools`."""
+        return re.search(rf"\b{re.escape(name)}\b", self.source or "") is not None
+
+    @cached_property
+    def chat_end(self) -> str:
+        """Text that the template adds after the last turn of a chat, not after each turn."""
+        chat = (_QUESTION, {"role": "assistant", "content": "Hello."})
+        last = self.render(chat)
+        try:
+            followed = self.render((*chat, _QUESTION))
+        except UserError:
+            return ""
+        start = common_size(last, followed)
+        for special in re.finditer(self.special_token_pattern, last):
+            if special.start() < start < special.end():
+                start = special.start()
+        return "" if "Hello." in last[start:] else last[start:]
+
+    @cached_property
+    def special_token_pattern(self) -> str:
+        """Regular expression for any special token; matches nothing if there is none."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        texts = {str(token.content) for token in added if token.special}
+        return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"
+
+    def _writes_role(self, role: str) -> bool:
+        if role not in self._writes_by_role:
+            answer = {"role": role, "content": "42"}
+            call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+            chat = (_QUESTION, call, answer) if role == "tool" else (answer, _QUESTION)
+            try:
+                self._writes_by_role[role] = "42" in self.render(chat)
+            except UserError:  # it says so itself, for every row with this role
+                self._writes_by_role[role] = True
+        return self._writes_by_role[role]
+
+    def _to_conversation(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Return messages as templates read them: without what concerns the loss alone."""
+        return [
+            {key: value for key, value in message.items() if key != "weight"}
+            for message in messages
+        ]
+
+    def _apply(
+        self,
+        conversation: list[dict[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+    ) -> str:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                conversation,
+                tools=[dict(tool) for tool in tools] or None,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except Exception as error:  # noqa: BLE001 (a template is a program: it may raise anything)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"the chat template of tokenizer `{self._name}` refuses it: {reason}"
+            ) from None
+        assert isinstance(text, str)
+        return text
