@@ -9,6 +9,7 @@ Example:
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import hub, objectives
-from jaxdistill.data import ProgressCallback, tokenize_prompt
+from jaxdistill.data import ProgressCallback, Renderer, tokenize_prompt
 from jaxdistill.errors import UserError
 from jaxdistill.models import DecoderConfig, forward, lm_head
 from jaxdistill.sampling import Sampling, check_token_ids, generate
@@ -54,6 +55,11 @@ class Model:
         """The tokenizer."""
         assert self.pretrained.tokenizer is not None
         return self.pretrained.tokenizer
+
+    @cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids of the tokens that end a completion, of a turn in the chat template, too."""
+        return Renderer(self.tokenizer).end_ids(self.pretrained.eos_ids)
 
     @property
     def vocab_size(self) -> int:
@@ -153,7 +159,7 @@ class Model:
             self.params,
             prompts,
             sampling,
-            eos_ids=self.pretrained.eos_ids,
+            eos_ids=self.eos_ids,
             vocab_size=self.vocab_size,
             seed=seed,
             first_index=first_index,

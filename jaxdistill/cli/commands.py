@@ -170,7 +170,7 @@ def generate(options: argparse.Namespace) -> None:
         top_k=options.top_k,
         top_p=options.top_p,
         seed=options.seed,
-        chat=options.chat,
+        chat=run.reads_chats(options.model) if options.chat is None else options.chat,
     )
     _print("\n".join(completions))
 

@@ -2,6 +2,7 @@
 
 from jaxdistill.data.batches import ordered_batches as ordered_batches
 from jaxdistill.data.batches import shuffled_batches as shuffled_batches
+from jaxdistill.data.chat_template import ChatTemplate as ChatTemplate
 from jaxdistill.data.config import DataConfig as DataConfig
 from jaxdistill.data.examples import Example as Example
 from jaxdistill.data.packing import bucket_length as bucket_length
@@ -25,6 +26,7 @@ from jaxdistill.data.rows import apply_teacher_prompt as apply_teacher_prompt
 from jaxdistill.data.rows import completion_messages as completion_messages
 from jaxdistill.data.rows import readable_prompt as readable_prompt
 from jaxdistill.data.sources import read_rows as read_rows
+from jaxdistill.data.split import ChatKind as ChatKind
 from jaxdistill.data.split import DataSplit as DataSplit
 from jaxdistill.data.split import read_split as read_split
 from jaxdistill.data.teacher_view import TeacherView as TeacherView

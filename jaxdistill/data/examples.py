@@ -1,7 +1,7 @@
 """Tokenised rows: text offsets, training examples, their truncation, and counts of lost rows."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -156,11 +156,34 @@ class RowCounts:
         )
 
 
-def truncation_slice(tokenized: TokenizedRow, length: int, truncation: Truncation) -> slice:
-    """Return the slice of tokens that fits into `length` positions, labels included."""
+class Kept(NamedTuple):
+    """Tokens of a row that fit into a sequence: their indices, and which of them are learned."""
+
+    indices: Int[np.ndarray, " K"]
+    loss_mask: Bool[np.ndarray, " K"]
+
+
+def keep_tokens(
+    tokenized: TokenizedRow,
+    length: int,
+    truncation: Truncation,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Kept:
+    """Choose the tokens that fit into `length` positions, labels included.
+
+    A cut start leaves BOS where it is. The first token after the cut is not learned: what it
+    follows is gone.
+    """
     size = len(tokenized.tokens)
     num_cut = max(0, size - (length + 1))
-    return slice(num_cut, size) if truncation == "cut_start" else slice(0, size - num_cut)
+    indices = np.arange(size - num_cut)
+    if truncation == "cut_start" and num_cut:
+        has_bos = int(tokenized.tokens[0]) == tokenizer.bos_token_id
+        indices = np.append(indices[:has_bos], np.arange(num_cut + has_bos, size))
+    loss_mask = tokenized.loss_mask[indices]
+    loss_mask[:1] = False  # nothing predicts the first token
+    loss_mask[1:] &= np.diff(indices) == 1
+    return Kept(indices, loss_mask)
 
 
 def truncate(
@@ -175,10 +198,9 @@ def truncate(
     Returns:
         The example, None if the row is dropped; and the counts of this row.
     """
-    keep = truncation_slice(tokenized, length, truncation)
-    num_cut = len(tokenized.tokens) - (keep.stop - keep.start)
-    tokens, loss_mask = tokenized.tokens[keep], tokenized.loss_mask[keep].copy()
-    loss_mask[:1] = False
+    keep, loss_mask = keep_tokens(tokenized, length, truncation, tokenizer)
+    num_cut = len(tokenized.tokens) - len(keep)
+    tokens = tokenized.tokens[keep]
     if not loss_mask.any() or (num_cut and truncation == "drop"):
         return None, RowCounts(rows=1, dropped_rows=1)
     if tokenized.text_offsets is None:

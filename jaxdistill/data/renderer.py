@@ -6,7 +6,7 @@ it in pieces would give other tokens where the pieces meet.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -91,16 +91,31 @@ class Renderer:
         )
         return str(text)
 
+    def end_ids(self, declared: Iterable[int] = ()) -> tuple[int, ...]:
+        """Return the ids of all tokens that end a completion.
+
+        They are those that the files of a model declare, EOS, and the end of a turn in the chat
+        template, which a base model's files do not name.
+        """
+        try:
+            end_of_turn_id = self.end_of_turn_id
+        except UserError:  # the template does not render a chat as short as that
+            end_of_turn_id = None
+        ids = (*declared, self.eos_id, end_of_turn_id)
+        return tuple(dict.fromkeys(token for token in ids if token is not None))
+
     @cached_property
     def end_of_turn_id(self) -> int | None:
         """Token that ends an assistant turn: of the chat template if there is one, else EOS."""
-        if not self.tokenizer.chat_template:
+        if not self.chat_template.source:
             return self.eos_id
         messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
         rendered = self.render(Chat(messages, num_prompt=1, first_scored=1))
         (turn,) = rendered.turns
         end = rendered.text[turn.content_range[1] : turn.loss_range[1]].strip()
-        return self.tokenizer.get_vocab().get(end, self.eos_id)
+        token_id = self.tokenizer.get_vocab().get(end)
+        # Text of a plain token may occur anywhere, and ends nothing.
+        return token_id if token_id in self.tokenizer.added_tokens_decoder else self.eos_id
 
     @property
     def eos_id(self) -> int | None:

@@ -8,11 +8,12 @@ from jaxtyping import Bool, Int
 
 from jaxdistill import align
 from jaxdistill.data.examples import (
+    Kept,
     TeacherExample,
     TextOffsets,
     TokenizedRow,
     Truncation,
-    truncation_slice,
+    keep_tokens,
 )
 from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.rows import TOKENS_NOT_PORTABLE
@@ -30,19 +31,21 @@ DropReason = Literal["too long", "unpaired"]
 class TeacherView:
     """A teacher that reads other tokens than the student.
 
-    It has another tokenizer, or rows have a `teacher_prompt`. Only completions are compared, so
-    prompts may differ.
+    It has another tokenizer or chat template, or rows have a `teacher_prompt`. Only completions are
+    compared, so prompts may differ.
 
     Attributes:
         renderer: The teacher's tokenizer and chat template.
         alignment: Rule for the tokens to compare; None if the teacher only writes completions.
         unpaired: Treatment of a row with nothing to compare: drop it, refuse it, or keep it
             without a teacher example.
+        has_own_tokens: False if its tokenizer is the student's, and only prompts differ.
     """
 
     renderer: Renderer
     alignment: align.AlignmentRule | None
     unpaired: Literal["drop", "refuse", "keep"] = "drop"
+    has_own_tokens: bool = True
 
     def align_row(
         self,
@@ -70,7 +73,12 @@ class TeacherView:
         if _completion_texts(student_text) != _completion_texts(teacher_text):
             return self._reject("the chat templates write its completion differently")
         student, teacher = (
-            _TruncatedRow.from_row(row, text, truncation_slice(row, length, truncation), renderer)
+            _TruncatedRow.from_row(
+                row,
+                text,
+                keep_tokens(row, length, truncation, renderer.tokenizer),
+                renderer,
+            )
             for row, text, renderer in (
                 (student_row, student_text, student_renderer),
                 (teacher_row, teacher_text, self.renderer),
@@ -131,10 +139,10 @@ class _TruncatedRow:
 
     @classmethod
     def from_row(
-        cls, row: TokenizedRow, text_offsets: TextOffsets, keep: slice, renderer: Renderer
+        cls, row: TokenizedRow, text_offsets: TextOffsets, kept: Kept, renderer: Renderer
     ) -> "_TruncatedRow":
-        tokens, loss_mask = row.tokens[keep], row.loss_mask[keep].copy()
-        loss_mask[:1] = False  # nothing predicts the first token
+        keep, loss_mask = kept
+        tokens = row.tokens[keep]
         token_bytes = [renderer.token_bytes[token] for token in row.tokens]
         offsets = token_offsets(token_bytes, text_offsets)
         starts, ends = offsets.byte_ranges

@@ -1,7 +1,7 @@
 """A pretrained model in memory, with everything that an export needs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,17 @@ class Pretrained:
                 return tuple(dict.fromkeys(ids))
         eos_id = getattr(self.tokenizer, "eos_token_id", None)
         return () if eos_id is None else (eos_id,)
+
+    def with_eos_ids(self, eos_ids: Sequence[int]) -> "Pretrained":
+        """Return the model with these tokens as the ends of a completion in its configs."""
+        if not eos_ids or tuple(eos_ids) == self.eos_ids:
+            return self
+        names = ("bos_token_id", "pad_token_id")
+        given = self.generation_config or {
+            name: value for name in names if (value := self.hf_config.get(name)) is not None
+        }
+        value = list(eos_ids) if len(eos_ids) > 1 else eos_ids[0]
+        return replace(self, generation_config={**given, "eos_token_id": value})
 
 
 def load(

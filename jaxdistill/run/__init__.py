@@ -13,6 +13,7 @@ from jaxdistill.run.evaluate import evaluate as evaluate
 from jaxdistill.run.evaluate import export as export
 from jaxdistill.run.evaluate import make_token_evaluator as make_token_evaluator
 from jaxdistill.run.evaluate import open_model as open_model
+from jaxdistill.run.evaluate import reads_chats as reads_chats
 from jaxdistill.run.evaluate import resolve_data_options as resolve_data_options
 from jaxdistill.run.evaluate import run_data_config as run_data_config
 from jaxdistill.run.evaluate import token_metrics as token_metrics

@@ -20,7 +20,11 @@ from jaxdistill.objectives.base import VOCAB_NEEDS
 from jaxdistill.objectives.weight_schedule import format_weight, is_always_zero
 from jaxdistill.run.config import RunConfig, layer_indices, num_kept_layers
 from jaxdistill.run.folder import RunFolder
-from jaxdistill.run.teacher_view import make_teacher_prompt_view, make_teacher_view
+from jaxdistill.run.teacher_view import (
+    make_teacher_prompt_view,
+    make_teacher_view,
+    reading_difference,
+)
 from jaxdistill.run.vocab_tables import VocabTablePair, make_vocab_tables
 from jaxdistill.sharding import make_mesh, num_batch_shards
 from jaxdistill.train import check_batch_size
@@ -38,6 +42,10 @@ class Inspection:
         vocab_size: Number of tokens of the student; further rows of its LM head are padding.
         teacher_view: The teacher's view of the rows; None if it reads the student's tokens.
         chat_kinds: Kinds of rows that occur, chat or plain for student and teacher.
+        teacher_renderer: The teacher's own tokenizer and chat template; None if it is the student's
+            model, or there is none.
+        view_reason: Why a teacher of the student's tokenizer has a view of its own.
+        template_note: Whose chat template the student has, if it had none.
     """
 
     student: hub.Source
@@ -50,6 +58,9 @@ class Inspection:
     mesh: Mesh
     vocab_needs: frozenset[str]
     chat_kinds: tuple[ChatKind, ...] = ()
+    teacher_renderer: data.Renderer | None = None
+    view_reason: str = ""
+    template_note: str = ""
 
     @cached_property
     def student_config(self) -> DecoderConfig:
@@ -63,8 +74,15 @@ class Inspection:
         return replace(self.student.config, layers=kinds)
 
     def student_pretrained(self, params: Params) -> hub.Pretrained:
-        """Join the student's parameters with tokenizer and source config, ready to export."""
-        return hub.from_source(self.student, params, self.tokenizer, self.student_config)
+        """Join the student's parameters with tokenizer and source config, ready to export.
+
+        Its generation config names every token that ends a completion.
+        """
+        student = hub.from_source(self.student, params, self.tokenizer, self.student_config)
+        ends = data.Renderer(self.tokenizer).end_ids(student.eos_ids)
+        if self.teacher_view is not None and self.has_one_tokenizer:
+            ends = self.teacher_view.renderer.end_ids(ends)  # it may learn the teacher's end, too
+        return student.with_eos_ids(ends)
 
     @property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -74,7 +92,7 @@ class Inspection:
     @property
     def has_one_tokenizer(self) -> bool:
         """True if student and teacher have the same tokenizer."""
-        return self.teacher_tokenizer is self.tokenizer
+        return self.teacher_view is None or not self.teacher_view.has_own_tokens
 
     @property
     def teacher_vocab_size(self) -> int:
@@ -224,6 +242,7 @@ def inspect(config: RunConfig) -> Inspection:
         teacher_view=teacher_view,
         mesh=mesh,
         vocab_needs=vocab_needs,
+        teacher_renderer=None if teacher_tokenizer is None else data.Renderer(teacher_tokenizer),
     )
     check_gguf(config, inspection)
     return inspection
@@ -249,14 +268,29 @@ def inspect_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit
     """Return the inspection of a run on these rows.
 
     The kinds of rows decide which special tokens end completions. A teacher of the student's
-    tokenizer reads the student's tokens, unless rows have a `teacher_prompt`. Completions are then
-    aligned as with two tokenizers. Raises UserError if objectives do not fit such rows.
+    tokenizer reads the student's tokens, unless rows have a `teacher_prompt` or its chat template
+    is another one. Completions are then aligned as with two tokenizers. A student without a chat
+    template takes that of such a teacher. Raises UserError if objectives do not fit such rows.
     """
     inspection = replace(inspection, chat_kinds=rows.chat_kinds)
-    has_view = inspection.teacher_view is not None or inspection.teacher is None
-    if has_view or not rows.has_teacher_prompts:
+    if inspection.teacher_view is not None or inspection.teacher is None:
         return inspection
-    return replace(inspection, teacher_view=make_teacher_prompt_view(config, inspection.tokenizer))
+    student = data.Renderer(inspection.tokenizer)
+    teacher = inspection.teacher_renderer or student
+    is_chat = any(kind.student_is_chat for kind in rows.chat_kinds)
+    if is_chat and teacher.chat_template.source and not student.chat_template.source:
+        inspection.tokenizer.chat_template = teacher.tokenizer.chat_template
+        inspection = replace(
+            inspection, template_note="the student has none, and takes the teacher's"
+        )
+    reason = reading_difference(student, teacher, rows.chat_kinds)
+    if reason is None and not rows.has_teacher_prompts:
+        return inspection
+    view = make_teacher_prompt_view(
+        config, teacher.tokenizer, reason or "rows have a `teacher_prompt`"
+    )
+    view_reason = reason or "the teacher has its own prompts"
+    return replace(inspection, teacher_view=view, view_reason=view_reason)
 
 
 def drop_bad_rows(
@@ -280,6 +314,9 @@ def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, str]:
     facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the LM heads have {rows} rows"
     if inspection.teacher_view is not None:
         facts["vocabulary"] += f"; {_alignment_fact(inspection, inspection.teacher_view)}"
+    facts["ends"] = _describe_ends(inspection)
+    if inspection.template_note:
+        facts["template"] = inspection.template_note
     facts["objectives"] = " + ".join(
         f"{format_weight(objective.weight)} · {objective.type}"  # pyright: ignore
         for objective in config.objectives
@@ -290,8 +327,21 @@ def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, str]:
     return facts
 
 
+def _describe_ends(inspection: Inspection) -> str:
+    """Say which tokens end a completion, and which of them the student's files do not declare."""
+    renderer = data.Renderer(inspection.tokenizer)
+    student = inspection.student_pretrained({})
+    declared = hub.from_source(inspection.student, {}, inspection.tokenizer).eos_ids
+    names = renderer.tokenizer.convert_ids_to_tokens(list(student.eos_ids))
+    listed = ", ".join(
+        f"{name} ({token_id})" for name, token_id in zip(names, student.eos_ids, strict=True)
+    )
+    added = len(set(student.eos_ids) - set(declared))
+    return f"{listed}; {added} of them added to the student's files" if added else listed
+
+
 def _alignment_fact(inspection: Inspection, view: data.TeacherView) -> str:
-    difference = "the teacher has its own prompts"
+    difference = inspection.view_reason
     if not inspection.has_one_tokenizer:
         difference = f"the teacher has its own {inspection.teacher_vocab_size:,} tokens"
     if view.alignment is None:

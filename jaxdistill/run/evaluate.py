@@ -1,5 +1,6 @@
 """Commands on one model outside of a run: open, evaluate and export."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -74,6 +75,20 @@ def resolve_data_options(
 def run_data_config(path: str) -> data.DataConfig | None:
     """Return the data config of the run in a folder; None if there is no run."""
     return load_config(RunFolder(path).config).data if RunFolder.is_run(path) else None
+
+
+def reads_chats(path: str) -> bool | None:
+    """Return whether a run learned prompts as chats; None where that is unknown.
+
+    `path` is a run folder, or the student that was exported into one.
+    """
+    folders = [Path(path), Path(path).parent] if Path(path).name == "student" else [Path(path)]
+    for folder in filter(RunFolder.is_run, folders):
+        if RunFolder(folder).result.is_file():
+            return json.loads(RunFolder(folder).result.read_text()).get("is_chat")
+        if load_config(RunFolder(folder).config).data.prompt_template == "chat":
+            return True
+    return None
 
 
 def check_max_positions(path: str, length: int | None, *, option: str) -> int:

@@ -92,6 +92,7 @@ def finish_run(
         "samples": [asdict(sample) for sample in _make_samples(config, models, completions)],
         "facts": {**facts, "training": _training_effort(folder), **_versions()},
         "made_of": input_digests,
+        "is_chat": context.inspection.chat_kinds[0].student_is_chat,
     }
     _write_report(config, folder, result)
     write_json(folder.result, result)  # written last: a run with a result is finished

@@ -28,7 +28,7 @@ def rollout_cache(
     return data.GenerationCache(
         generate=generate,
         identity=f"{teacher.weights_hash} {config.teacher.dtype}",
-        eos_ids=described.eos_ids,
+        eos_ids=data.Renderer(inspection.teacher_tokenizer).end_ids(described.eos_ids),
         directory=Path(rollout.directory or RunFolder(config.output).path).expanduser(),
         on_batch=on_batch,
     )

@@ -1,5 +1,8 @@
 """Teacher view of a run: a teacher that reads the rows with its own tokenizer or prompts."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import align, data
@@ -31,16 +34,51 @@ def make_teacher_view(
 
 
 def make_teacher_prompt_view(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, reason: str
 ) -> data.TeacherView:
-    """Build the view of a teacher with the student's tokenizer and prompts of its own."""
+    """Build the view of a teacher with the student's vocabulary and, for a `reason`, own prompts.
+
+    `tokenizer` is the teacher's.
+    """
     objectives = [o for o in config.objectives if isinstance(o, TrainableObjective)]
     if types := [o.type for o in objectives if not o.is_cross_tokenizer]:  # pyright: ignore
         raise UserError(
-            f"objectives: {', '.join(types)} needs both models to read the same tokens, but rows "
-            f"have a `teacher_prompt`. Use one of {', '.join(_cross_tokenizer_objectives())}."
+            f"objectives: {', '.join(types)} needs both models to read the same tokens, but "
+            f"{reason}. Use one of {', '.join(_cross_tokenizer_objectives())}."
         )
-    return _make_view(config, tokenizer)
+    return replace(_make_view(config, tokenizer), has_own_tokens=False)
+
+
+def reading_difference(
+    student: data.Renderer, teacher: data.Renderer, chat_kinds: Sequence[data.ChatKind]
+) -> str | None:
+    """Describe how two models of one vocabulary read rows of these kinds in different tokens.
+
+    None if they read them alike.
+    """
+    is_chat = {kind.student_is_chat for kind in chat_kinds}
+    if False in is_chat and student.tokenizer("a").input_ids != teacher.tokenizer("a").input_ids:
+        return "the teacher's tokenizer adds other special tokens"
+    templates = student.chat_template, teacher.chat_template
+    if True not in is_chat or templates[0].source == templates[1].source:
+        return None
+    if list(_render_probes(templates[0])) == list(_render_probes(templates[1])):
+        return None
+    return "the teacher has another chat template"
+
+
+def _render_probes(template: data.ChatTemplate) -> Iterator[str]:
+    """Yield what a chat template renders for several short chats; "" where it refuses."""
+    user, assistant, system = (
+        {"role": role, "content": role} for role in ("user", "assistant", "system")
+    )
+    chats = ([user], [system, user], [user, assistant], [system, user, assistant, user, assistant])
+    for chat in chats:
+        for is_prompt in (False, True):
+            try:
+                yield template.render(chat, add_generation_prompt=is_prompt)
+            except UserError:
+                yield ""
 
 
 def _make_view(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> data.TeacherView:

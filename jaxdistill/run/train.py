@@ -149,7 +149,7 @@ def _input_digests(inspection: Inspection, rows: data.DataSplit) -> dict[str, st
     """Return hashes of everything that a run is made from besides its config, by name."""
     sources = {"student.model": inspection.student, "teacher.model": inspection.teacher}
     digests = {name: source.weights_hash for name, source in sources.items() if source is not None}
-    if inspection.teacher_view is not None and not inspection.has_one_tokenizer:
+    if inspection.teacher_view is not None and inspection.teacher_renderer is not None:
         digests["the teacher's tokenizer"] = inspection.teacher_view.renderer.identity
     return {**digests, "data.sources": rows.digest}
 
