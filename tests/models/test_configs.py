@@ -285,6 +285,48 @@ def test_every_key_is_read_or_refused(family: str, key: str) -> None:
     assert config is not None or key in message
 
 
+ROPE_KEYS = [{"rope_theta", "rope_scaling", "rope_local_base_freq"}, {"rope_parameters"}]
+"""Keys of the rotary embedding in transformers 4 and in transformers 5."""
+
+
+@pytest.mark.parametrize("other_keys", ROPE_KEYS, ids=["5", "4"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rope_is_written_in_the_keys_of_both_versions(name: str, other_keys: set[str]) -> None:
+    family = FAMILIES[VARIANTS[name]["model_type"]]
+    config = family.decoder_config(VARIANTS[name])
+    written = family.hf_config(config, VARIANTS[name])
+    one_version = {key: written[key] for key in written.keys() - other_keys}
+    assert family.decoder_config(one_version) == config
+    assert "rope_theta" not in (written.get("rope_scaling") or {})  # version 4 reads it elsewhere
+
+
+def test_llama3_rope_is_written_as_in_the_files_of_both_versions() -> None:
+    parameters = {**LLAMA3_ROPE, "rope_theta": 500_000.0}
+    hf = {**LLAMA, "rope_parameters": parameters}
+    written = FAMILIES["llama"].hf_config(FAMILIES["llama"].decoder_config(hf), hf)
+    assert written["rope_theta"] == 500_000.0
+    assert written["rope_scaling"] == LLAMA3_ROPE
+    assert written["rope_parameters"] == parameters
+
+
+@pytest.mark.parametrize("kept", [[0, 2], [1], [0, 1]])
+def test_gemma3_keeps_both_bases_with_any_layers(kept: list[int]) -> None:
+    hf = VARIANTS["gemma3-nested"]
+    config = FAMILIES["gemma3_text"].decoder_config(hf)
+    config = replace(config, layers=tuple(config.layers[layer] for layer in kept))
+    written = FAMILIES["gemma3_text"].hf_config(config, hf)
+    assert (written["rope_theta"], written["rope_local_base_freq"]) == (2000.0, 70.0)
+    assert written["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+
+
+def test_gemma3_refuses_a_scaling_that_only_transformers_5_knows() -> None:
+    sliding = {"rope_type": "linear", "factor": 2.0}
+    with pytest.raises(UserError, match=r"sliding_attention.rope_type` is 'linear', expected def"):
+        FAMILIES["gemma3_text"].decoder_config(
+            {**GEMMA, "rope_parameters": {"sliding_attention": sliding}}
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

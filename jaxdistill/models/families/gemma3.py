@@ -7,7 +7,7 @@ attention and a large base. https://arxiv.org/abs/2503.19786.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from jaxdistill.models.config import DecoderConfig, LayerKind, NormKind, Rope
+from jaxdistill.models.config import DecoderConfig, LayerKind, NormKind, Rope, RopeKind
 from jaxdistill.models.families.hf_config import (
     FULL,
     SLIDING,
@@ -16,7 +16,7 @@ from jaxdistill.models.families.hf_config import (
     layer_type_names,
 )
 from jaxdistill.models.families.llama import Llama
-from jaxdistill.models.families.rope_config import parse_rope
+from jaxdistill.models.families.rope_config import parse_rope, rope_parameters, rope_scaling
 from jaxdistill.models.tensor_rules import TensorRule, identity_rule
 
 
@@ -96,9 +96,23 @@ class Gemma3(Llama):
         return {
             "layer_types": layer_type_names(config),
             **({"sliding_window": windows.pop()} if windows else {}),
+            **self._rope_keys(config, original),
             "attention_bias": config.has_query_key_value_bias,
             "query_pre_attn_scalar": round(config.query_scale**-2),
             "final_logit_softcapping": config.logit_soft_cap,
+        }
+
+    def _rope_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
+        """Return the keys of both versions; a type that no layer has keeps the original's."""
+        reader = HFConfigReader(original, self.defaults)
+        ropes = dict(zip((FULL, SLIDING), _full_and_sliding_rope(reader), strict=True))
+        types = zip(layer_type_names(config), config.layers, strict=True)
+        ropes |= {name: kind.rope for name, kind in types if kind.rope is not None}
+        return {
+            "rope_theta": ropes[FULL].base,
+            "rope_scaling": rope_scaling(ropes[FULL]),
+            "rope_local_base_freq": ropes[SLIDING].base,
+            "rope_parameters": {name: rope_parameters(rope) for name, rope in ropes.items()},
         }
 
 
@@ -124,10 +138,13 @@ def _full_and_sliding_rope(reader: HFConfigReader) -> tuple[Rope, Rope]:
         nested = {}
     full = {**(nested.get(FULL) or {}), **(reader.values.get("rope_scaling") or {})}
     sliding = nested.get(SLIDING) or {}
-    return (
-        parse_rope(reader, f"{key}.{FULL}", full, reader.values["rope_theta"]),
-        parse_rope(reader, f"{key}.{SLIDING}", sliding, reader.values["rope_local_base_freq"]),
-    )
+    full_rope = parse_rope(reader, f"{key}.{FULL}", full, reader.values["rope_theta"])
+    base = reader.values["rope_local_base_freq"]
+    sliding_rope = parse_rope(reader, f"{key}.{SLIDING}", sliding, base)
+    if sliding_rope.kind is not RopeKind.DEFAULT:
+        # No key of transformers 4 holds it, so that an export would be read by version 5 only.
+        reader.add_mistake(f"{key}.{SLIDING}.rope_type", sliding_rope.kind.value, "default")
+    return full_rope, sliding_rope
 
 
 FAMILY = Gemma3()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.families.family import Family
 from jaxdistill.models.families.hf_config import HFConfig, HFConfigReader
-from jaxdistill.models.families.rope_config import read_rope
+from jaxdistill.models.families.rope_config import read_rope, rope_keys
 from jaxdistill.models.tensor_rules import TensorRule, flattened_rule, identity_rule, linear_rule
 
 
@@ -123,9 +123,16 @@ class Llama(Family):
         return tuple(rules)
 
     def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
+        kind = config.layers[0]
+        assert kind.rope is not None
+        keys = rope_keys(kind.rope)
         if original.get("model_type") == "mistral":
-            return {"sliding_window": config.layers[0].window}
-        return {"attention_bias": config.has_query_key_value_bias, "mlp_bias": config.has_mlp_bias}
+            return {**keys, "sliding_window": kind.window}
+        return {
+            **keys,
+            "attention_bias": config.has_query_key_value_bias,
+            "mlp_bias": config.has_mlp_bias,
+        }
 
 
 FAMILY = Llama()

@@ -15,7 +15,7 @@ from jaxdistill.models.families.hf_config import (
     layer_type_names,
 )
 from jaxdistill.models.families.llama import Llama
-from jaxdistill.models.families.rope_config import read_rope
+from jaxdistill.models.families.rope_config import read_rope, rope_keys
 
 
 class Qwen2(Llama):
@@ -46,8 +46,10 @@ class Qwen2(Llama):
         return config
 
     def _hf_config_keys(self, config: DecoderConfig, original: HFConfig) -> dict[str, Any]:
-        types = layer_type_names(config)
-        keys = {"layer_types": types, "use_sliding_window": SLIDING in types}
+        types, rope = layer_type_names(config), config.layers[0].rope
+        assert rope is not None
+        keys = rope_keys(rope)
+        keys |= {"layer_types": types, "use_sliding_window": SLIDING in types}
         if SLIDING in types:
             # `layer_types` decides; the older key agrees with it for readers that know no other.
             first = types.index(SLIDING)

@@ -1,4 +1,8 @@
-"""The rotary embedding of a `config.json`, from its old keys or its new ones."""
+"""The rotary embedding of a `config.json`, in the keys of `transformers` 4 and of 5.
+
+Version 4 knows `rope_theta` and `rope_scaling`, version 5 `rope_parameters`. Either is read, and
+both are written: a version finds the defaults of the class where it misses its keys.
+"""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +12,26 @@ from jaxdistill.models.config import Rope, RopeKind
 from jaxdistill.models.families.hf_config import HFConfigReader
 
 ROPE_KINDS = {kind.value: kind for kind in RopeKind}
+
+_SCALING_KEYS = {
+    RopeKind.DEFAULT: {},
+    RopeKind.LINEAR: {"factor": "factor"},
+    RopeKind.LLAMA3: {
+        "factor": "factor",
+        "low_freq_factor": "low_freq_factor",
+        "high_freq_factor": "high_freq_factor",
+        "original_max_position_embeddings": "original_max_positions",
+    },
+    RopeKind.YARN: {
+        "factor": "factor",
+        "beta_slow": "low_freq_factor",
+        "beta_fast": "high_freq_factor",
+        "attention_factor": "attention_factor",
+        "original_max_position_embeddings": "original_max_positions",
+        "truncate": "is_truncated",
+    },
+}
+"""Keys of each kind of scaling, and the attributes of `Rope` that they hold."""
 
 
 def read_rope(reader: HFConfigReader) -> Rope:
@@ -97,3 +121,28 @@ def _yarn_rope(reader: HFConfigReader, base: float) -> Rope:
 
 def _yarn_attention_factor(factor: float, mscale: float | int) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def rope_keys(rope: Rope) -> dict[str, Any]:
+    """Return `rope_theta`, `rope_scaling` and `rope_parameters` of layers that share a rotation."""
+    return {
+        "rope_theta": rope.base,
+        "rope_scaling": rope_scaling(rope),
+        "rope_parameters": rope_parameters(rope),
+    }
+
+
+def rope_parameters(rope: Rope) -> dict[str, Any]:
+    """Return an object of rope parameters, as `parse_rope` reads it."""
+    keys = _SCALING_KEYS[rope.kind]
+    scaling = {key: getattr(rope, name) for key, name in keys.items()}
+    return {"rope_type": rope.kind.value, "rope_theta": rope.base, **scaling}
+
+
+def rope_scaling(rope: Rope) -> dict[str, Any] | None:
+    """Return the parameters without their base; None if the frequencies are not scaled."""
+    if rope.kind is RopeKind.DEFAULT:
+        return None
+    parameters = rope_parameters(rope)
+    del parameters["rope_theta"]
+    return parameters
