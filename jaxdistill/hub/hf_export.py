@@ -1,7 +1,7 @@
-"""Writer of Hugging Face folders, which plain PyTorch `transformers` loads."""
+"""Writer of Hugging Face folders, which `transformers` 4.57 and 5 load alike."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import transformers
 
 from jaxdistill.errors import UserError
 from jaxdistill.files import atomic_directory, check_path_names
 from jaxdistill.hub.parameters import get_leaf
 from jaxdistill.hub.pretrained import Pretrained
-from jaxdistill.hub.tensors import SAFETENSORS_DTYPES, LazyTensor, check_range
+from jaxdistill.hub.tensors import SAFETENSORS_DTYPES, LazyTensor, check_range, read_json
+from jaxdistill.hub.tokenizer_config import portable_tokenizer_config
 from jaxdistill.models import TensorRule
 
 _ALIGNMENT_BYTES = 8
@@ -116,10 +118,7 @@ def write_hf_folder(
     check_path_names(directory)
     _check_replaceable(directory)
     tensors = hf_tensors(pretrained, dtype)
-    config = pretrained.family.hf_config(pretrained.config, pretrained.hf_config)
-    config.pop("torch_dtype", None)
-    # The dtype that holds all tensors without rounding.
-    config["dtype"] = jnp.result_type(*{tensor.dtype for tensor in tensors.values()}).name
+    config = _hf_config(pretrained, tensors)
     with atomic_directory(directory) as temporary:
         _write_weights(temporary, tensors, max_shard_bytes, format)
         _write_json(temporary / "config.json", config)
@@ -127,7 +126,19 @@ def write_hf_folder(
             _write_json(temporary / "generation_config.json", pretrained.generation_config)
         if pretrained.tokenizer is not None:
             pretrained.tokenizer.save_pretrained(temporary)
+            path = temporary / "tokenizer_config.json"
+            _write_json(path, portable_tokenizer_config(pretrained.tokenizer, read_json(path)))
     return directory
+
+
+def _hf_config(pretrained: Pretrained, tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    """Return the content of `config.json`."""
+    config = pretrained.family.hf_config(pretrained.config, pretrained.hf_config)
+    # The dtype that holds all tensors without rounding; transformers 4 calls it `torch_dtype`.
+    dtype = jnp.result_type(*{tensor.dtype for tensor in tensors.values()}).name
+    # Without a version, transformers 4.57 suspects large vocabularies of an error in Mistral's.
+    version = config.get("transformers_version") or transformers.__version__
+    return {**config, "dtype": dtype, "torch_dtype": dtype, "transformers_version": version}
 
 
 def _check_replaceable(directory: Path) -> None:

@@ -70,9 +70,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 @cache
 def hf_model(name: str) -> Any:
+    return random_hf_model(CONFIGS[name])
+
+
+def random_hf_model(config: dict[str, Any]) -> Any:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(
-        transformers.AutoConfig.for_model(**CONFIGS[name])
+        transformers.AutoConfig.for_model(**config)
     ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
