@@ -19,12 +19,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from jaxdistill import hub, objectives
+from jaxdistill import evals, hub, objectives
 from jaxdistill.data import ProgressCallback, Renderer, tokenize_prompt
 from jaxdistill.errors import UserError
 from jaxdistill.models import DecoderConfig, forward, lm_head
 from jaxdistill.sampling import Sampling, check_token_ids, generate
-from jaxdistill.types import Params
+from jaxdistill.types import Batch, Params
+
+_PROBE = "The lighthouse was built in 1883, and its lamp is lit every evening."
+"""Text that a model is tried on before it is exported in float16."""
 
 Prompts = TypeVar("Prompts", str, list[str])
 
@@ -188,8 +191,25 @@ class Model:
             format: `safetensors`, `torch` for pytorch_model.bin, or `gguf`.
             dtype: Stored type. None keeps the type in memory, or writes f16 to a GGUF file, which
                 may also be q8_0 or q4_1.
+
+        Raises:
+            UserError: The path cannot be written, the format cannot store the model, or `dtype` is
+                float16 and its activations exceed that.
         """
+        if format != "gguf" and dtype == "float16":
+            self._check_float16()
         return hub.save(self.pretrained, path, format=format, dtype=dtype)
+
+    def _check_float16(self) -> None:
+        tokens = np.array([self.tokenizer.encode(_PROBE)[: self.config.max_positions]])
+        ones, positions = np.ones_like(tokens), np.arange(tokens.shape[1])[None]
+        loss_mask = ones.astype(np.float32)
+        batch = Batch(tokens, tokens, loss_mask, positions, segment_ids=ones, example_ids=ones)
+        if evals.overflows(self.config, self.astype("float16").params, batch).any():
+            raise UserError(
+                "dtype: the model overflows float16: its weights are finite, and its hidden states "
+                "on a short text are not. Use bfloat16 or float32."
+            )
 
 
 def load(path: str | Path, *, dtype: str | None = "float32") -> Model:

@@ -195,4 +195,4 @@ def export(
         exported = _restore_latest(folder)
     else:
         exported = open_model(model, dtype=None if format == "gguf" else dtype)
-    return hub.save(exported.pretrained, out, format=format, dtype=dtype)
+    return exported.save(out, format=format, dtype=dtype)

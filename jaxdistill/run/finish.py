@@ -16,6 +16,7 @@ from jaxdistill.config import dump
 from jaxdistill.model import Model
 from jaxdistill.run.check import RunContext
 from jaxdistill.run.config import RunConfig
+from jaxdistill.run.dtype_check import check_export_dtype
 from jaxdistill.run.folder import RunFolder, write_json, write_text
 from jaxdistill.run.heldout import (
     HeldoutEvaluator,
@@ -71,6 +72,7 @@ def finish_run(
 ) -> None:
     """Export the student, compare it with its teacher, and write and print the report."""
     config, folder = context.config, context.folder
+    check_export_dtype(context, student)
     hub.save(student.pretrained, folder.student, dtype=config.student.export_dtype)
     if config.student.gguf_dtype is not None:
         hub.save(student.pretrained, folder.gguf, format="gguf", dtype=config.student.gguf_dtype)

@@ -24,6 +24,7 @@ from jaxdistill.run.check import (
     run_facts,
 )
 from jaxdistill.run.config import LayerChoice, RunConfig, load_config
+from jaxdistill.run.dtype_check import check_export_dtype, check_teacher_dtype
 from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
 from jaxdistill.run.heldout import HeldoutEvaluator, make_heldout_evaluator, summarize
 from jaxdistill.run.layer_choice import choose_layers
@@ -75,6 +76,7 @@ def _train(
         check_gguf(config, inspection)
     student = build.make_student(config, inspection)
     context = RunContext(config, folder, inspection, prepared)
+    check_teacher_dtype(context, teacher)
     facts = run_facts(config, inspection)
     facts |= {"train": str(prepared.train_counts), "held out": str(prepared.heldout_counts)}
     evaluate_heldout = make_heldout_evaluator(context, student, teacher)
@@ -98,7 +100,7 @@ def _train(
         for tracker in trackers:
             tracker.log_config(facts)
         if restored is None:
-            initial = build.initial_student(config, inspection, teacher).params
+            initial = _initial_params(context, teacher)
             _record_initial_metrics(context, evaluate_heldout, initial, trackers)
             modules = build.initial_modules(config, inspection)
             state = init_state(initial, student.optimizer, student.shardings, modules)
@@ -137,6 +139,13 @@ def _train(
         input_digests=input_digests,
     )
     return 0
+
+
+def _initial_params(context: RunContext, teacher: Model | None) -> Params:
+    """Return the student's parameters before the first step; UserError if it cannot be exported."""
+    student = build.initial_student(context.config, context.inspection, teacher)
+    check_export_dtype(context, student)
+    return student.params
 
 
 def use_compilation_cache() -> None:

@@ -89,7 +89,7 @@ def generate(
             raise UserError(
                 f"prompt {indices[int(is_finite.argmin())]}: the model's hidden states have NaN "
                 f"or infinity (in {params['embedding'].dtype}). Its weights are damaged, or its "
-                "training diverged; if they have 16 bits, try `--dtype float32`."
+                "training diverged; if they have 16 bits, try dtype `bfloat16` or `float32`."
             )
         generated = np.asarray(generated)[: len(indices)]
         for index, new_tokens in zip(indices, generated, strict=True):
