@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
-from hf_models import save_hf_model
+import tiny
+from hf_models import CONFIGS, VOCAB, random_hf_model, save_hf_model
 from llama_cpp import INSTALL, LlamaCppResult, install_llama_cpp, run_llama_cpp
 from scipy.special import log_softmax
 
@@ -69,6 +71,48 @@ def test_every_family_gives_our_logits(name: str, llama_cpp: Path, tmp_path: Pat
     )
     np.testing.assert_allclose(result.log_probs, log_probs, atol=0.02, rtol=0)
     assert result.greedy[: len(completion)] == completion
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "rope"),
+    [
+        ("llama", LLAMA3_ROPE),
+        ("llama", {"rope_type": "linear", "rope_theta": 700.0, "factor": 3.0}),
+        ("qwen2", YARN_ROPE),
+        ("gemma3", GEMMA3_ROPE),
+    ],
+)
+def test_every_rope_gives_our_logits(
+    name: str, rope: dict[str, Any], llama_cpp: Path, tmp_path: Path
+) -> None:
+    config = {**CONFIGS[name], "rope_parameters": rope}
+    random_hf_model(config).save_pretrained(tmp_path / "hf")
+    tiny.tokenizer().save_pretrained(tmp_path / "hf")
+    model = hub.load(hub.save(hub.load(tmp_path / "hf"), tmp_path / "exported"))
+    path = hub.save(model, tmp_path / "model.gguf", format="gguf")
+    tokens = np.random.default_rng(0).integers(0, VOCAB, 48).tolist()
+    result, log_probs, _ = compare(llama_cpp, path, tokens, new_tokens=1)
+    np.testing.assert_allclose(result.log_probs, log_probs, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(
