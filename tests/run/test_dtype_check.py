@@ -16,10 +16,9 @@ from jaxdistill.errors import UserError
 EXPORT = "student.export_dtype=float16"
 
 
-@pytest.fixture
-def overflowing(workspace: Path) -> Path:
-    """A copy of the teacher whose feed-forward networks exceed 65,504, and whose weights do not."""
-    folder = shutil.copytree(workspace / "teacher", workspace / "overflowing")
+def make_overflowing(model: Path, folder: Path) -> Path:
+    """Copy a model so that its feed-forward networks exceed 65,504, and its weights do not."""
+    shutil.copytree(model, folder)
     scales = {"up_proj": 3e4, "gate_proj": 30.0, "down_proj": 1e-5}
     weights = load_file(folder / "model.safetensors")
     for name in weights:
@@ -27,6 +26,11 @@ def overflowing(workspace: Path) -> Path:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert max(np.abs(weight).max() for weight in weights.values()) < 65_504
     return folder
+
+
+@pytest.fixture
+def overflowing(workspace: Path) -> Path:
+    return make_overflowing(workspace / "teacher", workspace / "overflowing")
 
 
 def test_the_fixture_overflows_in_pytorch_too(overflowing: Path) -> None:
@@ -46,6 +50,14 @@ def test_overflowing_teacher_is_named_before_training(workspace, command, overfl
     assert "hidden states on rows.jsonl:" in stderr
     assert "Set `teacher.dtype=bfloat16` or `float32`" in stderr
     assert not [*(workspace / "run" / "checkpoints").glob("*")]
+
+
+def test_overflowing_teacher_of_another_tokenizer_is_named(workspace, command, other_teacher):
+    make_overflowing(other_teacher, workspace / "overflowing")
+    overrides = ("teacher.model=overflowing", "teacher.dtype=float16", "objectives=[{type: alm}]")
+    code, _, stderr = command("train", "config.yaml", *overrides)
+    assert code == 2
+    assert "teacher.dtype: overflowing overflows float16" in stderr
 
 
 def test_overflowing_student_is_named_before_training(workspace, command, overflowing):
