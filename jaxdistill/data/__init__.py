@@ -3,6 +3,7 @@
 from jaxdistill.data.batches import ordered_batches as ordered_batches
 from jaxdistill.data.batches import shuffled_batches as shuffled_batches
 from jaxdistill.data.chat_template import ChatTemplate as ChatTemplate
+from jaxdistill.data.chat_template import template_time as template_time
 from jaxdistill.data.config import DataConfig as DataConfig
 from jaxdistill.data.examples import Example as Example
 from jaxdistill.data.packing import bucket_length as bucket_length

@@ -1,7 +1,10 @@
 """A tokenizer's chat template: what it writes for messages, and what it leaves out."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +18,23 @@ from jaxdistill.errors import UserError
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _QUESTION: Message = {"role": "user", "content": "Hi."}
 _CALL = {"id": "a" * 9, "type": "function", "function": {"name": "f", "arguments": {}}}
+
+_TIME: ContextVar[datetime | None] = ContextVar("_TIME", default=None)
+
+
+@contextmanager
+def template_time(time: datetime) -> Iterator[None]:
+    """Let chat templates that ask for the time read this one, instead of the clock."""
+    token = _TIME.set(time)
+    try:
+        yield
+    finally:
+        _TIME.reset(token)
+
+
+# Templates read the clock by `strftime_now(format)`, and are given plain values only, no functions.
+_TIME_FORMAT = re.compile(r"strftime_now\(\s*(?:'([^']*)'|\"([^\"]*)\")")
+_TIME_MACRO = "{%- macro strftime_now(form) %}{{ _times[form] }}{%- endmacro %}{{ '' }}"
 
 
 class ChatTemplate:
@@ -55,9 +75,8 @@ class ChatTemplate:
         rendered: Any = render_jinja_template(
             conversations=[self._to_conversation(messages)],
             tools=[dict(tool) for tool in tools] or None,
-            chat_template=self.source,
             return_assistant_tokens_mask=True,
-            **special_tokens,
+            **{**special_tokens, "chat_template": self.source, **self._time_arguments()},
         )
         _, (marked,) = rendered
         return marked
@@ -117,6 +136,17 @@ class ChatTemplate:
             for message in messages
         ]
 
+    def _time_arguments(self) -> dict[str, Any]:
+        """Return arguments by which the template reads the time of `template_time`."""
+        if "strftime_now" not in (self.source or "") or isinstance(
+            self._tokenizer.chat_template, dict
+        ):
+            return {}
+        time = _TIME.get() or datetime.now()
+        forms = {first or second for first, second in _TIME_FORMAT.findall(self.source or "")}
+        times = {form: time.strftime(form) for form in forms}
+        return {"chat_template": f"{_TIME_MACRO}{self.source}", "_times": times}
+
     def _apply(
         self,
         conversation: list[dict[str, Any]],
@@ -129,6 +159,7 @@ class ChatTemplate:
                 tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
+                **self._time_arguments(),
             )
         except Exception as error:  # noqa: BLE001 (a template is a program: it may raise anything)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

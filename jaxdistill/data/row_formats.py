@@ -226,6 +226,12 @@ def _to_messages(value: Any, role: str) -> Any:
 
 def _check_token_ids(fields: Mapping[str, Any], field_name: str) -> tuple[int, ...]:
     value = fields[field_name]
-    if not is_list(value) or not all(type(token) is int and token >= 0 for token in value):
+    if not is_list(value):
         raise UserError(f"`{field_name}` is {describe_type(value)}, expected a list of token ids.")
+    bad = [token for token in value if type(token) is not int or token < 0]
+    if bad:
+        raise UserError(
+            f"`{field_name}` is a list with {describe_type(bad[0])}, expected a list of token ids "
+            "(whole numbers, 0 or above)."
+        )
     return tuple(value)

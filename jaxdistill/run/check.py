@@ -149,6 +149,11 @@ def check(config: RunConfig) -> CheckedRun:
     Raises:
         UserError: with everything that is wrong.
     """
+    with data.template_time(RunFolder(config.output).start_time()):
+        return _check(config)
+
+
+def _check(config: RunConfig) -> CheckedRun:
     findings = ErrorCollector()
     inspection = rows = None
     data_fact = ""

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
         self.config = self.path / "config.yaml"
+        self.started = self.path / "started.txt"  # time that chat templates read
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student"  # exported, a Hugging Face folder
         self.gguf = self.path / "student.gguf"  # only with `student.gguf_dtype`
@@ -68,6 +70,13 @@ class RunFolder:
                 f"{self.path} holds {len(others)} other file(s) ({', '.join(others[:3])}, …) and "
                 "no run, and a run needs a folder of its own. Name a new folder."
             )
+
+    def start_time(self) -> datetime:
+        """Return when the run in the folder began; now, if none has."""
+        try:
+            return datetime.fromisoformat(self.started.read_text(encoding="utf-8").strip())
+        except (OSError, ValueError):
+            return datetime.now()
 
     @contextmanager
     def lock(self) -> Iterator[None]:

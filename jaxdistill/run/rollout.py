@@ -40,11 +40,12 @@ def preview_examples(checked: CheckedRun, count: int) -> list[data.RowPreview]:
     Completions that the teacher wrote for this run already are among them.
     """
     config, inspection = checked.config, checked.inspection
-    return data.preview_rows(
-        config.data,
-        checked.rows,
-        data.Renderer(inspection.tokenizer),
-        teacher_view=inspection.teacher_view,
-        generation_cache=rollout_cache(config, inspection),
-        count=count,
-    )
+    with data.template_time(RunFolder(config.output).start_time()):
+        return data.preview_rows(
+            config.data,
+            checked.rows,
+            data.Renderer(inspection.tokenizer),
+            teacher_view=inspection.teacher_view,
+            generation_cache=rollout_cache(config, inspection),
+            count=count,
+        )

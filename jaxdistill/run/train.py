@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
+from datetime import datetime
 
 import jax
 import rich
@@ -46,6 +47,13 @@ def train(config: RunConfig) -> int:
         UserError: If something is wrong with the config, the files, the data or the disk.
     """
     folder = RunFolder(config.output)
+    started = folder.start_time()
+    with data.template_time(started):
+        return _train_at(started, config, folder)
+
+
+def _train_at(started: datetime, config: RunConfig, folder: RunFolder) -> int:
+    """Train with `started` as the time that chat templates read."""
     inspection = inspect(config)
     rows = data.read_split(config.data)  # before weights are loaded, to report errors early
     inspection = inspect_rows(config, inspection, rows)
@@ -57,6 +65,7 @@ def train(config: RunConfig) -> int:
 
             print_result(folder)
             return 0
+        write_text(folder.started, started.isoformat() + "\n")
         use_compilation_cache()
         return _train(config, folder, inspection, rows, input_digests)
 

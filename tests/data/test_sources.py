@@ -93,7 +93,7 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path):
             "`messages` is an empty list",
             "`messages[0]` has keys ['role']",
             "lone surrogate",
-            "`prompt_tokens` is a list, expected a list of token ids",
+            "`prompt_tokens` is a list with true or false, expected a list of token ids",
             "a number in it has too many digits",
         ),
         strict=True,

@@ -104,6 +104,26 @@ def test_a_model_stops_at_the_end_of_a_turn_of_its_template(workspace):
     assert jaxdistill.load(write_model(workspace / "c", chat_template=letters)).eos_ids == (2,)
 
 
+def test_a_template_with_the_time_renders_one_text_in_all_parts_of_a_run(workspace, command):
+    clock = "<|im_start|>system\n{{ strftime_now('%d %H:%M:%S.%f') }}<|im_end|>\n" + tiny.CHATML
+    write_model(workspace / "teacher", chat_template=clock)
+    options = ["data.prompt_template=chat", ROLLOUT, "data.heldout=0", "train.save_every_steps=2"]
+    before = previews(*options)[0].student.text
+    assert before != previews(*options)[0].student.text
+    assert command("train", "config.yaml", *options)[0] == 0
+    (rollout,) = (workspace / "run").glob("rollout-*.jsonl")
+    written, texts = rollout.read_bytes(), [row.student.text for row in previews(*options)]
+    assert len({text.split("user")[0] for text in texts}) == 1
+    for name in ("checkpoints/6", "student"):
+        shutil.rmtree(workspace / "run" / name)
+    (workspace / "run" / "result.json").unlink()
+    code, stdout, stderr = command("train", "config.yaml", *options)
+    assert code == 0, stderr
+    assert "continues from step 4" in stdout
+    assert rollout.read_bytes() == written
+    assert [row.student.text for row in previews(*options)] == texts
+
+
 def test_generate_asks_as_the_run_did(finished_copy, command, monkeypatch):
     asked = []
     monkeypatch.setattr(
