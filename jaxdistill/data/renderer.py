@@ -198,18 +198,12 @@ class Renderer:
         content = str(message["content"])
         if "tool_calls" in message:  # calls are content, too, in the words of the template
             content = re.sub(f"(\\s*({special}))*\\s*$", "", text[start:limit])
-        pattern = f"({re.escape(content.strip())})"
-        # Prefer a match at the end of the turn: a short text may also occur in a tag before it.
-        with_end = re.compile(f"{pattern}\\s*(?:{special})")
-        match = with_end.search(text, start, limit) or re.compile(pattern).search(
-            text, start, limit
-        )
+        found = _find_before(content.strip(), re.compile(f"\\s*(?:{special})"), text, turn)
         end = start + len(text[start:limit].rstrip())
-        if match is None:  # the template rewrites the content
+        if found is None:  # the template rewrites the content
             return AssistantTurn((start, end), (start, end), is_finished)
-        if not is_finished:
-            return AssistantTurn((start, match.end(1)), match.span(1), is_finished)
-        return AssistantTurn((start, max(end, match.end(1))), match.span(1), is_finished)
+        loss_end = max(end, found[1]) if is_finished else found[1]
+        return AssistantTurn((start, loss_end), found, is_finished)
 
     def _turn_not_found(self, index: int) -> UserError:
         return UserError(
@@ -217,3 +211,21 @@ class Renderer:
             f"template of tokenizer `{self.name}` writes. Put `{{% generation %}}` and "
             "`{% endgeneration %}` around what it writes for the assistant."
         )
+
+
+def _find_before(
+    content: str, end_pattern: re.Pattern[str], text: str, within: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Return where the content stands in a part of the text; None if it does not.
+
+    Where it does so more than once, as a short text may in a tag before it, the place before a
+    match of `end_pattern` is preferred. (Patterns of the contents would each have to be compiled.)
+    """
+    start, limit = within
+    first = position = text.find(content, start, limit)
+    while position >= 0:
+        end = position + len(content)
+        if end_pattern.match(text, end, limit):
+            return position, end
+        position = text.find(content, position + 1, limit)
+    return None if first < 0 else (first, first + len(content))
