@@ -20,7 +20,7 @@ from jaxdistill.hub.gguf_config import (
     rope_factors,
 )
 from jaxdistill.hub.gguf_tensors import gguf_tensor_names, tensor_layout, transform_tensor
-from jaxdistill.hub.gguf_tokenizer import tokenizer_to_gguf
+from jaxdistill.hub.gguf_tokenizer_export import tokenizer_to_gguf
 from jaxdistill.hub.hf_export import hf_tensors
 from jaxdistill.hub.pretrained import Pretrained
 from jaxdistill.hub.tensors import LazyTensor, check_range

@@ -1,6 +1,7 @@
 """GGUF files of the tiny models, written as llama.cpp's converter would."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ def write_gguf(
     *,
     quantised: gguf.GGMLQuantizationType | None = None,
     rope_factors: np.ndarray | None = None,
+    pre: str = "smollm",
 ) -> Path:
     model = hf_model(name)
     config = model.config
     architecture = config.model_type.removesuffix("_text")
     writer = gguf.GGUFWriter(path, architecture)
     _add_metadata(writer, architecture, config)
-    _add_tokenizer(writer)
+    _add_tokenizer(writer, pre)
     if rope_factors is not None:
         writer.add_rope_freq_base(LLAMA3_BASE)
         writer.add_tensor("rope_freqs.weight", rope_factors)
@@ -67,23 +69,75 @@ def _add_metadata(writer: gguf.GGUFWriter, architecture: str, config: Any) -> No
         writer.add_sliding_window(config.sliding_window)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
-    tokenizer = tiny.tokenizer(vocab_size=VOCAB)
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+def _add_tokenizer(writer: gguf.GGUFWriter, pre: str) -> None:
     unused = [f"[PAD{token_id}]" for token_id in range(VOCAB, PADDED)]
+    metadata = byte_level_metadata(pre=pre, extra=unused, kind=gguf.TokenType.UNUSED)
+    for key, value in metadata.items():
+        if key.startswith("tokenizer."):
+            add_key_value(writer, key, value)
+    writer.add_chat_template(tiny.CHATML)
+
+
+def add_key_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    is_count = type(value) is int
+    kind = gguf.GGUFValueType.UINT32 if is_count else gguf.GGUFValueType.get_type(value)
+    writer.add_key_value(key, value, kind)
+
+
+def byte_level_metadata(
+    *,
+    pre: str | None = "smollm",
+    extra: Sequence[str] = (),
+    kind: gguf.TokenType = gguf.TokenType.CONTROL,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Metadata of `tiny.tokenizer`, with `extra` tokens of one kind after its own."""
+    tokenizer = tiny.tokenizer(vocab_size=VOCAB)
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.convert_tokens_to_ids)
     special = set(tokenizer.all_special_tokens)
+    control, normal = int(gguf.TokenType.CONTROL), int(gguf.TokenType.NORMAL)
+    types = [control if token in special else normal for token in tokens]
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list([token for token, _ in vocabulary] + unused)
-    kinds = [
-        gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL
-        for token, _ in vocabulary
-    ]
-    writer.add_token_types(kinds + [gguf.TokenType.UNUSED] * len(unused))
-    writer.add_token_merges([" ".join(merge) for merge in merges])
-    writer.add_eos_token_id(2)
-    writer.add_chat_template(tokenizer.chat_template)
+    values = {
+        "model": "gpt2",
+        "tokens": [*tokens, *extra],
+        "token_type": [*types, *[int(kind)] * len(extra)],
+        "merges": [" ".join(merge) for merge in merges],
+        "eos_token_id": 2,
+        **({} if pre is None else {"pre": pre}),
+        **changes,
+    }
+    return {
+        "general.architecture": "llama",
+        **{f"tokenizer.ggml.{key}": value for key, value in values.items()},
+    }
+
+
+def sentencepiece_metadata(*, spaces: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
+    """Metadata of a small SentencePiece vocabulary, with user-defined tokens of `spaces`."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    merged = ["▁t", "he", "▁the", "at", "▁c", "▁cat"]
+    letters = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
+    normal = len(merged) + len(letters)
+    values = {
+        "model": "llama",
+        "tokens": [*pieces, *merged, *letters, *spaces],
+        "scores": [
+            *[0.0] * len(pieces),
+            *(-float(rank) for rank in range(len(merged))),
+            *[-100.0] * len(letters),
+            *[-1000.0] * len(spaces),
+        ],
+        "token_type": [2, 3, 3, *[6] * 256, *[1] * normal, *[4] * len(spaces)],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unknown_token_id": 0,
+        **changes,
+    }
+    return {
+        "general.architecture": "llama",
+        **{f"tokenizer.ggml.{key}": value for key, value in values.items()},
+    }
 
 
 def _convert(architecture: str, name: str, tensor: np.ndarray, config: Any) -> np.ndarray:

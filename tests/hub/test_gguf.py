@@ -32,7 +32,7 @@ def test_logits_and_config_equal_the_original(name: str, tmp_path: Path) -> None
     np.testing.assert_allclose(jax_logits(ours), expected, atol=ATOL, rtol=0)
     hf_config = hf_model(name).config.to_dict()
     assert ours.config == FAMILIES[hf_config["model_type"]].decoder_config(hf_config)
-    assert ours.eos_ids == (2,)
+    assert ours.eos_ids == (2, 0)  # EOS, then what llama.cpp knows by its text
 
 
 def test_a_folder_exported_from_gguf_is_loaded_by_transformers(tmp_path: Path) -> None:
@@ -56,7 +56,8 @@ def test_the_tokenizer_is_read_from_the_file(tmp_path: Path) -> None:
     assert ours.tokenizer.eos_token == "<|im_end|>"
     messages = [{"role": "user", "content": "hello"}]
     assert ours.tokenizer.apply_chat_template(messages) == expected.apply_chat_template(messages)
-    assert ours.vocab_size == PADDED
+    assert ours.vocab_size == VOCAB
+    assert ours.config.vocab_size == PADDED
 
 
 def test_a_large_vocabulary_is_read_without_a_network(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from gguf_files import LLAMA3_BASE, write_gguf
+from gguf_files import LLAMA3_BASE, sentencepiece_metadata, write_gguf
 from hf_models import PADDED, VOCAB, hf_model, save_hf_model
 from test_atomic import contents, files_up_to
 
@@ -18,7 +18,8 @@ from jaxdistill import hub
 from jaxdistill.cli import main
 from jaxdistill.errors import UserError
 from jaxdistill.hub.gguf_export import GGUF_DTYPES
-from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer, tokenizer_to_gguf
+from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer
+from jaxdistill.hub.gguf_tokenizer_export import tokenizer_to_gguf
 from jaxdistill.models import FAMILIES
 from jaxdistill.models.config import RopeKind
 
@@ -196,25 +197,8 @@ def test_bos_and_added_tokens_are_exported() -> None:
 
 
 def test_sentencepiece_tokenizers_are_exported() -> None:
-    spaces = "\u2581"
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    merged = [f"{spaces}t", "he", f"{spaces}the", "at", f"{spaces}c", f"{spaces}cat"]
-    letters = [spaces, *"abcdefghijklmnopqrstuvwxyz"]
-    tokens = [*pieces, *merged, *letters]
-    source = {
-        "general.architecture": "llama",
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [
-            *[0.0] * len(pieces),
-            *(-float(rank) for rank in range(len(merged))),
-            *[-100.0] * len(letters),
-        ],
-        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * (len(merged) + len(letters))],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
-    }
+    source = sentencepiece_metadata()
+    tokens = source["tokenizer.ggml.tokens"]
     tokenizer = build_gguf_tokenizer(Path("x"), source)
     fields = tokenizer_to_gguf(tokenizer, len(tokens))
     for key in ("model", "tokens", "token_type", "bos_token_id", "eos_token_id"):
