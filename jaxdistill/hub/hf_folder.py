@@ -1,12 +1,10 @@
 """Reader of Hugging Face folders."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
 from jaxdistill.errors import ErrorCollector, UserError
+from jaxdistill.hub.hf_tokenizer import load_tokenizer
 from jaxdistill.hub.source import Source
 from jaxdistill.hub.tensors import (
     WEIGHTS_INDEX_NAME,
@@ -77,38 +75,3 @@ def _open_weights(folder: Path) -> dict[str, LazyTensor]:
             "the index of its tensors. Download the index, too."
         )
     raise UserError(f"{folder}: has no weights: expected {WEIGHTS_NAME} or {WEIGHTS_INDEX_NAME}.")
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a Hugging Face folder; code in the folder is never run.
-
-    Raises:
-        UserError: The folder has none, or it is not a fast tokenizer.
-    """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise UserError(f"{folder}: has no tokenizer: expected tokenizer.json.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    # `transformers` and `tokenizers` raise bare exceptions of many kinds for a bad file.
-    except Exception as error:  # noqa: BLE001
-        reason = _describe_broken_file(folder) or " ".join(str(error).split())
-        raise UserError(f"{folder}: the tokenizer cannot be read: {reason}") from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UserError(f"{folder}: has no fast tokenizer: expected tokenizer.json.")
-    return tokenizer
-
-
-def _describe_broken_file(folder: Path) -> str:
-    """Name a missing or damaged file, which `transformers` does not; empty if all are fine."""
-    if not (folder / "tokenizer.json").is_file():
-        return "there is no tokenizer.json, nor another file of a fast tokenizer"
-    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
-        try:
-            json.loads((folder / name).read_bytes())
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            return f"{name} is damaged: {error}"
-    return ""
