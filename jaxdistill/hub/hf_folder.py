@@ -1,7 +1,10 @@
 """Reader of Hugging Face folders."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
+
+from transformers import CONFIG_MAPPING
 
 from jaxdistill.errors import ErrorCollector, UserError
 from jaxdistill.hub.hf_tokenizer import load_tokenizer
@@ -12,6 +15,7 @@ from jaxdistill.hub.tensors import (
     LazyTensor,
     open_safetensors,
     read_json,
+    safetensors_files,
 )
 
 
@@ -21,6 +25,7 @@ def read_folder(folder: Path) -> Source:
     Raises:
         UserError: Names everything that is missing, damaged or not supported.
     """
+    _refuse_adapter(folder)
     findings = ErrorCollector()
     hf_config, generation_config, tensors = None, {}, {}
     with findings.collect():
@@ -40,8 +45,49 @@ def read_folder(folder: Path) -> Source:
     if hf_config is not None:
         with findings.collect():
             _ = source.config
+            _check_config(folder / "config.json", hf_config)
     findings.raise_if_any()
     return source
+
+
+def _refuse_adapter(folder: Path) -> None:
+    names = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+    adapters = [name for name in names if (folder / name).is_file()]
+    if adapters:
+        has_base = (folder / WEIGHTS_NAME).exists() or (folder / WEIGHTS_INDEX_NAME).exists()
+        keep = f" To read the base weights alone, move {' and '.join(adapters)} away."
+        raise UserError(
+            f"{folder}: has an adapter (LoRA) in {adapters[0]}, and adapters are not read. Merge "
+            "it first: `PeftModel.from_pretrained(base, folder).merge_and_unload()"
+            f".save_pretrained(new_folder)` with peft.{keep if has_base else ''}"
+        )
+
+
+def _check_config(path: Path, hf_config: dict[str, Any]) -> None:
+    """Check that `transformers` can read a config, which exports carry on; name the wrong key."""
+    # `Pretrained.eos_ids` checks this key.
+    values = {key: value for key, value in hf_config.items() if key != "eos_token_id"}
+    reason = _config_error(values)
+    if reason is None:
+        return
+    wrong = next(
+        (
+            f"`{key}` is {values[key]!r}, which"
+            for key in values
+            if _config_error({name: values[name] for name in values if name != key}) is None
+        ),
+        "its values together are what",
+    )
+    raise UserError(f"{path}: {wrong} transformers cannot read ({reason}).")
+
+
+def _config_error(values: dict[str, Any]) -> str | None:
+    try:
+        CONFIG_MAPPING[values["model_type"]].from_dict(deepcopy(values))
+    # Whatever a wrong value leads to.
+    except Exception as error:  # noqa: BLE001
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -59,6 +105,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _open_weights(folder: Path) -> dict[str, LazyTensor]:
     if (folder / WEIGHTS_INDEX_NAME).exists() or (folder / WEIGHTS_NAME).exists():
+        files = safetensors_files(folder)
+        if (folder / WEIGHTS_NAME).exists() and WEIGHTS_NAME not in files:
+            raise UserError(
+                f"{folder}: has two sets of weights, {WEIGHTS_NAME} and the {len(files)} file(s) "
+                f"of {WEIGHTS_INDEX_NAME}. Delete those that you do not mean; transformers reads "
+                f"{WEIGHTS_NAME}."
+            )
         return open_safetensors(folder)
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if pickles:

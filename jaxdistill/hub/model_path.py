@@ -28,6 +28,10 @@ def read_source(path: str | Path, *, revision: str | None = None) -> Source:
     Raises:
         UserError: There is no model, it is incomplete, or it is not supported.
     """
+    if not str(path).strip():
+        raise UserError(
+            "the name of the model is empty. Give a folder, a .gguf file or a name on the hub."
+        )
     local = Path(path).expanduser()
     check_path_names(local)
     if local.is_dir():

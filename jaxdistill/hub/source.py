@@ -38,8 +38,15 @@ class Source:
     @cached_property
     def family(self) -> Family:
         """Family of the config's `model_type`."""
+        model_type = self.hf_config.get("model_type", "")
         with self._prefix_errors():
-            return FAMILIES[self.hf_config.get("model_type", "")]
+            if "text_config" in self.hf_config and model_type not in FAMILIES:
+                raise UserError(
+                    f"config.json: `model_type` is {model_type!r}, a model of text and other "
+                    "inputs (`text_config`), and only models of text are read. Use a .gguf file "
+                    "of this model, which holds its text model alone."
+                )
+            return FAMILIES[model_type]
 
     @cached_property
     def config(self) -> DecoderConfig:

@@ -70,19 +70,9 @@ def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
     Raises:
         UserError: Names all files that are missing, truncated or not safetensors.
     """
-    if not (folder / WEIGHTS_INDEX_NAME).exists():
+    weight_map = _read_weight_map(folder)
+    if weight_map is None:
         return dict(_open_safetensors_file(folder / WEIGHTS_NAME))
-    weight_map = read_json(folder / WEIGHTS_INDEX_NAME).get("weight_map")
-    if not isinstance(weight_map, Mapping):
-        raise UserError(f"{folder / WEIGHTS_INDEX_NAME}: has no `weight_map`.")
-    nameless = [
-        f"{folder / WEIGHTS_INDEX_NAME}: `weight_map` puts {name} into {file!r}, expected a file "
-        "name."
-        for name, file in weight_map.items()
-        if not isinstance(file, str)
-    ]
-    if nameless:
-        raise UserError(*nameless)
     files: dict[str, dict[str, LazyTensor]] = {}
     findings = ErrorCollector()
     for file in sorted(set(weight_map.values())):
@@ -91,6 +81,39 @@ def open_safetensors(folder: Path) -> dict[str, LazyTensor]:
     findings.raise_if_any()
     # A name that its file lacks is left out, and later reported as a missing tensor.
     return {name: files[file][name] for name, file in weight_map.items() if name in files[file]}
+
+
+def safetensors_files(folder: Path) -> list[str]:
+    """Return the names of the files that `open_safetensors` reads.
+
+    Raises:
+        UserError: The index is damaged.
+    """
+    weight_map = _read_weight_map(folder)
+    return [WEIGHTS_NAME] if weight_map is None else sorted(set(weight_map.values()))
+
+
+def _read_weight_map(folder: Path) -> dict[str, str] | None:
+    """Return the file of each tensor, read from the folder's index; None if it has no index."""
+    path = folder / WEIGHTS_INDEX_NAME
+    if not path.exists():
+        return None
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, Mapping):
+        raise UserError(f"{path}: has no `weight_map`.")
+    wrong = [
+        f"{path}: `weight_map` puts {name} into {file!r}, expected the name of a .safetensors "
+        "file in the model's folder."
+        for name, file in weight_map.items()
+        if not (isinstance(file, str) and _is_weight_file_name(file))
+    ]
+    if wrong:
+        raise UserError(*wrong)
+    return dict(weight_map)
+
+
+def _is_weight_file_name(name: str) -> bool:
+    return Path(name).name == name and name.endswith(".safetensors") and name.isprintable()
 
 
 def _open_safetensors_file(path: Path) -> Iterator[tuple[str, LazyTensor]]:

@@ -159,6 +159,78 @@ def test_weight_files_without_their_index_are_reported(folder: Path) -> None:
     assert "index" in lines(folder)[0]
 
 
+@pytest.mark.parametrize(
+    "file", ["../other.safetensors", "/other.safetensors", "..", "a\0.safetensors", ""]
+)
+def test_an_index_reads_no_file_outside_of_the_folder(folder: Path, file: str) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
+    name = str(folder.parent / "other.safetensors") if file.startswith("/") else file
+    index = {"weight_map": {"model.norm.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (line,) = lines(folder)
+    assert f"puts model.norm.weight into {name!r}, expected the name of a .safetensors file" in line
+
+
+def test_two_sets_of_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    sharded = save_hf_model("llama", tmp_path / "sharded", max_shard_size="20KB")
+    (folder / "model.safetensors").rename(sharded / "model.safetensors")
+    (line,) = lines(sharded)
+    assert "two sets of weights, model.safetensors and the" in line
+    assert "transformers reads model.safetensors" in line
+    weight_map = dict.fromkeys(load_file(sharded / "model.safetensors"), "model.safetensors")
+    index = {"weight_map": weight_map}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert hub.load(sharded, with_tokenizer=False).config.num_layers == 4
+
+
+@pytest.mark.parametrize("has_base", [True, False])
+def test_adapters_are_refused(folder: Path, has_base: bool) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_text("{}")
+    if not has_base:
+        (folder / "model.safetensors").unlink()
+        (folder / "config.json").unlink()
+    (line,) = lines(folder)
+    assert "has an adapter (LoRA) in adapter_config.json" in line
+    assert "merge_and_unload" in line
+    assert ("To read the base weights alone" in line) is has_base
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dtype", []),
+        ("dtype", "float23"),
+        ("id2label", []),
+        ("num_labels", "x"),
+        ("use_cache", "x"),
+        ("pad_token_id", [1]),
+        ("attention_dropout", "x"),
+    ],
+)
+def test_config_values_that_transformers_cannot_read_are_named(
+    folder: Path, key: str, value: object
+) -> None:
+    edit_config(folder, **{key: value})
+    (line,) = lines(folder)
+    assert line.startswith(f"{folder}/config.json: `{key}` is {value!r}, which transformers cannot")
+
+
+def test_multimodal_models_are_refused_with_what_to_do(folder: Path) -> None:
+    edit_config(folder, model_type="gemma3", text_config={"model_type": "gemma3_text"})
+    (line,) = lines(folder)
+    assert "only models of text are read" in line
+    assert ".gguf" in line
+    assert "Did you mean" not in line
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_name_is_refused(path: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="the name of the model is empty"):
+        hub.read_source(path)
+
+
 def test_a_missing_folder_suggests_the_nearest(folder: Path) -> None:
     assert "Did you mean `tiny-llama`?" in lines(folder.parent / "tiny-lama")[0]
 
@@ -238,7 +310,7 @@ def test_index_entries_that_are_not_file_names_are_reported(folder: Path) -> Non
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     messages = lines(folder)
     assert len(messages) == 2
-    assert "`weight_map` puts a into 1, expected a file name" in messages[0]
+    assert "`weight_map` puts a into 1, expected the name of a .safetensors file" in messages[0]
 
 
 def test_a_model_type_that_is_not_a_string_is_refused(folder: Path) -> None:
