@@ -4,6 +4,7 @@ Metadata become a `config.json`, and tensors get Hugging Face's names and layout
 are dequantised to float32 when they are read, one at a time.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from jaxdistill.errors import UserError
 from jaxdistill.hub.gguf_config import ROPE_FACTORS_NAME, gguf_to_hf_config, special_token_ids
+from jaxdistill.hub.gguf_split import gguf_parts
 from jaxdistill.hub.gguf_tensors import gguf_tensor_names, tensor_layout, transform_tensor
 from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer
 from jaxdistill.hub.source import Source
@@ -29,13 +31,18 @@ _FLOAT_DTYPES: dict[str, Any] = {
 
 
 def read_gguf(path: Path) -> Source:
-    """Open a model and its tokenizer in one file; weights are read later.
+    """Open a model and its tokenizer in one file, or in all its parts; weights are read later.
 
     Raises:
-        UserError: The file is damaged, or holds what is not supported.
+        UserError: The file is damaged, a part is missing, or it holds what is not supported.
     """
+    path, *others = gguf_parts(path)
     reader, metadata = _open_gguf(path)
+    _check_split(path, metadata, 1 + len(others))
     tensors = {tensor.name: _lazy_tensor(path, tensor) for tensor in reader.tensors}
+    for part in others:
+        reader, _ = _open_gguf(part)
+        tensors |= {tensor.name: _lazy_tensor(part, tensor) for tensor in reader.tensors}
     try:
         config = gguf_to_hf_config(metadata, tensors)
     except UserError as error:
@@ -62,7 +69,6 @@ def _open_gguf(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
     try:
         reader = gguf.GGUFReader(path)
         metadata = {name: _field_value(field) for name, field in reader.fields.items()}
-        metadata["general.architecture"]
     # For a damaged file the library raises whatever its first wrong read leads to.
     except (ValueError, LookupError, OverflowError, UnicodeDecodeError) as error:
         size = path.stat().st_size
@@ -71,6 +77,18 @@ def _open_gguf(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
             "Was it cut short? Copy or download it again."
         ) from None
     return reader, metadata
+
+
+def _check_split(path: Path, metadata: Mapping[str, Any], num_parts: int) -> None:
+    """Check that the metadata are those of the first of as many parts as the file's name says."""
+    count, number = metadata.get("split.count") or 1, metadata.get("split.no", 0)
+    if (count, number) != (num_parts, 0):
+        raise UserError(
+            f"{path}: is part {number + 1} of {count} (`split.no`, `split.count`), which its name "
+            "does not say. Name the parts as `llama-gguf-split` does: model-00001-of-00002.gguf."
+        )
+    if "general.architecture" not in metadata:
+        raise UserError(f"{path}: not a complete GGUF file: it has no `general.architecture`.")
 
 
 def _field_value(field: gguf.ReaderField) -> Any:

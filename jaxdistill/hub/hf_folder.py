@@ -26,6 +26,7 @@ def read_folder(folder: Path) -> Source:
         UserError: Names everything that is missing, damaged or not supported.
     """
     _refuse_adapter(folder)
+    _refuse_quantized(folder)
     findings = ErrorCollector()
     hf_config, generation_config, tensors = None, {}, {}
     with findings.collect():
@@ -61,6 +62,16 @@ def _refuse_adapter(folder: Path) -> None:
             "it first: `PeftModel.from_pretrained(base, folder).merge_and_unload()"
             f".save_pretrained(new_folder)` with peft.{keep if has_base else ''}"
         )
+
+
+def _refuse_quantized(folder: Path) -> None:
+    names = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+    for name in names:
+        if (folder / name).is_file():
+            raise UserError(
+                f"{folder}: {name} says that the weights are quantised, and such folders are not "
+                "read. Use the unquantised folder, or a .gguf file."
+            )
 
 
 def _check_config(path: Path, hf_config: dict[str, Any]) -> None:

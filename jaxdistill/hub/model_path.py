@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxdistill.errors import UserError, did_you_mean
 from jaxdistill.files import check_path_names
 from jaxdistill.hub.gguf_file import read_gguf
+from jaxdistill.hub.gguf_split import gguf_parts
 from jaxdistill.hub.hf_folder import read_folder
 from jaxdistill.hub.pinned_models import PINNED_MODELS
 from jaxdistill.hub.source import Source
@@ -21,8 +22,9 @@ def read_source(path: str | Path, *, revision: str | None = None) -> Source:
     """Open a model without reading its weights.
 
     Args:
-        path: A Hugging Face folder, a `.gguf` file, a folder with exactly one such file, or a
-            name on the Hugging Face hub (`organisation/model`), which is then downloaded.
+        path: A Hugging Face folder, a `.gguf` file or one of its parts, a folder with exactly
+            one such model, or a name on the Hugging Face hub (`organisation/model`), which is then
+            downloaded.
         revision: Branch, tag or commit of a hub name.
 
     Raises:
@@ -59,7 +61,7 @@ def _read_local_folder(folder: Path) -> Source:
     gguf_files = sorted(folder.glob("*.gguf"))
     if (folder / "config.json").is_file() or not gguf_files:
         return read_folder(folder)
-    if len(gguf_files) > 1:
+    if len(gguf_files) > 1 and gguf_parts(gguf_files[0]) != gguf_files:
         names = ", ".join(file.name for file in gguf_files)
         raise UserError(f"{folder}: holds several models ({names}). Name one of the files.")
     return read_gguf(gguf_files[0])

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.errors import UserError
+from jaxdistill.hub.gguf_split import gguf_parts
 from jaxdistill.hub.tensors import LazyTensor
 from jaxdistill.models import FAMILIES, DecoderConfig, Family
 
@@ -62,7 +63,9 @@ class Source:
         It covers about 1,000 samples of 4 kB from each file, or the whole of a small file.
         """
         digest = hashlib.sha256()
-        files = sorted(self.path.glob("*.safetensors")) if self.path.is_dir() else [self.path]
+        files = (
+            sorted(self.path.glob("*.safetensors")) if self.path.is_dir() else gguf_parts(self.path)
+        )
         for path in files:
             size = path.stat().st_size
             digest.update(f"{path.name} {size} ".encode())

@@ -22,11 +22,12 @@ def write_gguf(
     quantised: gguf.GGMLQuantizationType | None = None,
     rope_factors: np.ndarray | None = None,
     pre: str = "smollm",
+    tensors_per_part: int = 0,
 ) -> Path:
     model = hf_model(name)
     config = model.config
     architecture = config.model_type.removesuffix("_text")
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_per_part)
     _add_metadata(writer, architecture, config)
     _add_tokenizer(writer, pre)
     if rope_factors is not None:

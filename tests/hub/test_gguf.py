@@ -145,6 +145,51 @@ def test_several_files_in_a_folder_are_refused(tmp_path: Path) -> None:
         hub.read_source(tmp_path)
 
 
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    write_gguf("llama", folder / "model.gguf", tensors_per_part=16)
+    return sorted(folder.iterdir())
+
+
+def test_a_split_model_is_read_from_its_folder_or_any_part(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    whole = hub.read_source(write_gguf("llama", tmp_path / "model.gguf"))
+    assert [part.name for part in parts][:2] == [
+        f"model-{number:05}-of-{len(parts):05}.gguf" for number in (1, 2)
+    ]
+    for path in (parts[0].parent, parts[0], parts[-1]):
+        source = hub.read_source(path)
+        assert source.path == parts[0]
+        assert source.hf_config == whole.hf_config
+        assert set(source.tensors) == set(whole.tensors)
+    np.testing.assert_array_equal(jax_logits(hub.load(parts[1])), jax_logits(hub.load(whole.path)))
+
+
+def test_the_weights_hash_of_a_split_model_covers_all_parts(parts: list[Path]) -> None:
+    digest = hub.read_source(parts[0]).weights_hash
+    content = bytearray(parts[-1].read_bytes())
+    content[-40] ^= 1
+    parts[-1].write_bytes(content)
+    assert hub.read_source(parts[0]).weights_hash != digest
+
+
+def test_missing_parts_are_named(parts: list[Path]) -> None:
+    parts[1].unlink()
+    for path in (parts[0].parent, parts[0]):
+        with pytest.raises(UserError, match=r"not beside it: model-00002-of-0000\d\.gguf"):
+            hub.read_source(path)
+
+
+def test_a_renamed_part_is_refused(parts: list[Path]) -> None:
+    for part, message in ((parts[0], "is part 1 of"), (parts[1], "is part 2 of")):
+        renamed = part.rename(part.parent.parent / "renamed.gguf")
+        with pytest.raises(UserError, match=message):
+            hub.read_source(renamed)
+
+
 def test_llama3_frequencies_are_recognised(tmp_path: Path) -> None:
     scaling = {
         "rope_type": "llama3",

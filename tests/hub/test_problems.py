@@ -216,6 +216,13 @@ def test_config_values_that_transformers_cannot_read_are_named(
     assert line.startswith(f"{folder}/config.json: `{key}` is {value!r}, which transformers cannot")
 
 
+@pytest.mark.parametrize("name", ["quantize_config.json", "quant_config.json"])
+def test_quantised_folders_are_refused_by_the_name_of_their_file(folder: Path, name: str) -> None:
+    (folder / name).write_text("{}")
+    (line,) = lines(folder)
+    assert f"{name} says that the weights are quantised" in line
+
+
 def test_multimodal_models_are_refused_with_what_to_do(folder: Path) -> None:
     edit_config(folder, model_type="gemma3", text_config={"model_type": "gemma3_text"})
     (line,) = lines(folder)
