@@ -108,7 +108,15 @@ def score_rows(
         model.tokenizer, baseline.tokenizer
     )
     split = data.DataSplit(list(rows), [])
-    examples = data.prepare(config, model.tokenizer, split=split, is_scoring_only=True).train
+    readers = (model, baseline) if has_agreement else (model,)
+    num_rows = min(reader.config.vocab_size for reader in readers)
+    examples = data.prepare(
+        config,
+        model.tokenizer,
+        split=split,
+        vocab_rows=data.VocabRows(num_rows, num_rows),
+        is_scoring_only=True,
+    ).train
     token_metrics = run.token_metrics(
         model,
         baseline if has_agreement else None,

@@ -31,6 +31,8 @@ from jaxdistill.data.split import ChatKind as ChatKind
 from jaxdistill.data.split import DataSplit as DataSplit
 from jaxdistill.data.split import read_split as read_split
 from jaxdistill.data.teacher_view import TeacherView as TeacherView
+from jaxdistill.data.token_ids import VocabRows as VocabRows
+from jaxdistill.data.token_ids import check_token_ids as check_token_ids
 from jaxdistill.data.tokenization import prompt_tokens as prompt_tokens
 from jaxdistill.data.tokenization import tokenize_prompt as tokenize_prompt
 from jaxdistill.data.word_offsets import WordOffsets as WordOffsets

@@ -20,6 +20,7 @@ from jaxdistill.data.rows import (
 )
 from jaxdistill.data.split import DataSplit, read_split
 from jaxdistill.data.teacher_view import TeacherView
+from jaxdistill.data.token_ids import VocabRows, check_token_ids
 from jaxdistill.data.tokenization import tokenize_rows
 from jaxdistill.errors import ErrorCollector, UserError
 
@@ -52,13 +53,15 @@ def prepare(
     split: DataSplit | None = None,
     generation_cache: GenerationCache | None = None,
     teacher_view: TeacherView | None = None,
+    vocab_rows: VocabRows | None = None,
     is_scoring_only: bool = False,
 ) -> PreparedData:
     """Read, split, complete and tokenise the rows.
 
     Without a `teacher_view`, student and teacher share the tokenizer and prompts. `split` is the
     result of `read_split`, if the rows were read already; `generation_cache` is needed if the
-    rollout needs a teacher. If `is_scoring_only`, messages name command options, not config fields.
+    rollout needs a teacher. Token ids are compared with `vocab_rows`, unless they are None. If
+    `is_scoring_only`, messages name command options, not config fields.
 
     Raises:
         UserError: with all errors of the rows, or if nothing is left to learn.
@@ -78,6 +81,10 @@ def prepare(
         )
         for rows, view in ((completed.train, teacher_view), (completed.heldout, heldout_view))
     )
+    if vocab_rows is not None:
+        teacher_tokenizer = teacher_view and teacher_view.renderer.tokenizer
+        examples = [*train.examples, *heldout.examples]
+        check_token_ids(examples, vocab_rows, tokenizer, teacher_tokenizer)
     if not train.examples:
         problem = f"data.sources: nothing is left to learn: {train.counts}. Raise `data.length`"
         if is_scoring_only:
@@ -148,6 +155,7 @@ def check_data(
     teacher_view: TeacherView | None = None,
     *,
     split: DataSplit | None = None,
+    vocab_rows: VocabRows | None = None,
 ) -> str:
     """Check all that can be known of the data before a model is loaded, and return a summary.
 
@@ -156,7 +164,9 @@ def check_data(
     """
     split = split or read_split(config)
     if not config.rollout.needs_teacher:
-        prepared = prepare(config, tokenizer, split=split, teacher_view=teacher_view)
+        prepared = prepare(
+            config, tokenizer, split=split, teacher_view=teacher_view, vocab_rows=vocab_rows
+        )
         return f"{split}; {prepared.counts}"
     renderer = Renderer(tokenizer)
     if teacher_view is not None:

@@ -101,6 +101,15 @@ class Inspection:
             return self.vocab_size
         return hub.real_vocab_size(self.teacher_tokenizer, self.teacher.config.vocab_size)
 
+    @property
+    def vocab_rows(self) -> data.VocabRows:
+        """Rows of embeddings and LM heads that the tokens of the rows may name."""
+        student = self.student.config.vocab_size
+        teacher = student if self.teacher is None else self.teacher.config.vocab_size
+        if self.teacher_view is None:
+            student = min(student, teacher)
+        return data.VocabRows(student, teacher)
+
     @cached_property
     def vocab_tables(self) -> VocabTablePair:
         """The vocabulary tables of both models that the objectives need."""
@@ -165,7 +174,11 @@ def _check(config: RunConfig) -> CheckedRun:
             inspection = inspect_rows(config, inspection, rows)
             rows = drop_bad_rows(config, inspection, rows)
             data_fact = data.check_data(
-                config.data, inspection.tokenizer, inspection.teacher_view, split=rows
+                config.data,
+                inspection.tokenizer,
+                inspection.teacher_view,
+                split=rows,
+                vocab_rows=inspection.vocab_rows,
             )
     findings.raise_if_any()
     assert inspection is not None

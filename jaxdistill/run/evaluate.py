@@ -138,7 +138,13 @@ def evaluate(
     for name, opened in ((model, student), (teacher, teacher_model)):
         if opened is not None:
             check_length(data_config.length, opened.config, str(name), "--length")
-    examples = data.prepare(data_config, student.tokenizer, is_scoring_only=True).train
+    num_rows = min(opened.config.vocab_size for opened in (student, teacher_model) if opened)
+    examples = data.prepare(
+        data_config,
+        student.tokenizer,
+        vocab_rows=data.VocabRows(num_rows, num_rows),
+        is_scoring_only=True,
+    ).train
     metrics = token_metrics(
         student, teacher_model, examples, length=data_config.length, batch_size=batch_size
     )

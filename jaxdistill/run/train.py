@@ -230,7 +230,13 @@ def _prepare_data(
     """Tokenize the rows; the teacher writes their completions first if the rollout asks for it."""
     rollout, view = config.data.rollout, inspection.teacher_view
     if not (isinstance(rollout, data.TeacherRollout) and teacher):
-        return data.prepare(config.data, inspection.tokenizer, split=rows, teacher_view=view)
+        return data.prepare(
+            config.data,
+            inspection.tokenizer,
+            split=rows,
+            teacher_view=view,
+            vocab_rows=inspection.vocab_rows,
+        )
     sampling = Sampling(
         max_new_tokens=rollout.max_new_tokens,
         temperature=rollout.temperature,
@@ -253,6 +259,7 @@ def _prepare_data(
             split=rows,
             generation_cache=generation_cache,
             teacher_view=view,
+            vocab_rows=inspection.vocab_rows,
         )
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny
 from safetensors.numpy import load_file, save_file
 
 from jaxdistill.cli import main
@@ -63,6 +64,26 @@ def test_invalid_row_is_named_by_file_and_line(workspace, command):
     code, _, stderr = command("train", workspace / "config.yaml")
     assert code == 2
     assert "error: rows.jsonl:41: not JSON" in stderr
+
+
+@pytest.mark.parametrize("name", ["check", "train"])
+@pytest.mark.parametrize("side", ["sources", "heldout_sources"])
+def test_token_without_a_row_in_the_model_is_refused(workspace, command, name, side):
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([f"<tool_{number}>" for number in range(30)])
+    tokenizer.save_pretrained(workspace / "teacher")
+    row = {"prompt": "call <tool_29> now", "completion": "ok"}
+    (workspace / "tools.jsonl").write_text(json.dumps(row))
+    code, _, stderr = command(name, "config.yaml", "data.heldout=0", f"data.{side}=tools.jsonl")
+    assert code == 2
+    assert "tools.jsonl:1: token 349 (`<tool_29>`) is behind the 336 rows" in stderr
+
+
+@pytest.mark.parametrize("name", ["check", "train"])
+def test_empty_model_name_is_refused(workspace, command, name):
+    code, _, stderr = command(name, "config.yaml", "student.model=")
+    assert code == 2
+    assert "student.model" in stderr
 
 
 def test_empty_data_set_is_refused(workspace, command):
