@@ -7,10 +7,10 @@ llama.cpp's name in a comment.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import gguf
 import numpy as np
 
 from jaxdistill.errors import UserError
+from jaxdistill.hub.gguf_special_tokens import special_token_ids
 from jaxdistill.hub.tensors import LazyTensor
 from jaxdistill.models import FAMILIES, DecoderConfig
 from jaxdistill.models.config import Rope, RopeKind
@@ -46,16 +46,6 @@ _GPT2_KEYS = {
     "attention.head_count": "n_head",
     "attention.layer_norm_epsilon": "layer_norm_epsilon",
 }
-
-_END_TOKENS = frozenset(
-    (
-        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>"),
-        *("<|calls|>", "<end_of_turn>", "<turn|>", "<|endoftext|>", "<eos>"),
-        *("<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>"),
-        *("<end_of_utterance>", "<｜end▁of▁sentence｜>"),
-    )
-)
-"""Tokens that end a generation in llama.cpp, whatever the file says of them."""
 
 
 def gguf_to_hf_config(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
@@ -127,40 +117,6 @@ def rope_factors(config: DecoderConfig) -> np.ndarray | None:
 def _full_attention_rope(config: DecoderConfig) -> Rope | None:
     kinds = [kind for kind in config.layers if kind.window is None]
     return (kinds or config.layers)[0].rope
-
-
-def special_token_ids(metadata: Metadata) -> dict[str, int | list[int]]:
-    """Return the ids of special tokens by their keys in `config.json`.
-
-    `eos_token_id` lists all tokens that end a generation, EOS first, if there are several.
-    """
-    names = {"bos_token_id": "bos", "pad_token_id": "padding"}
-    keys = {name: f"tokenizer.ggml.{short}_token_id" for name, short in names.items()}
-    ids = {name: metadata[key] for name, key in keys.items() if key in metadata}
-    end_ids = end_of_generation_ids(metadata)
-    if end_ids:
-        ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else end_ids
-    return ids
-
-
-def end_of_generation_ids(metadata: Metadata) -> list[int]:
-    """Return the ids of all tokens that end a generation: EOS, end of turn, then others.
-
-    llama.cpp's set (`special_eog_ids`) without the tokens for code infilling: the ids that the
-    file names, and the tokens that are known by their text.
-    """
-    tokens = metadata.get("tokenizer.ggml.tokens", ())
-    types = metadata.get("tokenizer.ggml.token_type") or [gguf.TokenType.NORMAL] * len(tokens)
-    ids = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    if ids[0] is None and metadata.get("tokenizer.ggml.model") == "llama" and len(tokens) > 2:
-        ids[0] = 2  # llama.cpp's EOS of a SentencePiece vocabulary that does not name it
-    known = [
-        token_id
-        for token_id, (token, kind) in enumerate(zip(tokens, types, strict=False))
-        # Departs from llama.cpp, which ends Gemma's completions at the HTML tag `</s>`, too.
-        if token in _END_TOKENS or (token == "</s>" and kind == gguf.TokenType.CONTROL)
-    ]
-    return list(dict.fromkeys(token_id for token_id in (*ids, *known) if token_id is not None))
 
 
 def _optional_values(name: str, values: Metadata) -> dict[str, Any]:

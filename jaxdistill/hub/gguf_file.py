@@ -14,7 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxdistill.errors import UserError
-from jaxdistill.hub.gguf_config import ROPE_FACTORS_NAME, gguf_to_hf_config, special_token_ids
+from jaxdistill.hub.gguf_config import ROPE_FACTORS_NAME, gguf_to_hf_config
+from jaxdistill.hub.gguf_special_tokens import special_token_ids
 from jaxdistill.hub.gguf_split import gguf_parts
 from jaxdistill.hub.gguf_tensors import gguf_tensor_names, tensor_layout, transform_tensor
 from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer

@@ -65,6 +65,11 @@ def pre_tokenizer_rule(name: str | None) -> PreTokenizerRule:
     return rules[name]
 
 
+def pre_tokenizer_names() -> tuple[str, ...]:
+    """Return all known names."""
+    return tuple(_rules())
+
+
 def pre_tokenizer_name(backend: Tokenizer, *, ignores_merges: bool) -> str:
     """Return llama.cpp's name of a tokenizer's way to split a text.
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from jaxdistill.errors import UserError
 from jaxdistill.hub.gguf_pre_tokenizers import pre_tokenizer_rule
+from jaxdistill.hub.gguf_special_tokens import END_TOKENS, is_token_id
 
 KEY_PREFIX = "tokenizer.ggml."
 SPECIAL_TOKEN_KEYS = {
@@ -69,6 +70,10 @@ def _build(values: Mapping[str, Any], chat_template: str | None) -> PreTrainedTo
         raise UserError(
             f"{KEY_PREFIX}token_type: has {len(types):,} entries for {len(tokens):,} tokens."
         )
+    types = [
+        TokenType.CONTROL if token in END_TOKENS else kind
+        for token, kind in zip(tokens, types, strict=True)
+    ]
     # llama.cpp's values of keys that a file may leave out.
     if kind == "llama":
         values = {"add_space_prefix": True, "add_bos_token": True, **_SENTENCEPIECE_IDS, **values}
@@ -79,7 +84,11 @@ def _build(values: Mapping[str, Any], chat_template: str | None) -> PreTrainedTo
         name: _token_at(tokens, values[key], key)
         for name, key in SPECIAL_TOKEN_KEYS.items()
         if values.get(key) is not None
+        # Some converters write -1 where there is no padding token.
+        and (name != "pad_token" or is_token_id(values[key], len(tokens)))
     }
+    if kind == "llama" and not values["add_space_prefix"]:
+        tokens = _mark_spaces(tokens)
     build = _build_sentencepiece if kind == "llama" else _build_byte_level
     try:
         backend = build(tokens, types, values)
@@ -94,7 +103,7 @@ def _build(values: Mapping[str, Any], chat_template: str | None) -> PreTrainedTo
         add_eos_token=bool(values.get("add_eos_token")) and "eos_token" in special,
         **special,
     )
-    _check_ids(tokenizer, [_spelling(token, kind, values) for token in tokens], types)
+    _check_ids(tokenizer, tokens, types)
     return tokenizer
 
 
@@ -118,8 +127,7 @@ def _build_sentencepiece(
 ) -> Tokenizer:
     """Build BPE with the merges that follow from the scores of tokens."""
     has_prefix = values["add_space_prefix"]
-    spelt = [_spelling(token, "llama", values) for token in tokens]
-    vocabulary = {token: token_id for token_id, token in _used(spelt, types)}
+    vocabulary = {token: token_id for token_id, token in _used(tokens, types)}
     scores = values["scores"]
     merged = sorted(vocabulary, key=lambda token: -scores[vocabulary[token]])
     merges = [
@@ -139,18 +147,22 @@ def _build_sentencepiece(
     backend.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
-    _add_whole_tokens(backend, spelt, types)
+    _add_whole_tokens(backend, tokens, types)
     return backend
 
 
-def _spelling(token: str, kind: str, values: Mapping[str, Any]) -> str:
-    """Return the spelling of a token in a Hugging Face folder of the same model.
+def _mark_spaces(tokens: Sequence[str]) -> list[str]:
+    """Return the tokens as a Hugging Face folder of the same model spells them.
 
     llama.cpp's converter writes spaces in a SentencePiece model's added tokens. With a space prefix
     they stay, since the prefix would come before the added token, too.
     """
-    is_marked = kind == "llama" and not values["add_space_prefix"]
-    return token.replace(" ", SPACE) if is_marked else token
+    known = set(tokens)
+    marked = [token.replace(" ", SPACE) for token in tokens]
+    return [
+        token if spelling in known else spelling
+        for token, spelling in zip(tokens, marked, strict=True)
+    ]
 
 
 def _used(tokens: Sequence[str], types: Sequence[int]) -> Iterator[tuple[int, str]]:
@@ -173,7 +185,7 @@ def _add_whole_tokens(backend: Tokenizer, tokens: Sequence[str], types: Sequence
 
 
 def _token_at(tokens: Sequence[str], token_id: object, key: str) -> str:
-    if type(token_id) is not int or not 0 <= token_id < len(tokens):
+    if not is_token_id(token_id, len(tokens)):
         raise UserError(
             f"{KEY_PREFIX}{key}: {token_id!r} is no token; the file has {len(tokens):,}."
         )

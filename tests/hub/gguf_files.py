@@ -53,6 +53,19 @@ def write_gguf(
     return path
 
 
+def write_vocabulary(path: Path, metadata: dict[str, Any]) -> Path:
+    """Write a GGUF file with a tokenizer and no tensors."""
+    writer = gguf.GGUFWriter(path, metadata["general.architecture"])
+    _add_metadata(writer, "llama", hf_model("llama").config)
+    for key, value in metadata.items():
+        if key.startswith("tokenizer."):
+            _add_key_value(writer, key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
 def _add_metadata(writer: gguf.GGUFWriter, architecture: str, config: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -75,11 +88,11 @@ def _add_tokenizer(writer: gguf.GGUFWriter, pre: str) -> None:
     metadata = byte_level_metadata(pre=pre, extra=unused, kind=gguf.TokenType.UNUSED)
     for key, value in metadata.items():
         if key.startswith("tokenizer."):
-            add_key_value(writer, key, value)
+            _add_key_value(writer, key, value)
     writer.add_chat_template(tiny.CHATML)
 
 
-def add_key_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def _add_key_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     is_count = type(value) is int
     kind = gguf.GGUFValueType.UINT32 if is_count else gguf.GGUFValueType.get_type(value)
     writer.add_key_value(key, value, kind)

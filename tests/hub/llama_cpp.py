@@ -42,6 +42,41 @@ fs.writeFileSync(request.output, JSON.stringify({
 process.exit(0);
 """
 
+_VOCABULARY_SCRIPT = """
+import {getLlama, LlamaLogLevel} from "node-llama-cpp";
+import fs from "fs";
+const request = JSON.parse(fs.readFileSync(0, "utf8"));
+const llama = await getLlama({
+    gpu: false, build: "never", logLevel: LlamaLogLevel.fatal, maxThreads: 1,
+});
+const results = [];
+for (const modelPath of request.models) {
+    const model = await llama.loadModel({modelPath, vocabOnly: true});
+    results.push({
+        tokens: request.texts.map((text) => model.tokenize(text, true)),
+        end_ids: request.ids.filter((id) => model.isEogToken(id)),
+        adds_bos: model.tokens.shouldPrependBosToken,
+    });
+}
+fs.writeFileSync(request.output, JSON.stringify(results));
+process.exit(0);
+"""
+
+
+@dataclass(frozen=True)
+class LlamaCppVocabulary:
+    """Vocabulary of a file in llama.cpp.
+
+    Attributes:
+        tokens: Token ids of each text, without BOS.
+        end_ids: Ids that end a generation.
+        adds_bos: BOS is added before a text.
+    """
+
+    tokens: list[list[int]]
+    end_ids: list[int]
+    adds_bos: bool
+
 
 @dataclass(frozen=True)
 class LlamaCppResult:
@@ -65,6 +100,7 @@ def install_llama_cpp(folder: Path) -> bool:
     except (OSError, subprocess.CalledProcessError):
         return False
     (folder / "reference.mjs").write_text(_SCRIPT)
+    (folder / "vocabulary.mjs").write_text(_VOCABULARY_SCRIPT)
     return True
 
 
@@ -98,3 +134,20 @@ def run_llama_cpp(
     result = json.loads(output.read_text())
     probabilities = [[value for _, value in sorted(row)] for row in result["probabilities"]]
     return LlamaCppResult(result["tokens"], np.log(probabilities), result["greedy"])
+
+
+def read_vocabularies(
+    folder: Path, models: Sequence[Path], *, texts: Sequence[str], ids: Sequence[int]
+) -> list[LlamaCppVocabulary]:
+    """Tokenise texts with the vocabularies of files that may lack tensors; `ids` may end text."""
+    output = folder / "output.json"
+    request = {
+        "models": [str(model) for model in models],
+        "output": str(output),
+        "texts": texts,
+        "ids": list(ids),
+    }
+    subprocess.run(
+        ["node", "vocabulary.mjs"], cwd=folder, check=True, input=json.dumps(request), text=True
+    )
+    return [LlamaCppVocabulary(**result) for result in json.loads(output.read_text())]

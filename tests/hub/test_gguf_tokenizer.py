@@ -11,8 +11,8 @@ from gguf_files import byte_level_metadata, sentencepiece_metadata, write_gguf
 from jaxdistill import hub
 from jaxdistill.align import tokenizer_difference
 from jaxdistill.errors import UserError
-from jaxdistill.hub.gguf_config import special_token_ids
 from jaxdistill.hub.gguf_pre_tokenizers import pre_tokenizer_rule
+from jaxdistill.hub.gguf_special_tokens import special_token_ids
 from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer
 
 
@@ -81,6 +81,13 @@ def test_control_tokens_keep_their_ids_whatever_their_letters() -> None:
     ids = tokenizer(text).input_ids
     assert (ids[:2], ids[-1]) == ([begin, begin + 1], begin + 2)
     assert tokenizer.decode(ids) == text
+
+
+def test_tokens_that_end_a_turn_are_control_tokens_whatever_their_type() -> None:
+    metadata = byte_level_metadata(extra=("<|eot_id|>",), kind=gguf.TokenType.NORMAL)
+    tokenizer = build(metadata)
+    assert tokenizer("hi<|eot_id|>").input_ids[-1] == 320
+    assert tokenizer.decode([320], skip_special_tokens=True) == ""
 
 
 def test_unused_tokens_are_no_tokens(tmp_path: Path) -> None:
@@ -178,7 +185,7 @@ def test_the_ids_that_end_a_generation_are_exported(tmp_path: Path) -> None:
     [
         ({"bos_token_id": 400}, "bos_token_id: 400 is no token; the file has 320"),
         ({"eos_token_id": "x"}, "eos_token_id: 'x' is no token"),
-        ({"pad_token_id": None, "padding_token_id": -1}, "padding_token_id: -1 is no token"),
+        ({"unknown_token_id": -1}, "unknown_token_id: -1 is no token"),
         ({"model": "t5"}, "model: `t5` is not one of gpt2, llama"),
         ({"model": "none"}, "the file has no tokenizer"),
         ({"token_type": [1]}, "token_type: has 1 entries for 320 tokens"),
@@ -188,6 +195,12 @@ def test_the_ids_that_end_a_generation_are_exported(tmp_path: Path) -> None:
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
     keys = {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
     assert message in refusal({**byte_level_metadata(), **keys})
+
+
+def test_ids_that_are_no_tokens_end_no_generation() -> None:
+    metadata = byte_level_metadata(eot_token_id=4000, eom_token_id=[1], padding_token_id=2**32 - 1)
+    assert special_token_ids(metadata) == {"eos_token_id": [2, 0]}
+    assert build(metadata).pad_token is None
 
 
 def test_two_tokens_of_one_text_are_refused() -> None:
