@@ -105,19 +105,29 @@ def _gguf_tensors(pretrained: Pretrained, architecture: str) -> dict[str, LazyTe
 def _metadata(pretrained: Pretrained, architecture: str, dtype: str) -> dict[str, Any]:
     config = pretrained.config
     hf_config = pretrained.family.hf_config(config, pretrained.hf_config)
-    if pretrained.gguf_tokenizer:
-        tokenizer = dict(pretrained.gguf_tokenizer)
-    elif pretrained.tokenizer is not None:
-        tokenizer = tokenizer_to_gguf(pretrained.tokenizer, config.vocab_size)
-    else:
-        tokenizer = {"tokenizer.ggml.model": "none"}
     return {
         "general.type": "model",
         "general.file_type": int(gguf.LlamaFileType[f"MOSTLY_{dtype.upper()}"]),
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
         **hf_config_to_gguf(architecture, config, hf_config),
-        **tokenizer,
+        **_tokenizer_metadata(pretrained),
     }
+
+
+def _tokenizer_metadata(pretrained: Pretrained) -> dict[str, Any]:
+    """Return the tokenizer's metadata, with the chat template and the end of a turn."""
+    tokenizer = pretrained.tokenizer
+    if tokenizer is None:
+        return dict(pretrained.gguf_tokenizer) or {"tokenizer.ggml.model": "none"}
+    metadata = dict(pretrained.gguf_tokenizer) or tokenizer_to_gguf(
+        tokenizer, pretrained.config.vocab_size
+    )
+    if isinstance(tokenizer.chat_template, str):  # perhaps that of a teacher
+        metadata["tokenizer.chat_template"] = tokenizer.chat_template
+    eos_id = metadata.get("tokenizer.ggml.eos_token_id")
+    if others := [token for token in pretrained.eos_ids if token != eos_id]:
+        metadata.setdefault("tokenizer.ggml.eot_token_id", others[-1])
+    return metadata
 
 
 def _check_expressible(

@@ -79,7 +79,8 @@ def test_a_teacher_that_adds_bos_reads_it(workspace):
 
 def test_a_student_without_a_template_takes_the_teachers(chats, workspace, command):
     write_model(workspace / "base", chat_template=None, eos="<|endoftext|>")
-    options = [*chats, "student={model: base, layers: 1}", "data.heldout=0"]
+    student = "student={model: base, layers: 1, gguf_dtype: f16}"
+    options = [*chats, student, "data.heldout=0"]
     code, stdout, stderr = command("check", "config.yaml", *options)
     assert code == 0, stderr
     assert "the student has none, and takes the teacher's" in " ".join(stdout.split())
@@ -92,6 +93,10 @@ def test_a_student_without_a_template_takes_the_teachers(chats, workspace, comma
     student = workspace / "run" / "student"
     assert json.loads((student / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
     assert jaxdistill.load(student).tokenizer.chat_template == INSTRUCT
+    gguf = jaxdistill.load(workspace / "run" / "student.gguf")
+    assert gguf.tokenizer.chat_template == INSTRUCT
+    assert gguf.pretrained.gguf_tokenizer["tokenizer.ggml.eot_token_id"] == 2
+    assert set(gguf.pretrained.eos_ids) == {0, 2}
 
 
 def test_a_model_stops_at_the_end_of_a_turn_of_its_template(workspace):
