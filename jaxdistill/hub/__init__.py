@@ -11,5 +11,4 @@ from jaxdistill.hub.pretrained import Pretrained as Pretrained
 from jaxdistill.hub.pretrained import from_source as from_source
 from jaxdistill.hub.pretrained import load as load
 from jaxdistill.hub.pretrained import real_vocab_size as real_vocab_size
-from jaxdistill.hub.pretrained import tokens_without_rows as tokens_without_rows
 from jaxdistill.hub.source import Source as Source

@@ -131,12 +131,3 @@ def real_vocab_size(tokenizer: PreTrainedTokenizerBase, padded_vocab_size: int) 
     models) can never be predicted and do not count.
     """
     return min(max(tokenizer.get_vocab().values()) + 1, padded_vocab_size)
-
-
-def tokens_without_rows(tokenizer: PreTrainedTokenizerBase, num_rows: int) -> dict[int, str]:
-    """Return the tokens, by id, for which an embedding or LM head of `num_rows` has no row.
-
-    They were added to the tokenizer without resizing the model. Gemma 3's text models have one.
-    """
-    tokens = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
-    return {token_id: tokens[token_id] for token_id in sorted(tokens) if token_id >= num_rows}

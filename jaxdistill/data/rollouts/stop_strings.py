@@ -56,4 +56,4 @@ class StopStrings:
     def _end_token(self, row: Row) -> int:
         is_plain = isinstance(row.content, Text)
         end_id = self.renderer.eos_id if is_plain else self.renderer.end_of_turn_id
-        return end_id if end_id is not None and end_id in self.eos_ids else min(self.eos_ids)
+        return end_id if end_id is not None and end_id in self.eos_ids else next(iter(self.eos_ids))
