@@ -7,6 +7,7 @@ from jaxdistill.data.chat_template import template_time as template_time
 from jaxdistill.data.config import DataConfig as DataConfig
 from jaxdistill.data.examples import Example as Example
 from jaxdistill.data.packing import bucket_length as bucket_length
+from jaxdistill.data.preparation import CheckedData as CheckedData
 from jaxdistill.data.preparation import PreparedData as PreparedData
 from jaxdistill.data.preparation import check_data as check_data
 from jaxdistill.data.preparation import drop_refused_rows as drop_refused_rows

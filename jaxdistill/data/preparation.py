@@ -1,7 +1,9 @@
 """Preparation of the data: read, split, complete and tokenise the rows of a run."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -40,10 +42,36 @@ class PreparedData:
         """Counts of all rows."""
         return self.train_counts + self.heldout_counts
 
+    @property
+    def content(self) -> dict[str, str]:
+        """Hash of everything that is learned and scored of the rows, by a name for messages."""
+        digest = hashlib.sha256()
+        for example in (*self.train, *self.heldout):
+            digest.update(example.tokens.tobytes() + example.loss_mask.tobytes())
+            if (view := example.teacher_example) is not None:
+                arrays = (view.tokens, view.teacher_span_ids, view.student_span_ids, view.weight)
+                for array in arrays:
+                    digest.update(array.tobytes())
+        return {"the rows' content": digest.hexdigest()[:12]}
+
     def row_source(self, row_id: int) -> str:
         """Return the file and line of a row, for messages."""
         sources = (e.source for e in (*self.train, *self.heldout) if e.row_id == row_id)
         return next(sources, f"row {row_id}")
+
+
+class CheckedData(NamedTuple):
+    """What is known of the data before a model is loaded.
+
+    Attributes:
+        summary: A line for people.
+        content: Hashes of the content of the rows, by a name for messages.
+        prepared: The data; None if the teacher has yet to write completions.
+    """
+
+    summary: str
+    content: Mapping[str, str | dict[str, str]]
+    prepared: PreparedData | None
 
 
 def prepare(
@@ -156,8 +184,8 @@ def check_data(
     *,
     split: DataSplit | None = None,
     vocab_rows: VocabRows | None = None,
-) -> str:
-    """Check all that can be known of the data before a model is loaded, and return a summary.
+) -> CheckedData:
+    """Check all that can be known of the data before a model is loaded.
 
     Raises:
         UserError: with all errors.
@@ -167,19 +195,21 @@ def check_data(
         prepared = prepare(
             config, tokenizer, split=split, teacher_view=teacher_view, vocab_rows=vocab_rows
         )
-        return f"{split}; {prepared.counts}"
+        return CheckedData(f"{split}; {prepared.counts}", prepared.content, prepared)
     renderer = Renderer(tokenizer)
     if teacher_view is not None:
         split, renderer = _require_text(split), teacher_view.renderer
     rollout_rows, completed_rows = _choose_rollout_rows(config, split)
     require_completions(completed_rows)
-    sizes = [len(prompt) for prompt in tokenize_teacher_prompts(rollout_rows, renderer)]
+    prompts = tokenize_teacher_prompts(rollout_rows, renderer)
+    sizes = [len(prompt) for prompt in prompts]
     if all(size > config.length for size in sizes):
         raise UserError(
             f"data.length={config.length}: no prompt leaves room for a completion; the shortest "
             f"has {min(sizes)} tokens. Raise it."
         )
-    return f"{split}; {sum(sizes):,} tokens in their prompts"
+    content = {"the rows'": {"prompts": hashlib.sha256(repr(prompts).encode()).hexdigest()[:12]}}
+    return CheckedData(f"{split}; {sum(sizes):,} tokens in their prompts", content, None)
 
 
 def complete_rows(

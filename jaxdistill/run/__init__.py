@@ -3,6 +3,7 @@
 from jaxdistill.run.check import check as check
 from jaxdistill.run.check import check_length as check_length
 from jaxdistill.run.check import check_objectives as check_objectives
+from jaxdistill.run.check import check_rows as check_rows
 from jaxdistill.run.config import RunConfig as RunConfig
 from jaxdistill.run.config import load_config as load_config
 from jaxdistill.run.cost import NEW_TOKENS as NEW_TOKENS

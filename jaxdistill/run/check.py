@@ -19,6 +19,7 @@ from jaxdistill.models import DecoderConfig, abstract_params
 from jaxdistill.objectives.base import VOCAB_NEEDS
 from jaxdistill.objectives.weight_schedule import format_weight, is_always_zero
 from jaxdistill.run.config import RunConfig, layer_indices, num_kept_layers
+from jaxdistill.run.fingerprint import Models, check_continues
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.run.teacher_view import (
     make_teacher_prompt_view,
@@ -88,6 +89,14 @@ class Inspection:
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
         """The teacher's tokenizer."""
         return self.tokenizer if self.teacher_view is None else self.teacher_view.renderer.tokenizer
+
+    @property
+    def models(self) -> Models:
+        """Both models with their tokenizers."""
+        models = {"the student's": (self.student, self.tokenizer)}
+        if self.teacher is not None:
+            models["the teacher's"] = self.teacher, self.teacher_tokenizer
+        return models
 
     @property
     def has_one_tokenizer(self) -> bool:
@@ -164,8 +173,7 @@ def check(config: RunConfig) -> CheckedRun:
 
 def _check(config: RunConfig) -> CheckedRun:
     findings = ErrorCollector()
-    inspection = rows = None
-    data_fact = ""
+    inspection = rows = checked_data = None
     with findings.collect():
         inspection = inspect(config)
     with findings.collect():
@@ -173,20 +181,15 @@ def _check(config: RunConfig) -> CheckedRun:
         if inspection is not None:
             inspection = inspect_rows(config, inspection, rows)
             rows = drop_bad_rows(config, inspection, rows)
-            data_fact = data.check_data(
-                config.data,
-                inspection.tokenizer,
-                inspection.teacher_view,
-                split=rows,
-                vocab_rows=inspection.vocab_rows,
-            )
+            checked_data = check_rows(config, inspection, rows)
     findings.raise_if_any()
     assert inspection is not None
     assert rows is not None
+    assert checked_data is not None
     renderer = data.Renderer(inspection.tokenizer)
     facts = {
         **run_facts(config, inspection),
-        "data": data_fact,
+        "data": checked_data.summary,
         "rows": data.summarize_rows(rows, renderer),
     }
     lines = "\n".join(f"{name:<12} {value}" for name, value in facts.items())
@@ -317,6 +320,23 @@ def drop_bad_rows(
     """Return the rows without those that `data.bad_rows=drop` leaves out."""
     renderer = data.Renderer(inspection.tokenizer)
     return data.drop_refused_rows(config.data, rows, renderer, inspection.teacher_view)
+
+
+def check_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit) -> data.CheckedData:
+    """Check the rows, and whether a run that has begun in the folder can continue with them.
+
+    Raises:
+        UserError: With all errors of the rows, or with everything that has changed since then.
+    """
+    checked = data.check_data(
+        config.data,
+        inspection.tokenizer,
+        inspection.teacher_view,
+        split=rows,
+        vocab_rows=inspection.vocab_rows,
+    )
+    check_continues(config, RunFolder(config.output), inspection.models, checked.content)
+    return checked
 
 
 def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Commands on one model outside of a run: open, evaluate and export."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -19,6 +18,7 @@ from jaxdistill.run.config import load_config
 from jaxdistill.run.folder import RunFolder, exported_model_path
 from jaxdistill.run.heldout import summarize
 from jaxdistill.run.layer_choice import restore_layers
+from jaxdistill.run.result import read_result
 from jaxdistill.sharding import MeshConfig, make_mesh
 from jaxdistill.teachers import online
 from jaxdistill.train import Checkpoints
@@ -84,8 +84,8 @@ def reads_chats(path: str) -> bool | None:
     """
     folders = [Path(path), Path(path).parent] if Path(path).name == "student" else [Path(path)]
     for folder in filter(RunFolder.is_run, folders):
-        if RunFolder(folder).result.is_file():
-            return json.loads(RunFolder(folder).result.read_text()).get("is_chat")
+        if (result := read_result(RunFolder(folder).result)) is not None:
+            return result.is_chat
         if load_config(RunFolder(folder).config).data.prompt_template == "chat":
             return True
     return None

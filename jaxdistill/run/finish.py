@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import rich
@@ -26,6 +26,7 @@ from jaxdistill.run.heldout import (
     summarize,
     teacher_heldout_metrics,
 )
+from jaxdistill.run.result import RunResult, SampleRecord, read_initial_metrics
 from jaxdistill.runtimes.jax_runtime import greedy_generator
 from jaxdistill.sampling import Sampling
 
@@ -89,25 +90,24 @@ def finish_run(
     comparison = _compare_models(context, evaluate_heldout, models)
     for name, texts in completions.items():
         comparison[name]["repeated_4grams"] = evals.repeated_ngrams(texts, n=4)
-    result = {
-        "comparison": comparison,
-        "samples": [asdict(sample) for sample in _make_samples(config, models, completions)],
-        "facts": {**facts, "training": _training_effort(folder), **_versions()},
-        "made_of": input_digests,
-        "is_chat": context.inspection.chat_kinds[0].student_is_chat,
-    }
+    result = RunResult(
+        comparison=comparison,
+        samples=_make_samples(config, models, completions),
+        facts={**facts, "training": _training_effort(folder), **_versions()},
+        inputs=dict(input_digests),
+        is_chat=context.inspection.chat_kinds[0].student_is_chat,
+    )
     _write_report(config, folder, result)
-    write_json(folder.result, result)  # written last: a run with a result is finished
-    print_result(folder)
+    write_json(folder.result, asdict(result))  # written last: a run with a result is finished
+    print_result(folder, result)
 
 
-def print_result(folder: RunFolder) -> None:
+def print_result(folder: RunFolder, result: RunResult) -> None:
     """Print comparison and samples of a finished run."""
-    result = json.loads(folder.result.read_text())
     console = rich.get_console()
     console.print()
-    report.print_table(result["comparison"], report.table_rows(result["comparison"]))
-    report.print_samples([report.Sample(**sample) for sample in result["samples"]])
+    report.print_table(result.comparison, report.table_rows(result.comparison))
+    report.print_samples([report.Sample(**vars(sample)) for sample in result.samples])
     paths = f"\nstudent  {folder.student}\nreport   {folder.report / 'index.html'}"
     if folder.gguf.is_file():
         paths += f"\nGGUF     {folder.gguf}"
@@ -121,9 +121,8 @@ def _compare_models(
 ) -> dict[str, dict[str, float]]:
     """Measure the student before and after training, and the teacher; write scores per row."""
     config, folder = context.config, context.folder
-    student, before, after = models[STUDENT], {}, {}
-    if folder.initial_metrics.is_file():
-        before = json.loads(folder.initial_metrics.read_text())
+    student, after = models[STUDENT], {}
+    before = read_initial_metrics(folder.initial_metrics) or {}
     if evaluate_heldout is not None:
         after = _score_student(context, evaluate_heldout, student.model)
     exports = [folder.student, folder.gguf] if config.student.gguf_dtype else [folder.student]
@@ -141,15 +140,15 @@ def _compare_models(
     return comparison
 
 
-def _write_report(config: RunConfig, folder: RunFolder, result: Mapping[str, Any]) -> None:
+def _write_report(config: RunConfig, folder: RunFolder, result: RunResult) -> None:
     page = report.RunReport(
         title=f"Distillation: {folder.path.name}",
-        lead=f"{result['facts'].get('student', '')}",
-        comparison=result["comparison"],
+        lead=f"{result.facts.get('student', '')}",
+        comparison=result.comparison,
         main_model=STUDENT,
         records=report.read_metrics(folder.metrics),
-        samples=[report.Sample(**sample) for sample in result["samples"]],
-        facts=result["facts"],
+        samples=[report.Sample(**vars(sample)) for sample in result.samples],
+        facts=result.facts,
         config=dump(config),
     )
     report.write_report(page, folder.report)
@@ -206,11 +205,11 @@ def _make_samples(
     config: RunConfig,
     models: Mapping[str, _PromptedModel],
     completions: Mapping[str, Sequence[Sequence[int]]],
-) -> list[report.Sample]:
+) -> list[SampleRecord]:
     count = config.evaluation.samples
     texts = {name: models[name].model.decode(c[:count]) for name, c in completions.items()}
     return [
-        report.Sample(prompt.text, {name: texts[name][i] for name in texts})
+        SampleRecord(prompt.text, {name: texts[name][i] for name in texts})
         for i, prompt in enumerate(models[STUDENT].prompts[:count])
     ]
 

@@ -1,6 +1,5 @@
-"""Run folder: its files, its lock, and the fingerprint of the run in it."""
+"""Run folder: its files and its lock."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,30 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jaxdistill import data, hub
-from jaxdistill.config import flatten
-from jaxdistill.errors import UserError
+from jaxdistill.errors import ErrorCollector, UserError
 from jaxdistill.files import atomic_file, check_path_names, try_lock
-from jaxdistill.run.config import RunConfig
-
-# Fields that may change when a run continues: paths, records, and the division of the work.
-# Every other field changes the result.
-_CHANGEABLE_FIELDS = (
-    "output",
-    "evaluation",
-    "mesh",
-    "track",
-    "student.export_dtype",
-    "student.gguf_dtype",
-    "data.rollout.directory",
-    "data.rollout.stop",  # its effect is in the content of the rows
-    "data.unpaired",
-    "train.accumulate",
-    "train.chunk_rows",
-    "train.log_every_steps",
-    "train.save_every_steps",
-    "train.keep_checkpoints",
-)
 
 
 class RunFolder:
@@ -58,7 +35,8 @@ class RunFolder:
         return RunFolder(path).config.is_file()
 
     def check_contents(self) -> None:
-        """Raise UserError if the folder holds other files than those of a run."""
+        """Raise UserError if the folder holds other files than those of a run, or other kinds."""
+        self._check_kinds()
         if self.config.is_file() or not self.path.is_dir():
             return
         own = {path.name for path in vars(self).values()}
@@ -77,6 +55,21 @@ class RunFolder:
             return datetime.fromisoformat(self.started.read_text(encoding="utf-8").strip())
         except (OSError, ValueError):
             return datetime.now()
+
+    def _check_kinds(self) -> None:
+        """Check that no file is where a run writes a folder, and the other way round."""
+        findings = ErrorCollector()
+        folders = (self.checkpoints, self.student, self.report)
+        for path in vars(self).values():
+            is_folder = path == self.path or path in folders
+            if path.exists() and path.is_dir() != is_folder:
+                kinds = ("file", "folder") if is_folder else ("folder", "file")
+                with findings.collect():
+                    raise UserError(
+                        f"{path} is a {kinds[0]}, and a run writes a {kinds[1]} there. Move it "
+                        "away, or choose another run folder (`output=...`)."
+                    )
+        findings.raise_if_any()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -103,25 +96,6 @@ def exported_model_path(path: str) -> str | Path | None:
         return path
     student = RunFolder(path).student
     return student if student.is_dir() else None
-
-
-def fingerprint(
-    config: RunConfig, prepared: data.PreparedData, teacher: hub.Source | None
-) -> dict[str, Any]:
-    """Return all values that must not change when a run continues, by dotted name."""
-    fixed = {
-        name: value
-        for name, value in flatten(config).items()
-        if not any(name == free or name.startswith(f"{free}.") for free in _CHANGEABLE_FIELDS)
-    }
-    digest = hashlib.sha256()
-    for example in (*prepared.train, *prepared.heldout):
-        digest.update(example.tokens.tobytes() + example.loss_mask.tobytes())
-        if (view := example.teacher_example) is not None:
-            for array in (view.tokens, view.teacher_span_ids, view.student_span_ids, view.weight):
-                digest.update(array.tobytes())
-    weights = {} if teacher is None else {"the teacher's weights": teacher.weights_hash}
-    return {**fixed, "the rows' content": digest.hexdigest()[:12], **weights}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

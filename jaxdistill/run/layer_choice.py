@@ -114,6 +114,6 @@ def _choice_inputs(
         digest.update(example.tokens.tobytes() + example.loss_mask.tobytes())
     return {
         "count": choice.count,
-        "weights": inspection.student.weights_hash,
+        "model": inspection.student.identity_hash,
         "examples": digest.hexdigest()[:12],
     }

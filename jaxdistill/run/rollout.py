@@ -27,7 +27,7 @@ def rollout_cache(
     described = hub.from_source(teacher, params, inspection.teacher_tokenizer, teacher.config)
     return data.GenerationCache(
         generate=generate,
-        identity=f"{teacher.weights_hash} {config.teacher.dtype}",
+        identity=f"{teacher.identity_hash} {config.teacher.dtype}",
         eos_ids=data.Renderer(inspection.teacher_tokenizer).end_ids(described.eos_ids),
         directory=Path(rollout.directory or RunFolder(config.output).path).expanduser(),
         on_batch=on_batch,

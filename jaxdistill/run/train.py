@@ -1,10 +1,10 @@
 """Training run from its config to its report, with resume (`jaxdistill train`)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from datetime import datetime
+from typing import Any
 
 import jax
 import rich
@@ -19,6 +19,7 @@ from jaxdistill.run.check import (
     Inspection,
     RunContext,
     check_gguf,
+    check_rows,
     drop_bad_rows,
     inspect,
     inspect_rows,
@@ -26,9 +27,11 @@ from jaxdistill.run.check import (
 )
 from jaxdistill.run.config import LayerChoice, RunConfig, load_config
 from jaxdistill.run.dtype_check import check_export_dtype, check_teacher_dtype
-from jaxdistill.run.folder import RunFolder, fingerprint, write_json, write_text
+from jaxdistill.run.fingerprint import run_fingerprint
+from jaxdistill.run.folder import RunFolder, write_json, write_text
 from jaxdistill.run.heldout import HeldoutEvaluator, make_heldout_evaluator, summarize
 from jaxdistill.run.layer_choice import choose_layers
+from jaxdistill.run.result import RunResult, read_initial_metrics, read_result
 from jaxdistill.run.rollout import rollout_cache
 from jaxdistill.sampling import Sampling
 from jaxdistill.sharding import batch_sharding
@@ -60,10 +63,10 @@ def _train_at(started: datetime, config: RunConfig, folder: RunFolder) -> int:
     rows = drop_bad_rows(config, inspection, rows)
     with folder.lock():
         input_digests = _input_digests(inspection, rows)
-        if _is_finished(config, folder, input_digests):
+        if (result := _finished_result(config, folder, input_digests)) is not None:
             from jaxdistill.run.finish import print_result
 
-            print_result(folder)
+            print_result(folder, result)
             return 0
         write_text(folder.started, started.isoformat() + "\n")
         use_compilation_cache()
@@ -77,8 +80,9 @@ def _train(
     rows: data.DataSplit,
     input_digests: Mapping[str, str],
 ) -> int:
+    checked = check_rows(config, inspection, rows)
     teacher = build.load_teacher(config, inspection)
-    prepared = _prepare_data(config, inspection, rows, teacher)
+    prepared = checked.prepared or _prepare_data(config, inspection, rows, teacher)
     chosen = choose_layers(RunContext(config, folder, inspection, prepared), teacher)
     if chosen is not None:
         inspection = replace(inspection, layers=chosen.layers)
@@ -97,8 +101,8 @@ def _train(
         seed=config.seed,
     )
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(closing(_open_checkpoints(context)))
-        restored = checkpoints.restore(student.abstract_state)
+        checkpoints = stack.enter_context(closing(_open_checkpoints(context, checked.content)))
+        restored = checkpoints.restore(student.abstract_state, batches.get_state())
         folder.result.unlink(missing_ok=True)  # the result of another config
         if chosen is not None:
             write_json(folder.layers, asdict(chosen))
@@ -115,6 +119,10 @@ def _train(
             state = init_state(initial, student.optimizer, student.shardings, modules)
             del initial  # the state has its own copy
         else:
+            if read_initial_metrics(folder.initial_metrics) is None and evaluate_heldout:
+                initial = build.initial_student(config, inspection, teacher).params
+                _record_initial_metrics(context, evaluate_heldout, initial, ())
+                del initial
             state = restored.state
             notes = [f"note: {line}" for line in restored.skipped]
             for line in (*notes, f"continues from step {state.step} of {config.train.steps}"):
@@ -166,28 +174,31 @@ def use_compilation_cache() -> None:
 def _input_digests(inspection: Inspection, rows: data.DataSplit) -> dict[str, str]:
     """Return hashes of everything that a run is made from besides its config, by name."""
     sources = {"student.model": inspection.student, "teacher.model": inspection.teacher}
-    digests = {name: source.weights_hash for name, source in sources.items() if source is not None}
+    digests = {name: source.identity_hash for name, source in sources.items() if source is not None}
     if inspection.teacher_view is not None and inspection.teacher_renderer is not None:
         digests["the teacher's tokenizer"] = inspection.teacher_view.renderer.identity
     return {**digests, "data.sources": rows.digest}
 
 
-def _is_finished(config: RunConfig, folder: RunFolder, input_digests: Mapping[str, str]) -> bool:
-    """Return True if the folder holds a finished run of this config and these inputs.
+def _finished_result(
+    config: RunConfig, folder: RunFolder, input_digests: Mapping[str, str]
+) -> RunResult | None:
+    """Return the result of a finished run of this config and these inputs; None for any other.
 
     UserError if only the inputs have changed since then.
     """
-    has_files = folder.result.is_file() and folder.student.is_dir()
     has_gguf = config.student.gguf_dtype is None or folder.gguf.is_file()
-    if not (has_files and has_gguf and _has_config(folder, config)):
-        return False
-    before = json.loads(folder.result.read_text())["made_of"]
+    if not (folder.student.is_dir() and has_gguf and _has_config(folder, config)):
+        return None
+    if (result := read_result(folder.result)) is None:
+        return None
+    before = result.inputs or input_digests
     if changed := [name for name in input_digests if input_digests[name] != before.get(name)]:
         raise UserError(
             f"output: the run in {folder.path} is finished, and since then the content of "
             f"{' and '.join(changed)} has changed. Choose another run folder (`output=...`)."
         )
-    return True
+    return result
 
 
 def _has_config(folder: RunFolder, config: RunConfig) -> bool:
@@ -198,13 +209,15 @@ def _has_config(folder: RunFolder, config: RunConfig) -> bool:
         return False
 
 
-def _open_checkpoints(context: RunContext) -> Checkpoints:
+def _open_checkpoints(context: RunContext, checked_content: Mapping[str, Any]) -> Checkpoints:
     config, inspection = context.config, context.inspection
-    fields = fingerprint(config, context.prepared, inspection.teacher)
+    content = {**checked_content, **context.prepared.content}
     if isinstance(config.student.layers, LayerChoice):  # others name the layers themselves
-        fields["the kept layers"] = str(inspection.layers)
+        content["the kept layers"] = str(inspection.layers)
     return Checkpoints(
-        context.folder.checkpoints, keep=config.train.keep_checkpoints, fingerprint=fields
+        context.folder.checkpoints,
+        keep=config.train.keep_checkpoints,
+        fingerprint=run_fingerprint(config, inspection.models, content),
     )
 
 

@@ -3,7 +3,9 @@
 from jaxdistill.train.checkpoint import Checkpoints as Checkpoints
 from jaxdistill.train.checkpoint import Elapsed as Elapsed
 from jaxdistill.train.checkpoint import Restored as Restored
+from jaxdistill.train.checkpoint import saved_fingerprint as saved_fingerprint
 from jaxdistill.train.config import TrainConfig as TrainConfig
+from jaxdistill.train.fingerprint import Fingerprint as Fingerprint
 from jaxdistill.train.loop import Hook as Hook
 from jaxdistill.train.loop import NonFiniteError as NonFiniteError
 from jaxdistill.train.loop import train_loop as train_loop

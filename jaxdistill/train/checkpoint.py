@@ -1,26 +1,26 @@
-"""Checkpoints of a run, written by Orbax: train state, data state and fingerprint.
+"""Checkpoints of a run, written by Orbax: train state, data state, fingerprint and checksums.
 
 A checkpoint is written under a temporary name and renamed when it is complete, so that a killed
 run still has the previous one. Saving is synchronous: the checkpoint is on disk when `save`
 returns, and a full disk is an error of that step, not of a later one.
 """
 
-import contextlib
-import logging
-import os
-import re
+import json
 import shutil
-import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+import pydantic
 
 from jaxdistill.errors import UserError
+from jaxdistill.train.checksums import check_checksums, write_checksums
+from jaxdistill.train.fingerprint import CONTINUE_HINT, Fingerprint, differences
+from jaxdistill.train.orbax_errors import disk_errors_as_user_errors, silence_orbax
 from jaxdistill.train.state import TrainState
 
 
@@ -31,6 +31,15 @@ class Elapsed:
     seconds: float = 0.0
     recorded_seconds: float = 0.0
     unrecorded_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class _RunData:
+    """JSON of a checkpoint beside the train state, as it is checked when it is read."""
+
+    data: Any
+    fingerprint: dict[str, Any]
+    effort: Elapsed = Elapsed()
 
 
 @dataclass(frozen=True)
@@ -49,18 +58,16 @@ class Checkpoints:
     Args:
         directory: Folder of the checkpoints; it is created if necessary.
         keep: Number of newest checkpoints to keep.
-        fingerprint: JSON values that must not change when the run continues, by dotted name.
-            None opens the folder read-only, as the run may be going on in another process: only
-            shapes are compared, and nothing is written, renamed or cleaned up.
+        fingerprint: Values that must not change when the run continues. None opens the folder
+            read-only, as the run may be going on in another process: only shapes are compared,
+            and nothing is written, renamed or cleaned up.
     """
 
-    def __init__(
-        self, directory: Path, *, keep: int = 1, fingerprint: Mapping[str, Any] | None = None
-    ):
+    def __init__(self, directory: Path, *, keep: int = 1, fingerprint: Fingerprint | None = None):
         self.directory = directory.absolute()
-        self._fingerprint = None if fingerprint is None else dict(fingerprint)
+        self._fingerprint = fingerprint
         is_read_only = fingerprint is None
-        with _disk_errors_as_user_errors(f"{directory}: no checkpoint can be written here"):
+        with disk_errors_as_user_errors(f"{directory}: no checkpoint can be written here"):
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -96,11 +103,15 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step:
             return
-        effort = asdict(elapsed or Elapsed())
-        run = {"data": data_state, "effort": effort, "fingerprint": self._fingerprint}
+        assert self._fingerprint is not None, "the folder was opened read-only"
+        run = {
+            "data": data_state,
+            "effort": asdict(elapsed or Elapsed()),
+            "fingerprint": dict(self._fingerprint.values),
+        }
         message = f"{self.directory / str(step)}: the checkpoint could not be written"
         try:
-            with _disk_errors_as_user_errors(f"{message} ({self.latest_description})"):
+            with disk_errors_as_user_errors(f"{message} ({self.latest_description})"):
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
@@ -109,16 +120,19 @@ class Checkpoints:
                     ),
                     force=True,
                 )
+            write_checksums(self.directory / str(step))
         except UserError:
             for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)
             raise
 
-    def restore(self, template: TrainState) -> Restored | None:
+    def restore(self, template: TrainState, data_state: Any = None) -> Restored | None:
         """Read the newest readable checkpoint. Return None if there is no checkpoint at all.
 
         Args:
             template: Shapes, dtypes and shardings (`abstract_state`), on this mesh or another.
+            data_state: A data state, whose types those of the checkpoint must have; None accepts
+                any.
 
         Raises:
             UserError: If fingerprint or shapes are not those of this run, or if none can be read.
@@ -126,13 +140,14 @@ class Checkpoints:
         skipped: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                with _silence_orbax():
-                    restored = self._restore_step(step, template, tuple(skipped))
+                with silence_orbax():
+                    restored = self._restore_step(step, template, data_state, tuple(skipped))
             except UserError:
                 raise
             except Exception as error:  # noqa: BLE001  an older checkpoint may still be readable
-                reason = (str(error).strip().splitlines() or [repr(error)])[0][:120]
-                skipped.append(f"{self.directory / str(step)}: cannot be read ({reason})")
+                skipped.append(
+                    f"{self.directory / str(step)}: cannot be read ({_describe_error(error)})"
+                )
                 continue
             if self._fingerprint is not None:
                 self._rename_unreadable(step)
@@ -145,49 +160,52 @@ class Checkpoints:
         """Stop Orbax's threads."""
         self._manager.close()
 
-    def _restore_step(self, step: int, template: TrainState, skipped: tuple[str, ...]) -> Restored:
+    def _restore_step(
+        self, step: int, template: TrainState, data_state: Any, skipped: tuple[str, ...]
+    ) -> Restored:
+        path = self.directory / str(step)
+        check_checksums(path)
         run_args = ocp.args.Composite(run=ocp.args.JsonRestore())
-        run = self._manager.restore(step, args=run_args)["run"]
+        run = pydantic.TypeAdapter(_RunData).validate_python(
+            self._manager.restore(step, args=run_args)["run"]
+        )
+        if data_state is not None and _types(run.data) != _types(data_state):
+            raise ValueError("the data state in run/metadata has other types")
         shapes = _array_specs(self._manager.item_metadata(step)["state"].tree)
-        self._check_compatible(self.directory / str(step), run["fingerprint"], shapes, template)
+        self._check_compatible(path, run.fingerprint, shapes, template)
         state_args = ocp.args.StandardRestore(_saved_fields(template))
         fields = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
-        elapsed = Elapsed(**run.get("effort", {}))
-        return Restored(TrainState(**fields), run["data"], elapsed, skipped)
+        return Restored(TrainState(**fields), run.data, run.effort, skipped)
 
     def _check_compatible(
         self,
         path: Path,
-        saved_fingerprint: dict[str, Any],
+        saved_fingerprint: Mapping[str, Any],
         shapes: dict[str, str],
         template: TrainState,
     ) -> None:
-        fingerprint = saved_fingerprint if self._fingerprint is None else self._fingerprint
-        lines = [
-            f"{path}: was written with {name} = {saved!r}, not {current!r}."
-            for name, saved, current in _differences(saved_fingerprint, fingerprint)
-        ]
-        if len(lines) > 4:
-            lines = [*lines[:3], f"{path}: {len(lines) - 3} more fields differ."]
+        lines: list[str] = []
+        if self._fingerprint is not None:
+            lines += self._fingerprint.difference_lines(path, saved_fingerprint)
         lines += [
             f"{path}: `{name}` is {saved or 'missing'}, "
             f"and this config makes it {current or 'nothing'}."
-            for name, saved, current in _differences(shapes, _array_specs(template))
+            for name, saved, current in differences(shapes, _array_specs(template))
         ]
         if lines:
-            raise UserError(
-                *lines,
-                "Continue with the config and the data that the run began with, or choose another "
-                "run folder (`output=...`).",
-            )
+            raise UserError(*lines, CONTINUE_HINT)
 
     def _rename_unreadable(self, restored_step: int) -> None:
         """Rename checkpoints newer than the restored one, so that their steps can be saved."""
         for step in self._manager.all_steps():
             if step > restored_step and jax.process_index() == 0:
-                path = self.directory / str(step)
-                path.rename(path.with_name(f"unreadable-{step}"))
+                (self.directory / str(step)).rename(self._unreadable_path(step))
         self._manager.reload()
+
+    def _unreadable_path(self, step: int) -> Path:
+        """Return a free path for a damaged checkpoint; a step may be damaged more than once."""
+        names = (f"unreadable-{step}" + (f"-{n}" if n > 1 else "") for n in count(1))
+        return next(p for name in names if not (p := self.directory / name).exists())
 
 
 def _saved_fields(state: TrainState) -> dict[str, Any]:
@@ -199,10 +217,34 @@ def _saved_fields(state: TrainState) -> dict[str, Any]:
     return fields if state.modules else {k: v for k, v in fields.items() if k != "modules"}
 
 
-def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return name, saved and current value of each entry that differs; None for no value."""
-    values = [(name, saved.get(name), current.get(name)) for name in sorted({*saved, *current})]
-    return [difference for difference in values if difference[1] != difference[2]]
+def saved_fingerprint(directory: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return path and fingerprint of the newest checkpoint whose metadata can be read.
+
+    It takes no weights, so that a run can be refused before anything is loaded. None if there is
+    no such checkpoint.
+    """
+    steps = [int(path.name) for path in directory.glob("[0-9]*") if path.name.isdecimal()]
+    for step in sorted(steps, reverse=True):
+        path = directory / str(step)
+        try:
+            fingerprint = json.loads((path / "run" / "metadata").read_bytes())["fingerprint"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+        if isinstance(fingerprint, dict):
+            return path.absolute(), fingerprint
+    return None
+
+
+def _describe_error(error: Exception) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        (first, *_) = error.errors()
+        return f"run/metadata: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return (str(error).strip().splitlines() or [repr(error)])[0][:120]
+
+
+def _types(value: Any) -> Any:
+    """Return the types of all values in a JSON value, in its structure."""
+    return jax.tree.map(type, value)
 
 
 def _array_specs(tree: Any) -> dict[str, str]:
@@ -210,38 +252,3 @@ def _array_specs(tree: Any) -> dict[str, str]:
     specs = jax.tree.map(lambda leaf: f"{jax.numpy.dtype(leaf.dtype)}{list(leaf.shape)}", tree)
     leaves = jax.tree.leaves_with_path(specs)
     return {jax.tree_util.keystr(path, simple=True, separator="."): spec for path, spec in leaves}
-
-
-@contextlib.contextmanager
-def _disk_errors_as_user_errors(message: str) -> Iterator[None]:
-    """Turn errors of the file system into one line that begins with `message`."""
-    try:
-        with _silence_orbax():
-            yield
-    except (OSError, ValueError) as error:
-        # TensorStore reports the system's error number inside the text of a ValueError.
-        match = re.search(r"os_error_code='(\d+)'", str(error))
-        number = int(match[1]) if match else getattr(error, "errno", None)
-        if number is None:
-            raise
-        cure = "Fix this, and run the same command again: it continues."
-        raise UserError(f"{message}: {os.strerror(number)}. {cure}") from None
-
-
-@contextlib.contextmanager
-def _silence_orbax() -> Iterator[None]:
-    """Keep Orbax's tracebacks off the console; what matters is raised."""
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
-    try:
-        yield
-    except Exception:
-        # When one array fails, Orbax closes its event loop. TensorStore's threads then cannot
-        # report the other arrays, and would print that. Wait until they have tried.
-        time.sleep(0.2)
-        raise
-    finally:
-        logger.setLevel(level)
-        sys.unraisablehook = hook

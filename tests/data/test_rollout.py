@@ -206,7 +206,7 @@ def test_rows_without_a_prompt_and_broken_files_are_named(tmp_path, config):
     texts = DataConfig(sources=(str(path),), heldout=0.0, rollout=TeacherRollout())
     with pytest.raises(UserError, match=r"texts.jsonl:1: has no prompt for the teacher"):
         check_data(texts, TOKENIZER)
-    assert check_data(config(), TOKENIZER).startswith("9 rows to train on, 2 held out; ")
+    assert check_data(config(), TOKENIZER).summary.startswith("9 rows to train on, 2 held out; ")
     prepare(config(), TOKENIZER, generation_cache=make_cache(tmp_path, Teacher()))
     rollout = cache_file(tmp_path)
     rollout.write_text('{"torn\n' + rollout.read_text())

@@ -18,8 +18,10 @@ from jaxdistill.train import (
     AdamW,
     Checkpoints,
     Elapsed,
+    Fingerprint,
     abstract_state,
     init_state,
+    saved_fingerprint,
     state_shardings,
 )
 
@@ -48,7 +50,7 @@ def at_step(state, step):
 
 
 def open_checkpoints(directory, *, keep=2, **fingerprint):
-    return Checkpoints(directory, keep=keep, fingerprint=fingerprint)
+    return Checkpoints(directory, keep=keep, fingerprint=Fingerprint(fingerprint))
 
 
 def assert_equal(actual, expected):
@@ -76,6 +78,7 @@ def test_checkpoint_is_restored_bit_for_bit(tmp_path, built):
 def test_checkpoint_without_elapsed_times_is_restored(tmp_path, built):
     template, state = built
     open_checkpoints(tmp_path).save(state, {})
+    (tmp_path / str(int(state.step)) / "checksums.json").unlink()
     path = tmp_path / str(int(state.step)) / "run" / "metadata"
     path.write_text(json.dumps({**json.loads(path.read_text()), "effort": {}}))
     assert open_checkpoints(tmp_path).restore(template).elapsed == Elapsed()
@@ -141,9 +144,37 @@ def truncate_arrays(path):
         os.truncate(file, file.stat().st_size // 2)
 
 
+def flip_bit(path):
+    """Flip one bit in the middle of the largest data file, which Orbax does not notice."""
+    file = max((path / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def change_run(**changes):
+    """Change JSON of a checkpoint of an older version, which has no checksums."""
+
+    def damage(path):
+        (path / "checksums.json").unlink()
+        file = path / "run" / "metadata"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        flip_bit,
+        change_run(fingerprint=[]),
+        change_run(effort={"seconds": []}),
+        change_run(effort=7),
+        change_run(data=[1]),
+        change_run(data={"next_index": "1"}),
+        change_run(data={"next_index": None}),
+        lambda path: (path / "run" / "metadata").write_text("[]"),
+        lambda path: (path / "checksums.json").write_text("{"),
         truncate_arrays,
         lambda path: shutil.rmtree(path / "state"),
         lambda path: shutil.rmtree(path / "run"),
@@ -159,7 +190,7 @@ def test_unreadable_checkpoint_is_skipped_for_the_previous_one(tmp_path, built, 
         checkpoints.save(at_step(state, step), {"next_index": step})
     damage(tmp_path / "2")
     reopened = open_checkpoints(tmp_path)
-    restored = reopened.restore(template)
+    restored = reopened.restore(template, {"next_index": 0})
     assert_equal(restored.state, at_step(state, 1))
     assert restored.data_state == {"next_index": 1}
     (line,) = restored.skipped
@@ -167,6 +198,34 @@ def test_unreadable_checkpoint_is_skipped_for_the_previous_one(tmp_path, built, 
     reopened.save(at_step(state, 2), {"next_index": 2})
     assert open_checkpoints(tmp_path).restore(template).data_state == {"next_index": 2}
     assert (tmp_path / "unreadable-2").exists()
+
+
+def test_checkpoint_is_damaged_again_after_it_was_written_anew(tmp_path, built):
+    template, state = built
+    for damaged_times in range(3):
+        checkpoints = open_checkpoints(tmp_path)
+        for step in (1, 2):
+            checkpoints.save(at_step(state, step), {})
+        truncate_arrays(tmp_path / "2")
+        restored = open_checkpoints(tmp_path).restore(template)
+        assert int(restored.state.step) == 1
+        assert len(restored.skipped) == 1
+        assert len(list(tmp_path.glob("unreadable-2*"))) == damaged_times + 1
+
+
+def test_checksum_names_the_damaged_file(tmp_path, built):
+    template, state = built
+    open_checkpoints(tmp_path).save(at_step(state, 1), {})
+    flip_bit(tmp_path / "1")
+    with pytest.raises(UserError, match=r"1: cannot be read \(state/\S*d/\w+ is not as it was"):
+        open_checkpoints(tmp_path).restore(template)
+
+
+def test_checkpoint_without_checksums_is_restored(tmp_path, built):
+    template, state = built
+    open_checkpoints(tmp_path).save(at_step(state, 1), {})
+    (tmp_path / "1" / "checksums.json").unlink()
+    assert_equal(open_checkpoints(tmp_path).restore(template).state, at_step(state, 1))
 
 
 def test_no_new_run_starts_if_no_checkpoint_can_be_read(tmp_path, built):
@@ -191,6 +250,17 @@ def test_changed_fingerprint_is_refused_by_field(tmp_path, built):
     assert seed == f"{tmp_path}/1: was written with seed = 0, not 1."
     assert "student.layers = 10, not 12" in layers
     assert "another run folder" in cure
+
+
+def test_fingerprint_is_read_without_arrays_from_the_newest_readable_checkpoint(tmp_path, built):
+    _, state = built
+    assert saved_fingerprint(tmp_path) is None
+    checkpoints = open_checkpoints(tmp_path, seed=3)
+    for step in (2, 10):
+        checkpoints.save(at_step(state, step), {})
+    assert saved_fingerprint(tmp_path) == (tmp_path / "10", {"seed": 3})
+    (tmp_path / "10" / "run" / "metadata").write_text('{"fingerprint": 1}')
+    assert saved_fingerprint(tmp_path) == (tmp_path / "2", {"seed": 3})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.report import training_effort
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh
 from jaxdistill.track import JsonlTracker
-from jaxdistill.train import Checkpoints, Hook, NonFiniteError, TrainState, train_loop
+from jaxdistill.train import Checkpoints, Fingerprint, Hook, NonFiniteError, TrainState, train_loop
 from jaxdistill.train.interrupt import Interrupt
 from jaxdistill.types import Batch
 
@@ -61,7 +61,7 @@ def initial_state():
 def run(tmp_path=None, *, state=None, batches=None, num_steps=7, save_every_steps=3, **kwargs):
     checkpoints = None
     if tmp_path is not None:
-        checkpoints = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={})
+        checkpoints = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint=Fingerprint())
     options = {"log_every_steps": 2, "trackers": [], "step": step, **kwargs}
     return train_loop(
         options.pop("step"),
@@ -114,7 +114,7 @@ def test_every_batch_is_used_once_and_records_have_their_steps():
 def test_checkpoints_hold_the_state_of_the_data(tmp_path):
     run(tmp_path)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["3", "6", "7"]
-    restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={}).restore(
+    restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint=Fingerprint()).restore(
         template(initial_state())
     )
     assert restored.data_state == {"at": 7}
@@ -173,7 +173,7 @@ def test_signal_stops_after_the_step_saves_and_tells_how_to_continue(
     assert "once more stops at once" in capfd.readouterr().err
     assert signal.getsignal(number) == before
 
-    restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint={}).restore(
+    restored = Checkpoints(tmp_path / "checkpoints", keep=3, fingerprint=Fingerprint()).restore(
         template(state)
     )
     tracker = JsonlTracker(tmp_path / "metrics.jsonl", restored_step=5)

@@ -9,7 +9,7 @@ import pytest
 from test_step import OBJECTIVES, PLAIN, RTOL, copied, sharded, take_step
 from tiny_run import assemble, data
 
-from jaxdistill.train import AdamW, Checkpoints
+from jaxdistill.train import AdamW, Checkpoints, Fingerprint
 from jaxdistill.train.schedules import Constant
 
 
@@ -42,7 +42,7 @@ def test_run_with_modules_continues_to_the_same_bits(tmp_path, batch):
         return state
 
     whole = jax.device_get(take_steps(copied(tiny.state), 4))
-    checkpoints = Checkpoints(tmp_path, fingerprint={})
+    checkpoints = Checkpoints(tmp_path, fingerprint=Fingerprint())
     checkpoints.save(take_steps(copied(tiny.state), 2), {})
     restored = checkpoints.restore(tiny.template)
     checkpoints.close()

@@ -23,6 +23,7 @@ from jaxdistill.track import JsonlTracker
 from jaxdistill.train import (
     AdamW,
     Checkpoints,
+    Fingerprint,
     Hook,
     TrainState,
     abstract_state,
@@ -154,7 +155,7 @@ def assemble(
 def main(folder: Path, pause_seconds: float = 0.0) -> None:
     """Train for `STEPS` steps, save every third, and write the parameters to `params.npz`."""
     tiny = assemble(devices=1)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=2, fingerprint={"seed": 3})
+    checkpoints = Checkpoints(folder / "checkpoints", keep=2, fingerprint=Fingerprint({"seed": 3}))
     restored = checkpoints.restore(tiny.template)
     state, iterator = tiny.state, data()
     if restored is not None:
