@@ -1,6 +1,5 @@
 """The report on a run: `report/index.html`, one file without network or scripts."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxdistill.report.html import (
 )
 from jaxdistill.report.quantities import Comparison, Sample, table_rows
 from jaxdistill.report.training_curves import MetricRecords, draw_chart, list_charts
+from jaxdistill.track import read_records
 
 _HELDOUT = "On held-out rows that neither model was trained on here."
 _NO_HELDOUT = "No rows were held out: samples and repetition are of training prompts."
@@ -44,10 +44,7 @@ class RunReport:
 
 def read_metrics(path: str | Path) -> MetricRecords:
     """Read the records of a `metrics.jsonl`; empty if there is no such file."""
-    path = Path(path)
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [record.values for record in read_records(Path(path))]
 
 
 def write_report(report: RunReport, directory: str | Path) -> Path:

@@ -13,6 +13,7 @@ from rich.console import Console
 from jaxdistill.config import configclass
 from jaxdistill.errors import UserError
 from jaxdistill.files import atomic_file
+from jaxdistill.track.metric_records import read_records
 
 
 @runtime_checkable
@@ -187,21 +188,12 @@ def _format_value(value: Any) -> str:
 
 
 def _truncate_after(path: Path, restored_step: int | None) -> None:
-    """Drop records after `restored_step` and an incomplete last line, in one atomic rename."""
+    """Drop records after `restored_step` and damaged lines, in one atomic rename."""
     if not path.exists():
         return
-    last_step = -math.inf if restored_step is None else restored_step
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"]
+    records = [] if restored_step is None else read_records(path)
     with atomic_file(path) as temporary:
-        temporary.write_bytes(b"".join(line for line in lines if _parse_step(line) <= last_step))
-
-
-def _parse_step(line: bytes) -> float:
-    """Return the step of a record; infinity if the line is not a record."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        temporary.write_bytes(b"".join(r.line for r in records if r.step <= (restored_step or 0)))
 
 
 def _write_error(path: Path, error: OSError) -> UserError:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill.errors import UserError
-from jaxdistill.track import JsonlTracker
+from jaxdistill.track import JsonlTracker, read_records
 
 
 def write_records(path, steps, *, restored_step=None, seconds=0.0):
@@ -56,6 +56,41 @@ def test_continued_record_equals_an_undisturbed_one(tmp_path, incomplete_line):
     write_records(continued, range(7, 12), restored_step=6, seconds=9.0)
     assert records_without_times(continued) == records_without_times(tmp_path / "whole.jsonl")
     assert not list(tmp_path.glob("*.tmp"))
+
+
+DAMAGE = [
+    b'{"step": 3, "tra',
+    b"\0\0\0",
+    b"[]",
+    b'{"loss": 1}',
+    b'{"step": []}',
+    b"\xff",
+    b"[" * 9999,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_in_the_middle_is_said_with_the_missing_steps(tmp_path, damage, capsys):
+    path = tmp_path / "metrics.jsonl"
+    write_records(path, range(9))
+    lines = path.read_bytes().splitlines()
+    lines[3] = damage
+    path.write_bytes(b"\n".join([*lines, b""]))
+    write_records(path, [7], restored_step=6)
+    note = (
+        f"note: {path}: line 4 is damaged and left out: records from step 2 to step 4 are missing."
+    )
+    assert capsys.readouterr().out.splitlines() == [note]
+    assert [record["step"] for record in records_without_times(path)] == [0, 1, 2, 4, 5, 6, 7]
+
+
+def test_damage_at_both_ends_is_said(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'x\nx\n{"step": 5}\nx\n{"step"')
+    assert [record.step for record in read_records(path)] == [5]
+    first, second = capsys.readouterr().out.splitlines()
+    assert "lines 1 to 2 are damaged and left out: records from the start to step 5" in first
+    assert "line 4 is damaged and left out: records from step 5 to the end" in second
 
 
 def test_new_run_starts_an_empty_record(tmp_path):
