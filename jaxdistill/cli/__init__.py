@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 from jaxdistill.cli.parser import build_parser
 from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
-from jaxdistill.signal_handler import handle_signals
+from jaxdistill.signal_handler import handle_signals, watch_signals
 
 USAGE_ERROR = 2
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     options.arguments = arguments
     try:
-        with handle_signals(_exit_on_signal, signal.SIGINT, signal.SIGTERM):
+        with (
+            handle_signals(_exit_on_signal, *_STOP_SIGNALS),
+            watch_signals(_exit, *_STOP_SIGNALS),
+        ):
             return options.command(options) or 0
     except UserError as error:
         for line in error.shown_lines:
@@ -31,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exit_on_signal(_: signal.Signals) -> None:
+    _exit()
+
+
+def _exit() -> None:
     """End the process at once, since an exception could get lost in a library's callback."""
     if os.isatty(1):
         os.write(1, b"\x1b[?25h")  # show the cursor, which a progress bar hides

@@ -160,7 +160,7 @@ def _non_negative_float(text: str) -> float:
 
 
 def _probability(text: str) -> float:
-    return _parse_number(text, float, lambda value: 0 < value <= 1, "a number above 0, at most 1")
+    return _parse_number(text, float, lambda value: 1e-6 <= value <= 1, "a number from 1e-6 to 1")
 
 
 _Number = TypeVar("_Number", int, float)

@@ -225,15 +225,19 @@ def parse_generation_kwargs(generation_kwargs: Mapping[str, Any]) -> GenerationS
     Raises:
         UserError: Names every option that is not supported.
     """
-    options: dict[str, Any] = dict(normalize_gen_kwargs(dict(generation_kwargs)))
-    stop_strings = tuple(text for text in options.pop("until") if text)
-    temperature = float(options.pop("temperature", 1.0))
-    sampling = Sampling(
-        max_new_tokens=options.pop("max_gen_toks"),
-        temperature=temperature if options.pop("do_sample") else 0.0,
-        top_k=options.pop("top_k", None) or 0,
-        top_p=float(options.pop("top_p", None) or 1.0),
-    )
+    try:
+        options: dict[str, Any] = dict(normalize_gen_kwargs(dict(generation_kwargs)))
+        stop_strings = tuple(text for text in options.pop("until") if text)
+        temperature = float(options.pop("temperature", 1.0))
+        sampling = Sampling(
+            max_new_tokens=options.pop("max_gen_toks"),
+            temperature=temperature if options.pop("do_sample") else 0.0,
+            top_k=options.pop("top_k", None) or 0,
+            top_p=float(options.pop("top_p", None) or 1.0),
+        )
+    except (ValueError, TypeError) as error:  # pydantic's errors are ValueErrors
+        reason = "; ".join(" ".join(line.split()) for line in str(error).splitlines()[1:3])
+        raise UserError(f"generation_kwargs: {reason or error}. Change it in the task.") from None
     if unknown := [name for name, value in options.items() if _NO_OP_KWARGS.get(name) != value]:
         raise UserError(
             f"generation_kwargs: {', '.join(unknown)} not supported; expected until, "

@@ -38,13 +38,14 @@ class Sampling:
             own distribution.
         top_k: Sample only from this many most probable tokens; 0 for all tokens.
         top_p: Sample only from the nucleus: the fewest most probable tokens whose probabilities
-            sum to at least this; 1 for all tokens.
+            sum to at least this; 1 for all tokens. The smallest value is 1e-6, below which float32
+            cannot add them up; take a temperature of 0 for the most probable token alone.
     """
 
     max_new_tokens: Annotated[int, Field(gt=0)] = 128
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     top_k: Annotated[int, Field(ge=0)] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
 
 
 def sample_next_token(
@@ -132,8 +133,9 @@ def _sample_top_p(
         logit = jnp.take_along_axis(logits.reshape(batch, -1), token[:, None], axis=1)[:, :, None]
         is_candidate = (logits > logit) | ((logits == logit) & (ids < token[:, None, None]))
         block_sums = jnp.where(is_candidate, weights, 0.0).sum(axis=2)
-        # NaN is accepted, so that the loop ends for a model that has diverged.
-        is_rejected = block_sums.sum(axis=1) >= nucleus_weight
+        # The first token of all is accepted, and so is NaN: the loop ends in any case.
+        weight_before = block_sums.sum(axis=1)
+        is_rejected = (weight_before >= nucleus_weight) & (weight_before > 0)
         return attempt + 1, is_candidate, block_sums, token, is_rejected
 
     no_token, is_rejected = jnp.zeros(batch, jnp.int32), jnp.ones(batch, bool)

@@ -177,6 +177,13 @@ def test_completions_end_at_the_first_stop_string():
         assert decode_until_stop(tokens, settings.stop_strings, tokenizer) == expected
 
 
+@pytest.mark.parametrize("option", [{"top_p": 5}, {"temperature": "hot"}, {"top_k": -1}])
+def test_invalid_generation_settings_are_refused(option):
+    options = {"until": ["."], "max_gen_toks": 4, "do_sample": True, **option}
+    with pytest.raises(UserError, match=r"^generation_kwargs: .*Change it in the task\.$"):
+        parse_generation_kwargs(options)
+
+
 def test_bos_is_not_added_twice(workspace, tmp_path):
     tiny.model_folder(tmp_path / "model")
     tiny.tokenizer(bos=True).save_pretrained(tmp_path / "model")

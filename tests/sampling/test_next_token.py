@@ -8,11 +8,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 import pytest
 from scipy import stats
 
+from jaxdistill.cli import main
+from jaxdistill.data import TeacherRollout
 from jaxdistill.sampling import Sampling, sample_next_token
-from jaxdistill.sampling.next_token import _top_k
+from jaxdistill.sampling.next_token import _sample_top_p, _top_k
 
 NUM_DRAWS, VOCAB_SIZE = 4096, 700
 
@@ -135,3 +138,21 @@ def test_low_precision_is_computed_in_float32() -> None:
     logits = np.random.default_rng(3).normal(0, 2, VOCAB_SIZE).astype(jnp.bfloat16)
     rounded = logits.astype(np.float32)
     np.testing.assert_array_equal(draw(logits, SETTINGS[2]), draw(rounded, SETTINGS[2]))
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 1e-40])
+def test_smallest_nucleus_is_the_first_of_the_most_probable_tokens(top_p):
+    """In float32 1e-40 is 0, of which no weight is less: the loop once did not end."""
+    logits = jnp.zeros((8, 700)).at[:, 300:302].set(1.0)
+    tokens = jax.jit(_sample_top_p, static_argnums=2)(logits, keys(8), top_p)
+    np.testing.assert_array_equal(tokens, 300)
+
+
+def test_smallest_top_p_is_stated_and_lower_values_are_refused(capfd):
+    assert Sampling(top_p=1e-6).top_p == TeacherRollout(top_p=1e-6).top_p == 1e-6
+    for config in (Sampling, TeacherRollout):
+        with pytest.raises(pydantic.ValidationError, match="greater than or equal to 0.000001"):
+            config(top_p=1e-7)
+    with pytest.raises(SystemExit):
+        main(["generate", "--model", "x", "--temperature", "1", "--top-p", "1e-40"])
+    assert "'1e-40' is not a number from 1e-6 to 1" in capfd.readouterr().err

@@ -33,7 +33,8 @@ class TeacherRollout:
         stop: Stop strings. A completion ends before the first of them, and counts as finished
             there. A row is dropped if nothing is left of its completion.
         top_k: Sample from this many of the most probable tokens; 0 for no limit.
-        top_p: Sample from the most probable tokens that together have this probability.
+        top_p: Sample from the most probable tokens that together have this probability, at least
+            1e-6.
         seed: Seed of the sampling.
         batch_size: Number of prompts that are completed at once.
         directory: Folder of the file of completions; null is the run folder. Runs with the same
@@ -45,7 +46,7 @@ class TeacherRollout:
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     top_k: Annotated[int, Field(ge=0)] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
     seed: int = 0
     batch_size: Annotated[int, Field(gt=0)] = 32
     directory: Annotated[str, Field(min_length=1)] | None = None
