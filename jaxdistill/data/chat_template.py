@@ -13,6 +13,11 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from jaxdistill.data.chat_turns import common_size
 from jaxdistill.data.rows import Message
+from jaxdistill.data.template_limits import (
+    TemplateLimitError,
+    check_rendered_size,
+    limit_rendering,
+)
 from jaxdistill.errors import UserError
 
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -44,6 +49,8 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._name = name
         self._writes_by_role = {"user": True, "assistant": True}
+        self._limit_error: UserError | None = None
+        self._is_tried = False
 
     @property
     def source(self) -> str | None:
@@ -72,12 +79,13 @@ class ChatTemplate:
         if not self.source or not _GENERATION_MARK.search(self.source):
             return None
         special_tokens: dict[str, Any] = dict(self._tokenizer.special_tokens_map)
-        rendered: Any = render_jinja_template(
-            conversations=[self._to_conversation(messages)],
-            tools=[dict(tool) for tool in tools] or None,
-            return_assistant_tokens_mask=True,
-            **{**special_tokens, "chat_template": self.source, **self._time_arguments()},
-        )
+        with limit_rendering():
+            rendered: Any = render_jinja_template(
+                conversations=[self._to_conversation(messages)],
+                tools=[dict(tool) for tool in tools] or None,
+                return_assistant_tokens_mask=True,
+                **{**special_tokens, "chat_template": self.source, **self._time_arguments()},
+            )
         _, (marked,) = rendered
         return marked
 
@@ -153,18 +161,30 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool,
     ) -> str:
+        if self._limit_error is not None:  # not once more for every row
+            raise self._limit_error
         try:
-            text = self._tokenizer.apply_chat_template(
-                conversation,
-                tools=[dict(tool) for tool in tools] or None,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **self._time_arguments(),
+            # The first rendering is also limited in memory, while no other thread needs any.
+            with limit_rendering(limits_memory=not self._is_tried):
+                text = self._tokenizer.apply_chat_template(
+                    conversation,
+                    tools=[dict(tool) for tool in tools] or None,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    **self._time_arguments(),
+                )
+            self._is_tried = True
+            assert isinstance(text, str)
+            check_rendered_size(text, [*conversation, *tools])
+        except TemplateLimitError as error:
+            self._limit_error = UserError(
+                f"the chat template of tokenizer `{self._name}` is not usable: {error}. Give the "
+                "model another template."
             )
+            raise self._limit_error from None
         except Exception as error:  # noqa: BLE001 (a template is a program: it may raise anything)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"the chat template of tokenizer `{self._name}` refuses it: {reason}"
             ) from None
-        assert isinstance(text, str)
         return text

@@ -13,6 +13,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import evals
+from jaxdistill.data.template_limits import limit_rendering
 from jaxdistill.errors import UserError
 from jaxdistill.model import Model
 from jaxdistill.run import make_token_evaluator, open_model
@@ -112,16 +113,15 @@ class HarnessModel(TemplateLM):
         """
         if not self.tokenizer.chat_template:
             raise UserError("the tokenizer has no chat template: use `--prompt-template plain`.")
-        from jinja2 import TemplateError
-
         try:
-            return self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        except TemplateError as error:
+            with limit_rendering():
+                return self.tokenizer.apply_chat_template(
+                    chat_history,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                )
+        except Exception as error:  # noqa: BLE001 (a template is a program: it may raise anything)
             raise UserError(f"the chat template rejects the task's messages: {error}") from None
 
     def loglikelihood(
