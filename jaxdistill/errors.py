@@ -9,6 +9,9 @@ INTERRUPTED_EXIT_CODE = 130
 MAX_SHOWN_LINES = 10
 """Number of error lines that are shown; further lines are only counted."""
 
+MAX_LINE_LENGTH = 1000
+"""Number of characters of an error line that are shown: of a longer one, its start and end."""
+
 
 class UserError(Exception):
     """Mistakes in a config, a file or an option, with what to do about them.
@@ -24,9 +27,21 @@ class UserError(Exception):
 
     @property
     def shown_lines(self) -> tuple[str, ...]:
-        """The first `MAX_SHOWN_LINES` lines, then the number of further lines."""
+        """The first `MAX_SHOWN_LINES` lines, safe to print, then the number of further lines."""
+        shown = tuple(map(printable_line, self.lines[:MAX_SHOWN_LINES]))
         more = len(self.lines) - MAX_SHOWN_LINES
-        return (*self.lines[:MAX_SHOWN_LINES], f"... and {more} more.") if more > 0 else self.lines
+        return (*shown, f"... and {more} more.") if more > 0 else shown
+
+
+def printable_line(text: str) -> str:
+    """Return a text, which may hold names from files, as one line that a terminal shows as it is.
+
+    Control characters and line breaks are escaped, and a long text is cut in its middle.
+    """
+    if len(text) > MAX_LINE_LENGTH:
+        half = MAX_LINE_LENGTH // 2
+        text = f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ErrorCollector:

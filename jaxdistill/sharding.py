@@ -70,6 +70,21 @@ class MeshConfig:
         return sizes
 
 
+def check_single_process(*, takes_devices: bool = True) -> None:
+    """Raise UserError if JAX runs in several processes: files and signals are those of one.
+
+    A process may have any number of devices. A parent that leaves them to its children does not
+    take them here; it then knows only of processes that `jax.distributed` has joined.
+    """
+    if not takes_devices and not jax.distributed.is_initialized():
+        return
+    if (count := jax.process_count()) > 1:
+        raise UserError(
+            f"JAX runs in {count} processes, and jaxdistill trains and writes in one only. Start "
+            "it without `jax.distributed`, on one host; `mesh` divides all devices of a host."
+        )
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Create the mesh over `devices`; None for all devices of all processes."""
     devices = jax.devices() if devices is None else devices

@@ -3,17 +3,25 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from jaxdistill import __version__
 from jaxdistill.cli import commands
+from jaxdistill.errors import printable_line
 
 _MODEL_HELP = "a folder, .gguf file, run folder or hub name"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors are one line, whatever the arguments hold."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable_line(message))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; parsed options hold the function of their command as `command`."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="jaxdistill",
         description="Distil large language models into small ones, with JAX.",
     )

@@ -21,6 +21,7 @@ from jaxdistill.compare.page import ComparisonPage, describe_excluded_rows, rend
 from jaxdistill.compare.recommendation import recommend
 from jaxdistill.errors import ErrorCollector
 from jaxdistill.files import atomic_directory
+from jaxdistill.sharding import check_single_process
 
 OUTPUT_FILES = ("index.html", "metrics.jsonl", human_eval.SHEET_NAME)
 
@@ -34,6 +35,7 @@ def compare(options: CompareOptions) -> Path:
     Raises:
         UserError: for mistakes in models, rows, judgements or the output folder.
     """
+    check_single_process(takes_devices=False)
     # Mistakes in files are found before hours of measuring.
     rows = scoring.read_text_rows(
         options.data.sources, as_chat=options.data.prompt_template == "chat"

@@ -98,11 +98,16 @@ def _locate(cls: type, content: Any, location: tuple[Any, ...]) -> tuple[str, ty
         owner = holder
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
         annotation = _child_annotation(annotation, owner, step)
-        if isinstance(value, dict):
-            value = value.get(step)
-        else:
-            value = value[step] if isinstance(value, list) and isinstance(step, int) else None
+        value = _child_value(value, step)
     return path.lstrip(".") or "config", owner
+
+
+def _child_value(value: Any, step: Any) -> Any:
+    """Return an item of a value; None where it is missing, as pydantic tells by its place."""
+    try:
+        return value[step] if isinstance(value, dict | list) else None
+    except (LookupError, TypeError):  # TypeError: a name in a list
+        return None
 
 
 def _config_class(annotation: Any, value: Any) -> type | None:

@@ -27,7 +27,7 @@ from jaxdistill.run.teacher_view import (
     reading_difference,
 )
 from jaxdistill.run.vocab_tables import VocabTablePair, make_vocab_tables
-from jaxdistill.sharding import make_mesh, num_batch_shards
+from jaxdistill.sharding import check_single_process, make_mesh, num_batch_shards
 from jaxdistill.train import check_batch_size
 from jaxdistill.types import Batch, Params
 
@@ -218,6 +218,7 @@ def inspect(config: RunConfig) -> Inspection:
     Raises:
         UserError: With everything that is wrong, except in the data.
     """
+    check_single_process()
     findings = ErrorCollector()
     student = teacher = tokenizer = teacher_tokenizer = teacher_view = mesh = layers = None
     with findings.collect("student.model"):

@@ -19,7 +19,7 @@ from jaxdistill.run.folder import RunFolder, exported_model_path
 from jaxdistill.run.heldout import summarize
 from jaxdistill.run.layer_choice import restore_layers
 from jaxdistill.run.result import read_result
-from jaxdistill.sharding import MeshConfig, make_mesh
+from jaxdistill.sharding import MeshConfig, check_single_process, make_mesh
 from jaxdistill.teachers import online
 from jaxdistill.train import Checkpoints
 
@@ -194,6 +194,7 @@ def export(
             it is set, a run exports its checkpoint, which has full precision, instead of its
             exported student.
     """
+    check_single_process()
     hub.check_export_dtype(format, dtype)
     folder = RunFolder(model)
     has_checkpoint = folder.is_run(model) and folder.checkpoints.is_dir()

@@ -13,6 +13,7 @@ from jaxdistill.errors import INTERRUPTED_EXIT_CODE, ErrorCollector, UserError
 from jaxdistill.report import QUANTITIES, draw_intervals, to_standalone_svg
 from jaxdistill.run import check_objectives
 from jaxdistill.run.folder import write_text
+from jaxdistill.sharding import check_single_process
 from jaxdistill.study.config import StudyConfig, StudyRun, expand_runs
 from jaxdistill.study.process_runner import ProcessRunner, lock_folder
 from jaxdistill.study.table import ArmResult, arm_results, csv_rows, markdown_table
@@ -30,6 +31,7 @@ def run(study: StudyConfig, path: str | Path) -> int:
     Raises:
         UserError: A config is wrong, a run failed, or runs cannot be compared.
     """
+    check_single_process(takes_devices=False)
     runs = expand_runs(study, path)
     _check_new_arms(runs[: len(study.arms)])
     folder = Path(study.output).expanduser()

@@ -31,6 +31,8 @@ OVERRIDES = {
     "output={folder}/" + "x" * 300: "no file can have this name",
     "student.model=" + "x" * 300: "no file can have this name",
     "data.sources=" + "x" * 300: "no file can have this name",
+    "objectives.0.weight=[[0]]": "objectives[0].weight",
+    "objectives.0.weight=[1,[2]]": "objectives[0].weight",
     "data.length=257": "data.length: 257 positions are more than the 256 that",
     "data.rollout={type: teacher, temperature: .inf}": "finite",
     "output=": "output: string should have at least 1 character",
@@ -232,3 +234,48 @@ def test_folder_with_other_files_is_refused(workspace, command, name):
     assert code == 2
     assert "output: docs holds 1 other file(s) (index.md, …) and no run" in stderr
     assert [path.name for path in (workspace / "docs").iterdir()] == ["index.md"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "config.yaml"),
+        ("train", "config.yaml"),
+        ("export", "--model", "teacher", "--out", "run"),
+        ("compare", "teacher", "b=teacher", "--data", "rows.jsonl", "--out", "run"),
+        ("study", "study.yaml"),
+    ],
+)
+def test_several_processes_are_refused_before_anything_is_written(
+    workspace, command, monkeypatch, arguments
+):
+    study = "run: config.yaml\noutput: run\narms: {a: {}}\nbaseline: a\n"
+    (workspace / "study.yaml").write_text(study)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
+    code, _, stderr = command(*arguments)
+    assert code == 2
+    assert stderr.startswith("error: JAX runs in 2 processes")
+    assert stderr.count("\n") == 1
+    assert not (workspace / "run").exists()
+
+
+def test_names_from_files_are_escaped_and_cut(workspace, command):
+    weights = load_file(workspace / "teacher" / "model.safetensors")
+    weights["\x1b[31mred\nline" + "y" * 100_000] = np.zeros(1, np.float32)
+    save_file(weights, workspace / "teacher" / "model.safetensors", metadata={"format": "pt"})
+    code, _, stderr = command("generate", "--model", "teacher", "--prompt", "a")
+    assert code == 2
+    (line,) = stderr.splitlines()
+    assert "\\x1b[31mred\\nline" in line
+    assert line.isprintable()
+    assert len(line) < 1100
+
+
+def test_argument_that_no_parser_knows_is_one_line(capfd):
+    with pytest.raises(SystemExit):
+        main(["check", "a.yaml", "--\x1b[31m" + "y" * 100_000])
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.isprintable()
+    assert "unrecognized arguments: --\\x1b[31my" in last
+    assert len(last) < 1200
