@@ -26,9 +26,13 @@ def cache_folder() -> Path:
 
 
 def check_path_names(path: Path) -> None:
-    """Check that no name in a path is longer than 255 bytes or holds a null character."""
+    """Check that a path can be encoded, and that no name in it is too long or holds a null."""
     for part in path.parts:
-        if len(os.fsencode(part)) > _MAX_NAME_BYTES or "\0" in part:
+        try:
+            is_valid = len(os.fsencode(part)) <= _MAX_NAME_BYTES and "\0" not in part
+        except UnicodeError:
+            is_valid = False
+        if not is_valid:
             raise UserError(f"{part[:40]}...: no file can have this name. Choose another.")
 
 

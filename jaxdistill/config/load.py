@@ -76,9 +76,9 @@ def _leaves(content: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_yaml(path: Path, parents: tuple[Path, ...] = ()) -> dict[Any, Any]:
-    if path.resolve() in parents:
-        raise UserError(f"{path}: `base` leads back to this file. Remove one of the two.")
     try:
+        if path.resolve() in parents:
+            raise UserError(f"{path}: `base` leads back to this file. Remove one of the two.")
         node = OmegaConf.load(path)
     except FileNotFoundError:
         siblings = [str(p) for p in sorted(path.parent.glob("*.y*ml"))]
@@ -87,8 +87,10 @@ def _read_yaml(path: Path, parents: tuple[Path, ...] = ()) -> dict[Any, Any]:
         ) from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; a config is a YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(f"{path}: cannot be read as a config: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply to be read as a config.") from None
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(node, DictConfig):
@@ -134,6 +136,8 @@ def _apply_override(node: DictConfig, override: str) -> None:
             # A new choice: the fields of the former one are removed.
             key, parsed = parent, {"type": parsed}
         OmegaConf.update(node, key, parsed, merge=False, force_add=True)
-    except (YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
+    except RecursionError:
+        raise UserError(f"override `{key}=...`: nested too deeply to be read.") from None
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, LookupError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"override `{override}`: {reason}") from None

@@ -209,7 +209,8 @@ def _tokenize_rendered(
 ) -> Iterator[TokenizedRow]:
     tokenizer = renderer.tokenizer
     added = tokenizer.added_tokens_decoder.items()
-    special_ids = [*tokenizer.all_special_ids, *(index for index, token in added if token.special)]
+    special_ids = [index for index in tokenizer.all_special_ids if index is not None]
+    special_ids += [index for index, token in added if token.special]
     remaining = iter(rendered)
     while chunk := list(islice(remaining, _CHUNK_ROWS)):
         for text, encoding in zip(chunk, _tokenize_with_offsets(chunk, renderer), strict=True):

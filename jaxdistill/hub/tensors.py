@@ -122,7 +122,7 @@ def _open_safetensors_file(path: Path) -> Iterator[tuple[str, LazyTensor]]:
         file = safe_open(path, framework="numpy", backend="pread")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; the model is incomplete.") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnicodeError) as error:
         if path.is_dir():
             raise UserError(f"{path}: a folder, expected a safetensors file.") from None
         size = path.stat().st_size if path.is_file() else 0

@@ -33,6 +33,7 @@ OVERRIDES = {
     "data.sources=" + "x" * 300: "no file can have this name",
     "objectives.0.weight=[[0]]": "objectives[0].weight",
     "objectives.0.weight=[1,[2]]": "objectives[0].weight",
+    "train.steps=" + "[" * 500 + "]" * 500: "override `train.steps=...`: nested too deeply",
     "data.length=257": "data.length: 257 positions are more than the 256 that",
     "data.rollout={type: teacher, temperature: .inf}": "finite",
     "output=": "output: string should have at least 1 character",

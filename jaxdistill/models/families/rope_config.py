@@ -43,7 +43,7 @@ def read_rope(reader: HFConfigReader) -> Rope:
     return parse_rope(reader, key, reader.values.get(key) or {}, reader.values["rope_theta"])
 
 
-def parse_rope(reader: HFConfigReader, key: str, parameters: Any, base: float | int) -> Rope:
+def parse_rope(reader: HFConfigReader, key: str, parameters: Any, base: Any) -> Rope:
     """Parse an object of rope parameters; `base` is the default of its `rope_theta`."""
     if not isinstance(parameters, Mapping):
         reader.add_mistake(key, parameters, "an object with a `rope_type`")
@@ -64,7 +64,7 @@ def parse_rope(reader: HFConfigReader, key: str, parameters: Any, base: float | 
     inner = HFConfigReader(values)
     kind = inner.choice("rope_type", ROPE_KINDS)
     base = inner.positive_float("rope_theta")
-    if base == 1:
+    if base == 1 and not inner.mistakes:
         inner.add_mistake("rope_theta", base, "a number above 1")
     if kind is RopeKind.LLAMA3:
         rope = _llama3_rope(inner, base)
