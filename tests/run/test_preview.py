@@ -66,7 +66,7 @@ def test_the_teachers_view_stands_beside_it(workspace, preview, other_teacher):
 
 def test_completions_of_a_teacher_are_shown_once_they_are_written(workspace, command, preview):
     rollout = "data.rollout={type: teacher, max_new_tokens: 4}"
-    before = preview(rollout)
+    before = preview(rollout, "train.steps=1")
     assert {row["note"] for row in before} == {"the teacher writes the completion"}
     assert not any(sum(row["loss_mask"]) for row in before)
     code, _, stderr = command("train", "config.yaml", rollout, "train.steps=1")
@@ -76,14 +76,15 @@ def test_completions_of_a_teacher_are_shown_once_they_are_written(workspace, com
         tuple(line["prompt_tokens"]): line
         for line in map(json.loads, file.read_text().splitlines())
     }
-    for prompt, row in zip(before, preview(rollout), strict=True):
+    for prompt, row in zip(before, preview(rollout, "train.steps=1"), strict=True):
         line = written[tuple(prompt["tokens"])]
         assert row["tokens"] == line["prompt_tokens"] + line["completion_tokens"]
         assert sum(row["loss_mask"]) == len(line["completion_tokens"])
     # A line that another process is writing is left as it is.
     torn = file.read_text()[:-5]
     file.write_text(torn)
-    assert [row["note"] for row in preview(rollout)] == [row["note"] for row in before]
+    after = preview(rollout, "train.steps=1")
+    assert [row["note"] for row in after] == [row["note"] for row in before]
     assert file.read_text() == torn
 
 
