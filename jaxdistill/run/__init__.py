@@ -1,7 +1,6 @@
 """Runs: from a config to a trained, measured and exported student, and commands on one model."""
 
 from jaxdistill.run.check import check as check
-from jaxdistill.run.check import check_length as check_length
 from jaxdistill.run.check import check_objectives as check_objectives
 from jaxdistill.run.check import check_rows as check_rows
 from jaxdistill.run.config import RunConfig as RunConfig
@@ -19,6 +18,7 @@ from jaxdistill.run.evaluate import resolve_data_options as resolve_data_options
 from jaxdistill.run.evaluate import run_data_config as run_data_config
 from jaxdistill.run.evaluate import token_metrics as token_metrics
 from jaxdistill.run.rollout import preview_examples as preview_examples
+from jaxdistill.run.settings import check_length as check_length
 from jaxdistill.run.task import check_task as check_task
 from jaxdistill.run.task import evaluate_task as evaluate_task
 from jaxdistill.run.task import load_task as load_task

@@ -18,8 +18,8 @@ from jaxdistill.models import (
     token_embedding,
 )
 from jaxdistill.objectives import init_modules, learning_rate_scales
-from jaxdistill.run.check import Inspection
 from jaxdistill.run.config import RunConfig
+from jaxdistill.run.inspection import Inspection
 from jaxdistill.sharding import named_shardings
 from jaxdistill.teachers import online
 from jaxdistill.train import (

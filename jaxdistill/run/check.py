@@ -1,155 +1,27 @@
 """Checks of a run before any weight is loaded: models, tokenizers, objectives, data and devices."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from pathlib import Path
+from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
-import jax
-from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import data, hub
-from jaxdistill.data.split import ChatKind
 from jaxdistill.errors import ErrorCollector, UserError
-from jaxdistill.evals import num_parameters
-from jaxdistill.files import check_path_names, check_writable
-from jaxdistill.models import DecoderConfig, abstract_params
-from jaxdistill.objectives.base import VOCAB_NEEDS
-from jaxdistill.objectives.weight_schedule import format_weight, is_always_zero
+from jaxdistill.models import abstract_params
 from jaxdistill.run.config import RunConfig, layer_indices, num_kept_layers
-from jaxdistill.run.fingerprint import Models, check_continues
+from jaxdistill.run.facts import run_facts
+from jaxdistill.run.fingerprint import check_continues
 from jaxdistill.run.folder import RunFolder
+from jaxdistill.run.inspection import Inspection
+from jaxdistill.run.settings import check_length, check_needs, check_settings
 from jaxdistill.run.teacher_view import (
     make_teacher_prompt_view,
     make_teacher_view,
     reading_difference,
 )
-from jaxdistill.run.vocab_tables import VocabTablePair, make_vocab_tables
-from jaxdistill.sharding import check_single_process, make_mesh, num_batch_shards
+from jaxdistill.sharding import check_single_process, make_mesh
 from jaxdistill.train import check_batch_size
-from jaxdistill.types import Batch, Params
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """Everything known of a run from headers and tokenizers, without weights.
-
-    Attributes:
-        num_layers: Number of the source's layers that the student keeps.
-        layers: Indices of these layers; None until they are chosen by importance.
-        tokenizer: Tokenizer of the student, and of the teacher unless `teacher_view` has another.
-        vocab_size: Number of tokens of the student; further rows of its LM head are padding.
-        teacher_view: The teacher's view of the rows; None if it reads the student's tokens.
-        chat_kinds: Kinds of rows that occur, chat or plain for student and teacher.
-        teacher_renderer: The teacher's own tokenizer and chat template; None if it is the student's
-            model, or there is none.
-        view_reason: Why a teacher of the student's tokenizer has a view of its own.
-        template_note: Whose chat template the student has, if it had none.
-    """
-
-    student: hub.Source
-    num_layers: int
-    layers: tuple[int, ...] | None
-    teacher: hub.Source | None
-    tokenizer: PreTrainedTokenizerBase
-    vocab_size: int
-    teacher_view: data.TeacherView | None
-    mesh: Mesh
-    vocab_needs: frozenset[str]
-    chat_kinds: tuple[ChatKind, ...] = ()
-    teacher_renderer: data.Renderer | None = None
-    view_reason: str = ""
-    template_note: str = ""
-
-    @cached_property
-    def student_config(self) -> DecoderConfig:
-        """Decoder config of the student.
-
-        Before its layers are chosen, the first layers stand in for them: parameters have the same
-        shapes whichever are kept, but layers may differ in kind.
-        """
-        kept = range(self.num_layers) if self.layers is None else self.layers
-        kinds = tuple(self.student.config.layers[layer] for layer in kept)
-        return replace(self.student.config, layers=kinds)
-
-    def student_pretrained(self, params: Params) -> hub.Pretrained:
-        """Join the student's parameters with tokenizer and source config, ready to export.
-
-        Its generation config names every token that ends a completion.
-        """
-        student = hub.from_source(self.student, params, self.tokenizer, self.student_config)
-        ends = data.Renderer(self.tokenizer).end_ids(student.eos_ids)
-        if self.teacher_view is not None and self.has_one_tokenizer:
-            ends = self.teacher_view.renderer.end_ids(ends)  # it may learn the teacher's end, too
-        return student.with_eos_ids(ends)
-
-    @property
-    def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer."""
-        return self.tokenizer if self.teacher_view is None else self.teacher_view.renderer.tokenizer
-
-    @property
-    def models(self) -> Models:
-        """Both models with their tokenizers."""
-        models = {"the student's": (self.student, self.tokenizer)}
-        if self.teacher is not None:
-            models["the teacher's"] = self.teacher, self.teacher_tokenizer
-        return models
-
-    @property
-    def has_one_tokenizer(self) -> bool:
-        """True if student and teacher have the same tokenizer."""
-        return self.teacher_view is None or not self.teacher_view.has_own_tokens
-
-    @property
-    def teacher_vocab_size(self) -> int:
-        """Number of tokens of the teacher."""
-        if self.has_one_tokenizer or self.teacher is None:
-            return self.vocab_size
-        return hub.real_vocab_size(self.teacher_tokenizer, self.teacher.config.vocab_size)
-
-    @property
-    def vocab_rows(self) -> data.VocabRows:
-        """Rows of embeddings and LM heads that the tokens of the rows may name."""
-        student = self.student.config.vocab_size
-        teacher = student if self.teacher is None else self.teacher.config.vocab_size
-        if self.teacher_view is None:
-            student = min(student, teacher)
-        return data.VocabRows(student, teacher)
-
-    @cached_property
-    def vocab_tables(self) -> VocabTablePair:
-        """The vocabulary tables of both models that the objectives need."""
-        teacher = None
-        if self.teacher_view is not None and not self.has_one_tokenizer:
-            teacher = self.teacher_view.renderer
-        return make_vocab_tables(
-            data.Renderer(self.tokenizer),
-            teacher,
-            (self.vocab_size, self.teacher_vocab_size),
-            self.vocab_needs,
-            self.chat_kinds,
-        )
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """Config, folder, inspected models and tokenized rows of a run."""
-
-    config: RunConfig
-    folder: RunFolder
-    inspection: Inspection
-    prepared: data.PreparedData
-
-    def ordered_batches(self, examples: Sequence[data.Example]) -> Iterator[Batch]:
-        """Yield batches of examples to measure; the mesh divides their size."""
-        num_shards = num_batch_shards(self.inspection.mesh)
-        size = min(self.config.evaluation.batch_size, len(examples))
-        batch_size = -(-size // num_shards) * num_shards
-        length = self.config.data.length
-        return data.ordered_batches(examples, length=length, batch_size=batch_size)
 
 
 class CheckedRun(NamedTuple):
@@ -199,7 +71,7 @@ def _check(config: RunConfig) -> CheckedRun:
 def check_objectives(config: RunConfig) -> None:
     """Check that the objectives suit the teacher and its tokenizer; no device is used."""
     findings = ErrorCollector()
-    _check_needs(config, findings)
+    check_needs(config, findings)
     with findings.collect():
         if config.teacher is not None and config.teacher.model != config.student.model:
             models = config.student.model, config.teacher.model
@@ -243,7 +115,7 @@ def inspect(config: RunConfig) -> Inspection:
     with findings.collect():
         mesh = make_mesh(config.mesh)
         check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
-    _check_settings(config, findings)
+    check_settings(config, findings)
     findings.raise_if_any()
     assert student is not None
     assert tokenizer is not None
@@ -338,122 +210,3 @@ def check_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit) 
     )
     check_continues(config, RunFolder(config.output), inspection.models, checked.content)
     return checked
-
-
-def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, str]:
-    """Return facts worth reading before a run, by name."""
-    facts = {"student": describe_model(inspection.student_config, config.student.model)}
-    if config.student.layers is not None:
-        facts["layers"] = _describe_layers(inspection)
-    head_sizes = [inspection.student_config.vocab_size]
-    if inspection.teacher is not None and config.teacher is not None:
-        facts["teacher"] = describe_model(inspection.teacher.config, config.teacher.model)
-        head_sizes.append(inspection.teacher.config.vocab_size)
-    rows = " and ".join(f"{size:,}" for size in head_sizes)
-    facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the LM heads have {rows} rows"
-    if inspection.teacher_view is not None:
-        facts["vocabulary"] += f"; {_alignment_fact(inspection, inspection.teacher_view)}"
-    facts["ends"] = _describe_ends(inspection)
-    if inspection.template_note:
-        facts["template"] = inspection.template_note
-    facts["objectives"] = " + ".join(
-        f"{format_weight(objective.weight)} · {objective.type}"  # pyright: ignore
-        for objective in config.objectives
-    )
-    shape: Mapping[str, int] = inspection.mesh.shape
-    sizes = ", ".join(f"{name} {size}" for name, size in shape.items())
-    facts["devices"] = f"{inspection.mesh.size} {jax.devices()[0].device_kind} ({sizes})"
-    return facts
-
-
-def _describe_ends(inspection: Inspection) -> str:
-    """Say which tokens end a completion, and which of them the student's files do not declare."""
-    renderer = data.Renderer(inspection.tokenizer)
-    student = inspection.student_pretrained({})
-    declared = hub.from_source(inspection.student, {}, inspection.tokenizer).eos_ids
-    names = renderer.tokenizer.convert_ids_to_tokens(list(student.eos_ids))
-    listed = ", ".join(
-        f"{name} ({token_id})" for name, token_id in zip(names, student.eos_ids, strict=True)
-    )
-    added = len(set(student.eos_ids) - set(declared))
-    return f"{listed}; {added} of them added to the student's files" if added else listed
-
-
-def _alignment_fact(inspection: Inspection, view: data.TeacherView) -> str:
-    difference = inspection.view_reason
-    if not inspection.has_one_tokenizer:
-        difference = f"the teacher has its own {inspection.teacher_vocab_size:,} tokens"
-    if view.alignment is None:
-        return f"{difference}; completions are not compared"
-    return f"{difference}; completions are aligned by {view.alignment.method}"
-
-
-def _describe_layers(inspection: Inspection) -> str:
-    counts = f"{inspection.num_layers} of {inspection.student.config.num_layers}"
-    if inspection.layers is None:
-        return f"{counts}, to be chosen by importance over the training examples"
-    return f"{counts}: {', '.join(map(str, inspection.layers))}"
-
-
-def check_length(length: int, config: DecoderConfig, model_name: str, option: str) -> None:
-    """Raise UserError if `length`, the value of `option`, exceeds a model's maximum length."""
-    if length > config.max_positions:
-        raise UserError(
-            f"{option}: {length:,} positions are more than the {config.max_positions:,} that "
-            f"{model_name} reads. Take at most that many."
-        )
-
-
-def describe_model(config: DecoderConfig, name: str) -> str:
-    """Return name, layers, width and number of parameters of a model in one line."""
-    return (
-        f"{name}: {config.num_layers} layer(s), width {config.embed_dim}, "
-        f"{num_parameters(abstract_params(config)) / 1e6:,.1f} M parameters"
-    )
-
-
-def _check_settings(config: RunConfig, findings: ErrorCollector) -> None:
-    """Check objectives, learning-rate schedule and output folders."""
-    _check_needs(config, findings)
-    with findings.collect("train"):
-        config.train.optimizer.learning_rate_schedule(config.train.steps)
-    with findings.collect("output"):
-        _check_output_folder(RunFolder(config.output).path)
-        RunFolder(config.output).check_contents()
-    with findings.collect("data.rollout.directory"):
-        rollout = config.data.rollout
-        if isinstance(rollout, data.TeacherRollout) and rollout.directory is not None:
-            _check_output_folder(Path(rollout.directory).expanduser())
-
-
-def _check_output_folder(path: Path) -> None:
-    """Check that the folder exists or can be created."""
-    check_path_names(path)
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise UserError(f"{existing} is a file; a run needs a folder. Choose another path.")
-    check_writable(path)
-
-
-def _check_needs(config: RunConfig, findings: ErrorCollector) -> None:
-    """Check that the teacher provides what objectives and rollout need."""
-    provided = config.teacher.provides if config.teacher is not None else frozenset()
-    for number, objective in enumerate(config.objectives):
-        missing = objective.needs - provided - {"labels"} - VOCAB_NEEDS
-        with findings.collect(f"objectives[{number}]"):
-            if missing:
-                gives = f"teacher `{config.teacher.type}` gives" if config.teacher else "there is"
-                raise UserError(
-                    f"`{objective.type}` needs {', '.join(sorted(missing))}, but {gives} "  # pyright: ignore
-                    f"{', '.join(sorted(provided)) or 'no teacher'}. "
-                    "Set `teacher.type=online` and `teacher.model`."
-                )
-    with findings.collect("objectives"):
-        if all(is_always_zero(objective.weight) for objective in config.objectives):
-            raise UserError("every weight is 0, so nothing is learned. Raise one of them.")
-    with findings.collect("data.rollout"):
-        if config.data.rollout.needs_teacher and config.teacher is None:
-            raise UserError(
-                f"`{config.data.rollout.type}` needs a teacher to write completions, but there is "
-                "no teacher. Set `teacher.model`, or `data.rollout.type=dataset`."
-            )

@@ -9,7 +9,7 @@ import jax
 from jaxdistill import evals
 from jaxdistill.errors import UserError
 from jaxdistill.model import Model
-from jaxdistill.run.check import RunContext
+from jaxdistill.run.inspection import RunContext
 from jaxdistill.sharding import batch_sharding, replicated_sharding, shard_batch
 from jaxdistill.types import Batch
 

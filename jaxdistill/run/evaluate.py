@@ -13,12 +13,13 @@ from jaxdistill.errors import UserError
 from jaxdistill.model import Model, load
 from jaxdistill.models import forward_batch, lm_head
 from jaxdistill.run import build
-from jaxdistill.run.check import check_length, inspect
+from jaxdistill.run.check import inspect
 from jaxdistill.run.config import load_config
 from jaxdistill.run.folder import RunFolder, exported_model_path
 from jaxdistill.run.heldout import summarize
 from jaxdistill.run.layer_choice import restore_layers
 from jaxdistill.run.result import read_result
+from jaxdistill.run.settings import check_length
 from jaxdistill.sharding import MeshConfig, check_single_process, make_mesh
 from jaxdistill.teachers import online
 from jaxdistill.train import Checkpoints

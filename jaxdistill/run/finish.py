@@ -14,7 +14,6 @@ import jaxdistill
 from jaxdistill import evals, hub, report
 from jaxdistill.config import dump
 from jaxdistill.model import Model
-from jaxdistill.run.check import RunContext
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.dtype_check import check_export_dtype
 from jaxdistill.run.folder import RunFolder, write_json, write_text
@@ -26,6 +25,7 @@ from jaxdistill.run.heldout import (
     summarize,
     teacher_heldout_metrics,
 )
+from jaxdistill.run.inspection import RunContext
 from jaxdistill.run.result import RunResult, SampleRecord, read_initial_metrics
 from jaxdistill.runtimes.jax_runtime import greedy_generator
 from jaxdistill.sampling import Sampling

@@ -13,7 +13,7 @@ from jaxdistill import data, evals
 from jaxdistill.model import Model
 from jaxdistill.models import forward_batch, lm_head
 from jaxdistill.run import build
-from jaxdistill.run.check import RunContext
+from jaxdistill.run.inspection import RunContext
 from jaxdistill.train import SignalFunction
 from jaxdistill.types import Batch, LMHead, ModelOutput, Params
 

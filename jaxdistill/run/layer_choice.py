@@ -15,9 +15,9 @@ from jaxdistill.errors import UserError
 from jaxdistill.model import Model
 from jaxdistill.models import importance_sums
 from jaxdistill.run import build
-from jaxdistill.run.check import Inspection, RunContext
 from jaxdistill.run.config import LayerChoice
 from jaxdistill.run.folder import RunFolder
+from jaxdistill.run.inspection import Inspection, RunContext
 from jaxdistill.sharding import batch_sharding, replicated_sharding, shard_batch
 from jaxdistill.types import Params
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from jaxdistill import data, hub
 from jaxdistill.models import abstract_params
-from jaxdistill.run.check import CheckedRun, Inspection
+from jaxdistill.run.check import CheckedRun
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder
+from jaxdistill.run.inspection import Inspection
 
 
 def rollout_cache(

@@ -15,21 +15,14 @@ from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
 from jaxdistill.files import cache_folder
 from jaxdistill.model import Model
 from jaxdistill.run import build
-from jaxdistill.run.check import (
-    Inspection,
-    RunContext,
-    check_gguf,
-    check_rows,
-    drop_bad_rows,
-    inspect,
-    inspect_rows,
-    run_facts,
-)
+from jaxdistill.run.check import check_gguf, check_rows, drop_bad_rows, inspect, inspect_rows
 from jaxdistill.run.config import LayerChoice, RunConfig, load_config
 from jaxdistill.run.dtype_check import check_export_dtype, check_teacher_dtype
+from jaxdistill.run.facts import run_facts
 from jaxdistill.run.fingerprint import run_fingerprint
 from jaxdistill.run.folder import RunFolder, write_json, write_text
 from jaxdistill.run.heldout import HeldoutEvaluator, make_heldout_evaluator, summarize
+from jaxdistill.run.inspection import Inspection, RunContext
 from jaxdistill.run.layer_choice import choose_layers
 from jaxdistill.run.result import RunResult, read_initial_metrics, read_result
 from jaxdistill.run.rollout import rollout_cache

@@ -11,9 +11,10 @@ import tiny
 
 from jaxdistill import data, hub
 from jaxdistill.run import load_config
-from jaxdistill.run.check import RunContext, inspect
+from jaxdistill.run.check import inspect
 from jaxdistill.run.evaluate import open_model
 from jaxdistill.run.folder import RunFolder
+from jaxdistill.run.inspection import RunContext
 from jaxdistill.run.layer_choice import choose_layers, most_important_layers, read_layers
 
 TWO = "student.layers={count: 2, by: importance, calibration_examples: 12}"

@@ -1,0 +1,75 @@
+"""Facts of a run worth reading before it starts."""
+
+from collections.abc import Mapping
+
+import jax
+
+from jaxdistill import data, hub
+from jaxdistill.evals import num_parameters
+from jaxdistill.models import DecoderConfig, abstract_params
+from jaxdistill.objectives.weight_schedule import format_weight
+from jaxdistill.run.config import RunConfig
+from jaxdistill.run.inspection import Inspection
+
+
+def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, str]:
+    """Return facts worth reading before a run, by name."""
+    facts = {"student": describe_model(inspection.student_config, config.student.model)}
+    if config.student.layers is not None:
+        facts["layers"] = _describe_layers(inspection)
+    head_sizes = [inspection.student_config.vocab_size]
+    if inspection.teacher is not None and config.teacher is not None:
+        facts["teacher"] = describe_model(inspection.teacher.config, config.teacher.model)
+        head_sizes.append(inspection.teacher.config.vocab_size)
+    rows = " and ".join(f"{size:,}" for size in head_sizes)
+    facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the LM heads have {rows} rows"
+    if inspection.teacher_view is not None:
+        facts["vocabulary"] += f"; {_alignment_fact(inspection, inspection.teacher_view)}"
+    facts["ends"] = _describe_ends(inspection)
+    if inspection.template_note:
+        facts["template"] = inspection.template_note
+    facts["objectives"] = " + ".join(
+        f"{format_weight(objective.weight)} · {objective.type}"  # pyright: ignore
+        for objective in config.objectives
+    )
+    shape: Mapping[str, int] = inspection.mesh.shape
+    sizes = ", ".join(f"{name} {size}" for name, size in shape.items())
+    facts["devices"] = f"{inspection.mesh.size} {jax.devices()[0].device_kind} ({sizes})"
+    return facts
+
+
+def _describe_ends(inspection: Inspection) -> str:
+    """Say which tokens end a completion, and which of them the student's files do not declare."""
+    renderer = data.Renderer(inspection.tokenizer)
+    student = inspection.student_pretrained({})
+    declared = hub.from_source(inspection.student, {}, inspection.tokenizer).eos_ids
+    names = renderer.tokenizer.convert_ids_to_tokens(list(student.eos_ids))
+    listed = ", ".join(
+        f"{name} ({token_id})" for name, token_id in zip(names, student.eos_ids, strict=True)
+    )
+    added = len(set(student.eos_ids) - set(declared))
+    return f"{listed}; {added} of them added to the student's files" if added else listed
+
+
+def _alignment_fact(inspection: Inspection, view: data.TeacherView) -> str:
+    difference = inspection.view_reason
+    if not inspection.has_one_tokenizer:
+        difference = f"the teacher has its own {inspection.teacher_vocab_size:,} tokens"
+    if view.alignment is None:
+        return f"{difference}; completions are not compared"
+    return f"{difference}; completions are aligned by {view.alignment.method}"
+
+
+def _describe_layers(inspection: Inspection) -> str:
+    counts = f"{inspection.num_layers} of {inspection.student.config.num_layers}"
+    if inspection.layers is None:
+        return f"{counts}, to be chosen by importance over the training examples"
+    return f"{counts}: {', '.join(map(str, inspection.layers))}"
+
+
+def describe_model(config: DecoderConfig, name: str) -> str:
+    """Return name, layers, width and number of parameters of a model in one line."""
+    return (
+        f"{name}: {config.num_layers} layer(s), width {config.embed_dim}, "
+        f"{num_parameters(abstract_params(config)) / 1e6:,.1f} M parameters"
+    )

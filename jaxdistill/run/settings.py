@@ -1,0 +1,68 @@
+"""Checks of single settings: objectives, lengths and output folders."""
+
+from pathlib import Path
+
+from jaxdistill import data
+from jaxdistill.errors import ErrorCollector, UserError
+from jaxdistill.files import check_path_names, check_writable
+from jaxdistill.models import DecoderConfig
+from jaxdistill.objectives.base import VOCAB_NEEDS
+from jaxdistill.objectives.weight_schedule import is_always_zero
+from jaxdistill.run.config import RunConfig
+from jaxdistill.run.folder import RunFolder
+
+
+def check_length(length: int, config: DecoderConfig, model_name: str, option: str) -> None:
+    """Raise UserError if `length`, the value of `option`, exceeds a model's maximum length."""
+    if length > config.max_positions:
+        raise UserError(
+            f"{option}: {length:,} positions are more than the {config.max_positions:,} that "
+            f"{model_name} reads. Take at most that many."
+        )
+
+
+def check_settings(config: RunConfig, findings: ErrorCollector) -> None:
+    """Check objectives, learning-rate schedule and output folders."""
+    check_needs(config, findings)
+    with findings.collect("train"):
+        config.train.optimizer.learning_rate_schedule(config.train.steps)
+    with findings.collect("output"):
+        _check_output_folder(RunFolder(config.output).path)
+        RunFolder(config.output).check_contents()
+    with findings.collect("data.rollout.directory"):
+        rollout = config.data.rollout
+        if isinstance(rollout, data.TeacherRollout) and rollout.directory is not None:
+            _check_output_folder(Path(rollout.directory).expanduser())
+
+
+def _check_output_folder(path: Path) -> None:
+    """Check that the folder exists or can be created."""
+    check_path_names(path)
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise UserError(f"{existing} is a file; a run needs a folder. Choose another path.")
+    check_writable(path)
+
+
+def check_needs(config: RunConfig, findings: ErrorCollector) -> None:
+    """Check that the teacher provides what objectives and rollout need."""
+    provided = config.teacher.provides if config.teacher is not None else frozenset()
+    for number, objective in enumerate(config.objectives):
+        missing = objective.needs - provided - {"labels"} - VOCAB_NEEDS
+        with findings.collect(f"objectives[{number}]"):
+            if missing:
+                gives = f"teacher `{config.teacher.type}` gives" if config.teacher else "there is"
+                raise UserError(
+                    f"`{objective.type}` needs {', '.join(sorted(missing))}, but {gives} "  # pyright: ignore
+                    f"{', '.join(sorted(provided)) or 'no teacher'}. "
+                    "Set `teacher.type=online` and `teacher.model`."
+                )
+    with findings.collect("objectives"):
+        if all(is_always_zero(objective.weight) for objective in config.objectives):
+            raise UserError("every weight is 0, so nothing is learned. Raise one of them.")
+    with findings.collect("data.rollout"):
+        if config.data.rollout.needs_teacher and config.teacher is None:
+            raise UserError(
+                f"`{config.data.rollout.type}` needs a teacher to write completions, but there is "
+                "no teacher. Set `teacher.model`, or `data.rollout.type=dataset`."
+            )
