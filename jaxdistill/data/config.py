@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from jaxdistill.config import configclass
 from jaxdistill.data.examples import LossOn, Truncation
+from jaxdistill.data.reasoning import Reasoning
 from jaxdistill.data.rollouts import ROLLOUTS
 from jaxdistill.data.rollouts.dataset import DatasetRollout
 
@@ -48,6 +49,9 @@ class DataConfig:
             right after it. `chat`: as a user message in the tokenizer's chat template.
         loss_on: Tokens to learn: those of the `completion` (in a conversation, of every assistant
             turn), or `all`.
+        reasoning: Treatment of `<think>…</think>` in the turns of the assistant: `keep` learns what
+            the chat template writes of it, `mask` reads it without learning it, `drop` removes it
+            from the rows. What a teacher writes is masked by both.
         length: Number of positions in a sequence. A row of n tokens takes n - 1 positions, because
             its last token is only a label.
         truncation: Treatment of a longer row: cut its end, cut its start, or drop it. Cut tokens
@@ -67,6 +71,7 @@ class DataConfig:
     heldout_answers: Literal["rollout", "rows"] = "rollout"
     prompt_template: Literal["plain", "chat"] = "plain"
     loss_on: LossOn = "completion"
+    reasoning: Reasoning = "keep"
     length: Annotated[int, Field(gt=0)] = 1024
     truncation: Truncation = "cut_end"
     pack: bool = True

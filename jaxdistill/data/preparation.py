@@ -105,6 +105,7 @@ def prepare(
             loss_on=config.loss_on,
             length=config.length,
             truncation=config.truncation,
+            reasoning=config.reasoning,
             teacher_view=view,
         )
         for rows, view in ((completed.train, teacher_view), (completed.heldout, heldout_view))

@@ -140,6 +140,7 @@ def _preview_row(
         loss_on=config.loss_on,
         length=config.length,
         truncation=config.truncation,
+        reasoning=config.reasoning,
         teacher_view=view,
     )
     if not examples:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jaxdistill.data.config import DataConfig
 from jaxdistill.data.field_template import fill_template, take_field
 from jaxdistill.data.prompt_key import conversation_key
+from jaxdistill.data.reasoning import drop_reasoning
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.rows import Chat, Row, apply_teacher_prompt
 from jaxdistill.data.sources import read_rows
@@ -145,7 +146,8 @@ def _read_sources(
                 with bad_rows.collect():
                     fields = _apply_field_templates(fields, config, source)
                     row_id = first_id + len(rows)
-                    rows.append(parse_row(fields, source=source, row_id=row_id, as_chat=as_chat))
+                    row = parse_row(fields, source=source, row_id=row_id, as_chat=as_chat)
+                    rows.append(drop_reasoning(row) if config.reasoning == "drop" else row)
             if (len(rows), len(findings), len(bad_rows)) == before:
                 raise UserError(f"{name}: an empty data set; expected at least one row.")
     return rows

@@ -20,6 +20,7 @@ from jaxdistill.data.examples import (
     char_to_byte_ends,
     truncate,
 )
+from jaxdistill.data.reasoning import REASONING_END, Reasoning, mask_reasoning
 from jaxdistill.data.renderer import RenderedText, Renderer
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.rows import Chat, Row, Text, Tokens, apply_teacher_prompt
@@ -46,6 +47,7 @@ def tokenize_rows(
     loss_on: LossOn,
     length: int,
     truncation: Truncation,
+    reasoning: Reasoning = "keep",
     teacher_view: TeacherView | None = None,
 ) -> ExampleSet:
     """Tokenise rows, truncate them to `length` positions, and align them with the teacher's view.
@@ -55,11 +57,14 @@ def tokenize_rows(
     """
     examples: list[Example] = []
     total = RowCounts()
-    students = tokenize_untruncated(rows, renderer, loss_on=loss_on)
+    students = tokenize_untruncated(rows, renderer, loss_on=loss_on, reasoning=reasoning)
     teachers = repeat(None)
     if teacher_view is not None and teacher_view.alignment is not None:
         teachers = tokenize_untruncated(
-            [apply_teacher_prompt(row) for row in rows], teacher_view.renderer, loss_on=loss_on
+            [apply_teacher_prompt(row) for row in rows],
+            teacher_view.renderer,
+            loss_on=loss_on,
+            reasoning=reasoning,
         )
     findings = ErrorCollector()
     for row, student, teacher in zip(rows, students, teachers, strict=False):
@@ -136,7 +141,7 @@ def tokenize_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase, *, as_chat:
 
 
 def tokenize_untruncated(
-    rows: Sequence[Row], renderer: Renderer, *, loss_on: LossOn
+    rows: Sequence[Row], renderer: Renderer, *, loss_on: LossOn, reasoning: Reasoning = "keep"
 ) -> Iterator[TokenizedRow]:
     """Tokenise whole rows, without truncation.
 
@@ -147,14 +152,18 @@ def tokenize_untruncated(
     """
     rows = _replace_foreign_tokens(rows, renderer)
     renderer.check_chat_template(rows)
+    masked_end = None
+    if reasoning != "keep":
+        masked_end = renderer.tokenizer.get_vocab().get(REASONING_END)
     findings = ErrorCollector()
     contents: list[RenderedText | TokenizedRow] = []
     for row in rows:
         with findings.collect(row.source):
             if isinstance(row.content, Tokens):
-                contents.append(_wrap_exact_tokens(row.content, renderer.tokenizer))
+                contents.append(_wrap_exact_tokens(row.content, renderer.tokenizer, masked_end))
             else:
-                contents.append(renderer.render(row.content))
+                rendered = renderer.render(row.content)
+                contents.append(mask_reasoning(rendered) if reasoning == "mask" else rendered)
     findings.raise_if_any()
     texts = [content for content in contents if isinstance(content, RenderedText)]
     from_text = _tokenize_rendered(texts, renderer)
@@ -188,10 +197,16 @@ def _is_tokenization_of(
     return tokenizer.decode(list(tokens.completion), skip_special_tokens=True) == completion
 
 
-def _wrap_exact_tokens(content: Tokens, tokenizer: PreTrainedTokenizerBase) -> TokenizedRow:
+def _wrap_exact_tokens(
+    content: Tokens, tokenizer: PreTrainedTokenizerBase, masked_end: int | None
+) -> TokenizedRow:
+    """Learn the completion: of one with the token `masked_end`, what follows it."""
     token_ids = _check_vocabulary((*content.prompt, *content.completion), tokenizer)
-    tokens = np.array(token_ids, dtype=np.int32)
-    return TokenizedRow(tokens, np.arange(len(tokens)) >= len(content.prompt), None)
+    tokens, first_learned = np.array(token_ids, dtype=np.int32), len(content.prompt)
+    if masked_end is not None:
+        is_end = tokens[first_learned:] == masked_end
+        first_learned += int(np.max(np.flatnonzero(is_end) + 1, initial=0))
+    return TokenizedRow(tokens, np.arange(len(tokens)) >= first_learned, None)
 
 
 def _check_vocabulary(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -4,9 +4,12 @@ The templates are those of well-known families, retyped with the marks of the ti
 the model generates stands between «G» and «E»: `{% generation %}` for the oracle, nothing for us.
 """
 
+import json
+
 import numpy as np
 import pytest
 
+from jaxdistill.data import DataConfig, prepare
 from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.tokenization import tokenize_rows
@@ -150,3 +153,42 @@ def test_learned_turns_equal_the_generation_mask_of_hugging_face(name, messages)
         ]
         assert texts[0] == texts[1]
         np.testing.assert_array_equal(example.loss_mask, wanted)
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "learned"),
+    [
+        ("keep", "<think>so</think>\n\nfour<|im_end|>"),
+        ("mask", "four<|im_end|>"),
+        ("drop", "four<|im_end|>"),
+    ],
+)
+def test_reasoning_is_kept_masked_or_dropped(tmp_path, reasoning, learned):
+    path = tmp_path / "rows.jsonl"
+    answer = {"role": "assistant", "content": "<think>so</think>\n\nfour"}
+    rows = [
+        {"messages": [{"role": "user", "content": "2 + 2?"}, answer]},
+        {"prompt": "2 + 2?", "completion": answer["content"]},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    config = DataConfig(sources=str(path), heldout=0, reasoning=reasoning, pack=False)
+    renderer = Renderer(tiny.tokenizer())
+    for example in prepare(config, renderer.tokenizer).train:
+        text = renderer.decode(example.tokens.tolist(), skip_special=False)
+        assert ("<think>" in text) == (reasoning != "drop")
+        tokens = example.tokens[example.loss_mask].tolist()
+        assert renderer.decode(tokens, skip_special=False) == learned
+
+
+def test_reasoning_that_a_teacher_wrote_is_not_learned():
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["</think>"])
+    think = tokenizer.convert_tokens_to_ids("</think>")
+    row = parse_row(
+        {"prompt_tokens": [5, think], "completion_tokens": [6, think, 7]},
+        source="", row_id=0, as_chat=False,
+    )  # fmt: skip
+    options = {"loss_on": "completion", "length": 9, "truncation": "drop"}
+    for reasoning, learned in (("keep", [6, think, 7]), ("mask", [7]), ("drop", [7])):
+        (example,), _ = tokenize_rows([row], Renderer(tokenizer), reasoning=reasoning, **options)
+        assert example.tokens[example.loss_mask].tolist() == learned
