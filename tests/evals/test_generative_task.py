@@ -75,8 +75,8 @@ def test_rows_that_do_not_fit_are_named() -> None:
     ("task", "row", "message"),
     [
         (MATHS, {"question": "?", "answer": "42"}, "r: `answer` is '42', in which the task's"),
-        (MATHS, {"question": "?", "answer": None}, "r: has no `answer`"),
-        (MATHS, {"question": None, "answer": "#### 4"}, "r: has no `question`"),
+        (MATHS, {"question": "?", "answer": None}, "r: has null as `answer`"),
+        (MATHS, {"question": None, "answer": "#### 4"}, "r: has null as `question`"),
         (
             Task(prompt="{a[text]}", reference="a", metrics=("f1",)),
             {"a": ["b"]},

@@ -391,3 +391,9 @@ def test_defaults_equal_those_of_transformers() -> None:
         defaults = transformers.AutoConfig.for_model(model_type).to_dict()
         read = FAMILIES[model_type].decoder_config
         assert read({"model_type": model_type}) == read(defaults)
+
+
+def test_the_keys_of_both_versions_have_to_agree():
+    keys = {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    with pytest.raises(UserError, match=r"`rope_theta` is 500000\.0, expected the same as in"):
+        FAMILIES["llama"].decoder_config({**LLAMA, **keys})

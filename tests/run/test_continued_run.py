@@ -75,7 +75,10 @@ def test_moved_run_of_an_older_version_continues(unfinished_copy, command):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"rope_theta": 500_000.0}, "layers.0.rope.base = 10000.0, not 500000.0."),
+        (
+            {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 5e5}},
+            "layers.0.rope.base = 10000.0, not 500000.0.",
+        ),
         ({"rms_norm_eps": 1e-3}, "norm_epsilon = None, not 0.001."),
         ({"hidden_act": "gelu"}, "activation = None, not 'gelu'."),
     ],

@@ -48,6 +48,7 @@ class HFConfigReader:
         aliases: Mapping[str, str] | None = None,
     ):
         self._defaults = defaults or {}
+        self.given = hf_config
         self.values: Mapping[str, Any] = {
             **self._defaults,
             **resolve_aliases(hf_config, aliases or {}),

@@ -37,8 +37,13 @@ _SCALING_KEYS = {
 def read_rope(reader: HFConfigReader) -> Rope:
     """Read the rotary embedding that all layers share.
 
-    Its keys are `rope_theta` and `rope_scaling`, or just `rope_parameters` (transformers 5).
+    Its keys are `rope_theta` and `rope_scaling`, or just `rope_parameters` (transformers 5). Both
+    have to agree, since each version reads its own.
     """
+    given, parameters = (reader.given.get(key) for key in ("rope_theta", "rope_parameters"))
+    nested = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
+    if None not in (given, nested) and given != nested:
+        reader.add_mistake("rope_theta", given, f"the same as in `rope_parameters`, {nested!r}")
     key = "rope_scaling" if reader.values.get("rope_scaling") else "rope_parameters"
     return parse_rope(reader, key, reader.values.get(key) or {}, reader.values["rope_theta"])
 
