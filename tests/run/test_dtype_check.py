@@ -86,6 +86,7 @@ def test_student_that_overflows_after_training_keeps_its_checkpoint(
     assert model.params["embedding"].dtype == "bfloat16"
 
 
+@pytest.mark.slow
 def test_float16_is_exported_where_it_holds_the_activations(workspace, command):
     code, _, stderr = command("train", "config.yaml", EXPORT, "teacher.dtype=float16")
     assert code == 0, stderr
