@@ -51,6 +51,10 @@ def test_an_absent_field_and_a_broken_template_are_named(sums):
         ({"q": "a", "a": ["x", "y"]}, "{a}", r"`a` is a list, expected text.*`a\[0\]`"),
         ({"q": "a", "a": {"text": "x"}}, "{a}", r"`a` is an object.*`a\[text\]`"),
         ({"q": "a", "a": "x"}, 'Say {"a": 1} {q}', "Write `{{` and `}}` for braces"),
+        ({"q": "a", "a": "x"}, "{a:>99999999999}", "without a width or a conversion"),
+        ({"q": "a", "a": "x"}, "{a!r} {}", "without a width or a conversion"),
+        ({"q": "a", "a": "x"}, "{a.__class__}", "has no `a.__class__`"),
+        ({"q": "a", "a": ["x"]}, "{a[1]}", r"has no `a\[1\]`"),
     ],
 )
 def test_null_lists_and_objects_are_refused(tmp_path, row, template, message):

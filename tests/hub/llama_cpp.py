@@ -17,7 +17,7 @@ INSTALL = (
 _SCRIPT = """
 import {getLlama, LlamaLogLevel} from "node-llama-cpp";
 import fs from "fs";
-const request = JSON.parse(fs.readFileSync(0, "utf8"));
+const request = JSON.parse(fs.readFileSync("request.json", "utf8"));
 const llama = await getLlama({
     gpu: false, build: "never", logLevel: LlamaLogLevel.error, maxThreads: 1,
 });
@@ -45,7 +45,7 @@ process.exit(0);
 _VOCABULARY_SCRIPT = """
 import {getLlama, LlamaLogLevel} from "node-llama-cpp";
 import fs from "fs";
-const request = JSON.parse(fs.readFileSync(0, "utf8"));
+const request = JSON.parse(fs.readFileSync("request.json", "utf8"));
 const llama = await getLlama({
     gpu: false, build: "never", logLevel: LlamaLogLevel.fatal, maxThreads: 1,
 });
@@ -124,13 +124,8 @@ def run_llama_cpp(
         "newTokens": new_tokens,
         "contextSize": context_size,
     }
-    subprocess.run(
-        ["node", "reference.mjs"],
-        cwd=folder,
-        check=True,
-        input=json.dumps(request),
-        text=True,
-    )
+    (folder / "request.json").write_text(json.dumps(request))
+    subprocess.run(["node", "reference.mjs"], cwd=folder, check=True)
     result = json.loads(output.read_text())
     probabilities = [[value for _, value in sorted(row)] for row in result["probabilities"]]
     return LlamaCppResult(result["tokens"], np.log(probabilities), result["greedy"])
@@ -147,7 +142,6 @@ def read_vocabularies(
         "texts": texts,
         "ids": list(ids),
     }
-    subprocess.run(
-        ["node", "vocabulary.mjs"], cwd=folder, check=True, input=json.dumps(request), text=True
-    )
+    (folder / "request.json").write_text(json.dumps(request))
+    subprocess.run(["node", "vocabulary.mjs"], cwd=folder, check=True)
     return [LlamaCppVocabulary(**result) for result in json.loads(output.read_text())]
