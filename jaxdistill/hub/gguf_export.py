@@ -19,6 +19,7 @@ from jaxdistill.hub.gguf_config import (
     hf_config_to_gguf,
     rope_factors,
 )
+from jaxdistill.hub.gguf_special_tokens import end_of_generation_ids
 from jaxdistill.hub.gguf_tensors import gguf_tensor_names, tensor_layout, transform_tensor
 from jaxdistill.hub.gguf_tokenizer_export import tokenizer_to_gguf
 from jaxdistill.hub.hf_export import hf_tensors
@@ -124,9 +125,10 @@ def _tokenizer_metadata(pretrained: Pretrained) -> dict[str, Any]:
     )
     if isinstance(tokenizer.chat_template, str):  # perhaps that of a teacher
         metadata["tokenizer.chat_template"] = tokenizer.chat_template
-    eos_id = metadata.get("tokenizer.ggml.eos_token_id")
-    if others := [token for token in pretrained.eos_ids if token != eos_id]:
-        metadata.setdefault("tokenizer.ggml.eot_token_id", others[-1])
+    # llama.cpp finds the ends of known models by their text, and others only by a key.
+    known = end_of_generation_ids(metadata)
+    if others := [token for token in pretrained.eos_ids if token not in known]:
+        metadata["tokenizer.ggml.eot_token_id"] = others[-1]
     return metadata
 
 

@@ -290,3 +290,15 @@ def test_the_command_line_exports_gguf(tmp_path: Path, capsys: pytest.CaptureFix
     assert read(TEXT).input_ids == tiny.tokenizer()(TEXT).input_ids
     assert main([*arguments, str(tmp_path / "out"), "--dtype", "float16"]) == 2
     assert "'float16' is not one of f16, q8_0, q4_1" in capsys.readouterr().err
+
+
+def test_an_end_that_llama_cpp_does_not_know_by_its_text_is_written(tmp_path):
+    """It is the end of a turn in the template of a base model that learned chats."""
+    reads = tiny.tokenizer(eos="<|endoftext|>")
+    folder = tiny.model_folder(tmp_path / "model", reads=reads, eos_token_id=0)
+    ids = reads.convert_tokens_to_ids(["<|im_end|>", "<s>"])
+    for end, key in zip(ids, (None, ids[1]), strict=True):
+        model = hub.load(folder).with_eos_ids((0, end))
+        read = hub.load(hub.save(model, tmp_path / f"{end}.gguf", format="gguf"))
+        assert read.gguf_tokenizer.get("tokenizer.ggml.eot_token_id") == key
+        assert {0, end} <= set(read.eos_ids)

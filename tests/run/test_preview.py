@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 
 import jaxdistill
 
@@ -101,3 +102,32 @@ def test_json_needs_a_number_of_examples(workspace, command):
     assert (code, stdout) == (2, "")
     assert "`--json` prints examples. Say how many: `--examples 3`" in stderr
     assert not (workspace / "run").exists()
+
+
+def test_calls_of_tools_are_shown_as_they_are_learned(workspace, preview):
+    template = (
+        "{% if tools %}{{ (tools | tojson) + '\\n' }}{% endif %}{% for message in messages %}"
+        "{{ '<|im_start|>' + message.role + '\\n' + message.content }}"
+        "{% for call in message.tool_calls or [] %}{{ '<call>' + (call.function | tojson) }}"
+        "{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    reads = tiny.tokenizer(chat_template=template)
+    tiny.model_folder(workspace / "teacher", num_hidden_layers=3, reads=reads)
+    call = {"type": "function", "function": {"name": "sky", "arguments": '{"city": "Oslo"}'}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": "Let me look.", "tool_calls": [call]},
+            {"role": "tool", "content": "sunny"},
+            {"role": "assistant", "content": "It is sunny."},
+        ],
+        "tools": [{"type": "function", "function": {"name": "sky"}}],
+    }
+    (workspace / "rows.jsonl").write_text(json.dumps(row))
+    (shown,) = preview("data.length=250", "data.heldout=0")
+    assert shown["text"].startswith('[{"type": "function", "function": {"name": "sky"}}]\n')
+    assert shown["learned_text"] == (
+        'Let me look.<call>{"name": "sky", "arguments": {"city": "Oslo"}}<|im_end|>'
+        "It is sunny.<|im_end|>"
+    )
