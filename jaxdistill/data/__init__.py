@@ -1,5 +1,6 @@
 """Data: from files of rows to batches of tokens. It uses tokenizers, never models."""
 
+from jaxdistill.data.bad_rows import drop_refused_rows as drop_refused_rows
 from jaxdistill.data.batches import ordered_batches as ordered_batches
 from jaxdistill.data.batches import shuffled_batches as shuffled_batches
 from jaxdistill.data.chat_template import ChatTemplate as ChatTemplate
@@ -10,7 +11,6 @@ from jaxdistill.data.packing import bucket_length as bucket_length
 from jaxdistill.data.preparation import CheckedData as CheckedData
 from jaxdistill.data.preparation import PreparedData as PreparedData
 from jaxdistill.data.preparation import check_data as check_data
-from jaxdistill.data.preparation import drop_refused_rows as drop_refused_rows
 from jaxdistill.data.preparation import prepare as prepare
 from jaxdistill.data.preview import RowPreview as RowPreview
 from jaxdistill.data.preview import preview_rows as preview_rows
