@@ -1,5 +1,6 @@
 """A tokenizer's chat template: what it writes for messages, and what it leaves out."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from jaxdistill.data.chat_turns import common_size
-from jaxdistill.data.rows import Message
+from jaxdistill.data.rows import REASONING_KEYS, Message
 from jaxdistill.data.template_limits import (
     TemplateLimitError,
     check_rendered_size,
@@ -39,7 +40,18 @@ def template_time(time: datetime) -> Iterator[None]:
 
 # Templates read the clock by `strftime_now(format)`, and are given plain values only, no functions.
 _TIME_FORMAT = re.compile(r"strftime_now\(\s*(?:'([^']*)'|\"([^\"]*)\")")
-_TIME_MACRO = "{%- macro strftime_now(form) %}{{ _times[form] }}{%- endmacro %}{{ '' }}"
+_TIME_MACRO = (
+    "{%- macro strftime_now(form) %}{%- if form not in _times %}"
+    "{{- raise_exception('strftime_now takes a format in quotes here, not a variable') }}"
+    "{%- endif %}{{- _times[form] }}{%- endmacro %}{{ '' }}"
+)
+
+
+def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function", call)
+    arguments = json.dumps(function.get("arguments", {}), ensure_ascii=False)
+    with_text = {**function, "arguments": arguments}
+    return {**call, "function": with_text} if "function" in call else with_text
 
 
 class ChatTemplate:
@@ -76,7 +88,8 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> Sequence[tuple[int, int]] | None:
         """Return what the template itself marks as generated; None if it marks nothing."""
-        if not self.source or not _GENERATION_MARK.search(self.source):
+        source = self._source_for(tools)
+        if not source or not _GENERATION_MARK.search(source):
             return None
         special_tokens: dict[str, Any] = dict(self._tokenizer.special_tokens_map)
         with limit_rendering():
@@ -84,15 +97,21 @@ class ChatTemplate:
                 conversations=[self._to_conversation(messages)],
                 tools=[dict(tool) for tool in tools] or None,
                 return_assistant_tokens_mask=True,
-                **{**special_tokens, "chat_template": self.source, **self._time_arguments()},
+                **{**special_tokens, "chat_template": source, **self._time_arguments(source)},
             )
         _, (marked,) = rendered
         return marked
 
-    def check_roles(self, messages: Sequence[Message]) -> None:
-        """Raise a UserError if the template silently leaves out the messages of some role."""
+    def check_messages(self, messages: Sequence[Message]) -> None:
+        """Raise a UserError if the template silently leaves out a message or its calls."""
         for index, message in enumerate(messages):
             role = str(message["role"])
+            if "tool_calls" in message and not message["content"] and not self.reads("tool_calls"):
+                raise UserError(
+                    f"`messages[{index}]`: the chat template of tokenizer `{self._name}` leaves "
+                    "calls of tools out, so that nothing of this turn is left. Use the template of "
+                    "a model that calls tools."
+                )
             if not self._writes_role(role):
                 nearest = " Write it as `system`." if role == "developer" else ""
                 raise UserError(
@@ -102,7 +121,9 @@ class ChatTemplate:
 
     def reads(self, name: str) -> bool:
         """Return True if the template names a key of a message or an argument such as `tools`."""
-        return re.search(rf"\b{re.escape(name)}\b", self.source or "") is not None
+        # `transformers` gives reasoning to a template by each of these names.
+        names = REASONING_KEYS if name in REASONING_KEYS else (name,)
+        return re.search(rf"\b({'|'.join(map(re.escape, names))})\b", self.source or "") is not None
 
     @cached_property
     def chat_end(self) -> str:
@@ -138,22 +159,53 @@ class ChatTemplate:
         return self._writes_by_role[role]
 
     def _to_conversation(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Return messages as templates read them: without what concerns the loss alone."""
-        return [
+        """Return messages in the form that the template reads, without what concerns the loss."""
+        conversation = [
             {key: value for key, value in message.items() if key != "weight"}
             for message in messages
         ]
+        for message in conversation:
+            if "tool_calls" in message and self._reads_text_arguments:
+                message["tool_calls"] = list(map(_with_text_arguments, message["tool_calls"]))
+            if self._reads_parts:
+                message["content"] = [{"type": "text", "text": message["content"]}]
+        return conversation
 
-    def _time_arguments(self) -> dict[str, Any]:
-        """Return arguments by which the template reads the time of `template_time`."""
-        if "strftime_now" not in (self.source or "") or isinstance(
-            self._tokenizer.chat_template, dict
-        ):
+    @cached_property
+    def _reads_parts(self) -> bool:
+        """True if the template reads content as a list of parts, and loses it as text."""
+        parts = [{"type": "text", "text": "42"}]
+        text, listed = (self._try_probe({**_QUESTION, "content": c}) for c in ("42", parts))
+        return "42" not in text and "42" in listed
+
+    @cached_property
+    def _reads_text_arguments(self) -> bool:
+        """True if the template refuses calls of tools unless their arguments are text."""
+        call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+        as_text = {**call, "tool_calls": [_with_text_arguments(_CALL)]}
+        question = dict(_QUESTION)
+        return not self._try_probe(question, call) and bool(self._try_probe(question, as_text))
+
+    def _try_probe(self, *conversation: Mapping[str, Any]) -> str:
+        try:
+            return self._apply(list(map(dict, conversation)), (), add_generation_prompt=False)
+        except UserError:
+            return ""
+
+    def _source_for(self, tools: Sequence[Any]) -> str | None:
+        """Return the template that is used with these tools, where a tokenizer has several."""
+        if not isinstance(self._tokenizer.chat_template, dict):
+            return self.source
+        return self._tokenizer.get_chat_template(tools=list(tools) or None)
+
+    def _time_arguments(self, source: str | None) -> dict[str, Any]:
+        """Return arguments by which a template reads the time of `template_time`."""
+        if source is None or "strftime_now" not in source:
             return {}
         time = _TIME.get() or datetime.now()
-        forms = {first or second for first, second in _TIME_FORMAT.findall(self.source or "")}
+        forms = {first or second for first, second in _TIME_FORMAT.findall(source)}
         times = {form: time.strftime(form) for form in forms}
-        return {"chat_template": f"{_TIME_MACRO}{self.source}", "_times": times}
+        return {"chat_template": f"{_TIME_MACRO}{source}", "_times": times}
 
     def _apply(
         self,
@@ -171,7 +223,7 @@ class ChatTemplate:
                     tools=[dict(tool) for tool in tools] or None,
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
-                    **self._time_arguments(),
+                    **self._time_arguments(self._source_for(tools)),
                 )
             self._is_tried = True
             assert isinstance(text, str)

@@ -82,7 +82,8 @@ def _parse_message(message: Any, name: str) -> Message:
     given_role = _parse_role(parsed["role"], f"{name}.role")
     parsed["role"] = _ROLE_ALIASES.get(given_role, given_role)
     _parse_calls(parsed, name, is_call=given_role in _CALL_ROLES)
-    if "content" not in parsed and not ("tool_calls" in parsed or "content" in message):
+    is_null = "content" in message or "value" in message
+    if "content" not in parsed and not ("tool_calls" in parsed or is_null):
         raise UserError(f'`{name}` has keys {sorted(parsed)}, expected {{"role", "content"}}.')
     parsed["content"] = _parse_content(parsed.get("content", ""), f"{name}.content")
     is_learned = _parse_weights(parsed, name)
@@ -105,15 +106,19 @@ def _parse_content(content: Any, name: str) -> str:
     if not is_list(content):
         return check_string(content, name)
     texts: list[str] = []
+    if not all(isinstance(part, Mapping) for part in content):
+        raise UserError(
+            f"`{name}` is a list, expected a string or a list of parts such as "
+            '{"type": "text", "text": "…"}. Write a list as JSON text.'
+        )
     for number, part in enumerate(content):
-        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        kind = part.get("type", "text")
         if kind != "text":
             raise UserError(
                 f"`{name}[{number}]` is a part of type {str(kind)[:40]!r}, and only text is read. "
                 "Leave such rows out: `data.bad_rows=drop`."
             )
-        text = part.get("text") if isinstance(part, Mapping) else part
-        texts.append(check_string(text, f"{name}[{number}]"))
+        texts.append(check_string(part.get("text"), f"{name}[{number}].text"))
     return "".join(texts)
 
 
@@ -145,11 +150,11 @@ def _parse_call(call: Any, name: str) -> dict[str, Any]:
             f'`{name}` is {describe_type(call)} without a name, expected {{"function": {{"name", '
             '"arguments"}}}.'
         )
-    parsed = dict(function)
-    arguments = function.get("arguments")
+    parsed = {**function, "arguments": function.get("arguments", {})}
+    arguments = parsed["arguments"]
     if isinstance(arguments, str):
         parsed["arguments"] = parse_json(arguments or "{}", f"{name}.arguments")
-    if not isinstance(parsed.get("arguments", {}), Mapping):
+    if not isinstance(parsed["arguments"], Mapping):
         raise UserError(
             f"`{name}.arguments` is {describe_type(parsed['arguments'])}, expected an object."
         )
@@ -174,9 +179,11 @@ def parse_json(value: Any, name: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        parsed = json.loads(value)
     except ValueError as error:
         raise UserError(f"`{name}` is a string that is no JSON: {error}.") from None
+    _check_strings(parsed, name)
+    return parsed
 
 
 def drop_nulls(value: Any, name: str) -> Any:
@@ -186,6 +193,15 @@ def drop_nulls(value: Any, name: str) -> Any:
     if isinstance(value, Mapping):
         return {key: drop_nulls(item, name) for key, item in value.items() if item is not None}
     return [drop_nulls(item, name) for item in value] if is_list(value) else value
+
+
+def _check_strings(value: Any, name: str) -> None:
+    if isinstance(value, str):
+        check_string(value, name)
+    for item in (*value, *value.values()) if isinstance(value, Mapping) else ():
+        _check_strings(item, name)
+    for item in value if is_list(value) else ():
+        _check_strings(item, name)
 
 
 def check_string(value: Any, field_name: str) -> str:

@@ -118,6 +118,12 @@ def prepare(
         if is_scoring_only:
             num_rows = f"{train.counts.rows:,} row(s)"
             problem = f"--data: nothing is left to score of {num_rows}. Raise `--length`"
+        if train.counts.unpaired_rows == train.counts.rows:
+            raise UserError(
+                "data.sources: no row can be compared with the teacher: the two chat templates "
+                "write the completions differently, or a tokenizer cannot encode them. See why "
+                "with `data.unpaired=refuse`."
+            )
         raise UserError(
             f"{problem} ({config.length}), or check that the completions are not empty."
         )

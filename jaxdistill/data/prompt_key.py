@@ -5,25 +5,23 @@ that a chat template strips make no difference.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdistill.data.messages import is_list, parse_messages
-from jaxdistill.data.rows import Chat, Message, Text, Tokens
+from jaxdistill.data.rows import Chat, Message, Row, Text, Tokens, completion_messages
 
 
 def prompt_key(content: Text | Chat | Tokens, prompt: Any = None) -> str:
     """Return the key of a row, equal for a string and a user message, and for all completions.
 
-    Of a conversation whose turns are all learned it is what comes before the first of them. Exact
-    tokens have that of their `prompt` as text or messages, if it is known.
+    Exact tokens have that of their `prompt` as text or messages, if it is known.
     """
     match content:
         case Text(prompt=text, completion=completion):
             key: Any = _user_message(text) if text else completion
-        case Chat(messages=messages, num_prompt=num_prompt, first_scored=first_scored):
-            size = num_prompt if first_scored else _size_of_opening(messages, num_prompt)
-            key = messages[:size] or messages
+        case Chat(messages=messages, num_prompt=num_prompt):
+            key = messages[:num_prompt] or messages
         case Tokens(prompt=tokens):
             key = tokens
             if prompt is not None:
@@ -32,22 +30,32 @@ def prompt_key(content: Text | Chat | Tokens, prompt: Any = None) -> str:
     return _dump(key)
 
 
-def conversation_key(key: str, known: Collection[str]) -> str:
-    """Return the shortest of the `known` keys that begins the conversation of a key.
+def conversation_keys(rows: Sequence[Row]) -> list[str]:
+    """Return the key of each row; rows that hold one conversation turn by turn share theirs.
 
-    Rows that hold one conversation turn by turn thereby have one key.
+    A row continues another one if that one's prompt and completion begin its own prompt.
     """
-    return next((earlier for earlier in _earlier_keys(key) if earlier in known), key)
+    whole: dict[str, str] = {}
+    for row in rows:
+        if row.has_completion and not isinstance(row.content, Tokens):
+            whole.setdefault(_whole_key(row.content), row.prompt_key)
+    return [_first_key(row.prompt_key, whole) for row in rows]
 
 
-def _earlier_keys(key: str) -> Iterator[str]:
-    """Yield the keys of the prompts before earlier assistant turns, the shortest first."""
+def _whole_key(content: Text | Chat) -> str:
+    if isinstance(content, Chat):
+        return _dump(content.messages)
+    return _dump([*_user_message(content.prompt), *completion_messages(content)])
+
+
+def _first_key(key: str, whole: Mapping[str, str]) -> str:
+    """Return the key of the shortest conversation that the prompt of a key continues."""
     if '"role":"assistant"' not in key:
-        return
+        return key
     messages = json.loads(key)
-    for number in range(1, len(messages)):
-        if messages[number]["role"] == "assistant":
-            yield _dump(messages[:number])
+    sizes = (n for n in range(1, len(messages)) if messages[n - 1]["role"] == "assistant")
+    keys = (_dump(messages[:n]) for n in sizes)
+    return next((whole[earlier] for earlier in keys if earlier in whole), key)
 
 
 def _dump(key: Any) -> str:
@@ -59,14 +67,6 @@ def _dump(key: Any) -> str:
 
 def _strip(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
-
-
-def _size_of_opening(messages: Sequence[Message], num_prompt: int) -> int:
-    """Return the number of messages before the first assistant turn that follows a user message."""
-    roles = [message["role"] for message in messages]
-    first_user = roles.index("user") if "user" in roles else len(roles)
-    turns = (n for n, role in enumerate(roles) if role == "assistant" and n > first_user)
-    return min(next(turns, num_prompt), num_prompt)
 
 
 def _user_message(text: str) -> list[Message]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from jaxdistill.data.renderer import AssistantTurn, RenderedText
-from jaxdistill.data.rows import Chat, Message, Row, Text
+from jaxdistill.data.rows import REASONING_KEYS, Chat, Message, Row, Text
 
 Reasoning = Literal["keep", "mask", "drop"]
 """`keep`: learned where the chat template writes it. `mask`: read, not learned. `drop`: removed."""
@@ -13,7 +13,6 @@ Reasoning = Literal["keep", "mask", "drop"]
 REASONING_END = "</think>"
 
 _SPAN = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
 def drop_reasoning(row: Row) -> Row:
@@ -37,7 +36,7 @@ def mask_reasoning(rendered: RenderedText) -> RenderedText:
 def _without_reasoning(message: Message) -> Message:
     if message["role"] != "assistant":
         return message
-    kept = {key: value for key, value in message.items() if key not in _KEYS}
+    kept = {key: value for key, value in message.items() if key not in REASONING_KEYS}
     return {**kept, "content": _SPAN.sub("", message["content"])}
 
 

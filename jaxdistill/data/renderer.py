@@ -107,15 +107,20 @@ class Renderer:
     @cached_property
     def end_of_turn_id(self) -> int | None:
         """Token that ends an assistant turn: of the chat template if there is one, else EOS."""
+        return self.eos_id if self.template_end_id is None else self.template_end_id
+
+    @cached_property
+    def template_end_id(self) -> int | None:
+        """Token that the chat template writes after an assistant turn; None for none."""
         if not self.chat_template.source:
-            return self.eos_id
+            return None
         messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
         rendered = self.render(Chat(messages, num_prompt=1, first_scored=1))
         (turn,) = rendered.turns
         end = rendered.text[turn.content_range[1] : turn.loss_range[1]].strip()
         token_id = self.tokenizer.get_vocab().get(end)
         # Text of a plain token may occur anywhere, and ends nothing.
-        return token_id if token_id in self.tokenizer.added_tokens_decoder else self.eos_id
+        return token_id if token_id in self.tokenizer.added_tokens_decoder else None
 
     @property
     def eos_id(self) -> int | None:
@@ -145,7 +150,7 @@ class Renderer:
             completion = len(content.prompt), len(text)
             turn = AssistantTurn(completion, completion, content.is_finished)
             return RenderedText(text, (turn,), is_chat=False)
-        self.chat_template.check_roles(content.messages)
+        self.chat_template.check_messages(content.messages)
         text = self.chat_template.render(content.messages, content.tools)
         return RenderedText(text, self._locate_turns(content, text), is_chat=True)
 
@@ -154,7 +159,7 @@ class Renderer:
         if isinstance(content, Text):
             return RenderedText(content.prompt, (), is_chat=False)
         prompt = content.messages[: content.num_prompt]
-        self.chat_template.check_roles(prompt)
+        self.chat_template.check_messages(prompt)
         text = self.chat_template.render(prompt, content.tools, add_generation_prompt=True)
         return RenderedText(text, (), is_chat=True)
 
@@ -180,6 +185,9 @@ class Renderer:
             body = text.removesuffix(template.chat_end)
             found = locate_turns(messages, learned, body, render)
             ranges = dict(zip(learned, found, strict=True))
+            if marked:  # the template marks some of the turns: only these are learned
+                ranges = {index: _overlapping(turn, marked) for index, turn in ranges.items()}
+                learned = [index for index in learned if ranges[index] is not None]
         turns = []
         for index in learned:
             turn = ranges[index]
@@ -211,6 +219,15 @@ class Renderer:
             f"template of tokenizer `{self.name}` writes. Put `{{% generation %}}` and "
             "`{% endgeneration %}` around what it writes for the assistant."
         )
+
+
+def _overlapping(
+    turn: tuple[int, int] | None, marked: Sequence[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Return the marked range that a turn overlaps; None for none."""
+    if turn is None:
+        return None
+    return next((mark for mark in marked if mark[0] < turn[1] and mark[1] > turn[0]), None)
 
 
 def _find_before(

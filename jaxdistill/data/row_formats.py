@@ -38,7 +38,7 @@ ROW_FORMATS = (
     '{"instruction", "output"} or {"prompt_tokens", "completion_tokens"}'
 )
 _FORMAT_FIELDS = {
-    "tokens": ("prompt_tokens", "completion_tokens", "prompt", "completion", "finished"),
+    "tokens": ("prompt_tokens", "completion_tokens", "prompt", "completion", "finished", "tools"),
     "messages": ("messages",),
     "conversations": ("conversations",),
     "prompt": ("prompt", "completion"),
@@ -153,7 +153,8 @@ def _rollout_text(fields: Mapping[str, Any]) -> Text | Chat | None:
     if "prompt" not in fields or not isinstance(fields.get("completion"), str):
         return None
     is_finished = fields.get("finished") is not False
-    return replace(_parse_prompt(fields, as_chat=False), is_finished=is_finished)
+    content = replace(_parse_prompt(fields, as_chat=False), is_finished=is_finished)
+    return _add_chat_fields(content, fields) if isinstance(content, Chat) else content
 
 
 def _add_teacher_prompt(row: Row, fields: Mapping[str, Any], as_chat: bool) -> Row:
@@ -201,7 +202,9 @@ def _parse_prompt(fields: Mapping[str, Any], as_chat: bool) -> Text | Chat:
         )
     prompt = parse_messages(_to_messages(prompt, "user"), "prompt")
     if completion is None:
-        return _to_chat(prompt)
+        chat = _to_chat(prompt)
+        # Earlier turns of a prompt are not learned; a last one of the assistant is its completion.
+        return replace(chat, first_scored=chat.num_prompt)
     completion = parse_messages(_to_messages(completion, "assistant"), "completion")
     if not any(message["role"] == "assistant" for message in completion):
         roles = ", ".join(dict.fromkeys(str(message["role"]) for message in completion))

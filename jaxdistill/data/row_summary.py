@@ -4,9 +4,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from jaxdistill.data.reasoning import REASONING_END
 from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.rows import Chat, Row, Text
 from jaxdistill.data.split import DataSplit
+from jaxdistill.errors import UserError
 
 _READ_KEYS = {"role", "content", "weight"}
 _MAX_LISTED = 4
@@ -22,6 +24,8 @@ def summarize_rows(split: DataSplit, renderer: Renderer) -> str:
         parts.append(f"not read: {_list_counts(unread)}")
     if empty := sum(map(_has_empty_completion, rows)):
         parts.append(f"{empty:,} with an empty completion, which teaches to end at once")
+    if lost := sum(_loses_reasoning(row, renderer) for row in rows):
+        parts.append(f"{lost:,} with reasoning that the chat template leaves out")
     special = re.compile(renderer.chat_template.special_token_pattern)
     marks = Counter(mark for row in rows for mark in set(special.findall(_own_text(row))))
     if marks:
@@ -65,6 +69,21 @@ def _has_empty_completion(row: Row) -> bool:
                 for message in messages[first_scored:]
             )
     return False
+
+
+def _loses_reasoning(row: Row, renderer: Renderer) -> bool:
+    """Return True if the chat template leaves out the reasoning in a turn of the assistant."""
+    if not isinstance(row.content, Chat):
+        return False
+    turns = [m["content"] for m in row.content.messages if m["role"] == "assistant"]
+    thoughts = [turn.split(REASONING_END)[0].strip() for turn in turns if REASONING_END in turn]
+    if not thoughts:
+        return False
+    try:
+        text = renderer.render(row.content).text
+    except UserError:
+        return False
+    return any(thought not in text for thought in thoughts)
 
 
 def _own_text(row: Row) -> str:

@@ -12,6 +12,9 @@ Message = Mapping[str, Any]
 A turn of the assistant that is not to be learned has `weight: 0`. See `data.messages`.
 """
 
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message that hold its reasoning apart from its content."""
+
 TOKENS_NOT_PORTABLE = (
     "exact tokens are those of one tokenizer, and here the teacher reads others: its tokenizer is "
     "not the student's, or rows have a `teacher_prompt`. Give the row as text: "
@@ -104,8 +107,8 @@ class Row:
         match self.content:
             case Text(completion=completion):
                 return completion is not None
-            case Chat(messages=messages, num_prompt=num_prompt):
-                return len(messages) > num_prompt
+            case Chat(messages=messages, first_scored=first_scored):
+                return any(message["role"] == "assistant" for message in messages[first_scored:])
             case Tokens():
                 return True
 

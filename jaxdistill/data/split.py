@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxdistill.data.config import DataConfig
 from jaxdistill.data.field_template import fill_template, take_field
-from jaxdistill.data.prompt_key import conversation_key
+from jaxdistill.data.prompt_key import conversation_keys
 from jaxdistill.data.reasoning import drop_reasoning
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.rows import Chat, Row, apply_teacher_prompt
@@ -87,7 +87,7 @@ def read_split(config: DataConfig) -> DataSplit:
     if config.heldout_sources:
         return _drop_overlapping_rows(rows, heldout, bad_rows.lines)
     split = DataSplit([], [], bad_rows=bad_rows.lines)
-    for row, key in zip(rows, _conversation_keys(rows), strict=True):
+    for row, key in zip(rows, conversation_keys(rows), strict=True):
         held = is_heldout(key, fraction=config.heldout, seed=config.heldout_seed)
         (split.heldout if held else split.train).append(row)
     if not split.train:
@@ -101,24 +101,18 @@ def read_split(config: DataConfig) -> DataSplit:
 def is_heldout(prompt_key: str, *, fraction: float, seed: int) -> bool:
     """Return True if rows with this prompt are held out.
 
-    The result depends on the arguments alone. A row therefore keeps its side when other rows are
-    added or removed, when the file is sorted, and when a teacher completes it anew. A larger
-    fraction holds out all rows of a smaller one.
+    The result depends on the arguments alone. A row therefore keeps its side when rows of other
+    conversations are added or removed, when the file is sorted, and when a teacher completes it
+    anew. A larger fraction holds out all rows of a smaller one.
     """
     digest = hashlib.sha256(f"{seed}\n{prompt_key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def _conversation_keys(rows: Sequence[Row]) -> list[str]:
-    """Return the key of each row; rows that hold one conversation turn by turn share theirs."""
-    known = {row.prompt_key for row in rows}
-    return [conversation_key(row.prompt_key, known) for row in rows]
-
-
 def _drop_overlapping_rows(
     rows: list[Row], heldout: list[Row], bad_rows: tuple[str, ...]
 ) -> DataSplit:
-    keys = _conversation_keys([*rows, *heldout])
+    keys = conversation_keys([*rows, *heldout])
     heldout_keys = set(keys[len(rows) :])
     train = [row for row, key in zip(rows, keys, strict=False) if key not in heldout_keys]
     if not train:

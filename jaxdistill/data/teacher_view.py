@@ -1,6 +1,8 @@
 """Teacher view: a row in the tokens of a teacher with another tokenizer or prompt, aligned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import eq, ne
 from typing import Literal
 
 import numpy as np
@@ -70,8 +72,14 @@ class TeacherView:
         # Only one side has white space around completions if the other is a chat.
         if _completion_texts(student_text) != _completion_texts(teacher_text):
             student_text, teacher_text = map(_strip_completions, (student_text, teacher_text))
-        if _completion_texts(student_text) != _completion_texts(teacher_text):
+        texts = _completion_texts(student_text), _completion_texts(teacher_text)
+        if len(texts[0]) != len(texts[1]) or not any(map(eq, *texts)):
             return self._reject("the chat templates write its completion differently")
+        different = [number for number, pair in enumerate(zip(*texts, strict=True)) if ne(*pair)]
+        if different:
+            student_text, teacher_text = (
+                _without_turns(text, different) for text in (student_text, teacher_text)
+            )
         student, teacher = (
             _TruncatedRow.from_row(
                 row,
@@ -114,6 +122,16 @@ def _strip_completions(text_offsets: TextOffsets) -> TextOffsets:
         start = turn.content_range[1] - len(completion.lstrip())
         turns.append(turn._replace(content_range=(start, start + len(completion.strip()))))
     return replace(text_offsets, turns=tuple(turns))
+
+
+def _without_turns(text_offsets: TextOffsets, numbers: Sequence[int]) -> TextOffsets:
+    """Return the offsets without some turns, which the two sides write differently."""
+    turns = list(text_offsets.turns)
+    for number in numbers:
+        start = turns[number].content_range[0]
+        turns[number] = turns[number]._replace(content_range=(start, start))
+    turn_ids = np.where(np.isin(text_offsets.turn_ids, numbers), -1, text_offsets.turn_ids)
+    return replace(text_offsets, turns=tuple(turns), turn_ids=turn_ids)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ def _describe_ends(inspection: Inspection) -> str:
     listed = ", ".join(
         f"{name} ({token_id})" for name, token_id in zip(names, student.eos_ids, strict=True)
     )
+    is_chat = any(kind.student_is_chat for kind in inspection.chat_kinds)
+    if is_chat and renderer.template_end_id is None:
+        listed += "; the chat template ends no turn with a token, so chats teach no end"
     added = len(set(student.eos_ids) - set(declared))
     return f"{listed}; {added} of them added to the student's files" if added else listed
 

@@ -93,6 +93,8 @@ def test_arguments_are_objects_and_other_nulls_are_absent():
         ("ho", "has a string, expected"),
         ({"role": "assistant", "content": {"text": "ho"}}, "content` is an object"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "'image_url', and only text"),
+        (call(r'{"a": "\ud83d"}'), "lone surrogate"),
+        ({"role": "tool", "content": ["Paris", "Rome"]}, "Write a list as JSON text"),
         ({"role": "assistant", "content": "ho", "weight": 0.5}, "weight` is 0.5, expected 1"),
     ],
 )
@@ -258,3 +260,50 @@ def test_a_role_that_the_template_leaves_out_is_named():
                     renderer.render(chat)
             else:
                 assert f"<|im_start|>{role}\nx" in renderer.render(chat).text
+
+
+def test_templates_that_read_parts_or_arguments_as_text():
+    row = {"messages": [USER, call({"city": "Ålesund"}, content="So.")]}
+    expected = 'So.<call>{"city": "Ålesund"}<|im_end|>'
+    arguments = CHAT_WITH_CALLS.replace("(call.function | tojson)", "call.function.arguments")
+    assert learned_text(row, arguments) == expected
+    parts = arguments.replace(
+        "{{ message.content or '' }}",
+        "{% for part in message.content %}{{ part.text }}{% endfor %}",
+    )
+    assert parts != arguments
+    assert learned_text(row, parts) == expected
+
+
+def test_calls_that_the_template_leaves_out_are_a_mistake_where_nothing_else_is_left():
+    renderer = Renderer(tiny.tokenizer())
+    with pytest.raises(UserError, match="leaves calls of tools out"):
+        renderer.render(parse({"messages": [USER, call({})]}).content)
+    beside = {"messages": [USER, call({}, content="So.")]}
+    assert learned_text(beside, tiny.CHATML) == "So.<|im_end|>"
+
+
+def test_named_templates_mark_their_turns():
+    marked = (
+        "{% for message in messages %}{{ message.role }}: {% if message.role == 'assistant' %}"
+        "{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
+        "{% else %}{{ message.content }}{% endif %}{% endfor %}"
+    )
+    named = {"default": marked, "tool_use": CHAT_WITH_CALLS}
+    row = {"messages": [USER, {"role": "assistant", "content": "ho"}]}
+    assert learned_text(row, named) == "ho<|im_end|>"
+    with_tools = {"messages": [USER, call({})], "tools": [{"name": "weather"}]}
+    assert learned_text(with_tools, named).startswith('<call>{"name": "weather"')
+    # Only turns that the template marks are learned.
+    last = marked.replace(
+        "message.role == 'assistant'", "message.role == 'assistant' and loop.last"
+    )
+    assert learned_text({"messages": row["messages"] * 2}, last) == "ho<|im_end|>"
+
+
+def test_chats_that_end_with_the_user_or_a_tool_are_learned():
+    turns = [USER, {"role": "assistant", "content": "ho"}, {"role": "user", "content": "thanks"}]
+    assert learned_text({"messages": turns}) == "ho<|im_end|>"
+    called = [USER, call({}), {"role": "tool", "content": "4"}]
+    assert learned_text({"messages": called}).startswith("<call>")
+    assert not parse({"prompt": turns}).has_completion

@@ -139,6 +139,24 @@ def test_rows_with_one_example_before_their_question_are_apart(tmp_path):
     assert 5 < len(read_split(DataConfig(sources=str(path), heldout=0.1)).heldout) < 40
 
 
+def test_chats_that_begin_alike_are_apart(tmp_path):
+    opening = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"},
+               {"role": "assistant", "content": "Hi!"}]  # fmt: skip
+    rows = [{"messages": [*opening, {"role": "user", "content": f"{n}?"},
+                          {"role": "assistant", "content": "x"}]} for n in range(200)]  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+
+    def heldout(rows):
+        path.write_text("\n".join(map(json.dumps, rows)))
+        split = read_split(DataConfig(sources=str(path), heldout=0.1))
+        return {row.prompt_key for row in split.heldout}
+
+    before = heldout(rows)
+    assert 5 < len(before) < 40
+    other_answer = {"prompt": opening[:2], "completion": [{"role": "assistant", "content": "Hey."}]}
+    assert before <= heldout([*rows, other_answer])
+
+
 def test_ids_and_white_space_make_no_other_prompt():
     def key(**message):
         return prompt_key({"messages": [{"role": "user", **message}]})

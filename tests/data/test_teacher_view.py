@@ -345,3 +345,27 @@ def test_exact_tokens_belong_to_one_tokenizer():
     fields = {"prompt_tokens": [5, 6], "completion_tokens": [7]}
     with pytest.raises(UserError, match="exact tokens are those of one tokenizer"):
         tokenize_named(fields, *BOTH)
+
+
+def test_turns_that_both_templates_write_alike_are_compared_beside_others():
+    calls = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
+        "{% for call in m.tool_calls or [] %}{{ 'CALL' + (call.function | tojson) }}{% endfor %}"
+        "{{ '<|im_end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    user = {"role": "user", "content": "a cat"}
+    chat = [user, {"role": "assistant", "content": "the dog"}, user,
+            {"role": "assistant", "content": "", "tool_calls": [call]}]  # fmt: skip
+    student, teacher = (
+        Renderer(tiny.tokenizer(chat_template=template))
+        for template in (calls, calls.replace("CALL", "TOOL"))
+    )
+    readers = student.tokenizer, teacher.tokenizer
+    (example,), _ = tokenize({"messages": chat}, *readers)
+    compared = example.tokens[example.teacher_example.weight > 0].tolist()
+    assert student.decode(compared, skip_special=False) == "the dog<|im_end|>"
+    learned = student.decode(example.tokens[example.loss_mask].tolist(), skip_special=False)
+    assert learned.startswith("the dog<|im_end|>CALL")
+    assert tokenize({"messages": chat[2:]}, *readers).counts.unpaired_rows == 1

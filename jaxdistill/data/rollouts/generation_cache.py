@@ -96,6 +96,8 @@ class GenerationCache:
             readable = {"prompt": row.content.prompt}
         elif isinstance(row.content, Chat):
             readable = {"prompt": row.content.messages[: row.content.num_prompt]}
+            if row.content.tools:
+                readable["tools"] = row.content.tools
         fields = {
             **readable,
             "completion": renderer.tokenizer.decode(list(completion), skip_special_tokens=True),
