@@ -103,7 +103,7 @@ class ChatTemplate:
         return marked
 
     def check_messages(self, messages: Sequence[Message]) -> None:
-        """Raise a UserError if the template silently leaves out a message or its calls."""
+        """Raise a UserError if the template silently leaves out all that a message holds."""
         for index, message in enumerate(messages):
             role = str(message["role"])
             if "tool_calls" in message and not message["content"] and not self.reads("tool_calls"):
@@ -129,8 +129,8 @@ class ChatTemplate:
     def chat_end(self) -> str:
         """Text that the template adds after the last turn of a chat, not after each turn."""
         chat = (_QUESTION, {"role": "assistant", "content": "Hello."})
-        last = self.render(chat)
         try:
+            last = self.render(chat)
             followed = self.render((*chat, _QUESTION))
         except UserError:
             return ""
@@ -225,15 +225,17 @@ class ChatTemplate:
                     add_generation_prompt=add_generation_prompt,
                     **self._time_arguments(self._source_for(tools)),
                 )
-            self._is_tried = True
             assert isinstance(text, str)
             check_rendered_size(text, [*conversation, *tools])
+            self._is_tried = True
         except TemplateLimitError as error:
-            self._limit_error = UserError(
+            limit_error = UserError(
                 f"the chat template of tokenizer `{self._name}` is not usable: {error}. Give the "
                 "model another template."
             )
-            raise self._limit_error from None
+            if not self._is_tried:  # else only this row is too much
+                self._limit_error = limit_error
+            raise limit_error from None
         except Exception as error:  # noqa: BLE001 (a template is a program: it may raise anything)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(

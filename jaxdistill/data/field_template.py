@@ -96,8 +96,10 @@ def field_to_text(value: Any, name: str) -> str:
     """Convert the value of a field to text.
 
     Raises:
-        UserError: for a list or an object.
+        UserError: for a list, an object or binary data.
     """
+    if isinstance(value, bytes):
+        raise UserError(f"`{name}` is binary data, expected text.")
     if isinstance(value, (list, dict)):
         is_array = isinstance(value, list)
         item = f"{name}[0]" if is_array else f"{name}[{next(iter(value), 'key')}]"

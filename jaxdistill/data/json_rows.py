@@ -8,6 +8,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,25 +39,24 @@ def read_json_rows(path: Path, findings: ErrorCollector) -> Iterator[RawRow]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             # Binary: text mode would split lines at \r, too.
-            first = _check_first_line(_first_line(file), path)
+            line, num_blank = _first_line(file)
+            first = _check_first_line(line, path)
             if first.lstrip().startswith(b"["):
                 yield from _read_array(first + file.read(), path, findings)
             else:
-                yield from _read_lines(first, file, path, findings)
+                yield from _read_lines(first, num_blank, file, path, findings)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: not a readable gzip file: {error}.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
-def _first_line(file: Any) -> bytes:
-    """Return the lines up to the first one with content."""
-    read = b""
-    for line in file:
-        read += line
+def _first_line(file: Any) -> tuple[bytes, int]:
+    """Return the first line with content, and the number of lines before it."""
+    for number, line in enumerate(file):
         if line.strip():
-            break
-    return read
+            return line, number
+    return b"", 0
 
 
 def _check_first_line(line: bytes, path: Path) -> bytes:
@@ -70,10 +70,11 @@ def _check_first_line(line: bytes, path: Path) -> bytes:
     return line
 
 
-def _read_lines(first: bytes, file: Any, path: Path, findings: ErrorCollector) -> Iterator[RawRow]:
-    *blank, start = first.splitlines(keepends=True) or [b""]
-    _check_one_line(start, file, path)
-    for number, line in enumerate((start, *file), start=len(blank) + 1):
+def _read_lines(
+    first: bytes, num_blank: int, file: Any, path: Path, findings: ErrorCollector
+) -> Iterator[RawRow]:
+    _check_one_line(first, file, path)
+    for number, line in enumerate(chain([first], file), start=num_blank + 1):
         if line.strip():
             with findings.collect():
                 source = f"{path}:{number}"

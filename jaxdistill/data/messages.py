@@ -6,7 +6,8 @@
 | ShareGPT  | `from`, `value`                                                              |
 
 One conversation gives one text in every file format. Tool arguments that are a JSON string are
-parsed, and null counts as absent at any depth, because a columnar file adds it.
+parsed. Null counts as absent at any depth, because a columnar file adds it; within a JSON string it
+is the author's own.
 """
 
 import json
@@ -42,9 +43,10 @@ def parse_messages(value: Any, field_name: str) -> tuple[Message, ...]:
     Raises:
         UserError: if it is no such list, or a role is unknown.
     """
-    value = parse_json(value, field_name) if field_name == "messages" else value
+    is_column = field_name in ("messages", "conversations")
+    value = parse_json(value, field_name) if is_column else value
     if not is_list(value) or not value:
-        expected = "a list" if field_name == "messages" else "a string or a list"
+        expected = "a list" if is_column else "a string or a list"
         raise UserError(
             f"`{field_name}` is {describe_type(value)}, expected {expected} of "
             '{"role", "content"} messages.'
@@ -126,9 +128,10 @@ def _parse_calls(message: dict[str, Any], name: str, *, is_call: bool) -> None:
     """Put all calls of tools under `tool_calls`, with their arguments as objects."""
     calls: Any = message.get("tool_calls", [])
     calls = parse_json(calls, f"{name}.tool_calls")
-    if "function_call" in message:  # the older form of OpenAI
-        calls = [{"type": "function", "function": message.pop("function_call")}]
-    if is_call:
+    old_call = message.pop("function_call", None)  # the older form of OpenAI
+    if old_call is not None and not calls:
+        calls = [{"type": "function", "function": old_call}]
+    if is_call and not calls:
         content = parse_json(message.pop("content", None), name)
         calls = [
             {"type": "function", "function": call}
@@ -164,7 +167,7 @@ def _parse_call(call: Any, name: str) -> dict[str, Any]:
 def _parse_weights(message: dict[str, Any], name: str) -> bool:
     """Remove the keys that weigh a message, and return whether it is to be learned."""
     is_learned = True
-    for key in _LEFT_OUT_BY.keys() & message.keys():
+    for key in [key for key in _LEFT_OUT_BY if key in message]:
         value = message.pop(key)
         if value not in (0, 1):
             raise UserError(

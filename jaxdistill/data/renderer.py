@@ -97,11 +97,7 @@ class Renderer:
         They are those that the files of a model declare, EOS, and the end of a turn in the chat
         template, which a base model's files do not name.
         """
-        try:
-            end_of_turn_id = self.end_of_turn_id
-        except UserError:  # the template does not render a chat as short as that
-            end_of_turn_id = None
-        ids = (*declared, self.eos_id, end_of_turn_id)
+        ids = (*declared, self.eos_id, self.end_of_turn_id)
         return tuple(dict.fromkeys(token for token in ids if token is not None))
 
     @cached_property
@@ -115,7 +111,10 @@ class Renderer:
         if not self.chat_template.source:
             return None
         messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
-        rendered = self.render(Chat(messages, num_prompt=1, first_scored=1))
+        try:
+            rendered = self.render(Chat(messages, num_prompt=1, first_scored=1))
+        except UserError:  # the template does not render a chat as short as that
+            return None
         (turn,) = rendered.turns
         end = rendered.text[turn.content_range[1] : turn.loss_range[1]].strip()
         token_id = self.tokenizer.get_vocab().get(end)
@@ -224,10 +223,11 @@ class Renderer:
 def _overlapping(
     turn: tuple[int, int] | None, marked: Sequence[tuple[int, int]]
 ) -> tuple[int, int] | None:
-    """Return the marked range that a turn overlaps; None for none."""
+    """Return the range of the marks that a turn overlaps, from the first to the last."""
     if turn is None:
         return None
-    return next((mark for mark in marked if mark[0] < turn[1] and mark[1] > turn[0]), None)
+    marks = [mark for mark in marked if mark[0] < turn[1] and mark[1] > turn[0]]
+    return (marks[0][0], marks[-1][1]) if marks else None
 
 
 def _find_before(

@@ -76,7 +76,11 @@ def _loses_reasoning(row: Row, renderer: Renderer) -> bool:
     if not isinstance(row.content, Chat):
         return False
     turns = [m["content"] for m in row.content.messages if m["role"] == "assistant"]
-    thoughts = [turn.split(REASONING_END)[0].strip() for turn in turns if REASONING_END in turn]
+    thoughts = [
+        turn.split(REASONING_END)[0].removeprefix("<think>").strip()
+        for turn in turns
+        if REASONING_END in turn
+    ]
     if not thoughts:
         return False
     try:

@@ -18,7 +18,7 @@ from jaxdistill.data.examples import (
     truncate,
 )
 from jaxdistill.data.loss_mask import add_loss_mask, tokenize_with_offsets
-from jaxdistill.data.reasoning import REASONING_END, Reasoning, mask_reasoning
+from jaxdistill.data.reasoning import Reasoning, mask_reasoning, num_reasoning_tokens
 from jaxdistill.data.renderer import RenderedText, Renderer
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.rows import Chat, Row, Text, Tokens, apply_teacher_prompt
@@ -147,15 +147,12 @@ def tokenize_untruncated(
     """
     rows = _replace_foreign_tokens(rows, renderer)
     renderer.check_chat_template(rows)
-    masked_end = None
-    if reasoning != "keep":
-        masked_end = renderer.tokenizer.get_vocab().get(REASONING_END)
     findings = ErrorCollector()
     contents: list[RenderedText | TokenizedRow] = []
     for row in rows:
         with findings.collect(row.source):
             if isinstance(row.content, Tokens):
-                contents.append(_wrap_exact_tokens(row.content, renderer.tokenizer, masked_end))
+                contents.append(_wrap_exact_tokens(row.content, renderer, reasoning))
             else:
                 rendered = renderer.render(row.content)
                 contents.append(mask_reasoning(rendered) if reasoning == "mask" else rendered)
@@ -192,16 +189,15 @@ def _is_tokenization_of(
     return tokenizer.decode(list(tokens.completion), skip_special_tokens=True) == completion
 
 
-def _wrap_exact_tokens(
-    content: Tokens, tokenizer: PreTrainedTokenizerBase, masked_end: int | None
-) -> TokenizedRow:
-    """Learn the completion: of one with the token `masked_end`, what follows it."""
-    token_ids = _check_vocabulary((*content.prompt, *content.completion), tokenizer)
-    tokens, first_learned = np.array(token_ids, dtype=np.int32), len(content.prompt)
-    if masked_end is not None:
-        is_end = tokens[first_learned:] == masked_end
-        first_learned += int(np.max(np.flatnonzero(is_end) + 1, initial=0))
-    return TokenizedRow(tokens, np.arange(len(tokens)) >= first_learned, None)
+def _wrap_exact_tokens(content: Tokens, renderer: Renderer, reasoning: Reasoning) -> TokenizedRow:
+    tokens = _check_vocabulary((*content.prompt, *content.completion), renderer.tokenizer)
+    first_learned = len(content.prompt)
+    if reasoning != "keep":
+        first_learned += num_reasoning_tokens(
+            tokens, first_learned, lambda part: renderer.decode(part, skip_special=False)
+        )
+    is_learned = np.arange(len(tokens)) >= first_learned
+    return TokenizedRow(np.array(tokens, dtype=np.int32), is_learned, None)
 
 
 def _check_vocabulary(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -70,6 +70,11 @@ def _build(values: Mapping[str, Any], chat_template: str | None) -> PreTrainedTo
         raise UserError(
             f"{KEY_PREFIX}token_type: has {len(types):,} entries for {len(tokens):,} tokens."
         )
+    if kind == "llama" and len(values.get("scores") or ()) != len(tokens):
+        raise UserError(
+            f"{KEY_PREFIX}scores: has {len(values.get('scores') or ()):,} entries for "
+            f"{len(tokens):,} tokens."
+        )
     types = [
         TokenType.CONTROL if token in END_TOKENS else kind
         for token, kind in zip(tokens, types, strict=True)

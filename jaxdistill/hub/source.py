@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill.errors import UserError
 from jaxdistill.hub.gguf_split import gguf_parts
-from jaxdistill.hub.tensors import LazyTensor
+from jaxdistill.hub.tensors import LazyTensor, safetensors_files
 from jaxdistill.models import FAMILIES, DecoderConfig, Family
 
 _SAMPLE_BYTES = 4096
@@ -84,7 +84,8 @@ class Source:
         """
         digest = hashlib.sha256()
         is_folder = self.path.is_dir()
-        for path in sorted(self.path.glob("*.safetensors")) if is_folder else gguf_parts(self.path):
+        names = safetensors_files(self.path) if is_folder else ()
+        for path in [self.path / name for name in names] or gguf_parts(self.path):
             size = path.stat().st_size
             digest.update(f"{path.name if is_folder else ''} {size} ".encode())
             with path.open("rb") as file:

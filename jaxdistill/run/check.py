@@ -177,7 +177,7 @@ def inspect_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit
         inspection = replace(
             inspection, template_note="the student has none, and takes the teacher's"
         )
-    reason = reading_difference(student, teacher, rows.chat_kinds)
+    reason = reading_difference(student, teacher, rows)
     if reason is None and not rows.has_teacher_prompts:
         return inspection
     view = make_teacher_prompt_view(

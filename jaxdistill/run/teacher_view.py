@@ -1,6 +1,5 @@
 """Teacher view of a run: a teacher that reads the rows with its own tokenizer or prompts."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +9,16 @@ from jaxdistill.errors import UserError
 from jaxdistill.objectives import OBJECTIVES, TrainableObjective
 from jaxdistill.objectives.base import objective_names
 from jaxdistill.run.config import RunConfig
+
+_USER, _ASSISTANT, _SYSTEM = (
+    {"role": role, "content": role} for role in ("user", "assistant", "system")
+)
+_PROBES = (
+    data.Chat((_USER, _ASSISTANT), num_prompt=1),
+    data.Chat((_SYSTEM, _USER, _ASSISTANT, _USER, _ASSISTANT), num_prompt=4),
+)
+_NUM_COMPARED = 100
+"""Number of rows, and of rows with tools, by which two chat templates are compared."""
 
 
 def make_teacher_view(
@@ -50,35 +59,39 @@ def make_teacher_prompt_view(
 
 
 def reading_difference(
-    student: data.Renderer, teacher: data.Renderer, chat_kinds: Sequence[data.ChatKind]
+    student: data.Renderer, teacher: data.Renderer, rows: data.DataSplit
 ) -> str | None:
-    """Describe how two models of one vocabulary read rows of these kinds in different tokens.
+    """Describe how two models of one vocabulary read the rows in different tokens.
 
-    None if they read them alike.
+    None if they read them alike, as far as short probes and some of the rows show.
     """
-    is_chat = {kind.student_is_chat for kind in chat_kinds}
+    is_chat = {kind.student_is_chat for kind in rows.chat_kinds}
     if False in is_chat and student.tokenizer("a").input_ids != teacher.tokenizer("a").input_ids:
         return "the teacher's tokenizer adds other special tokens"
     templates = student.chat_template, teacher.chat_template
     if True not in is_chat or templates[0].source == templates[1].source:
         return None
-    if list(_render_probes(templates[0])) == list(_render_probes(templates[1])):
+    chats = [
+        row.content for row in (*rows.train, *rows.heldout) if isinstance(row.content, data.Chat)
+    ]
+    with_calls = [chat for chat in chats if chat.tools or "tool_calls" in repr(chat.messages)]
+    chats = [*_PROBES, *chats[:_NUM_COMPARED], *with_calls[:_NUM_COMPARED]]
+    if all(_render(templates[0], chat) == _render(templates[1], chat) for chat in chats):
         return None
     return "the teacher has another chat template"
 
 
-def _render_probes(template: data.ChatTemplate) -> Iterator[str]:
-    """Yield what a chat template renders for several short chats; "" where it refuses."""
-    user, assistant, system = (
-        {"role": role, "content": role} for role in ("user", "assistant", "system")
-    )
-    chats = ([user], [system, user], [user, assistant], [system, user, assistant, user, assistant])
-    for chat in chats:
-        for is_prompt in (False, True):
-            try:
-                yield template.render(chat, add_generation_prompt=is_prompt)
-            except UserError:
-                yield ""
+def _render(template: data.ChatTemplate, chat: data.Chat) -> list[str]:
+    """Return a chat and its prompt as a template renders them; none if it refuses them."""
+    try:
+        return [
+            template.render(chat.messages, chat.tools),
+            template.render(
+                chat.messages[: chat.num_prompt], chat.tools, add_generation_prompt=True
+            ),
+        ]
+    except UserError:
+        return []
 
 
 def _make_view(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> data.TeacherView:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.data import DataConfig, prepare
+from jaxdistill.data.reasoning import drop_reasoning
 from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.tokenization import tokenize_rows
@@ -180,15 +181,73 @@ def test_reasoning_is_kept_masked_or_dropped(tmp_path, reasoning, learned):
         assert renderer.decode(tokens, skip_special=False) == learned
 
 
-def test_reasoning_that_a_teacher_wrote_is_not_learned():
+@pytest.mark.parametrize(
+    ("completion", "masked", "dropped"),
+    [
+        ("thoughts</think>\nfour", "four<|im_end|>", "four<|im_end|>"),  # the prompt opened them
+        ("<think>so</think>no<think>more</think> four", "four<|im_end|>", "four<|im_end|>"),
+        ("four", "four<|im_end|>", "four<|im_end|>"),
+    ],
+)
+def test_all_forms_of_reasoning(completion, masked, dropped):
+    renderer = Renderer(tiny.tokenizer())
+    row = parse_row({"prompt": "a", "completion": completion}, source="", row_id=0, as_chat=True)
+    options = {"loss_on": "completion", "length": 99, "truncation": "drop"}
+    for reasoning, learned in (("mask", masked), ("drop", dropped)):
+        read = drop_reasoning(row) if reasoning == "drop" else row
+        (example,), _ = tokenize_rows([read], renderer, reasoning=reasoning, **options)
+        tokens = example.tokens[example.loss_mask].tolist()
+        assert renderer.decode(tokens, skip_special=False) == learned
+
+
+@pytest.mark.parametrize("is_one_token", [True, False])
+def test_reasoning_that_a_teacher_wrote_is_not_learned(is_one_token):
     tokenizer = tiny.tokenizer()
-    tokenizer.add_tokens(["</think>"])
-    think = tokenizer.convert_tokens_to_ids("</think>")
-    row = parse_row(
-        {"prompt_tokens": [5, think], "completion_tokens": [6, think, 7]},
-        source="", row_id=0, as_chat=False,
-    )  # fmt: skip
-    options = {"loss_on": "completion", "length": 9, "truncation": "drop"}
-    for reasoning, learned in (("keep", [6, think, 7]), ("mask", [7]), ("drop", [7])):
-        (example,), _ = tokenize_rows([row], Renderer(tokenizer), reasoning=reasoning, **options)
-        assert example.tokens[example.loss_mask].tolist() == learned
+    if is_one_token:
+        tokenizer.add_tokens(["</think>"])
+    options = {"loss_on": "completion", "length": 99, "truncation": "drop"}
+    for text, learned in (("<think>so</think>", " four"), ("so</think>", " four"), ("", " four")):
+        tokens = tokenizer(text).input_ids + tokenizer(learned).input_ids
+        row = parse_row(
+            {"prompt_tokens": tokenizer("what").input_ids, "completion_tokens": tokens},
+            source="", row_id=0, as_chat=False,
+        )  # fmt: skip
+        for reasoning, expected in (("keep", text + learned), ("mask", learned), ("drop", learned)):
+            (example,), _ = tokenize_rows(
+                [row], Renderer(tokenizer), reasoning=reasoning, **options
+            )
+            assert tokenizer.decode(example.tokens[example.loss_mask]) == expected
+    cut = {"prompt_tokens": [5], "completion_tokens": tokenizer("<think>so").input_ids}
+    row = parse_row(cut, source="", row_id=0, as_chat=False)
+    assert not tokenize_rows([row], Renderer(tokenizer), reasoning="mask", **options).examples
+
+
+def test_a_turn_of_several_marked_parts_is_learned_to_its_end():
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role }}{% if m.role == 'assistant' %}"
+        "{% generation %}{{ 'thought ' }}{% endgeneration %}{{ '|' }}"
+        "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    renderer = Renderer(tiny.tokenizer(chat_template=template))
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rendered = renderer.render(
+        parse_row({"messages": chat}, source="", row_id=0, as_chat=False).content
+    )
+    (turn,) = rendered.turns
+    assert rendered.text[slice(*turn.loss_range)] == "thought |b<|im_end|>"
+
+
+def test_a_template_that_wants_a_system_message():
+    template = (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}" + tiny.CHATML
+    )
+    renderer = Renderer(tiny.tokenizer(chat_template=template))
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"}]  # fmt: skip
+    rendered = renderer.render(
+        parse_row({"messages": chat}, source="", row_id=0, as_chat=False).content
+    )
+    (turn,) = rendered.turns
+    assert rendered.text[slice(*turn.loss_range)] == "b<|im_end|>"
+    assert renderer.end_ids() == (2,)

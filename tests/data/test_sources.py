@@ -206,3 +206,13 @@ def test_byte_order_mark_and_windows_line_ends_are_removed(tmp_path):
         tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r', b'{"text": "two\xe2\x80\xa8"}\r'
     )
     assert [c.completion for c in contents(config(path))] == ["one", "two\u2028"]
+
+
+def test_other_line_ends_lose_no_row(tmp_path):
+    for ends, expected in ((b"\r\n", 3), (b"\r\r\n", 3), (b"\n\n", 3)):
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes(ends.join([b'{"text": "a"}', b'{"text": "b"}', b'{"text": "c"}']))
+        assert len(contents(config(str(path)))) == expected
+    path.write_bytes(b'{"text": "a"}\r{"text": "b"}')
+    (line,) = error_lines(config(str(path)))
+    assert "rows.jsonl:1: not JSON: Extra data" in line
