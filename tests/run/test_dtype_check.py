@@ -69,6 +69,7 @@ def test_overflowing_student_is_named_before_training(workspace, command, overfl
     assert not (workspace / "run" / "student").exists()
 
 
+@pytest.mark.slow
 def test_student_that_overflows_after_training_keeps_its_checkpoint(
     workspace, command, overflowing
 ):

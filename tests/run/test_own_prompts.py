@@ -39,7 +39,7 @@ def losses(folder, name):
     return [line[name] for line in lines if name in line]
 
 
-@pytest.mark.parametrize("name", list(OBJECTIVES))
+@pytest.mark.parametrize("name", ["forward_kl", pytest.param("gold", marks=pytest.mark.slow)])
 def test_teacher_prompts_separate_a_student_from_itself_as_teacher(
     prompted_workspace, command, name
 ):

@@ -65,6 +65,7 @@ def test_the_teachers_view_stands_beside_it(workspace, preview, other_teacher):
     assert row["learned_text"] == "It is 0.<|im_end|>"
 
 
+@pytest.mark.slow
 def test_completions_of_a_teacher_are_shown_once_they_are_written(workspace, command, preview):
     rollout = "data.rollout={type: teacher, max_new_tokens: 4}"
     before = preview(rollout, "train.steps=1")

@@ -108,6 +108,7 @@ def test_a_model_stops_at_the_end_of_a_turn_of_its_template(workspace):
     assert jaxdistill.load(write_model(workspace / "c", chat_template=letters)).eos_ids == (2,)
 
 
+@pytest.mark.slow
 def test_a_template_with_the_time_renders_one_text_in_all_parts_of_a_run(workspace, command):
     clock = "<|im_start|>system\n{{ strftime_now('%d %H:%M:%S.%f') }}<|im_end|>\n" + tiny.CHATML
     write_model(workspace / "teacher", chat_template=clock)
