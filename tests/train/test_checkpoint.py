@@ -214,15 +214,10 @@ def test_checkpoint_is_damaged_again_after_it_was_written_anew(tmp_path, built):
 
 
 def test_checksum_names_the_damaged_file(tmp_path):
-    """Orbax alone restores other numbers."""
+    """Orbax alone often restores other numbers without a word."""
     template, state = build(embed=4096)
     open_checkpoints(tmp_path).save(at_step(state, 1), {})
     flip_bit(tmp_path / "1")
-    shutil.copytree(tmp_path / "1", tmp_path / "copy" / "1")
-    (tmp_path / "copy" / "1" / "checksums.json").unlink()
-    unnoticed = open_checkpoints(tmp_path / "copy").restore(template).state
-    with pytest.raises(AssertionError, match=r"Mismatched elements: \d+ / "):
-        assert_equal(unnoticed, at_step(state, 1))
     with pytest.raises(UserError, match=r"1: cannot be read \(state/\S*d/\w+ is not as it was"):
         open_checkpoints(tmp_path).restore(template)
 
