@@ -22,7 +22,7 @@ from jaxdistill.data.rows import (
 from jaxdistill.data.split import DataSplit, read_split
 from jaxdistill.data.teacher_view import TeacherView
 from jaxdistill.data.token_ids import VocabRows, check_token_ids
-from jaxdistill.data.tokenization import tokenize_rows
+from jaxdistill.data.tokenization import ExampleSet, tokenize_rows
 from jaxdistill.errors import ErrorCollector, UserError
 
 
@@ -60,7 +60,7 @@ class PreparedData:
 
 
 class CheckedData(NamedTuple):
-    """What is known of the data before a model is loaded.
+    """Summary, content hashes and examples of data that is checked before a model is loaded.
 
     Attributes:
         summary: A line for people.
@@ -98,15 +98,7 @@ def prepare(
     # Rows without a teacher example are kept for evaluation: it also measures the student alone.
     heldout_view = teacher_view and replace(teacher_view, unpaired="keep")
     train, heldout = (
-        tokenize_rows(
-            rows,
-            renderer,
-            loss_on=config.loss_on,
-            length=config.length,
-            truncation=config.truncation,
-            reasoning=config.reasoning,
-            teacher_view=view,
-        )
+        tokenize_as_configured(config, rows, renderer, view)
         for rows, view in ((completed.train, teacher_view), (completed.heldout, heldout_view))
     )
     if vocab_rows is not None:
@@ -133,6 +125,21 @@ def prepare(
         num_overlapping + num_bad, overlapping_rows=num_overlapping, bad_rows=num_bad
     )
     return PreparedData(split, train.examples, heldout.examples, train_counts, heldout.counts)
+
+
+def tokenize_as_configured(
+    config: DataConfig, rows: Sequence[Row], renderer: Renderer, teacher_view: TeacherView | None
+) -> ExampleSet:
+    """Tokenise rows with the options of the config; see `tokenize_rows`."""
+    return tokenize_rows(
+        rows,
+        renderer,
+        loss_on=config.loss_on,
+        length=config.length,
+        truncation=config.truncation,
+        reasoning=config.reasoning,
+        teacher_view=teacher_view,
+    )
 
 
 def check_data(

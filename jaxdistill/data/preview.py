@@ -9,13 +9,13 @@ import numpy as np
 
 from jaxdistill.data.config import DataConfig
 from jaxdistill.data.examples import RowCounts
-from jaxdistill.data.preparation import complete_rows
+from jaxdistill.data.preparation import complete_rows, tokenize_as_configured
 from jaxdistill.data.renderer import Renderer
 from jaxdistill.data.rollouts.generation_cache import GenerationCache
 from jaxdistill.data.rows import Chat, Row, Text, Tokens, apply_teacher_prompt
 from jaxdistill.data.split import DataSplit
 from jaxdistill.data.teacher_view import TeacherView
-from jaxdistill.data.tokenization import tokenize_prompts, tokenize_rows
+from jaxdistill.data.tokenization import tokenize_prompts
 
 
 class Segment(NamedTuple):
@@ -134,15 +134,7 @@ def _preview_row(
 ) -> RowPreview:
     if _is_unwritten(completed):
         return _preview_prompt(row, renderer, view, is_heldout)
-    examples, counts = tokenize_rows(
-        [completed],
-        renderer,
-        loss_on=config.loss_on,
-        length=config.length,
-        truncation=config.truncation,
-        reasoning=config.reasoning,
-        teacher_view=view,
-    )
+    examples, counts = tokenize_as_configured(config, [completed], renderer, view)
     if not examples:
         empty = TokenPreview((), (), ())
         return RowPreview(
