@@ -34,7 +34,7 @@ _GPT4O_NAMES = ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2")
 
 
 class PreTokenizerRule(NamedTuple):
-    """What llama.cpp derives from the name of a pre-tokenizer.
+    """Splitter and flags that llama.cpp derives from the name of a pre-tokenizer.
 
     Attributes:
         splitter: Splits text into the pieces that merges do not cross.
@@ -59,8 +59,8 @@ def pre_tokenizer_rule(name: str | None) -> PreTokenizerRule:
     if name not in rules:
         raise UserError(
             f"tokenizer.ggml.pre: `{name}` is not one of the pre-tokenizers known here, so the "
-            f"text would be split wrongly.{did_you_mean(str(name), list(rules))} Use the Hugging "
-            "Face folder of this model, whose tokenizer.json is read as it is."
+            f"text would be split wrongly.{did_you_mean(str(name), pre_tokenizer_names())} Use the "
+            "Hugging Face folder of this model, whose tokenizer.json is read as it is."
         )
     return rules[name]
 
@@ -87,7 +87,7 @@ def pre_tokenizer_name(backend: Tokenizer, *, ignores_merges: bool) -> str:
                 return name
     raise UserError(
         "format=gguf: the tokenizer splits text in a way without a known name in llama.cpp; known "
-        f"are {', '.join(_rules())}. Use `--format safetensors`."
+        f"are {', '.join(pre_tokenizer_names())}. Use `--format safetensors`."
     )
 
 

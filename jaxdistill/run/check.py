@@ -163,8 +163,11 @@ def inspect_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit
 
     The kinds of rows decide which special tokens end completions. A teacher of the student's
     tokenizer reads the student's tokens, unless rows have a `teacher_prompt` or its chat template
-    is another one. Completions are then aligned as with two tokenizers. A student without a chat
-    template takes that of such a teacher. Raises UserError if objectives do not fit such rows.
+    is another one. Completions are then aligned as with two tokenizers. The tokenizer of a student
+    without a chat template is given that of such a teacher.
+
+    Raises:
+        UserError: If the objectives do not fit such rows.
     """
     inspection = replace(inspection, chat_kinds=rows.chat_kinds)
     if inspection.teacher_view is not None or inspection.teacher is None:
