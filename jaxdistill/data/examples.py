@@ -5,9 +5,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from transformers import PreTrainedTokenizerBase
 
-from jaxdistill.data.renderer import AssistantTurn
+from jaxdistill.data.renderer import AssistantTurn, Renderer
 from jaxdistill.data.rows import Row
 
 LossOn = Literal["completion", "all"]
@@ -26,6 +25,7 @@ class TextOffsets:
         starts: UTF-8 byte where the first character of each token starts.
         ends: UTF-8 byte where each token ends; never decreases.
         is_special: True for special tokens, whose text does not count.
+        in_template: True for tokens that the chat template adds around the messages.
         turns: Completions in the text.
         turn_ids: Index of the turn that each token belongs to; -1 for none.
         is_extended: True for tokens whose end was moved over characters that no token covers.
@@ -35,6 +35,7 @@ class TextOffsets:
     starts: Int[np.ndarray, " T"]
     ends: Int[np.ndarray, " T"]
     is_special: Bool[np.ndarray, " T"]
+    in_template: Bool[np.ndarray, " T"]
     turns: tuple[AssistantTurn, ...]
     turn_ids: Int[np.ndarray, " T"]
     is_extended: Bool[np.ndarray, " T"]
@@ -167,29 +168,44 @@ def keep_tokens(
     tokenized: TokenizedRow,
     length: int,
     truncation: Truncation,
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: Renderer,
 ) -> Kept:
     """Choose the tokens that fit into `length` positions, labels included.
 
     A cut start leaves BOS where it is. The first token after the cut is not learned: what it
-    follows is gone.
+    follows is gone. What a chat template writes between two messages is kept whole or not at all.
     """
     size = len(tokenized.tokens)
     num_cut = max(0, size - (length + 1))
     indices = np.arange(size - num_cut)
-    if truncation == "cut_start" and num_cut:
-        has_bos = int(tokenized.tokens[0]) == tokenizer.bos_token_id
-        indices = np.append(indices[:has_bos], np.arange(num_cut + has_bos, size))
+    if num_cut and truncation == "cut_start":
+        has_bos = int(tokenized.tokens[0]) == renderer.tokenizer.bos_token_id
+        first = _skip_template(tokenized, num_cut + has_bos, renderer.end_of_turn_id)
+        indices = np.append(indices[:has_bos], np.arange(first, size))
+    elif num_cut:  # without the start of a message that nothing is learned of
+        indices = indices[: np.flatnonzero(tokenized.loss_mask[indices]).max(initial=-1) + 1]
     loss_mask = tokenized.loss_mask[indices]
     loss_mask[:1] = False  # nothing predicts the first token
     loss_mask[1:] &= np.diff(indices) == 1
     return Kept(indices, loss_mask)
 
 
+def _skip_template(tokenized: TokenizedRow, first: int, end_of_turn_id: int | None) -> int:
+    """Return `first`, or the start of the next message if it is inside of what is before that."""
+    offsets = tokenized.text_offsets
+    if offsets is None:
+        return first
+    while first < len(tokenized.tokens) and offsets.in_template[first - 1 : first + 1].all():
+        if tokenized.tokens[first - 1] == end_of_turn_id:
+            break
+        first += 1
+    return first
+
+
 def truncate(
     row: Row,
     tokenized: TokenizedRow,
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: Renderer,
     length: int,
     truncation: Truncation,
 ) -> tuple[Example | None, RowCounts]:
@@ -198,14 +214,13 @@ def truncate(
     Returns:
         The example, None if the row is dropped; and the counts of this row.
     """
-    keep, loss_mask = keep_tokens(tokenized, length, truncation, tokenizer)
+    keep, loss_mask = keep_tokens(tokenized, length, truncation, renderer)
     num_cut = len(tokenized.tokens) - len(keep)
     tokens = tokenized.tokens[keep]
     if not loss_mask.any() or (num_cut and truncation == "drop"):
         return None, RowCounts(rows=1, dropped_rows=1)
     if tokenized.text_offsets is None:
-        text = tokenizer.decode(tokens[loss_mask], skip_special_tokens=True)
-        num_bytes = len(str(text).encode())
+        num_bytes = len(renderer.decode(tokens[loss_mask].tolist()).encode())
     else:
         num_bytes = int(tokenized.text_offsets.bytes_per_token[keep][loss_mask].sum())
     counts = RowCounts(

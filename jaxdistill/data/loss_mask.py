@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from jaxdistill.data.examples import TextOffsets, TokenizedRow, char_to_byte_ends
 from jaxdistill.data.renderer import RenderedText, Renderer
@@ -65,11 +65,25 @@ def add_loss_mask(
         starts=char_to_byte_ends(rendered.text, starts)[keep],
         ends=char_to_byte_ends(rendered.text, ends)[keep],
         is_special=is_special[keep],
+        in_template=_in_template(rendered, starts, ends, turn_ids)[keep],
         turns=rendered.turns,
         turn_ids=turn_ids[keep],
         is_extended=(ends != given_ends)[keep],
     )
     return TokenizedRow(tokens[keep], turn_ids[keep] >= 0, text_offsets)
+
+
+def _in_template(
+    rendered: RenderedText,
+    starts: Int[np.ndarray, " T"],
+    ends: Int[np.ndarray, " T"],
+    turn_ids: Int[np.ndarray, " T"],
+) -> Bool[np.ndarray, " T"]:
+    """Return True for tokens of a chat that are in no turn and in no content of a message."""
+    is_outside = (turn_ids < 0) & rendered.is_chat
+    for start, end in rendered.contents:
+        is_outside &= (ends <= start) | (starts >= end)
+    return is_outside
 
 
 def _extend_ends(

@@ -22,6 +22,7 @@ from jaxdistill.data.rows import (
 from jaxdistill.data.split import DataSplit, read_split
 from jaxdistill.data.teacher_view import TeacherView
 from jaxdistill.data.token_ids import VocabRows, check_token_ids
+from jaxdistill.data.token_offsets import exact_text_offsets
 from jaxdistill.data.tokenization import ExampleSet, tokenize_rows
 from jaxdistill.errors import ErrorCollector, UserError
 
@@ -195,7 +196,7 @@ def complete_rows(
         completed = [
             generated
             if teacher_view is None and row.teacher_prompt is None
-            else _decode_completion(row, generated, generation_cache, renderer)
+            else _decode_completion(row, generated, generation_cache, renderer, teacher_view)
             for row, generated in zip(rollout_rows, completed, strict=True)
         ]
     require_completions(completed_rows)
@@ -231,11 +232,16 @@ def _require_text(split: DataSplit) -> DataSplit:
 
 
 def _decode_completion(
-    row: Row, completed: Row, generation_cache: GenerationCache, teacher_renderer: Renderer
+    row: Row,
+    completed: Row,
+    generation_cache: GenerationCache,
+    teacher_renderer: Renderer,
+    teacher_view: TeacherView | None,
 ) -> Row:
     """Return the row with the teacher's completion as text.
 
     The student has another tokenizer, or another prompt, so the teacher's tokens do not serve it.
+    They are kept for the teacher, unless their text does not tell which bytes each token covers.
     """
     assert isinstance(completed.content, Tokens), "a teacher writes tokens"
     prompt, completion = completed.content.prompt, completed.content.completion
@@ -245,4 +251,9 @@ def _decode_completion(
     text = text.removeprefix(teacher_renderer.decode(prompt))
     if not is_finished:
         text = text.rstrip("\N{REPLACEMENT CHARACTER}")  # generation ended inside of a character
-    return with_completion(row, text, is_finished=is_finished)
+    row = with_completion(row, text, is_finished=is_finished)
+    if teacher_view is not None and teacher_view.alignment is not None:
+        offsets = exact_text_offsets(completed.content, teacher_renderer)
+        if offsets.text[slice(*offsets.turns[0].content_range)] == text:
+            return replace(row, teacher_tokens=completed.content)
+    return row

@@ -40,12 +40,14 @@ class RenderedText:
     """A row as the string that is tokenised, and the completions in it.
 
     `is_chat` if a chat template wrote the string, with all special tokens. Otherwise the tokenizer
-    adds its own, and the end-of-text token is added if it is missing.
+    adds its own, and the end-of-text token is added if it is missing. `contents` are the characters
+    of a chat's messages, as far as the template writes them as they are.
     """
 
     text: str
     turns: tuple[AssistantTurn, ...]
     is_chat: bool
+    contents: tuple[tuple[int, int], ...] = ()
 
 
 class Renderer:
@@ -151,7 +153,8 @@ class Renderer:
             return RenderedText(text, (turn,), is_chat=False)
         self.chat_template.check_messages(content.messages)
         text = self.chat_template.render(content.messages, content.tools)
-        return RenderedText(text, self._locate_turns(content, text), is_chat=True)
+        turns = self._locate_turns(content, text)
+        return RenderedText(text, turns, True, _locate_contents(content.messages, text))
 
     def render_prompt(self, content: Text | Chat) -> RenderedText:
         """Render the prompt of a row, for a teacher to complete; nothing of it is learned."""
@@ -218,6 +221,19 @@ class Renderer:
             f"template of tokenizer `{self.name}` writes. Put `{{% generation %}}` and "
             "`{% endgeneration %}` around what it writes for the assistant."
         )
+
+
+def _locate_contents(messages: Sequence[Message], text: str) -> tuple[tuple[int, int], ...]:
+    """Return the character range of each message's content that is found after the one before."""
+    ranges = []
+    position = 0
+    for message in messages:
+        content = str(message["content"]).strip()
+        start = text.find(content, position)
+        if content and start >= 0:
+            position = start + len(content)
+            ranges.append((start, position))
+    return tuple(ranges)
 
 
 def _overlapping(

@@ -81,6 +81,7 @@ class Row:
         prompt_key: The prompt as canonical JSON. Rows with equal keys are on one side of the split.
         content: Prompt and completion.
         teacher_prompt: Prompt for the teacher, if it differs from the student's.
+        teacher_tokens: Prompt and completion in the tokens of the teacher that wrote it.
         format: Name of the row's format (see `data.row_formats`).
         unused_fields: Fields of the source that are not read.
     """
@@ -90,6 +91,7 @@ class Row:
     prompt_key: str
     content: Text | Chat | Tokens
     teacher_prompt: Text | Chat | None = None
+    teacher_tokens: Tokens | None = None
     format: str = ""
     unused_fields: tuple[str, ...] = ()
 
@@ -128,10 +130,14 @@ def require_completions(rows: Sequence[Row]) -> None:
 def apply_teacher_prompt(row: Row) -> Row:
     """Return the row as the teacher reads it: its `teacher_prompt`, then the same completion.
 
-    A row without one, or of exact tokens, is returned unchanged. Between a chat and a plain prompt,
+    A completion that it wrote stays in its own tokens: its chat template may write another one, for
+    example without the reasoning. A row without a `teacher_prompt`, or of exact tokens, is returned
+    unchanged. Between a chat and a plain prompt,
     white space around the completion is adapted: a space follows a plain prompt.
     """
     prompt, content = row.teacher_prompt, row.content
+    if row.teacher_tokens is not None:
+        return replace(row, content=row.teacher_tokens, teacher_prompt=None)
     if prompt is None or isinstance(content, Tokens):
         return row
     messages = completion_messages(content)

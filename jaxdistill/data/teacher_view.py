@@ -84,7 +84,7 @@ class TeacherView:
             _TruncatedRow.from_row(
                 row,
                 text,
-                keep_tokens(row, length, truncation, renderer.tokenizer),
+                keep_tokens(row, length, truncation, renderer),
                 renderer,
             )
             for row, text, renderer in (

@@ -1,5 +1,6 @@
 """Byte offsets of tokens in the completions of a row, for comparison of two tokenizers."""
 
+import codecs
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from jaxtyping import Bool, Int
 
 from jaxdistill import align
 from jaxdistill.data.examples import TextOffsets, char_to_byte_ends
+from jaxdistill.data.renderer import AssistantTurn, Renderer
+from jaxdistill.data.rows import Tokens
 
 _COMPLETION_GAP_BYTES = 64
 """Bytes between two completions: more than the first token of one reaches back before it."""
@@ -35,6 +38,33 @@ def token_offsets(token_bytes: Sequence[bytes | None], text_offsets: TextOffsets
     all_bytes = _fill_special_tokens(token_bytes, text_offsets)
     byte_ranges = _to_completion_offsets(_byte_level_ends(all_bytes, text_offsets), text_offsets)
     return TokenOffsets(byte_ranges, _find_lost_text(token_bytes, all_bytes, text_offsets))
+
+
+def exact_text_offsets(content: Tokens, renderer: Renderer) -> TextOffsets:
+    """Return the text of exact tokens without special ones, and the bytes that each token covers.
+
+    A character that the last token leaves unfinished is no part of the text.
+    """
+    tokens = (*content.prompt, *content.completion)
+    token_bytes = [renderer.token_bytes[token] for token in tokens]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    parts, is_inside_character = [], []
+    for part in token_bytes:
+        parts.append(decoder.decode(part or b""))
+        is_inside_character.append(part is not None and bool(decoder.getstate()[0]))
+    text, ends = "".join(parts), np.cumsum([0, *map(len, parts)])
+    turn = int(ends[len(content.prompt)]), len(text)
+    char_ends = np.minimum(ends[1:] + np.array(is_inside_character), len(text))
+    return TextOffsets(
+        text=text,
+        starts=char_to_byte_ends(text, ends[:-1]),
+        ends=char_to_byte_ends(text, char_ends),
+        is_special=np.array([part is None for part in token_bytes]),
+        in_template=np.zeros(len(tokens), dtype=bool),
+        turns=(AssistantTurn(turn, turn),),
+        turn_ids=np.where(np.arange(len(tokens)) >= len(content.prompt), 0, -1),
+        is_extended=np.zeros(len(tokens), dtype=bool),
+    )
 
 
 def _fill_special_tokens(

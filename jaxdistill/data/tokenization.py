@@ -23,6 +23,7 @@ from jaxdistill.data.renderer import RenderedText, Renderer
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.rows import Chat, Row, Text, Tokens, apply_teacher_prompt
 from jaxdistill.data.teacher_view import DropReason, TeacherView
+from jaxdistill.data.token_offsets import exact_text_offsets
 from jaxdistill.errors import ErrorCollector, UserError
 
 _CHUNK_ROWS = 1000
@@ -63,8 +64,11 @@ def tokenize_rows(
         )
     findings = ErrorCollector()
     for row, student, teacher in zip(rows, students, teachers, strict=False):
-        example, counts = truncate(row, student, renderer.tokenizer, length, truncation)
+        example, counts = truncate(row, student, renderer, length, truncation)
         if example is not None and teacher_view is not None and teacher is not None:
+            if row.teacher_tokens is not None:
+                offsets = exact_text_offsets(row.teacher_tokens, teacher_view.renderer)
+                teacher = replace(teacher, text_offsets=offsets)
             with findings.collect(row.source):
                 aligned = teacher_view.align_row(student, teacher, renderer, length, truncation)
                 if not (isinstance(aligned, str) and teacher_view.unpaired == "keep"):
@@ -155,7 +159,7 @@ def tokenize_untruncated(
                 contents.append(_wrap_exact_tokens(row.content, renderer, reasoning))
             else:
                 rendered = renderer.render(row.content)
-                contents.append(mask_reasoning(rendered) if reasoning == "mask" else rendered)
+                contents.append(rendered if reasoning == "keep" else mask_reasoning(rendered))
     findings.raise_if_any()
     texts = [content for content in contents if isinstance(content, RenderedText)]
     from_text = _tokenize_rendered(texts, renderer)

@@ -190,6 +190,35 @@ def test_unfinished_and_empty_completions(tmp_path, config):
         prepare(config(), TOKENIZER, generation_cache=empty)
 
 
+@pytest.mark.parametrize("student", [tiny.sentencepiece(), tiny.tokenizer(vocab_size=280)])
+def test_a_teacher_of_another_tokenizer_reads_the_tokens_that_it_wrote(tmp_path, student):
+    """Its template leaves reasoning out of a turn that is done, but it wrote the reasoning."""
+    template = tiny.CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
+    assert template != tiny.CHATML
+    teacher = tiny.tokenizer(chat_template=template)
+    answer = teacher.encode("<think>\nso 東京") + teacher.encode("</think>\nfour 東")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "2 and 2?"}\n')
+    end = student.decode([Renderer(student).end_of_turn_id])
+    for is_finished in (True, False):
+        written = [*answer, teacher.eos_token_id] if is_finished else answer[:-1]
+        cache = make_cache(tmp_path / str(is_finished), lambda *_, tokens=written: [tokens])
+        prepared = prepare(
+            DataConfig(
+                sources=(str(rows),), heldout=0, rollout=TeacherRollout(), prompt_template="chat"
+            ),
+            student,
+            generation_cache=cache,
+            teacher_view=TeacherView(Renderer(teacher), AlignmentRule("spans"), "refuse"),
+        )
+        (example,) = prepared.train
+        view = example.teacher_example
+        assert view.tokens[view.loss_mask].tolist() == written
+        learned = student.decode(example.tokens[example.loss_mask])
+        assert learned.endswith(f"four 東{end}" if is_finished else "four")
+        assert set(view.teacher_span_ids) - {-1} == set(view.student_span_ids) - {-1}
+
+
 def test_a_prompt_that_leaves_no_room_is_not_completed(tmp_path, config):
     teacher = Teacher()
     short = DataConfig(**{**vars(config()), "length": 20})

@@ -205,6 +205,31 @@ def test_truncation_cuts_one_end_and_is_counted():
     assert (examples, counts.dropped_rows) == ([], 1)
 
 
+def test_a_cut_never_falls_between_the_parts_of_a_header():
+    """Llama 3 writes `<|start_header_id|>user<|end_header_id|>`, two tokens with a name between."""
+    tokenizer = tiny.tokenizer(
+        chat_template="{% for m in messages %}{{ '<|im_start|>' + m.role + '<|endoftext|>\n\n'"
+        " + m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|endoftext|>\n\n' }}{% endif %}"
+    )
+    chat = {
+        "messages": [{**message, "content": message["content"] * 2} for message in CONVERSATION]
+    }
+    (whole,) = make_examples(chat, tokenizer)
+    headers = [f"<|im_start|>{role}<|endoftext|>\n\n" for role in ("user", "assistant")]
+    starts = set()
+    for length in range(1, len(whole.tokens) - 1):
+        for example in make_examples(chat, tokenizer, length=length, truncation="cut_start"):
+            text = tokenizer.decode(example.tokens)
+            first = text.split("<|im_end|>")[0]
+            assert first.startswith(tuple(headers)) or "<|endoftext|>" not in first
+            assert not first.startswith(("user", "assistant", "\n"))
+            starts.add(first.startswith(tuple(headers)))
+        for example in make_examples(chat, tokenizer, length=length):
+            assert example.loss_mask[-1]  # no part of the next message
+    assert starts == {True, False}
+
+
 def test_a_long_row_gives_no_tokenizer_warning():
     tokenizer = tiny.tokenizer(model_max_length=8)
     (example,) = make_examples({"text": "The cat " * 20}, tokenizer)

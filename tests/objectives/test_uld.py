@@ -51,6 +51,7 @@ def tokenized(tokens, ends, *, has_eos=False):
         np.array([0, *all_ends[:-1]]),
         np.array(all_ends),
         is_special,
+        np.zeros(num_tokens, bool),
         (AssistantTurn(completion, completion),),
         turn_ids,
         np.zeros(num_tokens, bool),
