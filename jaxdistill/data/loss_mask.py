@@ -96,7 +96,8 @@ def _extend_ends(
     """
     size = len(text) + 1
     steps = np.bincount(starts, minlength=size) - np.bincount(ends, minlength=size)
-    for index in np.flatnonzero(np.cumsum(steps)[:-1] == 0):
+    next_covered = np.arange(size)
+    for index in np.flatnonzero(np.cumsum(steps)[:-1] == 0)[::-1]:
         if not text[index].isspace():
-            ends = np.where((ends == index) & (ends > starts), index + 1, ends)
-    return ends
+            next_covered[index] = next_covered[index + 1]
+    return np.where(ends > starts, next_covered[ends], ends)

@@ -118,13 +118,22 @@ class Row:
 def require_completions(rows: Sequence[Row]) -> None:
     """Raise a UserError that names all rows without a completion, if there are any."""
     lines = [
-        f"{row.source}: a prompt without a completion. Add a `completion` (or a last message of "
-        "the assistant), or let the teacher write it: `data.rollout.type=teacher`."
+        f"{row.source}: a prompt without a completion{_unused_fields_note(row)}. Add a "
+        "`completion` (or a last message of the assistant), or let the teacher write it: "
+        "`data.rollout.type=teacher`."
         for row in rows
         if not row.has_completion
     ]
     if lines:
         raise UserError(*lines)
+
+
+def _unused_fields_note(row: Row) -> str:
+    """Name the first field that is not read, which may be the completion."""
+    if not row.unused_fields:
+        return ""
+    name = row.unused_fields[0]
+    return f". `{name}` is not read: `data.fields={{completion: '{{{name}}}'}}` learns it"
 
 
 def apply_teacher_prompt(row: Row) -> Row:

@@ -280,5 +280,8 @@ def test_prepare_refuses_data_with_nothing_to_learn(tmp_path):
     with pytest.raises(UserError, match=r"left to score of 1 row\(s\)\. Raise `--length` \(2\)"):
         prepare(config, tiny.tokenizer(), is_scoring_only=True)
     path.write_text('{"prompt": "Why?"}\n')
-    with pytest.raises(UserError, match=r"rows.jsonl:1: a prompt without a completion"):
+    with pytest.raises(UserError, match=r"rows.jsonl:1: a prompt without a completion\. Add"):
+        prepare(DataConfig(sources=(str(path),), heldout=0.0), tiny.tokenizer())
+    path.write_text('{"prompt": "Why?", "response": "so"}\n')
+    with pytest.raises(UserError, match=r"`response` is not read: `data.fields=\{completion: '"):
         prepare(DataConfig(sources=(str(path),), heldout=0.0), tiny.tokenizer())
