@@ -106,21 +106,11 @@ def _train(
         for tracker in trackers:
             tracker.log_config(facts)
         if restored is None:
-            initial = _initial_params(context, teacher)
-            _record_initial_metrics(context, evaluate_heldout, initial, trackers)
-            modules = build.initial_modules(config, inspection)
-            state = init_state(initial, student.optimizer, student.shardings, modules)
-            del initial  # the state has its own copy
+            state = _first_state(context, student, teacher, evaluate_heldout, trackers)
         else:
-            if read_initial_metrics(folder.initial_metrics) is None and evaluate_heldout:
-                initial = build.initial_student(config, inspection, teacher).params
-                _record_initial_metrics(context, evaluate_heldout, initial, ())
-                del initial
-            state = restored.state
-            notes = [f"note: {line}" for line in restored.skipped]
-            for line in (*notes, f"continues from step {state.step} of {config.train.steps}"):
-                rich.get_console().print(line, markup=False, soft_wrap=True, highlight=False)
+            _announce_continuation(context, restored, teacher, evaluate_heldout)
             batches.set_state(restored.data_state)
+            state = restored.state
         state = train_loop(
             build.make_run_step(config, inspection, student),
             state,
@@ -151,11 +141,35 @@ def _train(
     return 0
 
 
-def _initial_params(context: RunContext, teacher: Model | None) -> Params:
-    """Return the student's parameters before the first step; UserError if it cannot be exported."""
-    student = build.initial_student(context.config, context.inspection, teacher)
-    check_export_dtype(context, student)
-    return student.params
+def _first_state(
+    context: RunContext,
+    student: build.Student,
+    teacher: Model | None,
+    evaluate_heldout: HeldoutEvaluator | None,
+    trackers: Sequence[Tracker],
+) -> TrainState:
+    """Return the state before the first step, evaluated; UserError if it cannot be exported."""
+    initial = build.initial_student(context.config, context.inspection, teacher)
+    check_export_dtype(context, initial)
+    _record_initial_metrics(context, evaluate_heldout, initial.params, trackers)
+    modules = build.initial_modules(context.config, context.inspection)
+    return init_state(initial.params, student.optimizer, student.shardings, modules)
+
+
+def _announce_continuation(
+    context: RunContext,
+    restored: Restored,
+    teacher: Model | None,
+    evaluate_heldout: HeldoutEvaluator | None,
+) -> None:
+    """Say where a run goes on, and evaluate its start again if that was lost."""
+    if read_initial_metrics(context.folder.initial_metrics) is None and evaluate_heldout:
+        initial = build.initial_student(context.config, context.inspection, teacher)
+        _record_initial_metrics(context, evaluate_heldout, initial.params, ())
+    notes = [f"note: {line}" for line in restored.skipped]
+    step, steps = int(restored.state.step), context.config.train.steps
+    for line in (*notes, f"continues from step {step} of {steps}"):
+        rich.get_console().print(line, markup=False, soft_wrap=True, highlight=False)
 
 
 def use_compilation_cache() -> None:
