@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill import evals, hub, objectives
 from jaxdistill.data import ProgressCallback, Renderer, tokenize_prompt
 from jaxdistill.errors import UserError
-from jaxdistill.models import DecoderConfig, forward, lm_head
+from jaxdistill.models import LanguageModel
 from jaxdistill.sampling import Sampling, check_token_ids, generate
 from jaxdistill.types import Batch, Params
 
@@ -44,9 +44,9 @@ class Model:
         self.pretrained = pretrained
 
     @property
-    def config(self) -> DecoderConfig:
-        """The architecture of the decoder."""
-        return self.pretrained.config
+    def language_model(self) -> LanguageModel:
+        """The architecture, with the passes of the model."""
+        return self.pretrained.language_model
 
     @property
     def params(self) -> Params:
@@ -96,18 +96,17 @@ class Model:
                 f"tokens: the sequences have the shapes {shapes}, expected one length for all, as "
                 "in [[1, 2, 3], [4, 5, 6]]. Call `logits` once for each length."
             )
-        check_token_ids(self.config, sequences, "sequence")
+        check_token_ids(self.language_model, sequences, "sequence")
         tokens = jnp.asarray(np.stack(sequences))
         batch, time = tokens.shape
-        output = forward(
-            self.config,
+        output = self.language_model.forward(
             self.params,
             tokens,
             positions=jnp.broadcast_to(jnp.arange(time), (batch, time)),
             segment_ids=jnp.ones((batch, time), jnp.int32),
         )
         hidden = output.hidden.reshape(batch * time, -1)
-        head = lm_head(self.config, self.params, vocab_size=self.vocab_size)
+        head = self.language_model.lm_head(self.params, vocab_size=self.vocab_size)
         return objectives.compute_logits(hidden, head).reshape(batch, time, -1)
 
     def generate(
@@ -158,7 +157,7 @@ class Model:
     ) -> list[list[int]]:
         """Generate completions of token ids, with the end-of-text token (`sampling.generate`)."""
         return generate(
-            self.config,
+            self.language_model,
             self.params,
             prompts,
             sampling,
@@ -201,11 +200,11 @@ class Model:
         return hub.save(self.pretrained, path, format=format, dtype=dtype)
 
     def _check_float16(self) -> None:
-        tokens = np.array([self.tokenizer.encode(_PROBE)[: self.config.max_positions]])
+        tokens = np.array([self.tokenizer.encode(_PROBE)[: self.language_model.max_positions]])
         ones, positions = np.ones_like(tokens), np.arange(tokens.shape[1])[None]
         loss_mask = ones.astype(np.float32)
         batch = Batch(tokens, tokens, loss_mask, positions, segment_ids=ones, example_ids=ones)
-        if evals.overflows(self.config, self.astype("float16").params, batch).any():
+        if evals.overflows(self.language_model, self.astype("float16").params, batch).any():
             raise UserError(
                 "dtype: the model overflows float16: its weights are finite, and its hidden states "
                 "on a short text are not. Use bfloat16 or float32."

@@ -13,38 +13,14 @@ Axis letters, the same in every annotation of the package:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-_Class = TypeVar("_Class", bound=type)
-
-
-def pytree(cls: _Class) -> _Class:
-    """Register a dataclass as a pytree; fields with `metadata={"static": True}` are static.
-
-    Unflattening does not call `__init__`, as `jax.tree_util.register_dataclass` would: JAX and
-    grain also put shardings, shapes and placeholders where the annotations say arrays.
-    """
-    static = tuple(f.name for f in fields(cls) if f.metadata.get("static"))
-    children = tuple(f.name for f in fields(cls) if not f.metadata.get("static"))
-
-    def flatten_with_keys(node: Any) -> tuple[Any, Any]:
-        values = tuple((jax.tree_util.GetAttrKey(name), getattr(node, name)) for name in children)
-        return values, tuple(getattr(node, name) for name in static)
-
-    def unflatten(static_values: Any, values: Any) -> Any:
-        node = object.__new__(cls)
-        for name, value in zip(children + static, (*values, *static_values), strict=True):
-            object.__setattr__(node, name, value)
-        return node
-
-    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
-    return cls
-
+from jaxdistill.pytree import pytree
+from jaxdistill.taps import TapValues
 
 Params = Mapping[str, Any]
 """Parameters of a model: nested dicts whose leaves are arrays, shapes or shardings."""
@@ -181,11 +157,13 @@ class ModelOutput:
         cache: The key/value cache with this input added; None if the model got none.
         layer_summaries: Value of the caller's function of each layer's input and output, stacked
             over layers; None where no function was given.
+        taps: What was asked for from inside of the model.
     """
 
     hidden: Float[Array, "B T D"]
     cache: Any = None
     layer_summaries: Any = None
+    taps: TapValues = field(default_factory=TapValues)
 
 
 @pytree
@@ -197,8 +175,10 @@ class HiddenSignal:
         hidden: Hidden state of each position.
         lm_head: LM head of the same model.
         embedding: Input embedding of the same model; None where no objective reads it.
+        taps: Hidden states and attention from inside of the model.
     """
 
     hidden: Float[Array, "B T D"]
     lm_head: LMHead
     embedding: Embedding | None = None
+    taps: TapValues = field(default_factory=TapValues)

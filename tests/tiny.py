@@ -13,7 +13,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from jaxdistill import hub
-from jaxdistill.models import FAMILIES, DecoderConfig, LayerKind, Rope, abstract_params
+from jaxdistill.models import FAMILIES, DecoderConfig, DecoderModel, LayerKind, Rope
 
 CHATML = (
     "{% for message in messages %}"
@@ -165,7 +165,7 @@ def model_folder(
     """
     hf_config = {**CONFIG, **changes}
     family = FAMILIES[hf_config["model_type"]]
-    config = family.decoder_config(hf_config)
+    model = DecoderModel(family.decoder_config(hf_config))
     generator = np.random.default_rng(seed)
 
     def random_array(path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -173,6 +173,6 @@ def model_folder(
         return generator.normal(mean, 0.1, shape.shape).astype(shape.dtype)
 
     # Not with `init_params`, which would compile a program.
-    params = jax.tree.map_with_path(random_array, abstract_params(config))
+    params = jax.tree.map_with_path(random_array, model.abstract_params())
     reads = reads or tokenizer()
-    return hub.save(hub.Pretrained(family, config, params, reads, hf_config, {}), folder)
+    return hub.save(hub.Pretrained(family, model, params, reads, hf_config, {}), folder)

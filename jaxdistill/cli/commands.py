@@ -162,7 +162,9 @@ def generate(options: argparse.Namespace) -> None:
 
     model = run.open_model(options.model, dtype=options.dtype)
     prompts = options.prompt or _read_prompts(sys.stdin or ())  # None where it is closed
-    run.check_length(options.max_new_tokens, model.config, options.model, "--max-new-tokens")
+    run.check_length(
+        options.max_new_tokens, model.language_model, options.model, "--max-new-tokens"
+    )
     completions = model.generate(
         prompts,
         max_new_tokens=options.max_new_tokens,

@@ -103,13 +103,13 @@ def score_rows(
     `path` is for messages; `baseline` is the first model, and may be `model` itself.
     """
     config = options.data
-    run.check_length(config.length, model.config, path, "--length")
+    run.check_length(config.length, model.language_model, path, "--length")
     has_agreement = model is not baseline and not align.tokenizer_difference(
         model.tokenizer, baseline.tokenizer
     )
     split = data.DataSplit(list(rows), [])
     readers = (model, baseline) if has_agreement else (model,)
-    num_rows = min(reader.config.vocab_size for reader in readers)
+    num_rows = min(reader.language_model.vocab_size for reader in readers)
     examples = data.prepare(
         config,
         model.tokenizer,

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from jaxdistill.models import DecoderConfig, forward_batch
+from jaxdistill.models import LanguageModel
 from jaxdistill.types import Batch, Params
 
 
 def overflows(
-    config: DecoderConfig,
+    model: LanguageModel,
     params: Params,
     batch: Batch,
     *,
@@ -24,7 +24,7 @@ def overflows(
     parameter is not finite: then the dtype is not at fault.
     """
     compute = jax.jit(
-        partial(_nonfinite_positions, config),
+        partial(_nonfinite_positions, model),
         out_shardings=out_sharding,
         # Otherwise XLA may keep sums in float32 that PyTorch rounds to float16.
         compiler_options={"xla_allow_excess_precision": False},
@@ -34,9 +34,9 @@ def overflows(
 
 
 def _nonfinite_positions(
-    config: DecoderConfig, params: Params, batch: Batch
+    model: LanguageModel, params: Params, batch: Batch
 ) -> tuple[Bool[Array, "B T"], Bool[Array, ""]]:
-    hidden = forward_batch(config, params, batch).hidden
+    hidden = model.forward_batch(params, batch).hidden
     is_bad = ~jnp.isfinite(hidden).all(axis=-1) & (jnp.asarray(batch.segment_ids) > 0)
     is_finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
     return is_bad, ~jnp.stack(is_finite).all()

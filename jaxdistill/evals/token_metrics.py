@@ -22,7 +22,7 @@ from jaxdistill.sharding import (
     replicated_sharding,
     shard_batch,
 )
-from jaxdistill.types import Batch, HiddenSignal, LMHead, ModelOutput, Params
+from jaxdistill.types import Batch, HiddenSignal, Params
 
 _TOKEN_COLUMNS = ("example_ids", "positions", "labels")
 
@@ -68,8 +68,7 @@ class TokenEvaluator:
     """An evaluator of students of one architecture; its program is compiled once.
 
     Args:
-        forward: Computes the student's hidden states of a batch from its parameters.
-        lm_head: Returns the student's LM head from the same parameters.
+        student_signal: Computes the student's signal for a batch from its parameters.
         teacher_signal: Computes the teacher's signal for a batch from its parameters; None
             without a teacher.
         mesh: Devices over which a batch is sharded.
@@ -79,13 +78,12 @@ class TokenEvaluator:
     def __init__(
         self,
         *,
-        forward: Callable[[Params, Batch], ModelOutput],
-        lm_head: Callable[[Params], LMHead],
+        student_signal: Callable[[Params, Batch], HiddenSignal],
         teacher_signal: Callable[..., HiddenSignal] | None = None,
         mesh: Mesh,
         chunk_size: int = CHUNK_SIZE,
     ):
-        self._forward, self._lm_head, self._teacher_signal = forward, lm_head, teacher_signal
+        self._student_signal, self._teacher_signal = student_signal, teacher_signal
         self._num_shards = num_batch_shards(mesh)
         self._sharding = batch_sharding(mesh)
         self._chunk_size = chunk_size
@@ -142,7 +140,7 @@ class TokenEvaluator:
         if self._teacher_signal is not None:
             teacher = self._teacher_signal(teacher_params, batch)
             metrics = {**_STUDENT_METRICS, **_TEACHER_METRICS}
-        student = HiddenSignal(self._forward(params, batch).hidden, self._lm_head(params))
+        student = self._student_signal(params, batch)
         return position_metrics(
             metrics,
             align_batch(student, teacher, batch, num_shards=self._num_shards),

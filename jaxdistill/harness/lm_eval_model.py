@@ -156,7 +156,7 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[_EncodedRequest], disable_tqdm: bool = True, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        max_positions = self._model.config.max_positions
+        max_positions = self._model.language_model.max_positions
         for request, _, continuation in requests:
             if len(continuation) > max_positions:
                 raise UserError(
@@ -182,17 +182,17 @@ class HarnessModel(TemplateLM):
         windows = get_rolling_token_windows(
             token_list=self.tok_encode(text),
             prefix_token=self.prefix_token_id,
-            max_seq_len=self._model.config.max_positions,
+            max_seq_len=self._model.language_model.max_positions,
             context_len=1,
         )
         return [make_disjoint_window(window) for window in windows]
 
     def _generate(self, contexts: Sequence[str], settings: GenerationSettings) -> list[str]:
-        max_prompt = self._model.config.max_positions - settings.sampling.max_new_tokens
+        max_prompt = self._model.language_model.max_positions - settings.sampling.max_new_tokens
         if max_prompt < 1:
             raise UserError(
                 f"a task asks for {settings.sampling.max_new_tokens:,} new tokens of a model that "
-                f"has {self._model.config.max_positions:,} positions. Set the task's "
+                f"has {self._model.language_model.max_positions:,} positions. Set the task's "
                 "`generation_kwargs.max_gen_toks` lower."
             )
         prompts = [self.tok_encode(context) for context in contexts]
@@ -212,7 +212,7 @@ class HarnessModel(TemplateLM):
             _logger.warning(
                 "%d requests exceed the model's %d positions: their beginnings were cut off.",
                 count,
-                self._model.config.max_positions,
+                self._model.language_model.max_positions,
             )
 
 

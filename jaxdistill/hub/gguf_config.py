@@ -12,7 +12,7 @@ import numpy as np
 from jaxdistill.errors import UserError
 from jaxdistill.hub.gguf_special_tokens import special_token_ids
 from jaxdistill.hub.tensors import LazyTensor
-from jaxdistill.models import FAMILIES, DecoderConfig
+from jaxdistill.models import FAMILIES, DecoderModel
 from jaxdistill.models.config import Rope, RopeKind
 
 Metadata = Mapping[str, Any]
@@ -84,13 +84,13 @@ def gguf_to_hf_config(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
 
 
 def hf_config_to_gguf(
-    name: str, config: DecoderConfig, hf_config: Mapping[str, Any]
+    name: str, model: DecoderModel, hf_config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the metadata of a model as llama.cpp's converter writes them.
 
-    `name` is llama.cpp's name of the architecture, `hf_config` the `config.json` of `config`.
+    `name` is llama.cpp's name of the architecture, `hf_config` the `config.json` of `model`.
     """
-    rope = _full_attention_rope(config)
+    config, rope = model.config, _full_attention_rope(model)
     hf_values = {**hf_config, "rope_theta": rope.base if rope else None}
     values = {key: hf_values[hf_key] for key, hf_key in ARCHITECTURES[name].keys.items()}
     if name == "gemma3":
@@ -106,17 +106,18 @@ def hf_config_to_gguf(
     return {f"{name}.{key}": value for key, value in values.items() if value is not None}
 
 
-def rope_factors(config: DecoderConfig) -> np.ndarray | None:
+def rope_factors(model: DecoderModel) -> np.ndarray | None:
     """Return the factors of Llama 3's frequencies, stored as a tensor; None for other models."""
-    rope = _full_attention_rope(config)
+    rope = _full_attention_rope(model)
     if rope is None or rope.kind is not RopeKind.LLAMA3:
         return None
-    return _llama3_factors(rope, config.head_dim).astype(np.float32)
+    return _llama3_factors(rope, model.config.head_dim).astype(np.float32)
 
 
-def _full_attention_rope(config: DecoderConfig) -> Rope | None:
-    kinds = [kind for kind in config.layers if kind.window is None]
-    return (kinds or config.layers)[0].rope
+def _full_attention_rope(model: DecoderModel) -> Rope | None:
+    layers = model.config.layers
+    kinds = [kind for kind in layers if kind.window is None]
+    return (kinds or layers)[0].rope
 
 
 def _optional_values(name: str, values: Metadata) -> dict[str, Any]:

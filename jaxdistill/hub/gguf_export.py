@@ -25,7 +25,7 @@ from jaxdistill.hub.gguf_tokenizer_export import tokenizer_to_gguf
 from jaxdistill.hub.hf_export import hf_tensors
 from jaxdistill.hub.pretrained import Pretrained
 from jaxdistill.hub.tensors import LazyTensor, check_range
-from jaxdistill.models import FAMILIES, DecoderConfig
+from jaxdistill.models import FAMILIES, DecoderModel
 
 GGUF_DTYPES = ("f16", "q8_0", "q4_1")
 """Storage types of matrices in exported GGUF files; the first is the default."""
@@ -74,7 +74,7 @@ def _describe(
     architecture = _architecture_name(pretrained)
     tensors = _gguf_tensors(pretrained, architecture)
     metadata = _metadata(pretrained, architecture, dtype)
-    _check_expressible(architecture, pretrained.config, metadata, tensors)
+    _check_expressible(architecture, pretrained.language_model, metadata, tensors)
     return architecture, tensors, metadata
 
 
@@ -92,25 +92,25 @@ def _architecture_name(pretrained: Pretrained) -> str:
 
 def _gguf_tensors(pretrained: Pretrained, architecture: str) -> dict[str, LazyTensor]:
     """Return all tensors by llama.cpp's names and in its layout, in float32."""
-    config = pretrained.config
+    model = pretrained.language_model
     tensors = hf_tensors(pretrained, "float32")
     result = {}
-    for hf_name, name in gguf_tensor_names(architecture, config.num_layers, tensors).items():
-        tensor, layout = tensors[hf_name], tensor_layout(architecture, hf_name, config)
+    for hf_name, name in gguf_tensor_names(architecture, model.widths.layers, tensors).items():
+        tensor, layout = tensors[hf_name], tensor_layout(architecture, hf_name, model)
         result[name] = transform_tensor(tensor, layout.to_gguf) if layout else tensor
-    if (factors := rope_factors(config)) is not None:
+    if (factors := rope_factors(model)) is not None:
         result[ROPE_FACTORS_NAME] = LazyTensor(factors.shape, "float32", lambda: factors)
     return result
 
 
 def _metadata(pretrained: Pretrained, architecture: str, dtype: str) -> dict[str, Any]:
-    config = pretrained.config
-    hf_config = pretrained.family.hf_config(config, pretrained.hf_config)
+    model = pretrained.language_model
+    hf_config = pretrained.family.hf_config(model.config, pretrained.hf_config)
     return {
         "general.type": "model",
         "general.file_type": int(gguf.LlamaFileType[f"MOSTLY_{dtype.upper()}"]),
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
-        **hf_config_to_gguf(architecture, config, hf_config),
+        **hf_config_to_gguf(architecture, model, hf_config),
         **_tokenizer_metadata(pretrained),
     }
 
@@ -121,7 +121,7 @@ def _tokenizer_metadata(pretrained: Pretrained) -> dict[str, Any]:
     if tokenizer is None:
         return dict(pretrained.gguf_tokenizer) or {"tokenizer.ggml.model": "none"}
     metadata = dict(pretrained.gguf_tokenizer) or tokenizer_to_gguf(
-        tokenizer, pretrained.config.vocab_size
+        tokenizer, pretrained.language_model.vocab_size
     )
     if isinstance(tokenizer.chat_template, str):  # perhaps that of a teacher
         metadata["tokenizer.chat_template"] = tokenizer.chat_template
@@ -134,7 +134,7 @@ def _tokenizer_metadata(pretrained: Pretrained) -> dict[str, Any]:
 
 def _check_expressible(
     architecture: str,
-    config: DecoderConfig,
+    model: DecoderModel,
     metadata: Mapping[str, Any],
     tensors: Mapping[str, LazyTensor],
 ) -> None:
@@ -146,9 +146,9 @@ def _check_expressible(
     hf_config = gguf_to_hf_config({**metadata, "general.architecture": architecture}, tensors)
     read = FAMILIES[hf_config["model_type"]].decoder_config(hf_config)
     # Only used to initialise a fresh model.
-    read = replace(read, initializer_range=config.initializer_range)
-    if read != config:
-        values, others = _settings(config), _settings(read)
+    read = DecoderModel(replace(read, initializer_range=model.config.initializer_range))
+    if read != model:
+        values, others = _settings(model), _settings(read)
         name = next(name for name in values if values[name] != others[name])
         raise UserError(
             f"format=gguf: architecture `{architecture}` of llama.cpp cannot express {name}="
@@ -156,7 +156,8 @@ def _check_expressible(
         )
 
 
-def _settings(config: DecoderConfig) -> dict[str, Any]:
+def _settings(model: DecoderModel) -> dict[str, Any]:
+    config = model.config
     layers = {f"layers[{layer}]": kind for layer, kind in enumerate(config.layers)}
     return {**layers, **{field.name: getattr(config, field.name) for field in fields(config)}}
 

@@ -127,18 +127,18 @@ def _dequantize(path: Path, tensor: gguf.ReaderTensor, shape: tuple[int, ...]) -
 
 def _tensors_by_hf_name(architecture: str, source: Source) -> dict[str, LazyTensor]:
     """Rename the tensors that the family's rules name; others are reported by the loader."""
-    config = source.config
+    model = source.language_model
     hf_names = [
         name
-        for rule in source.family.tensor_rules(config)
-        for _, name in rule.tensor_names(config.num_layers)
+        for rule in source.family.tensor_rules(model.config)
+        for _, name in rule.tensor_names(model.widths.layers)
     ]
     tensors = dict(source.tensors)
     # The config holds these factors already.
     tensors.pop(ROPE_FACTORS_NAME, None)
     renamed = {}
-    for hf_name, name in gguf_tensor_names(architecture, config.num_layers, hf_names).items():
+    for hf_name, name in gguf_tensor_names(architecture, model.widths.layers, hf_names).items():
         if name in tensors:
-            tensor, layout = tensors.pop(name), tensor_layout(architecture, hf_name, config)
+            tensor, layout = tensors.pop(name), tensor_layout(architecture, hf_name, model)
             renamed[hf_name] = transform_tensor(tensor, layout.to_hf) if layout else tensor
     return renamed | tensors

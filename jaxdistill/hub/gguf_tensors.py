@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 
 from jaxdistill.hub.tensors import LazyTensor
-from jaxdistill.models import DecoderConfig
+from jaxdistill.models import DecoderModel
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -29,12 +29,12 @@ def gguf_tensor_names(
     return {name: f"{name_map.get_name(stem)}.{suffix}" for name, (stem, suffix) in parts.items()}
 
 
-def tensor_layout(architecture: str, hf_name: str, config: DecoderConfig) -> Layout | None:
+def tensor_layout(architecture: str, hf_name: str, model: DecoderModel) -> Layout | None:
     """Return how llama.cpp lays a tensor out; None if as Hugging Face does."""
     if architecture == "llama" and ".q_proj." in hf_name:
-        return _rope_layout(config.num_heads)
+        return _rope_layout(model.config.num_heads)
     if architecture == "llama" and ".k_proj." in hf_name:
-        return _rope_layout(config.num_kv_heads)
+        return _rope_layout(model.config.num_kv_heads)
     if architecture == "gemma3" and hf_name.endswith("norm.weight"):
         # Hidden states are multiplied by what the file stores, and by 1 + weight in the model.
         return Layout(lambda tensor: tensor + 1, lambda tensor: tensor - 1)

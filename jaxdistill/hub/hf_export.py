@@ -133,7 +133,7 @@ def write_hf_folder(
 
 def _hf_config(pretrained: Pretrained, tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
     """Return the content of `config.json`."""
-    config = pretrained.family.hf_config(pretrained.config, pretrained.hf_config)
+    config = pretrained.family.hf_config(pretrained.language_model.config, pretrained.hf_config)
     # The dtype that holds all tensors without rounding; transformers 4 calls it `torch_dtype`.
     dtype = jnp.result_type(*{tensor.dtype for tensor in tensors.values()}).name
     # Without a version, transformers 4.57 suspects large vocabularies of an error in Mistral's.
@@ -161,10 +161,10 @@ def _check_replaceable(directory: Path) -> None:
 def hf_tensors(pretrained: Pretrained, dtype: str | None) -> dict[str, LazyTensor]:
     """Return all tensors by their Hugging Face names; each is computed when it is read."""
     tensors = {}
-    for rule in pretrained.family.tensor_rules(pretrained.config):
+    for rule in pretrained.family.tensor_rules(pretrained.language_model.config):
         arrays = [get_leaf(pretrained.params, path) for path in rule.paths]
         stored = np.dtype(dtype or jnp.result_type(*arrays))
-        for layer, name in rule.tensor_names(pretrained.config.num_layers):
+        for layer, name in rule.tensor_names(pretrained.language_model.widths.layers):
             read = partial(_hf_tensor, rule, arrays, layer, name, stored)
             tensors[name] = LazyTensor(rule.shape, stored.name, read)
     return tensors

@@ -45,7 +45,7 @@ def read_folder(folder: Path) -> Source:
     )
     if hf_config is not None:
         with findings.collect():
-            _ = source.config
+            _ = source.language_model
             _check_config(folder / "config.json", hf_config)
     findings.raise_if_any()
     return source

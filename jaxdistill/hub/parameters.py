@@ -14,7 +14,7 @@ from jax.sharding import Sharding
 from jaxdistill.hub.source import Source
 from jaxdistill.hub.tensor_validation import validate_tensors
 from jaxdistill.hub.tensors import LazyTensor, check_dtype, check_range
-from jaxdistill.models import TensorRule, abstract_params
+from jaxdistill.models import TensorRule
 from jaxdistill.models.tensor_rules import ParamPath
 from jaxdistill.types import Params
 
@@ -44,11 +44,13 @@ def load_params(
     """
     check_dtype(dtype)
     tensors = validate_tensors(source)
-    shapes = abstract_params(source.config)
+    shapes = source.language_model.abstract_params()
     params: dict[str, Any] = {}
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
-        for rule in source.family.tensor_rules(source.config):
-            layers, names = zip(*rule.tensor_names(source.config.num_layers), strict=True)
+        for rule in source.family.tensor_rules(source.language_model.config):
+            layers, names = zip(
+                *rule.tensor_names(source.language_model.widths.layers), strict=True
+            )
             rule_tensors = [tensors[name] for name in names]
             param_dtype = np.dtype(dtype or _common_dtype(rule_tensors))
             buffers = [

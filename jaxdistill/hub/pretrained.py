@@ -13,7 +13,7 @@ from jaxdistill.hub.model_path import read_source
 from jaxdistill.hub.parameters import load_params
 from jaxdistill.hub.source import Source
 from jaxdistill.hub.tensors import check_dtype
-from jaxdistill.models import DecoderConfig, Family
+from jaxdistill.models import DecoderModel, Family
 from jaxdistill.types import Params
 
 
@@ -30,7 +30,7 @@ class Pretrained:
     """
 
     family: Family
-    config: DecoderConfig
+    language_model: DecoderModel
     params: Params
     tokenizer: PreTrainedTokenizerBase | None
     hf_config: dict[str, Any]
@@ -39,10 +39,10 @@ class Pretrained:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens; the LM head's `config.vocab_size` may be padded beyond it."""
+        """Number of tokens; the LM head's `language_model.vocab_size` may be padded beyond it."""
         if self.tokenizer is None:
-            return self.config.vocab_size
-        return real_vocab_size(self.tokenizer, self.config.vocab_size)
+            return self.language_model.vocab_size
+        return real_vocab_size(self.tokenizer, self.language_model.vocab_size)
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ def load(
     """
     check_dtype(dtype)
     source = read_source(path, revision=revision)
-    _ = source.config
+    _ = source.language_model
     # Before the weights: a broken tokenizer is reported at once.
     tokenizer = source.load_tokenizer() if with_tokenizer else None
     return from_source(source, load_params(source, dtype=dtype, shardings=shardings), tokenizer)
@@ -107,15 +107,15 @@ def from_source(
     source: Source,
     params: Params,
     tokenizer: PreTrainedTokenizerBase | None,
-    config: DecoderConfig | None = None,
+    language_model: DecoderModel | None = None,
 ) -> Pretrained:
     """Join parameters with the config files of their source.
 
-    `config` describes the parameters if they are not those of the source, but some of its layers.
+    `language_model` describes the parameters if they are those of some of the source's layers.
     """
     return Pretrained(
         family=source.family,
-        config=source.config if config is None else config,
+        language_model=source.language_model if language_model is None else language_model,
         params=params,
         tokenizer=tokenizer,
         hf_config=source.hf_config,

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill.errors import UserError
 from jaxdistill.hub.gguf_split import gguf_parts
 from jaxdistill.hub.tensors import LazyTensor, safetensors_files
-from jaxdistill.models import FAMILIES, DecoderConfig, Family
+from jaxdistill.models import FAMILIES, DecoderModel, Family
 
 _SAMPLE_BYTES = 4096
 
@@ -52,11 +52,11 @@ class Source:
             return FAMILIES[model_type]
 
     @cached_property
-    def config(self) -> DecoderConfig:
-        """Shape of the model; its `vocab_size` counts the LM head's rows, padding included."""
+    def language_model(self) -> DecoderModel:
+        """Architecture; its `vocab_size` counts the LM head's rows, padding included."""
         family = self.family
         with self._prefix_errors():
-            return family.decoder_config(self.hf_config)
+            return DecoderModel(family.decoder_config(self.hf_config))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -65,10 +65,11 @@ class Source:
         Paths and values that are a field's default are left out, so that the identity survives a
         move and a new field.
         """
-        kinds = self.config.distinct_layer_kinds
-        pattern = [kinds.index(kind) for kind in self.config.layers]
-        config = {**_changed_fields(replace(self.config, layers=kinds)), "layer kinds": pattern}
-        return {"weights": self.weights_hash, **config}
+        config = self.language_model.config
+        kinds = config.distinct_layer_kinds
+        pattern = [kinds.index(kind) for kind in config.layers]
+        values = {**_changed_fields(replace(config, layers=kinds)), "layer kinds": pattern}
+        return {"weights": self.weights_hash, **values}
 
     @property
     def identity_hash(self) -> str:

@@ -22,12 +22,12 @@ def validate_tensors(source: Source) -> dict[str, LazyTensor]:
     tensors = _add_prefix(source)
     expected = {
         name: rule.shape
-        for rule in source.family.tensor_rules(source.config)
-        for _, name in rule.tensor_names(source.config.num_layers)
+        for rule in source.family.tensor_rules(source.language_model.config)
+        for _, name in rule.tensor_names(source.language_model.widths.layers)
     }
     ignored = [
         *source.family.ignored_tensors,
-        *((_LM_HEAD_NAME,) if source.config.has_tied_embeddings else ()),
+        *((_LM_HEAD_NAME,) if source.language_model.config.has_tied_embeddings else ()),
     ]
     unexpected = [
         name
@@ -82,11 +82,11 @@ def _add_prefix(source: Source) -> dict[str, LazyTensor]:
 
 def _find_untied_lm_head(source: Source, tensors: Mapping[str, LazyTensor]) -> Iterator[str]:
     """Report a stored LM head that differs from the embedding to which the config ties it."""
-    if not source.config.has_tied_embeddings or _LM_HEAD_NAME not in tensors:
+    if not source.language_model.config.has_tied_embeddings or _LM_HEAD_NAME not in tensors:
         return
     embedding = next(
         rule.name
-        for rule in source.family.tensor_rules(source.config)
+        for rule in source.family.tensor_rules(source.language_model.config)
         if rule.paths == (("embedding",),)
     )
     if not np.array_equal(tensors[_LM_HEAD_NAME].read(), tensors[embedding].read()):

@@ -1,7 +1,7 @@
-"""The decoder of all model families: stacked layers under one `jax.lax.scan`."""
+"""The decoder of all model families: token embedding, stacked layers, final norm and LM head."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,54 +11,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.models.attention import (
-    Attention,
-    AttentionContext,
-    AttentionFunction,
-    KVCache,
-    LayerCache,
-    attention_context,
-    causal_attention,
-)
+from jaxdistill.models.attention import KVCache, attention_context
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.layers import FeedForward, NormLayer, normal_param
+from jaxdistill.models.layer_stack import Layer, LayerSummary, apply_layers, no_summary
+from jaxdistill.models.layers import NormLayer, normal_param
+from jaxdistill.taps import NO_TAPS, Taps
 from jaxdistill.types import Batch, Embedding, LMHead, ModelOutput, Params
-
-LayerSummary = Callable[[Float[Array, "B T D"], Float[Array, "B T D"]], Any]
-"""A function of the hidden states before and after a layer; a static argument of `jax.jit`."""
-
-
-def no_summary(before: Float[Array, "B T D"], after: Float[Array, "B T D"]) -> None:
-    """Keep nothing of a layer."""
-
-
-class Layer(nnx.Module):
-    """Attention and feed-forward network, each with a norm before it and a residual connection."""
-
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        embed = config.embed_dim
-        self.attention_norm = NormLayer(config, embed=embed)
-        self.attention = Attention(config, rngs=rngs)
-        self.attention_post_norm = NormLayer(config, embed=embed) if config.has_post_norms else None
-        self.mlp_norm = NormLayer(config, embed=embed)
-        self.mlp = FeedForward(config, rngs=rngs)
-        self.mlp_post_norm = NormLayer(config, embed=embed) if config.has_post_norms else None
-
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        context: AttentionContext,
-        score_scale: Float[Array, ""],
-        attention_fn: AttentionFunction,
-    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
-        """Return the hidden states after the layer and its updated cache (None without one)."""
-        output, layer_cache = self.attention(
-            self.attention_norm(x), context, score_scale, attention_fn
-        )
-        x = x + (output if self.attention_post_norm is None else self.attention_post_norm(output))
-        output = self.mlp(self.mlp_norm(x))
-        x = x + (output if self.mlp_post_norm is None else self.mlp_post_norm(output))
-        return x, layer_cache
 
 
 class Decoder(nnx.Module):
@@ -92,49 +50,6 @@ class Decoder(nnx.Module):
             x = x + self.positions[...][positions]
         return x
 
-    def scan_layers(
-        self,
-        x: Float[Array, "B T D"],
-        contexts: list[AttentionContext],
-        cache: KVCache | None,
-        *,
-        remat: bool,
-        layer_summary: LayerSummary,
-    ) -> tuple[Float[Array, "B T D"], tuple[LayerCache | None, Any]]:
-        """Apply the layers in turn.
-
-        Returns:
-            Hidden states, and stacked over layers their caches and summaries.
-        """
-        config = self.config
-        definition, layers = nnx.split(self.layers)
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts)
-        kinds = np.array([config.distinct_layer_kinds.index(kind) for kind in config.layers])
-        scales = np.ones(config.num_layers, np.float32)
-        if config.is_scaled_by_inverse_layer:
-            scales = scales / np.arange(1, config.num_layers + 1, dtype=np.float32)
-
-        slot, layer_caches = None, None
-        if cache is not None:
-            slot, layer_caches = cache.length, LayerCache(cache.keys, cache.values)
-
-        def apply_layer(x, scanned):
-            parameters, kind, scale, layer_cache = scanned
-            # With one kind nothing is selected: mask and rotation stay constants of the loop.
-            context = contexts[0]
-            if len(contexts) > 1:
-                context = jax.tree.map(lambda leaf: leaf[kind], stacked)
-            attention = causal_attention(context, layer_cache, slot)
-            y, layer_cache = nnx.merge(definition, parameters)(x, context, scale, attention)
-            return y, (layer_cache, layer_summary(x, y))
-
-        # Storing only the projections is faster than storing all residuals: it costs less to
-        # recompute norms, rotations, scores and activations than to read them from memory.
-        policies = jax.checkpoint_policies
-        policy = policies.nothing_saveable if remat else policies.dots_with_no_batch_dims_saveable
-        apply_layer = jax.checkpoint(apply_layer, prevent_cse=False, policy=policy)
-        return jax.lax.scan(apply_layer, x, (layers, kinds, scales, layer_caches))
-
 
 @functools.cache
 def abstract_decoder(config: DecoderConfig) -> tuple[nnx.GraphDef[Decoder], Any]:
@@ -167,7 +82,7 @@ def parameter_axes(config: DecoderConfig) -> dict[str, Any]:
     return nnx.traversals.unflatten_mapping(flat)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "remat", "layer_summary"))
+@functools.partial(jax.jit, static_argnames=("config", "remat", "layer_summary", "taps"))
 def forward(
     config: DecoderConfig,
     params: Params,
@@ -178,6 +93,7 @@ def forward(
     cache: KVCache | None = None,
     remat: bool = False,
     layer_summary: LayerSummary = no_summary,
+    taps: Taps = NO_TAPS,
 ) -> ModelOutput:
     """Compute hidden states; each token attends to the tokens before it in its segment.
 
@@ -194,11 +110,13 @@ def forward(
         remat: True if the backward pass recomputes the projections of each layer, too, so that
             only the inputs of layers are stored.
         layer_summary: Computes `ModelOutput.layer_summaries`.
+        taps: What to return from inside of the model; with neither a cache nor summaries.
 
     Returns:
-        Hidden states after the final norm (meaningless at padding), the updated cache, and the
-        summaries of the layers.
+        Hidden states after the final norm (meaningless at padding), the updated cache, the
+        summaries of the layers, and what was tapped.
     """
+    assert taps == NO_TAPS or cache is None, "a model with taps fills no cache"
     decoder = nnx.merge(abstract_decoder(config)[0], params)
     x = decoder.embed(tokens, positions)
     updated = None if cache is None else cache.reserve_slots(positions, segment_ids)
@@ -206,12 +124,22 @@ def forward(
         attention_context(kind, config.head_dim, positions, segment_ids, updated)
         for kind in config.distinct_layer_kinds
     ]
-    x, (layer_caches, summaries) = decoder.scan_layers(
-        x, contexts, cache, remat=remat, layer_summary=layer_summary
+    x, (layer_caches, summaries), values = apply_layers(
+        config,
+        decoder.layers,
+        x,
+        contexts,
+        cache,
+        remat=remat,
+        layer_summary=layer_summary,
+        taps=taps,
     )
+    hidden = decoder.final_norm(x)
+    if config.num_layers in taps.hidden:
+        values.hidden[config.num_layers] = hidden
     if updated is not None and layer_caches is not None:
         updated = replace(updated, keys=layer_caches.keys, values=layer_caches.values)
-    return ModelOutput(decoder.final_norm(x), updated, summaries)
+    return ModelOutput(hidden, updated, summaries, values)
 
 
 def forward_batch(
@@ -260,13 +188,18 @@ def init_cache(
     )
 
 
+def with_layers(config: DecoderConfig, indices: Sequence[int]) -> DecoderConfig:
+    """Return the config of a decoder of some of the layers."""
+    return replace(config, layers=tuple(config.layers[index] for index in indices))
+
+
 def select_layers(
     config: DecoderConfig, params: Params, layer_indices: Sequence[int]
-) -> tuple[DecoderConfig, dict[str, Any]]:
-    """Return a decoder of some of the layers, each of which computes the same as before."""
+) -> dict[str, Any]:
+    """Return the parameters of some of the layers, each of which computes the same as before."""
     indices = np.asarray(layer_indices)
     if np.array_equal(indices, np.arange(config.num_layers)):
-        return config, dict(params)
+        return dict(params)
     stacked = jax.tree.map(lambda leaf: leaf[indices], params["layers"])
     if config.is_scaled_by_inverse_layer:
         # Scores are divided by the layer's index + 1; the queries make up for the new index.
@@ -277,5 +210,4 @@ def select_layers(
             factor = ratio.reshape((-1,) + (1,) * (leaf.ndim - 1))
             attention[name] = (leaf * factor).astype(leaf.dtype)
         stacked = {**stacked, "attention": attention}
-    kinds = tuple(config.layers[index] for index in layer_indices)
-    return replace(config, layers=kinds), {**params, "layers": stacked}
+    return {**params, "layers": stacked}

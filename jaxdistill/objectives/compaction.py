@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Shaped
 
-from jaxdistill.types import pytree
+from jaxdistill.pytree import pytree
 
 _Carry = TypeVar("_Carry")
 _Columns = TypeVar("_Columns")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from jaxdistill.types import pytree
+from jaxdistill.pytree import pytree
 
 
 class SpanContext(NamedTuple):

@@ -1,6 +1,7 @@
 """Models, optimizer and compiled step of a run, on its mesh."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,15 +9,7 @@ import optax
 
 from jaxdistill import hub
 from jaxdistill.model import Model
-from jaxdistill.models import (
-    DecoderConfig,
-    abstract_params,
-    forward_batch,
-    lm_head,
-    parameter_axes,
-    select_layers,
-    token_embedding,
-)
+from jaxdistill.models import LanguageModel
 from jaxdistill.objectives import init_modules, learning_rate_scales
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.inspection import Inspection
@@ -31,7 +24,7 @@ from jaxdistill.train import (
     make_step,
     state_shardings,
 )
-from jaxdistill.types import Batch, HiddenSignal, LMHead, ModelOutput, Params, VocabTables
+from jaxdistill.types import Batch, HiddenSignal, Params, VocabTables
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Student:
     padding. `vocab_tables` lead to the teacher's vocabulary; None where no objective needs them.
     """
 
-    config: DecoderConfig
+    language_model: LanguageModel
     vocab_size: int
     vocab_tables: VocabTables | None
     compute_dtype: str
@@ -56,29 +49,20 @@ class Student:
         """The template of `Checkpoints.restore`."""
         return abstract_state(self.param_shapes, self.optimizer, self.shardings, self.module_shapes)
 
-    def forward(self, params: Params, batch: Batch) -> ModelOutput:
-        """Compute the hidden states of a batch."""
-        return forward_batch(self.config, self._cast(params), batch)
-
-    def lm_head(self, params: Params) -> LMHead:
-        """Return the LM head, with the vocabulary tables."""
-        head = lm_head(self.config, self._cast(params), vocab_size=self.vocab_size)
-        return replace(head, vocab_tables=self.vocab_tables)
-
     def signal(self, params: Params, batch: Batch) -> HiddenSignal:
         """Compute the student's signal for a batch."""
-        embedding = token_embedding(self.config, self._cast(params))
-        return HiddenSignal(self.forward(params, batch).hidden, self.lm_head(params), embedding)
-
-    def _cast(self, params: Params) -> Params:
-        return jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), params)
+        return self.language_model.signal(
+            jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), params),
+            batch,
+            vocab_size=self.vocab_size,
+            vocab_tables=self.vocab_tables,
+        )
 
 
 def make_student(config: RunConfig, inspection: Inspection) -> Student:
     """Build the student's shapes, optimizer and shardings."""
-    decoder = inspection.student_config
-    shapes = abstract_params(decoder)
-    axes = parameter_axes(decoder)
+    language_model = inspection.student_model
+    shapes, axes = language_model.abstract_params(), language_model.axes()
     param_shardings = named_shardings(inspection.mesh, axes, shapes)
     modules = jax.eval_shape(lambda: initial_modules(config, inspection))
     optimizer = config.train.optimizer.make_optimizer(
@@ -87,7 +71,7 @@ def make_student(config: RunConfig, inspection: Inspection) -> Student:
         learning_rate_scales=learning_rate_scales(config.objectives),
     )
     return Student(
-        config=decoder,
+        language_model=language_model,
         vocab_size=inspection.vocab_size,
         vocab_tables=inspection.vocab_tables.student,
         compute_dtype=config.student.compute_dtype,
@@ -102,7 +86,7 @@ def initial_modules(config: RunConfig, inspection: Inspection) -> Params:
     """Return the initial modules of the objectives; empty for objectives without modules."""
     if inspection.teacher is None:
         return {}
-    widths = inspection.student_config.embed_dim, inspection.teacher.config.embed_dim
+    widths = inspection.student_model.widths.hidden, inspection.teacher.language_model.widths.hidden
     return init_modules(config.objectives, config.seed, *widths)
 
 
@@ -119,7 +103,7 @@ def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | 
     """Return the student before the first step: the kept layers of its source."""
     assert inspection.layers is not None, "layers are chosen before the student is made"
     params = source_params(config, inspection, teacher)
-    _, params = select_layers(inspection.student.config, params, inspection.layers)
+    params = inspection.student.language_model.select_layers(params, inspection.layers)
     return student_model(inspection, params)
 
 
@@ -157,7 +141,7 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
     teacher_shardings = None
     if inspection.teacher is not None and config.teacher is not None:
         teacher_shardings = _param_shardings(
-            inspection.teacher.config, config.teacher.dtype, inspection
+            inspection.teacher.language_model, config.teacher.dtype, inspection
         )
     return jit_step(step, student.shardings, teacher_shardings, inspection.mesh)
 
@@ -166,21 +150,18 @@ def make_teacher_signal(inspection: Inspection) -> SignalFunction | None:
     """Build `(teacher parameters, batch) -> signal`; None for a run without a teacher."""
     if inspection.teacher is None:
         return None
-    decoder, vocab_size = inspection.teacher.config, inspection.teacher_vocab_size
-    vocab_tables = inspection.vocab_tables.teacher
-
-    def teacher_signal(params: Params, batch: Batch) -> HiddenSignal:
-        signal = online.online_signal(decoder, params, batch, vocab_size=vocab_size)
-        return replace(signal, lm_head=replace(signal.lm_head, vocab_tables=vocab_tables))
-
-    return teacher_signal
+    return partial(
+        online.online_signal,
+        inspection.teacher.language_model,
+        vocab_size=inspection.teacher_vocab_size,
+        vocab_tables=inspection.vocab_tables.teacher,
+    )
 
 
 def _load_params(source: hub.Source, dtype: str, inspection: Inspection) -> Params:
-    shardings = _param_shardings(source.config, dtype, inspection)
+    shardings = _param_shardings(source.language_model, dtype, inspection)
     return hub.load_params(source, dtype=dtype, shardings=shardings)
 
 
-def _param_shardings(config: DecoderConfig, dtype: str, inspection: Inspection) -> Any:
-    axes, shapes = parameter_axes(config), abstract_params(config, dtype)
-    return named_shardings(inspection.mesh, axes, shapes)
+def _param_shardings(model: LanguageModel, dtype: str, inspection: Inspection) -> Any:
+    return named_shardings(inspection.mesh, model.axes(), model.abstract_params(dtype))

@@ -8,7 +8,6 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import data, hub
 from jaxdistill.errors import ErrorCollector, UserError
-from jaxdistill.models import abstract_params
 from jaxdistill.run.config import RunConfig, layer_indices, num_kept_layers
 from jaxdistill.run.facts import run_facts
 from jaxdistill.run.fingerprint import check_continues
@@ -95,15 +94,15 @@ def inspect(config: RunConfig) -> Inspection:
     student = teacher = tokenizer = teacher_tokenizer = teacher_view = mesh = layers = None
     with findings.collect("student.model"):
         student = hub.read_source(config.student.model)
-        _ = student.config
+        _ = student.language_model
         tokenizer = student.load_tokenizer()
     with findings.collect():
         if student is not None and tokenizer is not None:
-            layers = layer_indices(config.student, student.config.num_layers)
+            layers = layer_indices(config.student, student.language_model.widths.layers)
     with findings.collect("teacher.model"):
         if config.teacher is not None:
             teacher = hub.read_source(config.teacher.model)
-            _ = teacher.config
+            _ = teacher.language_model
             if config.teacher.model != config.student.model:
                 teacher_tokenizer = teacher.load_tokenizer()
     with findings.collect():
@@ -111,7 +110,7 @@ def inspect(config: RunConfig) -> Inspection:
             teacher_view = make_teacher_view(config, tokenizer, teacher_tokenizer)
     with findings.collect():
         for source in filter(None, (student, teacher)):
-            check_length(config.data.length, source.config, str(source.path), "data.length")
+            check_length(config.data.length, source.language_model, str(source.path), "data.length")
     with findings.collect():
         mesh = make_mesh(config.mesh)
         check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
@@ -120,15 +119,15 @@ def inspect(config: RunConfig) -> Inspection:
     assert student is not None
     assert tokenizer is not None
     assert mesh is not None
-    head_sizes = [student.config.vocab_size]
+    head_sizes = [student.language_model.vocab_size]
     if teacher is not None and teacher_view is None:
-        head_sizes.append(teacher.config.vocab_size)
+        head_sizes.append(teacher.language_model.vocab_size)
     vocab_needs = frozenset().union(*(objective.vocab_needs for objective in config.objectives))
     if vocab_needs:
         _ = data.Renderer(tokenizer).token_bytes  # report an unreadable tokenizer now
     inspection = Inspection(
         student=student,
-        num_layers=num_kept_layers(config.student, student.config.num_layers),
+        num_layers=num_kept_layers(config.student, student.language_model.widths.layers),
         layers=layers,
         teacher=teacher,
         tokenizer=tokenizer,
@@ -151,7 +150,7 @@ def check_gguf(config: RunConfig, inspection: Inspection) -> None:
     if config.student.gguf_dtype is None:
         return
     try:
-        hub.check_gguf(inspection.student_pretrained(abstract_params(inspection.student_config)))
+        hub.check_gguf(inspection.student_pretrained(inspection.student_model.abstract_params()))
     except UserError as error:
         lines = [f"student.gguf_dtype: {line}" for line in error.lines]
         cure = "Set `student.gguf_dtype=null`; the student is exported as safetensors in any case."

@@ -62,6 +62,6 @@ def _find_overflow(context: RunContext, model: Model, batch: Batch) -> str | Non
     mesh = context.inspection.mesh
     sharded = shard_batch(batch, batch_sharding(mesh))
     is_bad = evals.overflows(
-        model.config, model.params, sharded, out_sharding=replicated_sharding(mesh)
+        model.language_model, model.params, sharded, out_sharding=replicated_sharding(mesh)
     )
     return context.prepared.row_source(int(batch.example_ids[is_bad][0])) if is_bad.any() else None

@@ -11,7 +11,6 @@ import jax
 from jaxdistill import align, data, evals, hub
 from jaxdistill.errors import UserError
 from jaxdistill.model import Model, load
-from jaxdistill.models import forward_batch, lm_head
 from jaxdistill.run import build
 from jaxdistill.run.check import inspect
 from jaxdistill.run.config import load_config
@@ -94,10 +93,10 @@ def reads_chats(path: str) -> bool | None:
 
 def check_max_positions(path: str, length: int | None, *, option: str) -> int:
     """Return a model's maximum number of positions; UserError if `length` of `option` is larger."""
-    config = hub.read_source(path).config
+    language_model = hub.read_source(path).language_model
     if length is not None:
-        check_length(length, config, path, option)
-    return config.max_positions
+        check_length(length, language_model, path, option)
+    return language_model.max_positions
 
 
 def _restore_latest(folder: RunFolder) -> Model:
@@ -138,8 +137,10 @@ def evaluate(
         )
     for name, opened in ((model, student), (teacher, teacher_model)):
         if opened is not None:
-            check_length(data_config.length, opened.config, str(name), "--length")
-    num_rows = min(opened.config.vocab_size for opened in (student, teacher_model) if opened)
+            check_length(data_config.length, opened.language_model, str(name), "--length")
+    num_rows = min(
+        opened.language_model.vocab_size for opened in (student, teacher_model) if opened
+    )
     examples = data.prepare(
         data_config,
         student.tokenizer,
@@ -173,10 +174,11 @@ def make_token_evaluator(student: Model, teacher: Model | None = None) -> evals.
     vocab_size = min(model.vocab_size for model in (student, teacher) if model is not None)
     teacher_signal = None
     if teacher is not None:
-        teacher_signal = partial(online.online_signal, teacher.config, vocab_size=vocab_size)
+        teacher_signal = partial(
+            online.online_signal, teacher.language_model, vocab_size=vocab_size
+        )
     return evals.TokenEvaluator(
-        forward=partial(forward_batch, student.config),
-        lm_head=partial(lm_head, student.config, vocab_size=vocab_size),
+        student_signal=partial(student.language_model.signal, vocab_size=vocab_size),
         teacher_signal=teacher_signal,
         mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
     )

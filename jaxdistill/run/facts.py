@@ -6,7 +6,7 @@ import jax
 
 from jaxdistill import data, hub
 from jaxdistill.evals import num_parameters
-from jaxdistill.models import DecoderConfig, abstract_params
+from jaxdistill.models import LanguageModel
 from jaxdistill.objectives.weight_schedule import format_weight
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.inspection import Inspection
@@ -14,13 +14,13 @@ from jaxdistill.run.inspection import Inspection
 
 def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, str]:
     """Return facts worth reading before a run, by name."""
-    facts = {"student": describe_model(inspection.student_config, config.student.model)}
+    facts = {"student": describe_model(inspection.student_model, config.student.model)}
     if config.student.layers is not None:
         facts["layers"] = _describe_layers(inspection)
-    head_sizes = [inspection.student_config.vocab_size]
+    head_sizes = [inspection.student_model.vocab_size]
     if inspection.teacher is not None and config.teacher is not None:
-        facts["teacher"] = describe_model(inspection.teacher.config, config.teacher.model)
-        head_sizes.append(inspection.teacher.config.vocab_size)
+        facts["teacher"] = describe_model(inspection.teacher.language_model, config.teacher.model)
+        head_sizes.append(inspection.teacher.language_model.vocab_size)
     rows = " and ".join(f"{size:,}" for size in head_sizes)
     facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the LM heads have {rows} rows"
     if inspection.teacher_view is not None:
@@ -64,15 +64,15 @@ def _alignment_fact(inspection: Inspection, view: data.TeacherView) -> str:
 
 
 def _describe_layers(inspection: Inspection) -> str:
-    counts = f"{inspection.num_layers} of {inspection.student.config.num_layers}"
+    counts = f"{inspection.num_layers} of {inspection.student.language_model.widths.layers}"
     if inspection.layers is None:
         return f"{counts}, to be chosen by importance over the training examples"
     return f"{counts}: {', '.join(map(str, inspection.layers))}"
 
 
-def describe_model(config: DecoderConfig, name: str) -> str:
+def describe_model(model: LanguageModel, name: str) -> str:
     """Return name, layers, width and number of parameters of a model in one line."""
     return (
-        f"{name}: {config.num_layers} layer(s), width {config.embed_dim}, "
-        f"{num_parameters(abstract_params(config)) / 1e6:,.1f} M parameters"
+        f"{name}: {model.widths.layers} layer(s), width {model.widths.hidden}, "
+        f"{num_parameters(model.abstract_params()) / 1e6:,.1f} M parameters"
     )

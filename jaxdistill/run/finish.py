@@ -178,7 +178,7 @@ def _measure_costs(
     if config.evaluation.speed:
         prompts = prompted.prompt_tokens(SPEED_BATCH_SIZE)
         generate = greedy_generator(
-            model.config, model.params, prompts, vocab_size=model.vocab_size
+            model.language_model, model.params, prompts, vocab_size=model.vocab_size
         )
         costs |= asdict(evals.measure_speed(generate))
     for path in paths:

@@ -11,11 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import data, evals
 from jaxdistill.model import Model
-from jaxdistill.models import forward_batch, lm_head
 from jaxdistill.run import build
 from jaxdistill.run.inspection import RunContext
 from jaxdistill.train import SignalFunction
-from jaxdistill.types import Batch, LMHead, ModelOutput, Params
+from jaxdistill.types import Params
 
 _FALLBACK_PROMPT_TOKENS = 8
 """Number of first tokens that stand in for the prompt of a row without one."""
@@ -35,8 +34,8 @@ def make_heldout_evaluator(
     if not examples:
         return None
     signal = build.make_teacher_signal(inspection) if inspection.teacher_view is None else None
-    evaluate = _make_evaluator(context, student.forward, student.lm_head, signal, examples)
-    is_digit = _digit_token_mask(inspection.tokenizer, inspection.student_config.vocab_size)
+    evaluate = _make_evaluator(context, student.signal, signal, examples)
+    is_digit = _digit_token_mask(inspection.tokenizer, inspection.student_model.vocab_size)
 
     def evaluate_student(params: Params) -> evals.TokenMetrics:
         metrics = evaluate(params, teacher_params=None if teacher is None else teacher.params)
@@ -70,23 +69,20 @@ def teacher_heldout_metrics(context: RunContext, teacher: Model) -> dict[str, fl
         data.Example(view.tokens, view.loss_mask, e.row_id, e.source, view.num_bytes)
         for e, view in pairs
     ]
-    forward = partial(forward_batch, teacher.config)
-    head = partial(lm_head, teacher.config, vocab_size=teacher.vocab_size)
-    evaluate = _make_evaluator(context, forward, head, None, teacher_examples)
+    signal = partial(teacher.language_model.signal, vocab_size=teacher.vocab_size)
+    evaluate = _make_evaluator(context, signal, None, teacher_examples)
     metrics = summarize(evaluate(teacher.params), teacher_examples)
     return {"bits_per_byte": metrics["bits_per_byte"]}
 
 
 def _make_evaluator(
     context: RunContext,
-    forward: Callable[[Params, Batch], ModelOutput],
-    lm_head: Callable[[Params], LMHead],
+    student_signal: SignalFunction,
     teacher_signal: SignalFunction | None,
     examples: Sequence[data.Example],
 ) -> Callable[..., evals.TokenMetrics]:
     evaluator = evals.TokenEvaluator(
-        forward=forward,
-        lm_head=lm_head,
+        student_signal=student_signal,
         teacher_signal=teacher_signal,
         mesh=context.inspection.mesh,
         chunk_size=context.config.train.chunk_rows,
@@ -142,7 +138,7 @@ def sample_prompts(
     prompts = []
     for row, example in zip(rows, examples, strict=True):
         tokens, text = prompt_tokens.get(row.row_id, []), data.readable_prompt(row)
-        if not 0 < len(tokens) <= model.config.max_positions:
+        if not 0 < len(tokens) <= model.language_model.max_positions:
             tokens = example.tokens[:_FALLBACK_PROMPT_TOKENS].tolist()
             text = student.decode([tokens])[0]
             if model.tokenizer is not student.tokenizer:

@@ -1,7 +1,7 @@
 """Everything known of a run before and after its rows are tokenized."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from jax.sharding import Mesh
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import data, hub
 from jaxdistill.data.split import ChatKind
-from jaxdistill.models import DecoderConfig
+from jaxdistill.models import DecoderModel
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.fingerprint import Models
 from jaxdistill.run.folder import RunFolder
@@ -50,22 +50,21 @@ class Inspection:
     template_note: str = ""
 
     @cached_property
-    def student_config(self) -> DecoderConfig:
-        """Decoder config of the student.
+    def student_model(self) -> DecoderModel:
+        """Architecture of the student.
 
         Before its layers are chosen, the first layers stand in for them: parameters have the same
         shapes whichever are kept, but layers may differ in kind.
         """
         kept = range(self.num_layers) if self.layers is None else self.layers
-        kinds = tuple(self.student.config.layers[layer] for layer in kept)
-        return replace(self.student.config, layers=kinds)
+        return self.student.language_model.with_layers(kept)
 
     def student_pretrained(self, params: Params) -> hub.Pretrained:
         """Join the student's parameters with tokenizer and source config, ready to export.
 
         Its generation config names every token that ends a completion.
         """
-        student = hub.from_source(self.student, params, self.tokenizer, self.student_config)
+        student = hub.from_source(self.student, params, self.tokenizer, self.student_model)
         ends = data.Renderer(self.tokenizer).end_ids(student.eos_ids)
         if self.teacher_view is not None and self.has_one_tokenizer:
             ends = self.teacher_view.renderer.end_ids(ends)  # it may learn the teacher's end, too
@@ -94,13 +93,13 @@ class Inspection:
         """Number of tokens of the teacher."""
         if self.has_one_tokenizer or self.teacher is None:
             return self.vocab_size
-        return hub.real_vocab_size(self.teacher_tokenizer, self.teacher.config.vocab_size)
+        return hub.real_vocab_size(self.teacher_tokenizer, self.teacher.language_model.vocab_size)
 
     @property
     def vocab_rows(self) -> data.VocabRows:
         """Rows of embeddings and LM heads that the tokens of the rows may name."""
-        student = self.student.config.vocab_size
-        teacher = student if self.teacher is None else self.teacher.config.vocab_size
+        student = self.student.language_model.vocab_size
+        teacher = student if self.teacher is None else self.teacher.language_model.vocab_size
         if self.teacher_view is None:
             student = min(student, teacher)
         return data.VocabRows(student, teacher)

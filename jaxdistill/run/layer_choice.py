@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
 import numpy as np
@@ -13,7 +12,6 @@ from jaxtyping import Float
 from jaxdistill import data
 from jaxdistill.errors import UserError
 from jaxdistill.model import Model
-from jaxdistill.models import importance_sums
 from jaxdistill.run import build
 from jaxdistill.run.config import LayerChoice
 from jaxdistill.run.folder import RunFolder
@@ -87,7 +85,7 @@ def layer_importance(
     """Average 1 - cos(input, output) of each layer over scored positions; UserError if NaN."""
     inspection, sharding = context.inspection, batch_sharding(context.inspection.mesh)
     sum_batch = jax.jit(
-        partial(importance_sums, inspection.student.config),
+        inspection.student.language_model.importance_sums,
         out_shardings=replicated_sharding(inspection.mesh),
     )
     parts = [

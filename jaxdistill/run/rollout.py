@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from jaxdistill import data, hub
-from jaxdistill.models import abstract_params
 from jaxdistill.run.check import CheckedRun
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder
@@ -24,8 +23,8 @@ def rollout_cache(
     rollout, teacher = config.data.rollout, inspection.teacher
     if not (isinstance(rollout, data.TeacherRollout) and teacher and config.teacher):
         return None
-    params = abstract_params(teacher.config)
-    described = hub.from_source(teacher, params, inspection.teacher_tokenizer, teacher.config)
+    params = teacher.language_model.abstract_params()
+    described = hub.from_source(teacher, params, inspection.teacher_tokenizer)
     return data.GenerationCache(
         generate=generate,
         identity=f"{teacher.identity_hash} {config.teacher.dtype}",

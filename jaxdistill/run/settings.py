@@ -5,19 +5,19 @@ from pathlib import Path
 from jaxdistill import data
 from jaxdistill.errors import ErrorCollector, UserError
 from jaxdistill.files import check_path_names, check_writable
-from jaxdistill.models import DecoderConfig
+from jaxdistill.models import LanguageModel
 from jaxdistill.objectives.base import VOCAB_NEEDS
 from jaxdistill.objectives.weight_schedule import is_always_zero
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder
 
 
-def check_length(length: int, config: DecoderConfig, model_name: str, option: str) -> None:
+def check_length(length: int, model: LanguageModel, name: str, option: str) -> None:
     """Raise UserError if `length`, the value of `option`, exceeds a model's maximum length."""
-    if length > config.max_positions:
+    if length > model.max_positions:
         raise UserError(
-            f"{option}: {length:,} positions are more than the {config.max_positions:,} that "
-            f"{model_name} reads. Take at most that many."
+            f"{option}: {length:,} positions are more than the {model.max_positions:,} that "
+            f"{name} reads. Take at most that many."
         )
 
 

@@ -51,7 +51,7 @@ def check_task(model: str, task: evals.Task, task_prompts: Sequence[evals.TaskPr
     source = model_source(model)
     prompts = [task_prompt.prompt for task_prompt in task_prompts]
     tokens = _tokenize_prompts(task, prompts, source.load_tokenizer())
-    check_token_ids(source.config, tokens, "prompt")
+    check_token_ids(source.language_model, tokens, "prompt")
 
 
 def score_task(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxdistill import hub
-from jaxdistill.models import DecoderConfig
+from jaxdistill.models import LanguageModel
 from jaxdistill.runtimes.cost import CostRequest, GenerateTokens, LoadedModel
 from jaxdistill.sampling import Sampling, generate
 from jaxdistill.types import Params
@@ -13,11 +13,13 @@ from jaxdistill.types import Params
 
 def load_model(request: CostRequest) -> LoadedModel:
     """Load the model of a request, without its tokenizer."""
-    request.check_length(hub.read_source(request.path).config.max_positions)
+    request.check_length(hub.read_source(request.path).language_model.max_positions)
     model = hub.load(request.path, dtype=request.dtype, with_tokenizer=False)
     return LoadedModel(
         generate=greedy_generator(
-            model.config, model.params, request.dummy_prompts(model.config.vocab_size)
+            model.language_model,
+            model.params,
+            request.dummy_prompts(model.language_model.vocab_size),
         ),
         num_parameters=num_parameters(model.params),
     )
@@ -29,7 +31,7 @@ def num_parameters(params: Params) -> int:
 
 
 def greedy_generator(
-    config: DecoderConfig,
+    model: LanguageModel,
     params: Params,
     prompts: Sequence[Sequence[int]],
     *,
@@ -42,7 +44,7 @@ def greedy_generator(
 
     def generate_tokens(new_tokens: int) -> int:
         completions = generate(
-            config,
+            model,
             params,
             prompts,
             Sampling(max_new_tokens=new_tokens),

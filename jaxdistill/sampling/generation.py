@@ -7,7 +7,7 @@ the other prompts of its batch or on the size of batches.
 import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxdistill import objectives
 from jaxdistill.data import ProgressCallback, bucket_length
 from jaxdistill.errors import UserError
-from jaxdistill.models import (
-    DecoderConfig,
-    KVCache,
-    UnstackedCache,
-    UnstackedLayers,
-    decode_step,
-    forward,
-    init_cache,
-    lm_head,
-    unstack_cache,
-    unstack_layers,
-)
+from jaxdistill.models import LanguageModel
 from jaxdistill.sampling.next_token import Sampling, sample_next_token
 from jaxdistill.types import Params
 
@@ -37,7 +26,7 @@ _NO_TOKEN = -1
 
 
 def generate(
-    config: DecoderConfig,
+    model: LanguageModel,
     params: Params,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
@@ -63,14 +52,14 @@ def generate(
         UserError: Some prompts are empty, too long or contain unknown tokens (names every one),
             or the model's hidden states are not finite.
     """
-    check_token_ids(config, prompts, "prompt")
+    check_token_ids(model, prompts, "prompt")
     if not prompts:
         return []
     # No completion is longer than the model's maximum length, and no cache needs to be.
-    longest = config.max_positions + 1 - min(map(len, prompts))
+    longest = model.max_positions + 1 - min(map(len, prompts))
     sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, longest))
-    spec = _GenerationSpec(config, sampling, tuple(sorted(eos_ids)), vocab_size)
-    layers = unstack_layers(config, params)
+    spec = _GenerationSpec(model, sampling, tuple(sorted(eos_ids)), vocab_size)
+    decode_params = model.decode_params(params)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(seed % 2**32), first_index + np.arange(len(prompts))
     )
@@ -80,10 +69,10 @@ def generate(
         indices = order[start : start + batch_size]
         tokens, lengths = _pad_prompts([prompts[index] for index in indices], batch_size)
         batch_keys = keys[np.resize(indices, len(tokens))]
-        # No name keeps the stacked cache: it is freed before the loop.
         token, is_finite, cache = _prefill(spec, params, tokens, lengths, batch_keys)
-        cache = unstack_cache(cache, tokens.shape[1] + sampling.max_new_tokens)
-        generated, _ = _decode_loop(spec, params, layers, lengths, batch_keys, token, cache)
+        state = model.decode_state(cache, tokens.shape[1] + sampling.max_new_tokens)
+        del cache  # it is freed before the loop
+        generated, _ = _decode_loop(spec, params, decode_params, lengths, batch_keys, token, state)
         is_finite = np.asarray(is_finite)[: len(indices)]
         if not is_finite.all():  # every completion would end at once
             raise UserError(
@@ -106,7 +95,7 @@ class _GenerationSpec:
     Attributes are those of `generate`.
     """
 
-    config: DecoderConfig
+    model: LanguageModel
     sampling: Sampling
     eos_ids: tuple[int, ...]
     vocab_size: int | None
@@ -120,7 +109,7 @@ class _GenerationSpec:
     ) -> Int[Array, " B"]:
         """Sample the new token of every sequence at a step, counted from 0."""
         logits = objectives.compute_logits(
-            hidden, lm_head(self.config, params, vocab_size=self.vocab_size)
+            hidden, self.model.lm_head(params, vocab_size=self.vocab_size)
         )
         token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         return sample_next_token(logits, token_keys, self.sampling)
@@ -130,7 +119,7 @@ class _GenerationSpec:
     ) -> Bool[Array, " B"]:
         """Return True for sequences that end with this token or have no position left for it."""
         is_eos = (token[:, None] == jnp.array(self.eos_ids, jnp.int32)[None]).any(axis=1)
-        return is_eos | (prompt_lengths + step >= self.config.max_positions)
+        return is_eos | (prompt_lengths + step >= self.model.max_positions)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -140,76 +129,67 @@ def _prefill(
     prompts: Int[Array, "B T"],
     prompt_lengths: Int[Array, " B"],
     keys: Key[Array, " B"],
-) -> tuple[Int[Array, " B"], Bool[Array, " B"], KVCache]:
+) -> tuple[Int[Array, " B"], Bool[Array, " B"], Any]:
     """Read the prompts in one pass.
 
     Returns:
         The first new token of each prompt, False where it was sampled from hidden states that
         are not finite, and the cache.
     """
-    batch, time = prompts.shape
-    positions = jnp.broadcast_to(jnp.arange(time)[None], (batch, time))
-    output = forward(
-        spec.config,
-        params,
-        prompts,
-        positions=positions,
-        segment_ids=(positions < prompt_lengths[:, None]).astype(jnp.int32),
-        cache=init_cache(spec.config, batch, time, params["embedding"].dtype),
-    )
+    hidden, cache = spec.model.prefill(params, prompts, prompt_lengths)
     last = jnp.maximum(prompt_lengths - 1, 0)[:, None, None]
-    hidden = jnp.take_along_axis(output.hidden, last, axis=1)[:, 0]
+    hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
     is_finite = jnp.isfinite(hidden).all(axis=1)
-    return spec.next_tokens(params, hidden, keys, 0), is_finite, output.cache
+    return spec.next_tokens(params, hidden, keys, 0), is_finite, cache
 
 
-class _DecodeState(NamedTuple):
+class _LoopState(NamedTuple):
     """The loop state of decoding: `generated` has the new tokens of the steps before `step`."""
 
     step: Array | int
     token: Int[Array, " B"]
     is_done: Bool[Array, " B"]
     generated: Int[Array, "B new"]
-    cache: UnstackedCache
+    state: Any
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=6)
 def _decode_loop(
     spec: _GenerationSpec,
     params: Params,
-    unstacked_layers: UnstackedLayers,
+    decode_params: Any,
     prompt_lengths: Int[Array, " B"],
     keys: Key[Array, " B"],
     first_token: Int[Array, " B"],
-    cache: UnstackedCache,
-) -> tuple[Int[Array, "B new"], UnstackedCache]:
+    state: Any,
+) -> tuple[Int[Array, "B new"], Any]:
     """Generate all new tokens: `_NO_TOKEN` after the end, and in sequences of length 0.
 
-    The cache is returned so that it is updated in place: a donated array must become a result.
+    The state is returned so that it is updated in place: a donated array must become a result.
     """
     num_new = spec.sampling.max_new_tokens
     is_padding = prompt_lengths == 0
     generated = jnp.full((len(prompt_lengths), num_new), _NO_TOKEN, jnp.int32)
     generated = generated.at[:, 0].set(jnp.where(is_padding, _NO_TOKEN, first_token))
 
-    def decode(state: _DecodeState) -> _DecodeState:
-        step, token, is_done, generated, cache = state
+    def decode(loop: _LoopState) -> _LoopState:
+        step, token, is_done, generated, model_state = loop
         positions = prompt_lengths + step - 1
-        hidden, cache = decode_step(
-            spec.config, params, unstacked_layers, token, positions=positions, cache=cache
+        hidden, model_state = spec.model.decode_step(
+            params, decode_params, model_state, token, positions
         )
         token = spec.next_tokens(params, hidden, keys, step)
         generated = generated.at[:, step].set(jnp.where(is_done, _NO_TOKEN, token))
         is_done |= spec.is_finished(token, prompt_lengths, step)
-        return _DecodeState(step + 1, token, is_done, generated, cache)
+        return _LoopState(step + 1, token, is_done, generated, model_state)
 
-    def is_unfinished(state: _DecodeState) -> Array:
-        return (state.step < num_new) & ~state.is_done.all()
+    def is_unfinished(loop: _LoopState) -> Array:
+        return (loop.step < num_new) & ~loop.is_done.all()
 
     is_done = is_padding | spec.is_finished(first_token, prompt_lengths, 0)
-    start = _DecodeState(1, first_token, is_done, generated, cache)
+    start = _LoopState(1, first_token, is_done, generated, state)
     end = jax.lax.while_loop(is_unfinished, decode, start)
-    return end.generated, end.cache
+    return end.generated, end.state
 
 
 def _pad_prompts(
@@ -226,7 +206,7 @@ def _pad_prompts(
 
 
 def check_token_ids(
-    config: DecoderConfig, sequences: Sequence[Sequence[int] | np.ndarray], item_name: str
+    model: LanguageModel, sequences: Sequence[Sequence[int] | np.ndarray], item_name: str
 ) -> None:
     """Check that the model can read sequences of token ids.
 
@@ -241,16 +221,16 @@ def check_token_ids(
                 f"{item_name} {index}: it has no token. Begin it with the tokenizer's BOS "
                 "token, or with a text."
             )
-        elif len(tokens) > config.max_positions:
+        elif len(tokens) > model.max_positions:
             problems.append(
                 f"{item_name} {index}: it has {len(tokens):,} tokens, and the model reads "
-                f"{config.max_positions:,} at most. Shorten it."
+                f"{model.max_positions:,} at most. Shorten it."
             )
-        elif min(tokens) < 0 or max(tokens) >= config.vocab_size:
+        elif min(tokens) < 0 or max(tokens) >= model.vocab_size:
             unknown = min(tokens) if min(tokens) < 0 else max(tokens)
             problems.append(
                 f"{item_name} {index}: it has token {unknown}, and the model knows 0 to "
-                f"{config.vocab_size - 1}. Encode it with the model's own tokenizer."
+                f"{model.vocab_size - 1}. Encode it with the model's own tokenizer."
             )
     if problems:
         raise UserError(*problems)

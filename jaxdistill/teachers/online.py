@@ -6,9 +6,10 @@ import jax
 from pydantic import Field
 
 from jaxdistill.config import configclass
-from jaxdistill.models import DecoderConfig, forward_batch, lm_head, token_embedding
+from jaxdistill.models import LanguageModel
+from jaxdistill.taps import NO_TAPS, Taps
 from jaxdistill.teachers import TEACHERS
-from jaxdistill.types import Batch, HiddenSignal, Params
+from jaxdistill.types import Batch, HiddenSignal, Params, VocabTables
 
 
 @TEACHERS.register
@@ -29,18 +30,22 @@ class OnlineTeacher:
 
 
 def online_signal(
-    config: DecoderConfig, params: Params, batch: Batch, *, vocab_size: int
+    model: LanguageModel,
+    params: Params,
+    batch: Batch,
+    *,
+    vocab_size: int,
+    vocab_tables: VocabTables | None = None,
+    taps: Taps = NO_TAPS,
 ) -> HiddenSignal:
-    """Compute the teacher's hidden states of a batch; no gradient flows through them.
+    """Compute the teacher's signal for a batch; no gradient flows through it.
 
     With an alignment, the teacher reads its own view of the student's batch. Rows of its LM head
     from `vocab_size` on are padding.
     """
     params = jax.lax.stop_gradient(params)
     teacher_batch = batch if batch.alignment is None else batch.alignment.teacher
-    output = forward_batch(config, params, teacher_batch)
-    return HiddenSignal(
-        hidden=jax.lax.stop_gradient(output.hidden),
-        lm_head=lm_head(config, params, vocab_size=vocab_size),
-        embedding=token_embedding(config, params),
+    signal = model.signal(
+        params, teacher_batch, vocab_size=vocab_size, vocab_tables=vocab_tables, taps=taps
     )
+    return jax.lax.stop_gradient(signal)

@@ -17,18 +17,17 @@ import shapes
 import jaxdistill
 from jaxdistill import hub
 from jaxdistill.files import atomic_directory
-from jaxdistill.models import select_layers
 
 
 def write_start_inputs(models: Path, folder: Path) -> None:
     """Write a teacher, a student made of its first layers, and short texts."""
     teacher = jaxdistill.load(hub.fetch("smollm2-135m-instruct", models)).pretrained
     layers = range(shapes.NUM_STUDENT_LAYERS)
-    config, params = select_layers(teacher.config, teacher.params, layers)
+    model = teacher.language_model
     student = replace(
         teacher,
-        config=config,
-        params=jax.tree.map(jax.numpy.asarray, params),
+        language_model=model.with_layers(layers),
+        params=jax.tree.map(jax.numpy.asarray, model.select_layers(teacher.params, layers)),
         hf_config={**teacher.hf_config, "num_hidden_layers": shapes.NUM_STUDENT_LAYERS},
     )
     with atomic_directory(folder) as unfinished:

@@ -18,7 +18,7 @@ import numpy as np
 import shapes
 
 from jaxdistill.losses import sorted_difference, sorted_difference_top_k
-from jaxdistill.models import FAMILIES, init_params
+from jaxdistill.models import FAMILIES, DecoderModel
 from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.sampling import Sampling, generate
 
@@ -69,13 +69,14 @@ def decoding_step(batch_size: int) -> float:
     config = FAMILIES["llama"].decoder_config(
         {**shapes.CONFIG, "num_hidden_layers": shapes.NUM_LAYERS}
     )
-    params = init_params(config, jax.random.key(0))
+    model = DecoderModel(config)
+    params = model.init_params(jax.random.key(0))
     rng = np.random.default_rng(0)
     prompts = rng.integers(0, VOCAB_SIZE, (batch_size, shapes.PROMPT_LENGTH)).tolist()
 
     def generate_tokens(count: int) -> object:
         sampling = Sampling(max_new_tokens=count)
-        return generate(config, params, prompts, sampling, eos_ids=(), batch_size=batch_size)
+        return generate(model, params, prompts, sampling, eos_ids=(), batch_size=batch_size)
 
     all_tokens = min_seconds(partial(generate_tokens, shapes.MAX_NEW_TOKENS), repeats=3)
     first_token = min_seconds(partial(generate_tokens, 1), repeats=3)

@@ -66,7 +66,7 @@ def byte_model(folder: Path) -> Path:
     """Write a tiny model whose tokenizer knows bytes only."""
     model = hub.load(tiny.model_folder(folder, seed=2, vocab_size=264), dtype=None)
     tokenizer = tiny.tokenizer(vocab_size=260)
-    fields = model.family, model.config, model.params, tokenizer, model.hf_config, {}
+    fields = model.family, model.language_model, model.params, tokenizer, model.hf_config, {}
     return hub.save(hub.Pretrained(*fields), folder)
 
 

@@ -49,15 +49,14 @@ def lm_head(params) -> LMHead:
     return LMHead(jnp.asarray(params["lm_head"]), vocab_size=VOCAB_SIZE)
 
 
-def teacher_signal(params, batch: Batch) -> HiddenSignal:
+def signal(params, batch: Batch) -> HiddenSignal:
     return HiddenSignal(forward(params, batch).hidden, lm_head(params))
 
 
 def evaluator(num_devices: int, *, has_teacher: bool = True, chunk_size: int = 256):
     return TokenEvaluator(
-        forward=forward,
-        lm_head=lm_head,
-        teacher_signal=teacher_signal if has_teacher else None,
+        student_signal=signal,
+        teacher_signal=signal if has_teacher else None,
         mesh=make_mesh(MeshConfig(), jax.devices()[:num_devices]),
         chunk_size=chunk_size,
     )

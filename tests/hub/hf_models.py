@@ -4,19 +4,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import tiny
 import torch
 import transformers
 
 from jaxdistill import hub
-from jaxdistill.models import forward, lm_head
 
 VOCAB = 320
 PADDED = 336
-
-_forward = jax.jit(forward, static_argnums=0)
 
 _LLAMA = {
     "model_type": "llama",
@@ -103,7 +99,8 @@ def hf_logits(model: Any) -> np.ndarray:
 def jax_logits(model: hub.Pretrained) -> np.ndarray:
     ids = tokens()
     positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-    output = _forward(
-        model.config, model.params, ids, positions=positions, segment_ids=np.ones_like(ids)
+    output = model.language_model.forward(
+        model.params, ids, positions=positions, segment_ids=np.ones_like(ids)
     )
-    return np.asarray(output.hidden) @ np.asarray(lm_head(model.config, model.params).matrix).T
+    head = model.language_model.lm_head(model.params)
+    return np.asarray(output.hidden) @ np.asarray(head.matrix).T

@@ -17,7 +17,8 @@ from hf_models import PADDED, VOCAB, hf_logits, hf_model, jax_logits
 from jaxdistill import hub
 from jaxdistill.errors import UserError
 from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer
-from jaxdistill.models import FAMILIES, DecoderConfig, forward, lm_head
+from jaxdistill.models import FAMILIES, DecoderConfig
+from jaxdistill.models.decoder import forward, lm_head
 from jaxdistill.types import Params
 
 ATOL = 1e-4
@@ -31,7 +32,7 @@ def test_logits_and_config_equal_the_original(name: str, tmp_path: Path) -> None
     expected = hf_logits(hf_model(name))
     np.testing.assert_allclose(jax_logits(ours), expected, atol=ATOL, rtol=0)
     hf_config = hf_model(name).config.to_dict()
-    assert ours.config == FAMILIES[hf_config["model_type"]].decoder_config(hf_config)
+    assert ours.language_model.config == FAMILIES[hf_config["model_type"]].decoder_config(hf_config)
     assert ours.eos_ids == (2, 0)  # EOS, then what llama.cpp knows by its text
 
 
@@ -57,7 +58,7 @@ def test_the_tokenizer_is_read_from_the_file(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hello"}]
     assert ours.tokenizer.apply_chat_template(messages) == expected.apply_chat_template(messages)
     assert ours.vocab_size == VOCAB
-    assert ours.config.vocab_size == PADDED
+    assert ours.language_model.vocab_size == PADDED
 
 
 def test_a_large_vocabulary_is_read_without_a_network(tmp_path: Path) -> None:
@@ -240,11 +241,13 @@ def test_real_models_give_the_logits_of_transformers(variable: str) -> None:
     # In float64, where the order of sums has no effect, the logits are equal.
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), ours.params)
-        np.testing.assert_allclose(_logits(ours.config, params, ids), double, atol=ATOL, rtol=0)
+        np.testing.assert_allclose(
+            _logits(ours.language_model.config, params, ids), double, atol=ATOL, rtol=0
+        )
     # In float32 both are rounded, by amounts that differ between machines: ours like PyTorch's.
     error, reference_error = (
         np.sqrt(np.mean((logits - double) ** 2))
-        for logits in (_logits(ours.config, ours.params, ids), single)
+        for logits in (_logits(ours.language_model.config, ours.params, ids), single)
     )
     assert error <= 2 * reference_error
 

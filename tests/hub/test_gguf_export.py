@@ -20,7 +20,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.hub.gguf_export import GGUF_DTYPES
 from jaxdistill.hub.gguf_tokenizer import build_gguf_tokenizer
 from jaxdistill.hub.gguf_tokenizer_export import tokenizer_to_gguf
-from jaxdistill.models import FAMILIES
+from jaxdistill.models import FAMILIES, DecoderModel
 from jaxdistill.models.config import RopeKind
 
 NAMES = ["llama", "llama_tied", "qwen2", "gemma3", "gpt2"]
@@ -45,7 +45,9 @@ def test_exported_models_are_read_back_bit_for_bit(name: str, tmp_path: Path) ->
     path = hub.save(model, tmp_path / "out" / "model.gguf", format="gguf")
     assert [file.name for file in path.parent.iterdir()] == ["model.gguf"]
     read = hub.load(path, with_tokenizer=False)
-    assert replace(read.config, initializer_range=0.02) == model.config
+    assert (
+        replace(read.language_model.config, initializer_range=0.02) == model.language_model.config
+    )
     jax.tree.map(np.testing.assert_array_equal, read.params, model.params)
 
 
@@ -117,7 +119,7 @@ def test_the_output_of_a_q4_1_file_is_q8_0(is_tied: bool, tmp_path: Path) -> Non
 def test_llama3_frequencies_are_exported_as_factors(tmp_path: Path) -> None:
     model = hub.load(save_hf_model("llama", tmp_path / "hf"), with_tokenizer=False)
     rope = replace(
-        model.config.layers[0].rope,
+        model.language_model.config.layers[0].rope,
         base=LLAMA3_BASE,
         kind=RopeKind.LLAMA3,
         factor=32.0,
@@ -142,7 +144,7 @@ def test_rope_scaling_is_exported(kind: RopeKind, tmp_path: Path) -> None:
 
 
 def assert_rope_is_read_back(model: hub.Pretrained, rope: Any, folder: Path) -> None:
-    layers = tuple(replace(kind, rope=rope) for kind in model.config.layers)
+    layers = tuple(replace(kind, rope=rope) for kind in model.language_model.config.layers)
     scaling = {
         "rope_type": rope.kind.value,
         "factor": rope.factor,
@@ -153,9 +155,13 @@ def assert_rope_is_read_back(model: hub.Pretrained, rope: Any, folder: Path) -> 
     hf_config = {**model.hf_config, "rope_parameters": {**scaling, "rope_theta": rope.base}}
     if rope.kind is not RopeKind.LLAMA3:
         hf_config = model.hf_config
-    model = replace(model, config=replace(model.config, layers=layers), hf_config=hf_config)
+    model = replace(
+        model,
+        language_model=DecoderModel(replace(model.language_model.config, layers=layers)),
+        hf_config=hf_config,
+    )
     path = hub.save(model, folder / "rope.gguf", format="gguf")
-    assert hub.read_source(path).config.layers == layers
+    assert hub.read_source(path).language_model.config.layers == layers
 
 
 @pytest.mark.parametrize("source", ["hf", "gguf"])
@@ -230,8 +236,10 @@ def test_settings_that_llama_cpp_does_not_know_are_refused(tmp_path: Path) -> No
     model = hub.load(save_hf_model("mistral", tmp_path / "hf"), with_tokenizer=False)
     with pytest.raises(UserError, match=r"architecture `llama` .* cannot express layers\[0\]="):
         hub.save(model, tmp_path / "out", format="gguf")
-    layers = tuple(replace(kind, window=None) for kind in model.config.layers)
-    unwindowed = replace(model, config=replace(model.config, layers=layers))
+    layers = tuple(replace(kind, window=None) for kind in model.language_model.config.layers)
+    unwindowed = replace(
+        model, language_model=DecoderModel(replace(model.language_model.config, layers=layers))
+    )
     hub.save(unwindowed, tmp_path / "out", format="gguf")
 
 

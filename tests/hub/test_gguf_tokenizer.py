@@ -98,7 +98,7 @@ def test_unused_tokens_are_no_tokens(tmp_path: Path) -> None:
     assert theirs.tokenizer is not None
     assert tokenizer_difference(ours.tokenizer, theirs.tokenizer) is None
     assert ours.vocab_size == theirs.vocab_size == 320
-    assert ours.config.vocab_size == 336
+    assert ours.language_model.vocab_size == 336
 
 
 def test_user_defined_tokens_are_whole_in_text() -> None:

@@ -161,7 +161,7 @@ def test_tokenizer_and_generation_config_are_exported(tmp_path: Path) -> None:
     generation = json.loads((original / "generation_config.json").read_text())
     ours = hub.load(original)
     assert ours.vocab_size == VOCAB
-    assert ours.config.vocab_size == PADDED
+    assert ours.language_model.vocab_size == PADDED
     assert ours.eos_ids == (2,)
 
     written = hub.save(ours, tmp_path / "ours")
@@ -177,8 +177,8 @@ def test_tokenizer_and_generation_config_are_exported(tmp_path: Path) -> None:
 
 def test_sources_are_opened_without_weights(tmp_path: Path) -> None:
     source = hub.read_source(save_hf_model("llama", tmp_path, tokenizer=True))
-    assert source.config.num_layers == 4
-    assert source.config.vocab_size == PADDED
+    assert source.language_model.widths.layers == 4
+    assert source.language_model.vocab_size == PADDED
     assert hub.real_vocab_size(source.load_tokenizer(), PADDED) == VOCAB
     added = source.load_tokenizer()
     added.add_tokens(["<new>"])

@@ -180,7 +180,7 @@ def test_two_sets_of_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     weight_map = dict.fromkeys(load_file(sharded / "model.safetensors"), "model.safetensors")
     index = {"weight_map": weight_map}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert hub.load(sharded, with_tokenizer=False).config.num_layers == 4
+    assert hub.load(sharded, with_tokenizer=False).language_model.widths.layers == 4
 
 
 @pytest.mark.parametrize("has_base", [True, False])
@@ -289,7 +289,12 @@ def test_hub_names_are_downloaded_without_code(
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert hub.load("organisation/tiny", with_tokenizer=False, revision="v2").config.num_layers == 4
+    assert (
+        hub.load(
+            "organisation/tiny", with_tokenizer=False, revision="v2"
+        ).language_model.widths.layers
+        == 4
+    )
     assert (options_seen["name"], options_seen["revision"]) == ("organisation/tiny", "v2")
     files = ["model.safetensors", "config.json", "modeling.py", "pytorch_model.bin", "onnx/a.json"]
     kept = huggingface_hub.utils.filter_repo_objects(

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxdistill import hub
 from jaxdistill.hub.tensors import LazyTensor
-from jaxdistill.models import abstract_params
+from jaxdistill.models.decoder import abstract_params
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def shardings(config: object, axis: int) -> dict:
 @pytest.mark.parametrize("axis", [0, 1, 2, 9])
 def test_sharded_loading_equals_unsharded(folder: Path, axis: int, tmp_path: Path) -> None:
     unsharded = hub.load(folder, with_tokenizer=False)
-    expected = shardings(unsharded.config, axis)
+    expected = shardings(unsharded.language_model.config, axis)
     sharded = hub.load(folder, with_tokenizer=False, shardings=expected)
     jax.tree.map(np.testing.assert_array_equal, sharded.params, unsharded.params)
     for leaf, sharding in zip(
@@ -74,7 +74,7 @@ def test_every_tensor_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(LazyTensor, "__init__", init_counted)
     source = hub.read_source(folder)
-    hub.load_params(source, shardings=shardings(source.config, 1))
+    hub.load_params(source, shardings=shardings(source.language_model.config, 1))
     assert sorted(reads) == sorted(tensor.shape for tensor in source.tensors.values())
 
 

@@ -20,9 +20,8 @@ from jaxdistill.models import (
     NormKind,
     Rope,
     RopeKind,
-    abstract_params,
-    lm_head,
 )
+from jaxdistill.models.decoder import abstract_params, lm_head
 from jaxdistill.models.rope import rope_frequencies
 
 ROPE = Rope(base=100.0)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny_models import CACHED_TOKENS, make_case, read_into_cache, run
 
-from jaxdistill.models import decode_step, init_cache, unstack_cache, unstack_layers
+from jaxdistill.models.decode_step import decode_step, unstack_cache, unstack_layers
+from jaxdistill.models.decoder import init_cache
 
 TOLERANCE = 2e-5
 

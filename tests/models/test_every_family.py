@@ -23,14 +23,15 @@ from tiny_models import (
     tensors_of,
 )
 
-from jaxdistill.models import (
-    FAMILIES,
+from jaxdistill.models import FAMILIES
+from jaxdistill.models.decoder import (
     abstract_params,
     init_cache,
     init_params,
     lm_head,
     parameter_axes,
     select_layers,
+    with_layers,
 )
 
 ATOL = 1e-4
@@ -183,7 +184,8 @@ def test_remat_does_not_change_gradients(name: str, tokens: np.ndarray) -> None:
 def test_selected_layers_compute_the_same_as_before(name: str, tokens: np.ndarray) -> None:
     """A decoder whose other layers add nothing is the decoder of the selected layers."""
     case = make_case(name)
-    config, params = select_layers(case.config, numpy_params(case), SELECTED)
+    config = with_layers(case.config, SELECTED)
+    params = select_layers(case.config, numpy_params(case), SELECTED)
     assert config.num_layers == len(SELECTED)
     is_selected = np.isin(np.arange(4), SELECTED).astype(np.float32)
     layers = {part: dict(leaves) for part, leaves in numpy_params(case)["layers"].items()}
@@ -199,7 +201,8 @@ def test_selected_layers_compute_the_same_as_before(name: str, tokens: np.ndarra
 @pytest.mark.parametrize("name", DISTINCT)
 def test_selected_layers_load_in_transformers(name: str, tokens: np.ndarray) -> None:
     case = make_case(name)
-    config, params = select_layers(case.config, numpy_params(case), SELECTED)
+    config = with_layers(case.config, SELECTED)
+    params = select_layers(case.config, numpy_params(case), SELECTED)
     written = case.family.hf_config(config, case.original.config.to_dict())
     student = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(**written), attn_implementation="eager"

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 import transformers
 
-from jaxdistill.models import FAMILIES, DecoderConfig, Family, KVCache, forward, lm_head
+from jaxdistill.models import FAMILIES, DecoderConfig, Family
+from jaxdistill.models.attention import KVCache
+from jaxdistill.models.decoder import forward, lm_head
 from jaxdistill.types import LMHead, ModelOutput
 
 TIME = 24

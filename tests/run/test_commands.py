@@ -329,6 +329,6 @@ def test_python_api_generates_and_saves(workspace):
     assert isinstance(model.generate("What is 1 and 1?", max_new_tokens=4), str)
     completions = model.generate(["What is 1?", "And 2?"], max_new_tokens=4, chat=False)
     assert len(completions) == 2
-    assert model.logits([[4, 5, 6]]).shape == (1, 3, model.config.vocab_size)
+    assert model.logits([[4, 5, 6]]).shape == (1, 3, model.language_model.vocab_size)
     reloaded = jaxdistill.load(model.save(workspace / "copy"))
-    assert reloaded.config == model.config
+    assert reloaded.language_model == model.language_model

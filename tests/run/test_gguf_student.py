@@ -22,7 +22,7 @@ def test_run_writes_a_gguf_file_beside_the_folder(workspace, command):
     assert comparison["teacher"]["gguf_size"] == teacher.stat().st_size
     assert "size_on_disk" not in comparison["teacher"]
     exported, read = (jaxdistill.load(path) for path in (workspace / "run/student", file))
-    assert read.config.num_layers == exported.config.num_layers == 1
+    assert read.language_model.widths.layers == exported.language_model.widths.layers == 1
     assert read.tokenizer.get_vocab() == exported.tokenizer.get_vocab()
 
     file.unlink()  # then the run is not finished

@@ -71,7 +71,7 @@ def test_the_layer_that_adds_nothing_is_dropped_and_stays_so(workspace, command,
         shutil.rmtree(run / name)
     (run / "result.json").unlink()
     record = read_layers(RunFolder(run))
-    assert open_model(str(run)).config.num_layers == 2
+    assert open_model(str(run)).language_model.widths.layers == 2
 
     choice = sys.modules["jaxdistill.run.layer_choice"]
     with monkeypatch.context() as patch:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxdistill.models import init_params
+from jaxdistill.models import DecoderModel
 from jaxdistill.runtimes.cost import Speed, measure_speed, peak_bytes
 from jaxdistill.runtimes.jax_runtime import greedy_generator
 
@@ -29,8 +29,8 @@ def test_speed_is_the_best_repeat_and_ignores_the_warm_up(monkeypatch):
 
 
 def test_the_greedy_generator_ignores_eos():
-    config = tiny.decoder()
-    generate = greedy_generator(config, init_params(config, jax.random.key(0)), [[1, 2, 3], [4]])
+    model = DecoderModel(tiny.decoder())
+    generate = greedy_generator(model, model.init_params(jax.random.key(0)), [[1, 2, 3], [4]])
     assert generate(5) == 10
 
 

@@ -16,15 +16,8 @@ import torch
 import transformers
 
 from jaxdistill.errors import UserError
-from jaxdistill.models import (
-    FAMILIES,
-    DecoderConfig,
-    LayerKind,
-    Rope,
-    abstract_params,
-    forward,
-    lm_head,
-)
+from jaxdistill.models import FAMILIES, DecoderConfig, DecoderModel, LayerKind, Rope
+from jaxdistill.models.decoder import abstract_params, forward, lm_head
 from jaxdistill.sampling import Sampling, generate
 
 HF = transformers.LlamaConfig(
@@ -41,6 +34,7 @@ HF = transformers.LlamaConfig(
     pad_token_id=0,
 )
 CONFIG = FAMILIES["llama"].decoder_config(HF.to_dict())
+MODEL = DecoderModel(CONFIG)
 PROMPTS = [[5, 6, 7], [1], [9, 8, 7, 6, 5, 4, 3], [5, 6], [11] * 12, [3, 1, 4, 1, 5]]
 GREEDY = Sampling(max_new_tokens=8)
 SAMPLED = Sampling(max_new_tokens=8, temperature=1.0, top_p=0.9)
@@ -99,7 +93,7 @@ def generate_uncached(
 
 def test_greedy_generation_equals_argmax_without_a_cache(params) -> None:
     """Completions end with any end token, which is kept, or where the model's positions end."""
-    completions = generate(CONFIG, params, PROMPTS, GREEDY, eos_ids=END_IDS)
+    completions = generate(MODEL, params, PROMPTS, GREEDY, eos_ids=END_IDS)
     assert completions == generate_uncached(params, CONFIG.vocab_size, end_ids=END_IDS)
     lasts = {completion[-1] for completion in completions if len(completion) < 8}
     assert lasts >= set(END_IDS)
@@ -107,7 +101,7 @@ def test_greedy_generation_equals_argmax_without_a_cache(params) -> None:
 
 
 def test_padding_of_the_lm_head_is_never_sampled(params) -> None:
-    completions = generate(CONFIG, params, PROMPTS, GREEDY, eos_ids=[], vocab_size=20)
+    completions = generate(MODEL, params, PROMPTS, GREEDY, eos_ids=[], vocab_size=20)
     assert completions == generate_uncached(params, 20)
     assert [len(row) for row in completions] == [8, 8, 8, 8, 5, 8]
 
@@ -117,7 +111,7 @@ def test_a_completion_does_not_depend_on_its_batch(params) -> None:
 
     def completions(batch_size: int, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         return generate(
-            CONFIG, params, prompts, SAMPLED, eos_ids=END_IDS, seed=5, batch_size=batch_size
+            MODEL, params, prompts, SAMPLED, eos_ids=END_IDS, seed=5, batch_size=batch_size
         )
 
     together = completions(32, PROMPTS)
@@ -128,7 +122,7 @@ def test_a_completion_does_not_depend_on_its_batch(params) -> None:
 
 def test_samples_differ_by_seed_and_by_index(params) -> None:
     first, second = (
-        generate(CONFIG, params, [[5, 6]] * 6, SAMPLED, eos_ids=END_IDS, seed=seed)
+        generate(MODEL, params, [[5, 6]] * 6, SAMPLED, eos_ids=END_IDS, seed=seed)
         for seed in (0, 1)
     )
     assert first != second
@@ -137,7 +131,7 @@ def test_samples_differ_by_seed_and_by_index(params) -> None:
 
 def test_the_maximum_length_of_the_model_is_a_limit(params) -> None:
     prompts = [[1] * 12, [1] * 16, [1], [1] * 15, [2], [3]]
-    completions = generate(CONFIG, params, prompts, GREEDY, eos_ids=END_IDS)
+    completions = generate(MODEL, params, prompts, GREEDY, eos_ids=END_IDS)
     assert [len(row) for row in completions[:2]] == [5, 1]
     assert len(completions[3]) == 2
 
@@ -145,7 +139,7 @@ def test_the_maximum_length_of_the_model_is_a_limit(params) -> None:
 def test_progress_is_reported_after_each_batch(params) -> None:
     calls = []
     completions = generate(
-        CONFIG,
+        MODEL,
         params,
         [*PROMPTS, [4], [2], [3, 3]],
         SAMPLED,
@@ -159,13 +153,13 @@ def test_progress_is_reported_after_each_batch(params) -> None:
 
 def test_parameters_in_bfloat16_generate(params) -> None:
     half = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(jnp.bfloat16)), params)
-    completions = generate(CONFIG, half, PROMPTS, GREEDY, eos_ids=[])
+    completions = generate(MODEL, half, PROMPTS, GREEDY, eos_ids=[])
     assert [len(row) for row in completions] == [8, 8, 8, 8, 5, 8]
 
 
 def test_every_wrong_prompt_is_named(params) -> None:
     with pytest.raises(UserError) as error:
-        generate(CONFIG, params, [[], [1], [1] * 17, [97], [-1, 5]], SAMPLED, eos_ids=[])
+        generate(MODEL, params, [[], [1], [1] * 17, [97], [-1, 5]], SAMPLED, eos_ids=[])
     assert [line.split(":")[0] for line in error.value.lines] == [
         "prompt 0",
         "prompt 2",
@@ -180,23 +174,23 @@ def test_hidden_states_with_nan_are_refused(params) -> None:
     scale[3] = np.nan
     broken = {**params, "final_norm": {**params["final_norm"], "scale": jnp.asarray(scale)}}
     with pytest.raises(UserError, match=r"prompt \d: .* hidden states have NaN .* float32"):
-        generate(CONFIG, broken, PROMPTS, SAMPLED, eos_ids=END_IDS)
+        generate(MODEL, broken, PROMPTS, SAMPLED, eos_ids=END_IDS)
 
 
 def test_any_integer_is_a_seed(params) -> None:
     def completions(seed: int) -> list[list[int]]:
-        return generate(CONFIG, params, PROMPTS, SAMPLED, eos_ids=END_IDS, seed=seed)
+        return generate(MODEL, params, PROMPTS, SAMPLED, eos_ids=END_IDS, seed=seed)
 
     assert completions(10**20) == completions(10**20 % 2**32)
 
 
 def test_no_prompts_give_no_completions() -> None:
-    assert generate(CONFIG, {}, [], SAMPLED, eos_ids=[]) == []
+    assert generate(MODEL, {}, [], SAMPLED, eos_ids=[]) == []
 
 
 def test_greedy_generation_equals_transformers(original, params) -> None:
     prompts = [prompt if len(prompt) < 9 else [11] * 8 for prompt in PROMPTS]
-    completions = generate(CONFIG, params, prompts, GREEDY, eos_ids=END_IDS)
+    completions = generate(MODEL, params, prompts, GREEDY, eos_ids=END_IDS)
     for prompt, row in zip(prompts, completions, strict=True):
         tokens = original.generate(
             torch.tensor([prompt]),
@@ -216,5 +210,5 @@ def test_windows_and_learned_positions_equal_argmax_without_a_cache() -> None:
         lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape), leaf.dtype),
         abstract_params(config),
     )
-    completions = generate(config, params, PROMPTS, GREEDY, eos_ids=[])
+    completions = generate(DecoderModel(config), params, PROMPTS, GREEDY, eos_ids=[])
     assert completions == generate_uncached(params, config.vocab_size, config=config)

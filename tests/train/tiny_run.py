@@ -17,6 +17,7 @@ import numpy as np
 from jaxdistill import models
 from jaxdistill.data import shuffled_batches
 from jaxdistill.data.examples import Example
+from jaxdistill.models import decoder
 from jaxdistill.objectives import OBJECTIVES, init_modules, learning_rate_scales
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
 from jaxdistill.track import JsonlTracker
@@ -89,7 +90,7 @@ def fresh_params(config: models.DecoderConfig, seed: int, dtype: str = "float32"
     random = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: jnp.asarray(random.normal(0.1, 0.2, leaf.shape), leaf.dtype),
-        models.abstract_params(config, dtype),
+        decoder.abstract_params(config, dtype),
     )
 
 
@@ -112,8 +113,8 @@ def assemble(
     chosen = [
         OBJECTIVES[name](weight=weight) for name, weight in zip(objectives, weights, strict=False)
     ]
-    axes = models.parameter_axes(student)
-    shapes = models.abstract_params(student, dtype)
+    axes = decoder.parameter_axes(student)
+    shapes = decoder.abstract_params(student, dtype)
     modules = init_modules(chosen, 7, student.embed_dim, TEACHER.embed_dim)
     transform = optimizer.make_optimizer(
         num_steps,
@@ -122,14 +123,12 @@ def assemble(
     )
     param_shardings = named_shardings(mesh, axes, shapes)
     shardings = state_shardings(mesh, shapes, param_shardings, transform, modules)
-    teacher_axes = models.parameter_axes(TEACHER)
+    teacher_axes = decoder.parameter_axes(TEACHER)
     teacher_params = fresh_params(TEACHER, 1)
     teacher_shardings = named_shardings(mesh, teacher_axes, teacher_params)
 
     def signal(config: models.DecoderConfig, params: Any, batch: Batch) -> HiddenSignal:
-        hidden = models.forward_batch(config, params, batch).hidden
-        head = models.lm_head(config, params, vocab_size=VOCAB_SIZE)
-        return HiddenSignal(hidden, head, models.token_embedding(config, params))
+        return models.DecoderModel(config).signal(params, batch, vocab_size=VOCAB_SIZE)
 
     needs_teacher = any(objective.needs_teacher for objective in chosen)
     step = make_step(

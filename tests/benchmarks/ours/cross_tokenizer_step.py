@@ -5,7 +5,7 @@ CASE is `uld_exact`, `uld_top_k`, `gold_exact` or `gold_top_k`.
 
 import json
 import sys
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,12 +17,11 @@ import jaxdistill
 from jaxdistill import align, data
 from jaxdistill.data.row_formats import parse_row
 from jaxdistill.data.tokenization import tokenize_rows
-from jaxdistill.models import forward_batch, lm_head, parameter_axes
 from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
 from jaxdistill.teachers.online import online_signal
 from jaxdistill.train import AdamW, init_state, jit_step, make_step, state_shardings
-from jaxdistill.types import HiddenSignal, VocabTables
+from jaxdistill.types import VocabTables
 
 folder, (name, _, method) = Path(sys.argv[1]), sys.argv[2].partition("_")
 student, teacher = (jaxdistill.load(folder / side) for side in ("student", "teacher"))
@@ -55,31 +54,25 @@ examples, _ = tokenize_rows(
     pack=False,
 )
 mesh = make_mesh(MeshConfig())
-axes = parameter_axes(student.config)
+axes = student.language_model.axes()
 adam = AdamW(learning_rate=1e-4)
 optimizer = adam.make_optimizer(100, axes)
 shardings = state_shardings(
     mesh, student.params, named_shardings(mesh, axes, student.params), optimizer
 )
 state = init_state(student.params, optimizer, shardings)
-student_config, student_vocab_size = student.config, student.vocab_size
-teacher_config, teacher_vocab_size = teacher.config, teacher.vocab_size
+student_signal = partial(
+    student.language_model.signal, vocab_size=student.vocab_size, vocab_tables=student_tables
+)
+teacher_signal = partial(
+    online_signal,
+    teacher.language_model,
+    vocab_size=teacher.vocab_size,
+    vocab_tables=teacher_tables,
+)
+teacher_shardings = named_shardings(mesh, teacher.language_model.axes(), teacher.params)
 teacher_params = teacher.params
 del student, teacher
-
-
-def student_signal(params, batch):
-    """Compute the student's hidden states, and its LM head with vocabulary tables."""
-    head = lm_head(student_config, params, vocab_size=student_vocab_size)
-    hidden = forward_batch(student_config, params, batch).hidden
-    return HiddenSignal(hidden, replace(head, vocab_tables=student_tables))
-
-
-def teacher_signal(params, batch):
-    """Compute the teacher's hidden states, and its LM head with vocabulary tables."""
-    signal = online_signal(teacher_config, params, batch, vocab_size=teacher_vocab_size)
-    return replace(signal, lm_head=replace(signal.lm_head, vocab_tables=teacher_tables))
-
 
 step = jit_step(
     make_step(
@@ -92,7 +85,7 @@ step = jit_step(
         mesh=mesh,
     ),
     shardings,
-    named_shardings(mesh, parameter_axes(teacher_config), teacher_params),
+    teacher_shardings,
     mesh,
 )
 batch = jax.device_put(batch, batch_sharding(mesh))

@@ -7,27 +7,27 @@ import numpy as np
 import shapes
 from timing import time_repeats
 
-from jaxdistill.models import FAMILIES, forward_batch, init_params, lm_head, parameter_axes
+from jaxdistill.models import FAMILIES, DecoderModel
 from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
 from jaxdistill.teachers.online import online_signal
 from jaxdistill.train import AdamW, init_state, jit_step, make_step, state_shardings
-from jaxdistill.types import Batch, HiddenSignal
+from jaxdistill.types import Batch
 
 family = FAMILIES["llama"]
 teacher, student = (
-    family.decoder_config({**shapes.CONFIG, "num_hidden_layers": num_layers})
+    DecoderModel(family.decoder_config({**shapes.CONFIG, "num_hidden_layers": num_layers}))
     for num_layers in (shapes.NUM_LAYERS, shapes.NUM_STUDENT_LAYERS)
 )
-teacher_params = init_params(teacher, jax.random.key(0))
-params = init_params(student, jax.random.key(1))
+teacher_params = teacher.init_params(jax.random.key(0))
+params = student.init_params(jax.random.key(1))
 names = sys.argv[1].split("+")
 options = {"jensen_shannon": {"beta": shapes.BETA}}
 objectives = tuple(
     OBJECTIVES[name](weight=1 / len(names), **options.get(name, {})) for name in names
 )
 mesh = make_mesh(MeshConfig())
-axes = parameter_axes(student)
+axes = student.axes()
 adam = AdamW(learning_rate=1e-4)
 optimizer = adam.make_optimizer(100, axes)
 shardings = state_shardings(mesh, params, named_shardings(mesh, axes, params), optimizer)
@@ -35,9 +35,7 @@ state = init_state(params, optimizer, shardings)
 del params
 step = jit_step(
     make_step(
-        student_signal=lambda p, batch: HiddenSignal(
-            forward_batch(student, p, batch).hidden, lm_head(student, p)
-        ),
+        student_signal=student.signal,
         teacher_signal=lambda p, batch: online_signal(
             teacher, p, batch, vocab_size=teacher.vocab_size
         ),
@@ -48,7 +46,7 @@ step = jit_step(
         mesh=mesh,
     ),
     shardings,
-    named_shardings(mesh, parameter_axes(teacher), teacher_params),
+    named_shardings(mesh, teacher.axes(), teacher_params),
     mesh,
 )
 batch_shape = shapes.BATCH_SIZE, shapes.LENGTH

@@ -1,0 +1,92 @@
+"""Taps: hidden states and attention from inside of a model are those of `transformers`."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from tiny_models import DISTINCT, TIME, make_case
+
+from jaxdistill.models import DecoderModel
+from jaxdistill.taps import NO_TAPS, Taps
+from tests import tiny
+
+ATOL = 1e-4
+TAPS = Taps(hidden=(0, 1, 3, 4), attention=(2, 4), mean_attention=(2,), projections=(2,))
+"""Neighbouring and final layers, opened ones and others, and scans of one and two layers."""
+
+
+def run(model: DecoderModel, params, tokens, segment_ids=None, taps=TAPS):
+    positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    segment_ids = np.ones_like(tokens) if segment_ids is None else segment_ids
+    return model.forward(params, tokens, positions=positions, segment_ids=segment_ids, taps=taps)
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+def test_taps_equal_transformers(name: str, tokens: np.ndarray) -> None:
+    case = make_case(name)
+    output = run(DecoderModel(case.config), case.params, tokens)
+    with torch.no_grad():
+        options = {"output_hidden_states": True, "output_attentions": True}
+        expected = case.original(torch.tensor(tokens), **options)
+    assert set(output.taps.hidden) == set(TAPS.hidden)
+    for layer, hidden in output.taps.hidden.items():
+        np.testing.assert_allclose(hidden, expected.hidden_states[layer], atol=ATOL, rtol=0)
+    assert set(output.taps.attention) == set(TAPS.attention)
+    for layer, attention in output.taps.attention.items():
+        np.testing.assert_allclose(attention, expected.attentions[layer - 1], atol=ATOL, rtol=0)
+    (mean,) = output.taps.mean_attention.values()
+    np.testing.assert_allclose(mean, expected.attentions[1].mean(1), atol=ATOL, rtol=0)
+    np.testing.assert_array_equal(output.hidden, output.taps.hidden[4])
+
+
+def test_projections_are_those_of_the_linear_layers(tokens: np.ndarray) -> None:
+    case = make_case("llama-biases-wide-heads")
+    layer = case.original.model.layers[1].self_attn
+    seen = {}
+    for name in ("q_proj", "k_proj", "v_proj"):
+        hook = partial(lambda name, module, inputs, output: seen.update({name: output}), name)
+        getattr(layer, name).register_forward_hook(hook)
+    with torch.no_grad():
+        case.original(torch.tensor(tokens))
+    projections = run(DecoderModel(case.config), case.params, tokens).taps.projections[2]
+    for ours, expected in zip(projections, seen.values(), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=ATOL, rtol=0)
+
+
+def test_a_token_attends_to_its_own_segment_only(tokens: np.ndarray) -> None:
+    case = make_case("gemma3")
+    segment_ids = np.repeat([[1, 2, 0]], 2, axis=0).repeat(TIME // 3, axis=1)
+    output = run(DecoderModel(case.config), case.params, tokens, segment_ids)
+    is_other = (segment_ids[:, :, None] != segment_ids[:, None, :]) & (segment_ids > 0)[..., None]
+    for attention in output.taps.attention.values():
+        assert not np.asarray(attention)[np.broadcast_to(is_other[:, None], attention.shape)].any()
+        np.testing.assert_allclose(attention.sum(-1), 1, rtol=1e-5)
+
+
+def test_layers_without_a_tap_store_nothing_more() -> None:
+    """Of eight layers of 4 heads, one map, or its mean, and a few hidden states are more."""
+    batch, time, config = 2, 64, tiny.decoder(layers=tiny.decoder().layers * 4)
+    model = DecoderModel(config)
+    tokens = np.zeros((batch, time), np.int32)
+    hidden_size = 4 * batch * time * config.embed_dim
+    map_size = 4 * batch * time * time
+
+    def loss(params, taps):
+        output = run(model, params, tokens, taps=taps)
+        return output.hidden.sum() + sum(jnp.sum(x**2) for x in jax.tree.leaves(output.taps))
+
+    def temporary_bytes(taps):
+        compiled = jax.jit(jax.grad(partial(loss, taps=taps))).lower(model.abstract_params())
+        return compiled.compile().memory_analysis().temp_size_in_bytes
+
+    plain = temporary_bytes(NO_TAPS)
+    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(model.abstract_params()["layers"]))
+    # The parts that the parameters are split into, and their gradients, are in memory, too.
+    assert temporary_bytes(Taps(hidden=(3,))) - plain < 2 * weights + 6 * hidden_size
+    taps = Taps(mean_attention=(3,))
+    assert temporary_bytes(taps) - plain < 2 * weights + 6 * hidden_size + 12 * map_size
+    everywhere = temporary_bytes(Taps(attention=tuple(range(1, 9))))
+    assert everywhere - plain > 8 * config.num_heads * map_size
