@@ -1,6 +1,8 @@
 """Taps: hidden states and attention that a forward pass returns from inside of a model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxtyping import Array, Float, Float32
@@ -57,6 +59,7 @@ class Taps:
 
 
 NO_TAPS = Taps()
+NO_OFFSETS: Mapping[int, Array] = MappingProxyType({})
 
 
 class Projections(NamedTuple):

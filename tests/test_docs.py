@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +106,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(
         folder / "configs/quickstart/prompts.jsonl", [{"prompt": r["prompt"]} for r in rows]
     )
-    for name in ("quickstart.yaml", "uld/gemma3_smollm2.yaml"):
+    for name in ("quickstart.yaml", "ten_layers.yaml", "uld/gemma3_smollm2.yaml"):
         shrink(folder / "configs" / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -141,9 +142,7 @@ def snippet_params() -> list[Any]:
 
 
 @pytest.mark.parametrize("snippet", snippet_params())
-def test_a_snippet_runs(
-    snippet: Snippet, workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_snippet_runs(snippet: Snippet, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
     if snippet.language == "python":
         exec(compile(snippet.code, f"{snippet.page}:{snippet.line}", "exec"), {})
@@ -152,7 +151,7 @@ def test_a_snippet_runs(
         if program == "jaxdistill":
             run_once(tuple(arguments))
         else:
-            run_in_clone(program, arguments, tmp_path)
+            run_in_clone(program, tuple(arguments))
 
 
 @cache
@@ -161,16 +160,18 @@ def run_once(arguments: tuple[str, ...]) -> None:
     assert main(list(arguments)) == 0, arguments
 
 
-def run_in_clone(program: str, arguments: list[str], folder: Path) -> None:
+@cache
+def run_in_clone(program: str, arguments: tuple[str, ...]) -> None:
     """Run a script of the repository in a clean clone, with an empty home."""
     assert (ROOT / program).is_file(), f"{program} is no script of the repository"
     if program in {"launch/test.sh", "tests/benchmarks/run.sh"}:
         subprocess.run(["bash", "-n", ROOT / program], check=True)  # they would run this test
         return
-    clone = folder / "clone"
-    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHON": sys.executable}
-    subprocess.run([clone / program, *arguments], check=True, env=env, timeout=1200)
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        env = {"PATH": "/usr/bin:/bin", "HOME": folder, "PYTHON": sys.executable}
+        subprocess.run([clone / program, *arguments], check=True, env=env, timeout=1200)
 
 
 @pytest.mark.parametrize(

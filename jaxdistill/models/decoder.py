@@ -94,6 +94,7 @@ def forward(
     remat: bool = False,
     layer_summary: LayerSummary = no_summary,
     taps: Taps = NO_TAPS,
+    offsets: dict[int, Array] | None = None,
 ) -> ModelOutput:
     """Compute hidden states; each token attends to the tokens before it in its segment.
 
@@ -111,6 +112,7 @@ def forward(
             only the inputs of layers are stored.
         layer_summary: Computes `ModelOutput.layer_summaries`.
         taps: What to return from inside of the model; with neither a cache nor summaries.
+        offsets: Added to the tapped hidden states of these layers, and so to all that follows.
 
     Returns:
         Hidden states after the final norm (meaningless at padding), the updated cache, the
@@ -133,9 +135,11 @@ def forward(
         remat=remat,
         layer_summary=layer_summary,
         taps=taps,
+        offsets=offsets or {},
     )
     hidden = decoder.final_norm(x)
     if config.num_layers in taps.hidden:
+        hidden = hidden + (offsets or {}).get(config.num_layers, 0)
         values.hidden[config.num_layers] = hidden
     if updated is not None and layer_caches is not None:
         updated = replace(updated, keys=layer_caches.keys, values=layer_caches.values)

@@ -1,6 +1,6 @@
 """The decoder as a `LanguageModel`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from jaxdistill.models.decode_step import (
 )
 from jaxdistill.models.language_model import LanguageModel, Tokens
 from jaxdistill.models.layer_importance import ImportanceSums, importance_sums
-from jaxdistill.taps import NO_TAPS, Taps, Widths
+from jaxdistill.taps import NO_OFFSETS, NO_TAPS, Taps, Widths
 from jaxdistill.types import Batch, Embedding, LMHead, ModelOutput, Params
 
 
@@ -83,10 +83,17 @@ class DecoderModel(LanguageModel):
         positions: Tokens,
         segment_ids: Tokens,
         taps: Taps = NO_TAPS,
+        offsets: Mapping[int, Array] = NO_OFFSETS,
     ) -> ModelOutput:
         """Compute hidden states; see `decoder.forward`."""
         return decoder.forward(
-            self.config, params, tokens, positions=positions, segment_ids=segment_ids, taps=taps
+            self.config,
+            params,
+            tokens,
+            positions=positions,
+            segment_ids=segment_ids,
+            taps=taps,
+            offsets=dict(offsets),
         )
 
     def lm_head(self, params: Params, *, vocab_size: int | None = None) -> LMHead:

@@ -1,7 +1,7 @@
 """What the rest of the package knows of a model: its sizes, its passes, and its LM head."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdistill.models.layer_importance import ImportanceSums
-from jaxdistill.taps import NO_TAPS, Taps, Widths
+from jaxdistill.taps import NO_OFFSETS, NO_TAPS, Taps, Widths
 from jaxdistill.types import (
     Batch,
     Embedding,
@@ -80,8 +80,12 @@ class LanguageModel(ABC):
         positions: Tokens,
         segment_ids: Tokens,
         taps: Taps = NO_TAPS,
+        offsets: Mapping[int, Array] = NO_OFFSETS,
     ) -> ModelOutput:
-        """Compute hidden states; each token attends to the tokens before it in its segment."""
+        """Compute hidden states; each token attends to the tokens before it in its segment.
+
+        `offsets` are added to the tapped hidden states of these layers, and so to all that follows.
+        """
 
     @abstractmethod
     def lm_head(self, params: Params, *, vocab_size: int | None = None) -> LMHead:
@@ -123,7 +127,13 @@ class LanguageModel(ABC):
     ) -> tuple[Float[Array, "B D"], Any]:
         """Compute the hidden states of one more token of every sequence, and the next state."""
 
-    def forward_batch(self, params: Params, batch: Batch, taps: Taps = NO_TAPS) -> ModelOutput:
+    def forward_batch(
+        self,
+        params: Params,
+        batch: Batch,
+        taps: Taps = NO_TAPS,
+        offsets: Mapping[int, Array] = NO_OFFSETS,
+    ) -> ModelOutput:
         """Call `forward` on the tokens of a `Batch`."""
         return self.forward(
             params,
@@ -131,6 +141,7 @@ class LanguageModel(ABC):
             positions=jnp.asarray(batch.positions),
             segment_ids=jnp.asarray(batch.segment_ids),
             taps=taps,
+            offsets=offsets,
         )
 
     def signal(
@@ -141,13 +152,14 @@ class LanguageModel(ABC):
         vocab_size: int | None = None,
         vocab_tables: VocabTables | None = None,
         taps: Taps = NO_TAPS,
+        offsets: Mapping[int, Array] = NO_OFFSETS,
     ) -> HiddenSignal:
         """Compute the signal of the model for one view of a batch.
 
         Rows of the LM head from `vocab_size` on are padding; `vocab_tables` lead to the tokens of
         the other model.
         """
-        output = self.forward_batch(params, batch, taps)
+        output = self.forward_batch(params, batch, taps, offsets)
         head = self.lm_head(params, vocab_size=vocab_size)
         return HiddenSignal(
             hidden=output.hidden,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdistill.losses.hidden_distances import cosine_distance
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decoder import forward_batch
 from jaxdistill.types import Batch, Params
@@ -37,12 +38,3 @@ def importance_sums(config: DecoderConfig, params: Params, batch: Batch) -> Impo
     output = forward_batch(config, params, batch, layer_summary=cosine_distance)
     mask = jnp.asarray(batch.loss_mask, jnp.float32)
     return ImportanceSums((output.layer_summaries * mask[None]).sum(axis=(1, 2)), mask.sum())
-
-
-def cosine_distance(
-    before: Float[Array, "B T D"], after: Float[Array, "B T D"]
-) -> Float[Array, "B T"]:
-    """1 - cos(before, after) over the last axis, in float32; 1 where one of the two is zero."""
-    before, after = before.astype(jnp.float32), after.astype(jnp.float32)
-    norms = jnp.linalg.norm(before, axis=-1) * jnp.linalg.norm(after, axis=-1)
-    return 1 - (before * after).sum(axis=-1) / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)

@@ -69,6 +69,7 @@ def apply_layers(
     remat: bool,
     layer_summary: LayerSummary,
     taps: Taps,
+    offsets: dict[int, Array],
 ) -> tuple[Float[Array, "B T D"], tuple[LayerCache | None, Any], TapValues]:
     """Apply the layers in turn, in scans that end where something is tapped.
 
@@ -108,7 +109,7 @@ def apply_layers(
         else:
             x, outputs = jax.lax.scan(_checkpoint(apply_layer, remat), x, part)
         if end in taps.hidden and end < config.num_layers:
-            values.hidden[end] = x
+            x = values.hidden[end] = x + offsets.get(end, 0)
     return x, outputs, values
 
 

@@ -21,6 +21,7 @@ from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.objectives.position_values import DistributionFunction, position_values
 from jaxdistill.objectives.positions import AlignedPositions, ModelPositions, SpanContext
 from jaxdistill.objectives.token_distribution import TokenDistribution
+from jaxdistill.objectives.weights import as_jax_arrays, example_mean_weight, teacher_weight
 from jaxdistill.types import Batch, HiddenSignal, TokenAlignment
 
 _PREFIX_CHUNK_SIZE = 32
@@ -71,41 +72,12 @@ def align_batch(
     return jax.tree.map(partial(split_shards, num_shards=num_shards), positions)
 
 
-def as_jax_arrays(batch: Batch) -> Any:
-    """Return a `Batch` of JAX arrays, where `Batch` may also hold NumPy arrays."""
-    return jax.tree.map(jnp.asarray, batch)
-
-
-def teacher_batch(batch: Batch) -> Batch:
-    """Return the batch as the teacher reads it."""
-    return batch if batch.alignment is None else batch.alignment.teacher
-
-
-def teacher_weight(batch: Batch) -> Float32[Array, "B T"]:
-    """Return the weight of the comparison with the teacher at each of the student's positions."""
-    return jnp.asarray(batch.loss_mask if batch.alignment is None else batch.alignment.span_weight)
-
-
-def example_mean_weight(batch: Batch) -> Float32[Array, "B T"]:
-    """Return the weight of each position in the mean over its example; 0 if not compared."""
-    weight = teacher_weight(batch)
-    total = segment_sums(weight, batch)
-    return weight / jnp.where(total > 0, total, 1)
-
-
-def segment_sums(values: Float32[Array, "B T"], batch: Batch) -> Float32[Array, "B T"]:
-    """Sum the values of each position's segment."""
-    segment_ids = jnp.asarray(batch.segment_ids)
-    add = partial(jax.ops.segment_sum, num_segments=values.shape[1] + 1)
-    return jnp.take_along_axis(jax.vmap(add)(values, segment_ids), segment_ids, axis=1)
-
-
 def gather_teacher(
     array: Shaped[Array, "B S *D"], alignment: TokenAlignment
 ) -> Shaped[Array, "B T *D"]:
     """Gather the teacher's values where the span of each student position ends; any for no span."""
     span_ids = jnp.asarray(alignment.teacher_span_ids)
-    return _gather(array, _teacher_span_ends(span_ids, alignment.student_span_ids.shape[1]))
+    return gather(array, teacher_span_ends(span_ids, alignment.student_span_ids.shape[1]))
 
 
 def split_shards(array: Shaped[Array, "B T *D"], num_shards: int) -> Shaped[Array, "G R *D"]:
@@ -132,13 +104,13 @@ class _ModelSpans:
 
     def gather(self, array: Shaped[Array, "B S *D"]) -> Shaped[Array, "B T *D"]:
         """Gather values at the ends of spans."""
-        return array if self.span_ids is None else _gather(array, self.span_ends)
+        return array if self.span_ids is None else gather(array, self.span_ends)
 
     def prefix_log_probs(self) -> Float32[Array, "B T"] | None:
         """Log-probability of all tokens of each span but the last; None for single tokens."""
         if self.span_ids is None:
             return None
-        span_ends = _gather(self.span_ends, jnp.maximum(self.span_ids, 0))
+        span_ends = gather(self.span_ends, jnp.maximum(self.span_ids, 0))
         is_earlier = (self.span_ids >= 0) & (span_ends != _position_index(self.span_ids))
         values = self._evaluate(TokenDistribution.label_log_probs, is_earlier, _PREFIX_CHUNK_SIZE)
         add = partial(jax.ops.segment_sum, num_segments=self.span_ends.shape[1])
@@ -152,7 +124,7 @@ class _ModelSpans:
             following
         )
         values = self._evaluate(TokenDistribution.boundary_log_probs, is_selected, CHUNK_SIZE)
-        values = _gather(values, jnp.minimum(following, length - 1))
+        values = gather(values, jnp.minimum(following, length - 1))
         return jnp.where(is_followed, values, 0)
 
     def _evaluate(
@@ -172,13 +144,13 @@ def _align_spans(
 ) -> tuple[_ModelSpans, _ModelSpans, Float32[Array, "B T"] | None]:
     """Return the spans of student and teacher, and their weight."""
     alignment, index = batch.alignment, _position_index(batch.tokens)
-    has_next = _has_next_in_segment(batch.segment_ids)
+    has_next = has_next_in_segment(batch.segment_ids)
     own = _ModelSpans(student, batch.labels, has_next, None, index, num_shards)
     if alignment is None:
         return own, replace(own, signal=teacher), None
     read, span_ids = alignment.teacher, alignment.teacher_span_ids
-    has_next = _has_next_in_segment(read.segment_ids)
-    span_ends = _teacher_span_ends(span_ids, index.shape[1])
+    has_next = has_next_in_segment(read.segment_ids)
+    span_ends = teacher_span_ends(span_ids, index.shape[1])
     other = _ModelSpans(teacher, read.labels, has_next, span_ids, span_ends, num_shards)
     return replace(own, span_ids=alignment.student_span_ids), other, alignment.span_weight
 
@@ -187,16 +159,18 @@ def _position_index(tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
     return jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
 
 
-def _has_next_in_segment(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T"]:
+def has_next_in_segment(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T"]:
+    """Return True where the next position is of the same segment."""
     return segment_ids == jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)))
 
 
-def _teacher_span_ends(span_ids: Int[Array, "B S"], num_positions: int) -> Int[Array, "B T"]:
+def teacher_span_ends(span_ids: Int[Array, "B S"], num_positions: int) -> Int[Array, "B T"]:
     """Return the teacher's last position of the span at each student position; 0 for no span."""
     last = partial(jax.ops.segment_max, num_segments=num_positions)
     ends = jax.vmap(last)(_position_index(span_ids), span_ids)
     return jnp.maximum(ends, 0)  # the maximum of an empty segment is the smallest integer
 
 
-def _gather(array: Shaped[Array, "B S *D"], indices: Int[Array, "B T"]) -> Shaped[Array, "B T *D"]:
+def gather(array: Shaped[Array, "B S *D"], indices: Int[Array, "B T"]) -> Shaped[Array, "B T *D"]:
+    """Gather the values at an index of each position."""
     return jax.vmap(lambda column, i: column[i])(array, indices)

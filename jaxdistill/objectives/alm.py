@@ -14,6 +14,7 @@ from jaxdistill import losses
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, PositionObjective, Positive
+from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
 from jaxdistill.objectives.token_distribution import PerPosition, TokenDistribution
 
 
@@ -36,7 +37,7 @@ class ALM(PositionObjective):
     temperature: Positive = 100.0
     debias: Annotated[float, Field(gt=0, lt=1)] | None = None
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "labels"})
+    needs: ClassVar[Needs] = Needs(labels=True, teacher=TEACHER_LOGITS)
     stationary_at_equality: ClassVar[bool] = True
     alignment: ClassVar[AlignmentRule] = AlignmentRule("spans")
 

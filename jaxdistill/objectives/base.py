@@ -2,20 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, NamedTuple
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float32
 from pydantic import Field
 
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import Registry, configclass
+from jaxdistill.objectives.calibration import CalibrationRequest
+from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
 from jaxdistill.objectives.token_distribution import PerPosition, PerToken, TokenDistribution
 from jaxdistill.objectives.weight_schedule import WeightSchedule
+from jaxdistill.objectives.weights import example_mean_weight, teacher_weight
+from jaxdistill.taps import NO_TAPS, Taps, Widths
+from jaxdistill.types import Batch, HiddenSignal, Params
 
 OBJECTIVES = Registry("objective", package="jaxdistill.objectives")
 """Classes of objectives by their `type`, one file of this package each."""
-
-VOCAB_NEEDS = frozenset({"exact_match", "buckets", "nearest_token"})
-"""Members of `Objective.needs` that name tables of `VocabTables`."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """Annotation of config fields: a finite number above 0."""
@@ -25,6 +30,57 @@ PositionFunction = Callable[[TokenDistribution, TokenDistribution | None], PerPo
 
 LogProbs = tuple[PerToken, PerToken]
 """Log-probabilities of teacher and student over one set of outcomes, in nats."""
+
+
+CHUNK_SIZE = 256
+"""Positions per chunk. Adding up the LM head's gradient is then small beside forming it, and the
+logits of a chunk are small beside that gradient."""
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What the terms of an objective are computed from.
+
+    Attributes:
+        student: Signal of the student for a micro-batch.
+        teacher: Signal of the teacher for `teacher_batch(batch)`, without gradient; None if no
+            objective of the run needs it.
+        batch: The micro-batch.
+        modules: The objective's trainable modules.
+        frozen: The objective's arrays that were fitted before training.
+        num_shards: Number of devices that hold a part of the batch.
+        chunk_size: Positions of each shard that are projected at a time.
+    """
+
+    student: HiddenSignal
+    teacher: HiddenSignal | None
+    batch: Batch
+    modules: Params = field(default_factory=dict)
+    frozen: Params = field(default_factory=dict)
+    num_shards: int = 1
+    chunk_size: int = CHUNK_SIZE
+
+
+class PositionTerm(NamedTuple):
+    """A term that is a sum over positions, which the vocabulary engine computes.
+
+    Terms of the same signals and batch share one walk over the vocabulary.
+
+    Attributes:
+        objective: The position objective whose values are summed.
+        student: Signal that a gradient reaches.
+        teacher: Signal beside it; None for an objective that reads one model.
+        batch: The batch that both read; the teacher reads its alignment's view, if it has one.
+    """
+
+    objective: "PositionObjective"
+    student: HiddenSignal
+    teacher: HiddenSignal | None
+    batch: Batch
+
+
+LossTerm = PositionTerm | Float32[Array, ""]
+"""A sum over positions, or a sum that was computed already."""
 
 
 @configclass
@@ -38,8 +94,11 @@ class Objective(ABC):
 
     weight: WeightSchedule = 1.0
 
-    needs: ClassVar[frozenset[str]]
-    """Required inputs: "labels", "teacher_logits", "teacher_hidden", members of `VOCAB_NEEDS`."""
+    needs: ClassVar[Needs]
+    """What it reads."""
+
+    term_names: ClassVar[tuple[str, ...]] = ("",)
+    """Names of the terms whose sum it is, as in metrics; "" is the objective itself."""
 
     zero_at_equality: ClassVar[bool] = False
     """True if its value is 0 where student and teacher are equal."""
@@ -62,16 +121,39 @@ class Objective(ABC):
 
     @property
     def needs_teacher(self) -> bool:
-        """True if it reads the teacher's logits."""
-        return "teacher_logits" in self.needs
+        """True if it reads something of the teacher."""
+        return bool(self.needs.teacher)
 
     @property
     def vocab_needs(self) -> frozenset[str]:
-        """Required vocabulary tables: members of `VOCAB_NEEDS`, or "word_boundaries".
+        """Required vocabulary tables: `Needs.vocab_tables`."""
+        return self.needs.vocab_tables
 
-        "word_boundaries" also requires `span_boundary_log_probs` of both models.
+    def bind(self, student: Widths, teacher: Widths) -> "Objective":
+        """Return the objective for models of these sizes; a UserError if they do not fit."""
+        del student, teacher
+        return self
+
+    @property
+    def taps(self) -> tuple[Taps, Taps]:
+        """What is tapped of student and teacher, once the objective is bound."""
+        return NO_TAPS, NO_TAPS
+
+    def calibration_request(self, student: Widths, teacher: Widths) -> CalibrationRequest | None:
+        """Return what the objective reads of both models before training; None for nothing."""
+        del student, teacher
+        return None
+
+    @abstractmethod
+    def denominators(self, batch: Batch) -> Mapping[str, Float32[Array, ""]]:
+        """Return the divisor of each term's sum, by its name: the total weight of a batch."""
+
+    @abstractmethod
+    def terms(self, context: LossContext) -> Mapping[str, LossTerm]:
+        """Return the sum of each term over a micro-batch, by its name.
+
+        Positions whose loss mask is 0 must not change it.
         """
-        return self.needs & VOCAB_NEEDS
 
 
 def objective_names(objectives: Sequence[Objective]) -> list[str]:
@@ -86,6 +168,21 @@ def objective_names(objectives: Sequence[Objective]) -> list[str]:
 @configclass
 class PositionObjective(Objective):
     """An objective that is a sum over positions: it compares the models at each one alone."""
+
+    def denominators(self, batch: Batch) -> Mapping[str, Float32[Array, ""]]:
+        """Return the total weight of the positions, for the objective and its diagnostics."""
+        return dict.fromkeys(("", *self.diagnostics), self._total_weight(batch))
+
+    def terms(self, context: LossContext) -> Mapping[str, LossTerm]:
+        """Return the objective itself, for the vocabulary engine."""
+        return {"": PositionTerm(self, context.student, context.teacher, context.batch)}
+
+    def _total_weight(self, batch: Batch) -> Float32[Array, ""]:
+        """Sum the weights of the values; with two tokenizers, spans have their weight."""
+        if not self.needs_teacher:
+            return jnp.sum(batch.loss_mask)
+        is_averaged = self.averages_examples and batch.alignment is None
+        return jnp.sum(example_mean_weight(batch) if is_averaged else teacher_weight(batch))
 
     @property
     def needs_span_prefix(self) -> bool:
@@ -125,7 +222,7 @@ class Divergence(PositionObjective):
     temperature: Positive = 1.0
     scale_by_temperature_squared: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+    needs: ClassVar[Needs] = Needs(teacher=TEACHER_LOGITS)
     zero_at_equality: ClassVar[bool] = True
     stationary_at_equality: ClassVar[bool] = True
 

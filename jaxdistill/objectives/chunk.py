@@ -8,15 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from jaxdistill.objectives.base import CHUNK_SIZE as CHUNK_SIZE
 from jaxdistill.objectives.base import PositionFunction, PositionObjective
 from jaxdistill.objectives.logits import finish_logits, lm_head_vocab_size, project
 from jaxdistill.objectives.positions import AlignedPositions, ModelPositions
 from jaxdistill.objectives.token_distribution import TokenDistribution
 from jaxdistill.types import LMHead
-
-CHUNK_SIZE = 256
-"""Positions per chunk. Adding up the LM head's gradient is then small beside forming it, and the
-logits of a chunk are small beside that gradient."""
 
 _CPU_SLICE_SIZE = 16
 """Positions of a chunk that a CPU compares together, few enough for its caches. Whole chunks make
@@ -40,7 +37,7 @@ class RawLogits(NamedTuple):
     teacher: Float32[Array, "R W"] | None = None
 
 
-class PositionTerm(NamedTuple):
+class ChunkTerm(NamedTuple):
     """A function of the distributions at each position, and the objective that it belongs to."""
 
     function: PositionFunction
@@ -93,7 +90,7 @@ def sum_shards(totals: _Tree, like: _Tree) -> _Tree:
 
 
 def term_values(
-    terms: Sequence[PositionTerm],
+    terms: Sequence[ChunkTerm],
     lm_heads: LMHeads,
     positions: AlignedPositions,
     raw_logits: RawLogits,

@@ -22,8 +22,8 @@ from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import PositionFunction, PositionObjective
 from jaxdistill.objectives.chunk import (
     CHUNK_SIZE,
+    ChunkTerm,
     LMHeads,
-    PositionTerm,
     RawLogits,
     map_shards,
     map_slices,
@@ -77,13 +77,13 @@ def weighted_loss(
         UserError: The teacher's logits are needed and missing, or of another vocabulary.
     """
     teacher = positions.teacher
-    if not any("teacher_logits" in objective.needs for objective in objectives):
+    if not any(objective.needs_teacher for objective in objectives):
         teacher = teacher_lm_head = None
     elif teacher is None or teacher_lm_head is None:
         raise UserError("objectives: these need the teacher's logits, but no teacher was given.")
     _check_vocab_sizes(objectives, student_lm_head, teacher_lm_head)
-    terms = [PositionTerm(one.values, one) for one in objectives]
-    diagnostics = [PositionTerm(f, one) for one in objectives for f in one.diagnostics.values()]
+    terms = [ChunkTerm(one.values, one) for one in objectives]
+    diagnostics = [ChunkTerm(f, one) for one in objectives for f in one.diagnostics.values()]
     coefficients = jnp.concatenate([coefficients, jnp.zeros(len(diagnostics))])
     if positions.span_weight is not None and all(one.needs_teacher for one in objectives):
         # No term is about the student alone: positions outside of spans need no projection.
@@ -109,13 +109,13 @@ def position_metrics(
 
     `metrics` are functions like `PositionObjective.values`; the rest is as for `weighted_loss`.
     """
-    terms = [PositionTerm(function) for function in metrics.values()]
+    terms = [ChunkTerm(function) for function in metrics.values()]
     lm_heads = LMHeads(student_lm_head, teacher_lm_head)
     return dict(zip(metrics, chunked_values(terms, lm_heads, positions, chunk_size), strict=True))
 
 
 def chunked_values(
-    terms: Sequence[PositionTerm], lm_heads: LMHeads, positions: AlignedPositions, chunk_size: int
+    terms: Sequence[ChunkTerm], lm_heads: LMHeads, positions: AlignedPositions, chunk_size: int
 ) -> list[Float32[Array, "G R"]]:
     """Compute the values of each term at each position."""
     compacted = compact(positions.is_scored, positions, chunk_size)
@@ -135,7 +135,7 @@ def chunked_values(
 
 
 def _forward(
-    terms: tuple[PositionTerm, ...],
+    terms: tuple[ChunkTerm, ...],
     chunk_size: int,
     inputs: _DifferentiableInputs,
     positions: AlignedPositions,
@@ -149,7 +149,7 @@ def _forward(
 
 
 def _forward_with_gradients(
-    terms: tuple[PositionTerm, ...],
+    terms: tuple[ChunkTerm, ...],
     chunk_size: int,
     inputs: _DifferentiableInputs,
     positions: AlignedPositions,
@@ -200,7 +200,7 @@ def _forward_with_gradients(
 
 
 def _backward(
-    terms: tuple[PositionTerm, ...],
+    terms: tuple[ChunkTerm, ...],
     chunk_size: int,
     gradients: _DifferentiableInputs,
     cotangents: tuple[Array, Array],
@@ -221,7 +221,7 @@ def _join(positions: AlignedPositions, inputs: _DifferentiableInputs) -> Aligned
 
 
 def _term_sums(
-    terms: Sequence[PositionTerm],
+    terms: Sequence[ChunkTerm],
     positions: AlignedPositions,
     values: Sequence[Float32[Array, "*G R"]],
 ) -> Float32[Array, " terms"]:

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, PositionObjective
+from jaxdistill.objectives.needs import Needs
 from jaxdistill.objectives.token_distribution import PerPosition, TokenDistribution
 
 
@@ -13,7 +14,7 @@ class CrossEntropy(PositionObjective):
     """-log q(label) per position, in nats."""
 
     type: Literal["cross_entropy"] = "cross_entropy"
-    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    needs: ClassVar[Needs] = Needs(labels=True)
 
     def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
         """Compute the label's negative log-probability."""

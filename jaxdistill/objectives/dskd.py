@@ -5,22 +5,24 @@ https://arxiv.org/abs/2406.17328.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import jax
 from jaxtyping import Array, Float, Float32
 
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, Positive
-from jaxdistill.objectives.batch_objective import (
+from jaxdistill.objectives.base import OBJECTIVES, LossContext, LossTerm, PositionTerm, Positive
+from jaxdistill.objectives.cross_entropy import CrossEntropy
+from jaxdistill.objectives.forward_kl import ForwardKL
+from jaxdistill.objectives.modules import (
     TrainableObjective,
     init_linear,
     linear,
     zero_unscored,
 )
-from jaxdistill.objectives.cross_entropy import CrossEntropy
-from jaxdistill.objectives.engine import VocabEngine
-from jaxdistill.objectives.forward_kl import ForwardKL
+from jaxdistill.objectives.needs import Needs, Provides
+from jaxdistill.taps import Widths
 from jaxdistill.types import Batch, HiddenSignal, Params
 
 ProjectedHidden = tuple[Float[Array, "B T D"], Float[Array, "B S E"]]
@@ -47,7 +49,7 @@ class DualSpace(TrainableObjective):
     learning_rate_scale: Positive = 2.0
     temperature: Positive = 2.0
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "teacher_hidden", "labels"})
+    needs: ClassVar[Needs] = Needs(labels=True, teacher=Provides(logits=True, hidden=True))
     student_space_kl: ClassVar[type[ForwardKL]] = ForwardKL
     term_names: ClassVar[tuple[str, ...]] = (
         "projected_cross_entropy",
@@ -55,24 +57,19 @@ class DualSpace(TrainableObjective):
         "teacher_space_kl",
     )
 
-    def init(self, key: Array, student_dim: int, teacher_dim: int) -> Params:
+    def init(self, key: Array, student: Widths, teacher: Widths) -> Params:
         """Initialise the two projections."""
         to_student_key, to_teacher_key = jax.random.split(key)
         return {
-            "to_student": init_linear(to_student_key, teacher_dim, student_dim),
-            "to_teacher": init_linear(to_teacher_key, student_dim, teacher_dim),
+            "to_student": init_linear(to_student_key, teacher.hidden, student.hidden),
+            "to_teacher": init_linear(to_teacher_key, student.hidden, teacher.hidden),
         }
 
-    def sums(
-        self,
-        modules: Params,
-        student: HiddenSignal,
-        teacher: HiddenSignal,
-        batch: Batch,
-        engine: VocabEngine,
-    ) -> dict[str, Float32[Array, ""]]:
-        """Compute the three sums, each in a loop over the vocabulary of its own."""
-        projected = self._project_hidden(modules, student, teacher, batch)
+    def terms(self, context: LossContext) -> Mapping[str, LossTerm]:
+        """Return the three terms, two in the student's space and one in the teacher's."""
+        student, teacher, batch = context.student, context.teacher, context.batch
+        assert teacher is not None, "needs hidden states of the teacher"
+        projected = self._project_hidden(context.modules, student, teacher, batch)
         to_student, to_teacher = (
             hidden.astype(signal.hidden.dtype)
             for hidden, signal in zip(projected, (student, teacher), strict=True)
@@ -83,14 +80,14 @@ class DualSpace(TrainableObjective):
         target = jax.lax.stop_gradient(in_student_space)
         student_space_kl = self.student_space_kl(temperature=self.temperature)
         kl = ForwardKL(temperature=self.temperature)
-        sums = (
-            engine.sum(CrossEntropy(), in_student_space, None, student_batch),
-            engine.sum(student_space_kl, student, target, student_batch),
-            engine.sum(kl, in_teacher_space, teacher, teacher_batch),
+        terms = (
+            PositionTerm(CrossEntropy(), in_student_space, None, student_batch),
+            PositionTerm(student_space_kl, student, target, student_batch),
+            PositionTerm(kl, in_teacher_space, teacher, teacher_batch),
         )
-        return dict(zip(self.term_names, sums, strict=True))
+        return dict(zip(self.term_names, terms, strict=True))
 
-    def denominators(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
+    def denominators(self, batch: Batch) -> Mapping[str, Float32[Array, ""]]:
         """Return the number of scored positions in the space of each term."""
         student, teacher = (one.loss_mask.sum() for one in self._scored_batches(batch))
         return dict(zip(self.term_names, (student, student, teacher), strict=True))

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
 from jaxdistill.config import configclass
-from jaxdistill.objectives.alignment import teacher_batch
 from jaxdistill.objectives.base import OBJECTIVES
-from jaxdistill.objectives.batch_objective import init_linear, linear, zero_unscored
 from jaxdistill.objectives.dskd import DualSpace, ProjectedHidden
 from jaxdistill.objectives.forward_kl import ForwardKL
 from jaxdistill.objectives.logits import einsum_float32
+from jaxdistill.objectives.modules import init_linear, linear, zero_unscored
 from jaxdistill.objectives.token_distribution import PerPosition, TokenDistribution
+from jaxdistill.objectives.weights import teacher_batch
+from jaxdistill.taps import Widths
 from jaxdistill.types import Batch, HiddenSignal, Params
 
 _STD_EPSILON = 1e-6
@@ -59,12 +60,12 @@ class CrossModelAttention(DualSpace):
         """True: attention replaces the token alignment."""
         return True
 
-    def init(self, key: Array, student_dim: int, teacher_dim: int) -> Params:
+    def init(self, key: Array, student: Widths, teacher: Widths) -> Params:
         """Initialise the two projections and the query projection."""
         projection_key, query_key = jax.random.split(key)
         return {
-            **super().init(projection_key, student_dim, teacher_dim),
-            "query": init_linear(query_key, 2 * student_dim, 2 * teacher_dim),
+            **super().init(projection_key, student, teacher),
+            "query": init_linear(query_key, 2 * student.hidden, 2 * teacher.hidden),
         }
 
     def _scored_batches(self, batch: Batch) -> tuple[Batch, Batch]:

@@ -17,6 +17,7 @@ from jaxdistill.align import AlignmentRule, ComparedTokens
 from jaxdistill.config import configclass
 from jaxdistill.losses import BoundedValue
 from jaxdistill.objectives.base import OBJECTIVES, LogProbs
+from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
 from jaxdistill.objectives.token_distribution import TokenDistribution
 from jaxdistill.objectives.uld import SortedDifference
 
@@ -93,7 +94,7 @@ class GOLD(HybridObjective):
 
     type: Literal["gold"] = "gold"
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "exact_match"})
+    needs: ClassVar[Needs] = Needs(teacher=TEACHER_LOGITS, vocab_tables=frozenset({"exact_match"}))
 
     def _shared_log_probs(self, student: TokenDistribution, teacher: TokenDistribution) -> LogProbs:
         matches = student.table("exact_match")[None]

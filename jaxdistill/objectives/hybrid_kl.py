@@ -12,6 +12,7 @@ from jaxdistill.align import ComparedTokens
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, LogProbs
 from jaxdistill.objectives.gold import HybridObjective
+from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
 from jaxdistill.objectives.token_distribution import TokenDistribution
 
 
@@ -32,7 +33,7 @@ class HybridKL(HybridObjective):
 
     type: Literal["hybrid_kl"] = "hybrid_kl"
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "buckets"})
+    needs: ClassVar[Needs] = Needs(teacher=TEACHER_LOGITS, vocab_tables=frozenset({"buckets"}))
     compare_at: ClassVar[ComparedTokens] = "first_token"
 
     def _shared_log_probs(self, student: TokenDistribution, teacher: TokenDistribution) -> LogProbs:

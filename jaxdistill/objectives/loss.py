@@ -1,51 +1,61 @@
 """The loss of a run: the weighted sum of its objectives."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from jaxdistill.objectives.alignment import example_mean_weight, teacher_weight
-from jaxdistill.objectives.base import Objective, PositionObjective, objective_names
-from jaxdistill.objectives.batch_objective import BatchObjective
-from jaxdistill.objectives.chunk import CHUNK_SIZE
-from jaxdistill.objectives.engine import VocabEngine
+from jaxdistill.objectives.alignment import align_batch
+from jaxdistill.objectives.base import (
+    CHUNK_SIZE,
+    LossContext,
+    Objective,
+    PositionTerm,
+    objective_names,
+)
+from jaxdistill.objectives.chunked_loss import weighted_loss
 from jaxdistill.types import Batch, HiddenSignal, Params
 
 Scalars = dict[str, Float32[Array, ""]]
 """Scalars by the name of an objective or a term.
 
 A term has a sum of its own: a position objective, one of its diagnostics (`uld_bound`), or one of
-the terms of a batch objective (`dskd_teacher_space_kl`)."""
+several terms of an objective (`dskd_teacher_space_kl`)."""
+
+
+class _NamedTerm(NamedTuple):
+    """A position term with its name and its coefficient in the loss."""
+
+    name: str
+    coefficient: Float32[Array, ""]
+    term: PositionTerm
 
 
 class CombinedLoss:
-    """The loss of a run, as sums that add up over micro-batches; arguments as `VocabEngine`."""
+    """The loss of a run, as sums that add up over micro-batches.
+
+    Args:
+        objectives: Objectives, whose weighted sum it is.
+        num_shards: Number of devices that hold a part of the batch.
+        chunk_size: Positions of each shard that are projected at a time.
+    """
 
     def __init__(
         self, objectives: Sequence[Objective], *, num_shards: int = 1, chunk_size: int = CHUNK_SIZE
     ):
-        named = list(zip(objective_names(objectives), objectives, strict=True))
-        self._position_objectives = {k: o for k, o in named if isinstance(o, PositionObjective)}
-        self._batch_objectives = {k: o for k, o in named if isinstance(o, BatchObjective)}
-        self._diagnostics = {
-            _term_name(name, diagnostic): objective
-            for name, objective in self._position_objectives.items()
-            for diagnostic in objective.diagnostics
-        }
-        self._engine = VocabEngine(num_shards, chunk_size)
+        self._objectives = dict(zip(objective_names(objectives), objectives, strict=True))
+        self._num_shards, self._chunk_size = num_shards, chunk_size
 
     def denominators(self, batch: Batch) -> Scalars:
         """Return the divisor of the sum of each term: the total weight of a batch, at least 1."""
-        counts = {
-            name: _total_weight(objective, batch)
-            for name, objective in (self._position_objectives | self._diagnostics).items()
+        return {
+            _term_name(name, term): jnp.maximum(count, 1)
+            for name, objective in self._objectives.items()
+            for term, count in objective.denominators(batch).items()
         }
-        for name, objective in self._batch_objectives.items():
-            for term, count in objective.denominators(batch).items():
-                counts[_term_name(name, term)] = count
-        return {term: jnp.maximum(count, 1) for term, count in counts.items()}
 
     def __call__(
         self,
@@ -54,6 +64,7 @@ class CombinedLoss:
         teacher: HiddenSignal | None,
         batch: Batch,
         *,
+        frozen: Mapping[str, Params] = MappingProxyType({}),
         weights: Scalars,
         denominators: Scalars,
     ) -> tuple[Float32[Array, ""], Scalars]:
@@ -66,54 +77,54 @@ class CombinedLoss:
             student: Signal of the student.
             teacher: Signal of the teacher; None where no objective needs it.
             batch: The batch or micro-batch.
+            frozen: Arrays of objectives that were fitted before training, by objective.
             weights: Weight of each objective.
             denominators: Divisor of each term, from the whole batch.
         """
         teacher = jax.lax.stop_gradient(teacher)
-        loss, sums = self._position_loss(student, teacher, batch, weights, denominators)
-        for name, objective in self._batch_objectives.items():
-            assert teacher is not None, "needs teacher logits"
-            own_modules = modules.get(name, {})
-            terms = objective.sums(own_modules, student, teacher, batch, self._engine)
-            for term, value in terms.items():
-                term = _term_name(name, term)
-                loss += weights[name] * value / denominators[term]
-                sums[term] = jax.lax.stop_gradient(value)
+        loss, sums = jnp.float32(0), {}
+        walks: dict[tuple[int, ...], list[_NamedTerm]] = {}
+        for name, objective in self._objectives.items():
+            own = modules.get(name, {}), frozen.get(name, {})
+            context = LossContext(student, teacher, batch, *own, self._num_shards, self._chunk_size)
+            for term_name, term in objective.terms(context).items():
+                full_name = _term_name(name, term_name)
+                coefficient = weights[name] / denominators[full_name]
+                if isinstance(term, PositionTerm):
+                    walk = walks.setdefault(tuple(map(id, term[1:])), [])
+                    walk.append(_NamedTerm(full_name, coefficient, term))
+                else:
+                    loss += coefficient * term
+                    sums[full_name] = jax.lax.stop_gradient(term)
+        for walk in walks.values():
+            walk_loss, walk_sums = self._walk(walk)
+            loss, sums = loss + walk_loss, sums | walk_sums
         return loss, sums
 
     def means(self, sums: Scalars, denominators: Scalars) -> Scalars:
-        """Return the mean of each term, and of each batch objective the sum of its means."""
+        """Return the mean of each term, and of an objective of several terms their sum."""
         means = {term: value / denominators[term] for term, value in sums.items()}
-        for name, objective in self._batch_objectives.items():
+        for name, objective in self._objectives.items():
             terms = [means[_term_name(name, term)] for term in objective.term_names]
             means[name] = jnp.stack(terms).sum()
         return means
 
-    def _position_loss(
-        self,
-        student: HiddenSignal,
-        teacher: HiddenSignal | None,
-        batch: Batch,
-        weights: Scalars,
-        denominators: Scalars,
-    ) -> tuple[Float32[Array, ""], Scalars]:
-        """Compute the terms of all position objectives in one loop over the vocabulary."""
-        names, objectives = list(self._position_objectives), self._position_objectives.values()
-        if not names:
-            return jnp.float32(0), {}
-        coefficients = jnp.stack([weights[name] / denominators[name] for name in names])
-        arguments = tuple(objectives), coefficients, student, teacher, batch
-        loss, sums = self._engine.weighted_loss(*arguments)
-        return loss, dict(zip([*names, *self._diagnostics], sums, strict=True))
-
-
-def _total_weight(objective: PositionObjective, batch: Batch) -> Float32[Array, ""]:
-    """Sum the weights of the objective's values; with two tokenizers, spans have their weight."""
-    if not objective.needs_teacher:
-        return jnp.sum(batch.loss_mask)
-    is_averaged = objective.averages_examples and batch.alignment is None
-    return jnp.sum(example_mean_weight(batch) if is_averaged else teacher_weight(batch))
+    def _walk(self, walk: Sequence[_NamedTerm]) -> tuple[Float32[Array, ""], Scalars]:
+        """Compute terms of the same signals in one walk over the vocabulary."""
+        objectives = tuple(one.term.objective for one in walk)
+        _, student, teacher, batch = walk[0].term
+        positions = align_batch(
+            student, teacher, batch, num_shards=self._num_shards, objectives=objectives
+        )
+        lm_heads = student.lm_head, None if teacher is None else teacher.lm_head
+        coefficients = jnp.stack([one.coefficient for one in walk])
+        arguments = objectives, coefficients, positions, *lm_heads
+        loss, sums = weighted_loss(*arguments, chunk_size=self._chunk_size)
+        names = [one.name for one in walk]
+        for name, _, term in walk:
+            names += [_term_name(name, diagnostic) for diagnostic in term.objective.diagnostics]
+        return loss, dict(zip(names, sums, strict=True))
 
 
 def _term_name(objective: str, term: str) -> str:
-    return f"{objective}_{term}"
+    return f"{objective}_{term}" if term else objective

@@ -11,6 +11,7 @@ from jaxdistill import losses
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, Divergence, LogProbs, Positive
+from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
 from jaxdistill.objectives.token_distribution import PerPosition, PerToken, TokenDistribution
 
 
@@ -28,7 +29,9 @@ class MinED(Divergence):
     type: Literal["mined"] = "mined"
     temperature: Positive = 2.0
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "nearest_token"})
+    needs: ClassVar[Needs] = Needs(
+        teacher=TEACHER_LOGITS, vocab_tables=frozenset({"nearest_token"})
+    )
     alignment: ClassVar[AlignmentRule] = AlignmentRule("spans", compare_at="single_tokens")
 
     def _divergence(self, log_p: PerToken, log_q: PerToken) -> PerPosition:

@@ -4,6 +4,7 @@ Cui et al., "Multi-Level Optimal Transport for Universal Cross-Tokenizer Knowled
 Language Models", 2025, https://arxiv.org/abs/2412.14528.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -15,25 +16,23 @@ from pydantic import Field
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
 from jaxdistill.losses import multi_level_ot as costs
-from jaxdistill.objectives.alignment import (
+from jaxdistill.objectives.alignment import gather_teacher, split_shards
+from jaxdistill.objectives.base import OBJECTIVES, LossContext, LossTerm, Objective, Positive
+from jaxdistill.objectives.completion_top_k import completion_top_k_probs
+from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
+from jaxdistill.objectives.weight_schedule import NonNegative
+from jaxdistill.objectives.weights import (
     as_jax_arrays,
     example_mean_weight,
-    gather_teacher,
     segment_sums,
-    split_shards,
     teacher_batch,
 )
-from jaxdistill.objectives.base import OBJECTIVES, Positive
-from jaxdistill.objectives.batch_objective import BatchObjective
-from jaxdistill.objectives.completion_top_k import completion_top_k_probs
-from jaxdistill.objectives.engine import VocabEngine
-from jaxdistill.objectives.weight_schedule import NonNegative
-from jaxdistill.types import Batch, HiddenSignal, Params
+from jaxdistill.types import Batch, HiddenSignal
 
 
 @OBJECTIVES.register
 @configclass
-class MultiLevelOT(BatchObjective):
+class MultiLevelOT(Objective):
     """L_HAD + β L_SL + γ L_SD of each completion, over its k likeliest tokens on each side.
 
     L_HAD (absolute difference) and L_SL (logarithmic cost) are means over a completion's positions,
@@ -62,35 +61,28 @@ class MultiLevelOT(BatchObjective):
     epsilon: Positive = 0.1
     num_iterations: Annotated[int, Field(gt=0)] = 10
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+    needs: ClassVar[Needs] = Needs(teacher=TEACHER_LOGITS)
     term_names: ClassVar[tuple[str, ...]] = ("absolute", "logarithmic", "transport")
     alignment: ClassVar[AlignmentRule] = AlignmentRule("positions")
 
-    def denominators(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
+    def denominators(self, batch: Batch) -> Mapping[str, Float32[Array, ""]]:
         """Return the number of completions with a position that is compared."""
         count = jnp.sum(example_mean_weight(as_jax_arrays(batch)))
         return dict.fromkeys(self.term_names, count)
 
-    def sums(
-        self,
-        modules: Params,
-        student: HiddenSignal,
-        teacher: HiddenSignal,
-        batch: Batch,
-        engine: VocabEngine,
-    ) -> dict[str, Float32[Array, ""]]:
+    def terms(self, context: LossContext) -> Mapping[str, LossTerm]:
         """Compute the sum of each cost over all completions, weighted.
 
         Gradients reach the student's hidden states and LM head.
         """
-        del modules
-        batch = as_jax_arrays(batch)
+        teacher, batch = context.teacher, as_jax_arrays(context.batch)
+        assert teacher is not None, "needs logits of the teacher"
         read = teacher_batch(batch)
         is_scored = jnp.asarray(read.loss_mask) > 0
         weights = example_mean_weight(batch)
         is_compared = (jnp.asarray(batch.loss_mask) > 0) & (segment_sums(weights, batch) > 0)
-        q = self._top_k_probs(student, batch, is_compared, engine)
-        p = self._top_k_probs(jax.lax.stop_gradient(teacher), read, is_scored, engine)
+        q = self._top_k_probs(context, context.student, batch, is_compared)
+        p = self._top_k_probs(context, jax.lax.stop_gradient(teacher), read, is_scored)
         size = max(p.shape[-1], q.shape[-1])
         p, q = (jnp.pad(x, ((0, 0), (0, 0), (0, size - x.shape[-1]))) for x in (p, q))
 
@@ -103,7 +95,7 @@ class MultiLevelOT(BatchObjective):
         sums = (
             jnp.sum(weights * costs.holistic_absolute_difference(aligned_p, q)),
             self.beta * jnp.sum(weights * costs.sequential_logarithmic_cost(aligned_p, q)),
-            self.gamma * self._transport_loss(inputs, engine.num_shards),
+            self.gamma * self._transport_loss(inputs, context.num_shards),
         )
         return dict(zip(self.term_names, sums, strict=True))
 
@@ -128,19 +120,19 @@ class MultiLevelOT(BatchObjective):
 
     def _top_k_probs(
         self,
+        context: LossContext,
         signal: HiddenSignal,
         batch: Batch,
         is_selected: Bool[Array, "B T"],
-        engine: VocabEngine,
     ) -> Float32[Array, "B T N"]:
         """Compute the probabilities of each completion's likeliest tokens at its positions."""
         is_start = jnp.diff(jnp.asarray(batch.segment_ids), axis=1, prepend=-1) != 0
         hidden, is_start, selected = (
-            split_shards(array, engine.num_shards)
+            split_shards(array, context.num_shards)
             for array in (signal.hidden, is_start, is_selected)
         )
         columns = hidden, jnp.cumsum(is_start, axis=1) - 1, selected
         probs = completion_top_k_probs(
-            *columns, signal.lm_head, k=self.k, chunk_size=engine.chunk_size
+            *columns, signal.lm_head, k=self.k, chunk_size=context.chunk_size
         )
         return probs.reshape(*is_selected.shape, -1)

@@ -12,6 +12,7 @@ from jaxdistill.align import AlignmentRule
 from jaxdistill.align.shared_buckets import MAX_SUBTOKENS
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import OBJECTIVES, Divergence, LogProbs
+from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
 from jaxdistill.objectives.token_distribution import PerPosition, PerToken, TokenDistribution
 
 
@@ -33,7 +34,7 @@ class ProjectedKL(Divergence):
     type: Literal["projected_kl"] = "projected_kl"
     pieces: Annotated[int, Field(ge=1, le=MAX_SUBTOKENS)] = 1
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "buckets"})
+    needs: ClassVar[Needs] = Needs(teacher=TEACHER_LOGITS, vocab_tables=frozenset({"buckets"}))
     alignment: ClassVar[AlignmentRule] = AlignmentRule("spans", compare_at="first_token")
 
     def _divergence(self, log_p: PerToken, log_q: PerToken) -> PerPosition:

@@ -15,7 +15,8 @@ from pydantic import Field
 from jaxdistill import losses
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
-from jaxdistill.objectives.base import OBJECTIVES, VOCAB_NEEDS, PositionObjective, Positive
+from jaxdistill.objectives.base import OBJECTIVES, PositionObjective, Positive
+from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
 from jaxdistill.objectives.token_distribution import PerPosition, TokenDistribution
 
 _REST_TOKEN_ID = jnp.iinfo(jnp.int32).min
@@ -73,7 +74,7 @@ class Sinkhorn(PositionObjective):
     num_iterations: Annotated[int, Field(gt=0)] = 100
     relaxed: Positive | None = None
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "exact_match"})
+    needs: ClassVar[Needs] = Needs(teacher=TEACHER_LOGITS, vocab_tables=frozenset({"exact_match"}))
     zero_at_equality: ClassVar[bool] = True
     stationary_at_equality: ClassVar[bool] = True
     alignment: ClassVar[AlignmentRule] = AlignmentRule("spans", compare_at="first_token")
@@ -81,7 +82,7 @@ class Sinkhorn(PositionObjective):
     @property
     def vocab_needs(self) -> frozenset[str]:
         """Exact matches; for embeddings also the subtokens, which come with the buckets."""
-        return self.needs & VOCAB_NEEDS | ({"buckets"} if self.cost == "embeddings" else set())
+        return self.needs.vocab_tables | ({"buckets"} if self.cost == "embeddings" else set())
 
     def values(self, student: TokenDistribution, teacher: TokenDistribution | None) -> PerPosition:
         """Compute the transport cost, less that of each side to itself."""

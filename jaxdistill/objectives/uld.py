@@ -17,6 +17,7 @@ from jaxdistill.align import AlignmentRule
 from jaxdistill.config import configclass
 from jaxdistill.losses import BoundedValue
 from jaxdistill.objectives.base import OBJECTIVES, PositionFunction, PositionObjective
+from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
 from jaxdistill.objectives.token_distribution import PerPosition, PerToken, TokenDistribution
 
 
@@ -107,7 +108,7 @@ class ULD(SortedDifference):
     align: Literal["positions", "spans"] = "positions"
     average: Literal["groups", "rows"] = "rows"
 
-    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+    needs: ClassVar[Needs] = Needs(teacher=TEACHER_LOGITS)
 
     @property
     def alignment_rule(self) -> AlignmentRule:

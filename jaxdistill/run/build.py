@@ -1,7 +1,8 @@
 """Models, optimizer and compiled step of a run, on its mesh."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxdistill.objectives import init_modules, learning_rate_scales
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.inspection import Inspection
 from jaxdistill.sharding import named_shardings
+from jaxdistill.taps import NO_TAPS, Taps
 from jaxdistill.teachers import online
 from jaxdistill.train import (
     SignalFunction,
@@ -49,13 +51,14 @@ class Student:
         """The template of `Checkpoints.restore`."""
         return abstract_state(self.param_shapes, self.optimizer, self.shardings, self.module_shapes)
 
-    def signal(self, params: Params, batch: Batch) -> HiddenSignal:
+    def signal(self, params: Params, batch: Batch, taps: Taps = NO_TAPS) -> HiddenSignal:
         """Compute the student's signal for a batch."""
         return self.language_model.signal(
             jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), params),
             batch,
             vocab_size=self.vocab_size,
             vocab_tables=self.vocab_tables,
+            taps=taps,
         )
 
 
@@ -86,8 +89,8 @@ def initial_modules(config: RunConfig, inspection: Inspection) -> Params:
     """Return the initial modules of the objectives; empty for objectives without modules."""
     if inspection.teacher is None:
         return {}
-    widths = inspection.student_model.widths.hidden, inspection.teacher.language_model.widths.hidden
-    return init_modules(config.objectives, config.seed, *widths)
+    widths = inspection.student_model.widths, inspection.teacher.language_model.widths
+    return init_modules(inspection.objectives, config.seed, *widths)
 
 
 def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
@@ -126,11 +129,15 @@ def student_model(inspection: Inspection, params: Params) -> Model:
 
 def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -> StepFunction:
     """Build the compiled training step of a run."""
-    needs_teacher = any(objective.needs_teacher for objective in config.objectives)
+    objectives = inspection.objectives
+    student_taps, teacher_taps = (
+        reduce(or_, taps) for taps in zip(*(one.taps for one in objectives), strict=True)
+    )
+    needs_teacher = any(objective.needs_teacher for objective in objectives)
     step = make_step(
-        student_signal=student.signal,
-        teacher_signal=make_teacher_signal(inspection) if needs_teacher else None,
-        objectives=config.objectives,
+        student_signal=partial(student.signal, taps=student_taps),
+        teacher_signal=make_teacher_signal(inspection, teacher_taps) if needs_teacher else None,
+        objectives=objectives,
         optimizer=student.optimizer,
         learning_rate=config.train.optimizer.learning_rate_schedule(config.train.steps),
         shardings=student.shardings,
@@ -146,7 +153,7 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
     return jit_step(step, student.shardings, teacher_shardings, inspection.mesh)
 
 
-def make_teacher_signal(inspection: Inspection) -> SignalFunction | None:
+def make_teacher_signal(inspection: Inspection, taps: Taps = NO_TAPS) -> SignalFunction | None:
     """Build `(teacher parameters, batch) -> signal`; None for a run without a teacher."""
     if inspection.teacher is None:
         return None
@@ -155,6 +162,7 @@ def make_teacher_signal(inspection: Inspection) -> SignalFunction | None:
         inspection.teacher.language_model,
         vocab_size=inspection.teacher_vocab_size,
         vocab_tables=inspection.vocab_tables.teacher,
+        taps=taps,
     )
 
 

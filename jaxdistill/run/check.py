@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jaxdistill import data, hub
 from jaxdistill.errors import ErrorCollector, UserError
+from jaxdistill.objectives import Objective
 from jaxdistill.run.config import RunConfig, layer_indices, num_kept_layers
 from jaxdistill.run.facts import run_facts
 from jaxdistill.run.fingerprint import check_continues
@@ -125,9 +126,10 @@ def inspect(config: RunConfig) -> Inspection:
     vocab_needs = frozenset().union(*(objective.vocab_needs for objective in config.objectives))
     if vocab_needs:
         _ = data.Renderer(tokenizer).token_bytes  # report an unreadable tokenizer now
+    num_layers = num_kept_layers(config.student, student.language_model.widths.layers)
     inspection = Inspection(
         student=student,
-        num_layers=num_kept_layers(config.student, student.language_model.widths.layers),
+        num_layers=num_layers,
         layers=layers,
         teacher=teacher,
         tokenizer=tokenizer,
@@ -138,7 +140,20 @@ def inspect(config: RunConfig) -> Inspection:
         teacher_renderer=None if teacher_tokenizer is None else data.Renderer(teacher_tokenizer),
     )
     check_gguf(config, inspection)
-    return inspection
+    return replace(inspection, objectives=_bind_objectives(config, inspection))
+
+
+def _bind_objectives(config: RunConfig, inspection: Inspection) -> tuple[Objective, ...]:
+    """Bind the objectives to both models; UserError with all that do not fit."""
+    if inspection.teacher is None:
+        return config.objectives
+    widths = inspection.student_model.widths, inspection.teacher.language_model.widths
+    bound, findings = [], ErrorCollector()
+    for number, objective in enumerate(config.objectives):
+        with findings.collect(f"objectives[{number}]"):
+            bound.append(objective.bind(*widths))
+    findings.raise_if_any()
+    return tuple(bound)
 
 
 def check_gguf(config: RunConfig, inspection: Inspection) -> None:

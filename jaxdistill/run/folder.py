@@ -25,6 +25,9 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.heldout_scores = self.path / "heldout_scores.jsonl"  # one line per held-out row
         self.layers = self.path / "layers.json"  # layers that were chosen by importance
+        self.calibration = (
+            self.path / "calibration.safetensors"
+        )  # layers that were searched, fitted arrays
         self.initial_metrics = self.path / "before.json"  # held-out metrics before training
         self.result = self.path / "result.json"  # written last: its run is finished
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill import data, hub
 from jaxdistill.data.split import ChatKind
 from jaxdistill.models import DecoderModel
+from jaxdistill.objectives import Objective
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.fingerprint import Models
 from jaxdistill.run.folder import RunFolder
@@ -28,6 +29,7 @@ class Inspection:
         tokenizer: Tokenizer of the student, and of the teacher unless `teacher_view` has another.
         vocab_size: Number of tokens of the student; further rows of its LM head are padding.
         teacher_view: The teacher's view of the rows; None if it reads the student's tokens.
+        objectives: Objectives of the run, bound to both models.
         chat_kinds: Kinds of rows that occur, chat or plain for student and teacher.
         teacher_renderer: The teacher's own tokenizer and chat template; None if it is the student's
             model, or there is none.
@@ -44,6 +46,7 @@ class Inspection:
     teacher_view: data.TeacherView | None
     mesh: Mesh
     vocab_needs: frozenset[str]
+    objectives: tuple[Objective, ...] = ()
     chat_kinds: tuple[ChatKind, ...] = ()
     teacher_renderer: data.Renderer | None = None
     view_reason: str = ""

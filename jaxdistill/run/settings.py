@@ -6,7 +6,7 @@ from jaxdistill import data
 from jaxdistill.errors import ErrorCollector, UserError
 from jaxdistill.files import check_path_names, check_writable
 from jaxdistill.models import LanguageModel
-from jaxdistill.objectives.base import VOCAB_NEEDS
+from jaxdistill.objectives.needs import Provides
 from jaxdistill.objectives.weight_schedule import is_always_zero
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.folder import RunFolder
@@ -46,15 +46,15 @@ def _check_output_folder(path: Path) -> None:
 
 def check_needs(config: RunConfig, findings: ErrorCollector) -> None:
     """Check that the teacher provides what objectives and rollout need."""
-    provided = config.teacher.provides if config.teacher is not None else frozenset()
+    provided = config.teacher.provides if config.teacher is not None else Provides()
     for number, objective in enumerate(config.objectives):
-        missing = objective.needs - provided - {"labels"} - VOCAB_NEEDS
+        missing = objective.needs.teacher - provided
         with findings.collect(f"objectives[{number}]"):
             if missing:
                 gives = f"teacher `{config.teacher.type}` gives" if config.teacher else "there is"
                 raise UserError(
-                    f"`{objective.type}` needs {', '.join(sorted(missing))}, but {gives} "  # pyright: ignore
-                    f"{', '.join(sorted(provided)) or 'no teacher'}. "
+                    f"`{objective.type}` needs the teacher's {missing}, but {gives} "  # pyright: ignore
+                    f"{provided or 'no teacher'}. "
                     "Set `teacher.type=online` and `teacher.model`."
                 )
     with findings.collect("objectives"):

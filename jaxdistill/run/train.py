@@ -15,6 +15,7 @@ from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
 from jaxdistill.files import cache_folder
 from jaxdistill.model import Model
 from jaxdistill.run import build
+from jaxdistill.run.calibration import calibrate
 from jaxdistill.run.check import check_gguf, check_rows, drop_bad_rows, inspect, inspect_rows
 from jaxdistill.run.config import LayerChoice, RunConfig, load_config
 from jaxdistill.run.dtype_check import check_export_dtype, check_teacher_dtype
@@ -29,7 +30,7 @@ from jaxdistill.run.rollout import rollout_cache
 from jaxdistill.sampling import Sampling
 from jaxdistill.sharding import batch_sharding
 from jaxdistill.track import Progress, Tracker, open_trackers
-from jaxdistill.train import Checkpoints, Hook, Restored, TrainState, init_state, train_loop
+from jaxdistill.train import Checkpoints, Frozen, Hook, Restored, TrainState, init_state, train_loop
 from jaxdistill.types import Params
 
 
@@ -80,6 +81,9 @@ def _train(
     if chosen is not None:
         inspection = replace(inspection, layers=chosen.layers)
         check_gguf(config, inspection)
+    calibration = calibrate(RunContext(config, folder, inspection, prepared), teacher)
+    inspection = replace(inspection, objectives=calibration.objectives)
+    checked_content = {**checked.content, **calibration.content}
     student = build.make_student(config, inspection)
     context = RunContext(config, folder, inspection, prepared)
     check_teacher_dtype(context, teacher)
@@ -94,7 +98,7 @@ def _train(
         seed=config.seed,
     )
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(closing(_open_checkpoints(context, checked.content)))
+        checkpoints = stack.enter_context(closing(_open_checkpoints(context, checked_content)))
         restored = checkpoints.restore(student.abstract_state, batches.get_state())
         folder.result.unlink(missing_ok=True)  # the result of another config
         if chosen is not None:
@@ -114,7 +118,7 @@ def _train(
         state = train_loop(
             build.make_run_step(config, inspection, student),
             state,
-            None if teacher is None else teacher.params,
+            Frozen(None if teacher is None else teacher.params, calibration.frozen),
             batches,
             num_steps=config.train.steps,
             sharding=batch_sharding(inspection.mesh),

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from jaxdistill.config import configclass
 from jaxdistill.models import LanguageModel
+from jaxdistill.objectives.needs import Provides
 from jaxdistill.taps import NO_TAPS, Taps
 from jaxdistill.teachers import TEACHERS
 from jaxdistill.types import Batch, HiddenSignal, Params, VocabTables
@@ -26,7 +27,7 @@ class OnlineTeacher:
     model: Annotated[str, Field(min_length=1)]
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
-    provides: ClassVar[frozenset[str]] = frozenset({"teacher_logits", "teacher_hidden"})
+    provides: ClassVar[Provides] = Provides(logits=True, hidden=True, taps=True)
 
 
 def online_signal(

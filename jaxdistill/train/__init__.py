@@ -14,6 +14,7 @@ from jaxdistill.train.state import TrainState as TrainState
 from jaxdistill.train.state import abstract_state as abstract_state
 from jaxdistill.train.state import init_state as init_state
 from jaxdistill.train.state import state_shardings as state_shardings
+from jaxdistill.train.step import Frozen as Frozen
 from jaxdistill.train.step import SignalFunction as SignalFunction
 from jaxdistill.train.step import StepFunction as StepFunction
 from jaxdistill.train.step import check_batch_size as check_batch_size

@@ -18,7 +18,7 @@ from jaxdistill.track import Progress, Tracker
 from jaxdistill.train.checkpoint import Checkpoints, Elapsed
 from jaxdistill.train.interrupt import Interrupt
 from jaxdistill.train.state import TrainState
-from jaxdistill.train.step import Metrics, StepFunction
+from jaxdistill.train.step import Frozen, Metrics, StepFunction
 from jaxdistill.types import Batch
 
 
@@ -47,7 +47,7 @@ class NonFiniteError(UserError):
 def train_loop(
     step: StepFunction,
     state: TrainState,
-    teacher_params: Any,
+    frozen: Frozen,
     batches: BatchIterator,
     *,
     num_steps: int,
@@ -69,7 +69,7 @@ def train_loop(
     Args:
         step: The compiled step (`jit_step`).
         state: State to start from, new or restored. It is donated.
-        teacher_params: Parameters of the teacher; None for no teacher.
+        frozen: Parameters of the teacher and fitted arrays of objectives.
         batches: The data, the same in every process.
         num_steps: Number of steps in the whole run.
         sharding: Sharding of a batch (`batch_sharding`).
@@ -98,7 +98,7 @@ def train_loop(
     ):
         while done < num_steps and not is_stopping:
             batch = next(batches)
-            state, metrics = step(state, teacher_params, shard_batch(batch, sharding))
+            state, metrics = step(state, frozen, shard_batch(batch, sharding))
             done += 1
             log.flush(progress)
             log.pending = _PendingStep(done, metrics, batch)

@@ -24,10 +24,24 @@ from jaxdistill.train.state import TrainState
 from jaxdistill.types import Batch, HiddenSignal, Params
 
 Metrics = dict[str, Array]
-StepFunction = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
-"""`(state, teacher parameters, batch) -> (state, metrics)`."""
 
-SignalFunction = Callable[[Params, Batch], HiddenSignal]
+
+class Frozen(NamedTuple):
+    """Arrays that a step reads and does not train.
+
+    Attributes:
+        teacher: Parameters of the teacher; None for no teacher.
+        objectives: Arrays of objectives that were fitted before training, by objective.
+    """
+
+    teacher: Params | None = None
+    objectives: Params = {}  # noqa: RUF012 - never changed
+
+
+StepFunction = Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]
+"""`(state, frozen, batch) -> (state, metrics)`."""
+
+SignalFunction = Callable[[Any, Batch], HiddenSignal]
 """`(parameters, batch) -> signal` of one model."""
 
 
@@ -66,7 +80,7 @@ def make_step(
         chunk_size: Number of positions whose logits are in memory at once.
 
     Returns:
-        `(state, teacher_params, batch) -> (state, metrics)`. Metrics are scalars: `train/loss`, the
+        `(state, frozen, batch) -> (state, metrics)`. Metrics are scalars: `train/loss`, the
         mean of each objective and of its parts in nats, the weight of each objective whose weight
         is scheduled, `train/grad_norm` (before clipping), `train/param_norm` (of the student after
         the update), `train/learning_rate`, `train/scored_tokens` and `train/tokens`.
@@ -75,14 +89,14 @@ def make_step(
     named = dict(zip(objective_names(objectives), objectives, strict=True))
     scheduled = [name for name, each in named.items() if isinstance(each.weight, tuple)]
 
-    def step(state: TrainState, teacher_params: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         # Denominators are those of the whole batch, so that sums over micro-batches simply add.
         denominators = combined.denominators(batch)
         weights = {name: weight_at(each.weight, state.step) for name, each in named.items()}
 
         def differentiate(micro_batch: Batch) -> _MicroBatchSums:
             teacher = (
-                None if teacher_signal is None else teacher_signal(teacher_params, micro_batch)
+                None if teacher_signal is None else teacher_signal(frozen.teacher, micro_batch)
             )
 
             def loss_and_terms(params: Params, modules: Params) -> tuple[Array, Metrics]:
@@ -91,6 +105,7 @@ def make_step(
                     student_signal(params, micro_batch),
                     teacher,
                     micro_batch,
+                    frozen=frozen.objectives,
                     weights=weights,
                     denominators=denominators,
                 )
@@ -125,9 +140,10 @@ def jit_step(
     step: StepFunction, shardings: TrainState, teacher_shardings: Any, mesh: Mesh
 ) -> StepFunction:
     """Return `step` compiled at its first call, with all shardings fixed and its state donated."""
+    frozen_shardings: Any = Frozen(teacher_shardings, replicated_sharding(mesh))  # pyright: ignore
     return jax.jit(
         step,
-        in_shardings=(shardings, teacher_shardings, batch_sharding(mesh)),
+        in_shardings=(shardings, frozen_shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated_sharding(mesh)),
         donate_argnums=0,
     )

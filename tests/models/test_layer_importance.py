@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_models import Case, make_case
 
-from jaxdistill.models.layer_importance import cosine_distance, importance_sums
+from jaxdistill.losses.hidden_distances import cosine_distance
+from jaxdistill.models.layer_importance import importance_sums
 from jaxdistill.types import Batch
 
 FAMILIES = ["gemma3", "gpt2-inverse-layers", "gpt_neo"]

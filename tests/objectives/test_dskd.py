@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from jaxdistill.objectives import OBJECTIVES, CombinedLoss, init_modules
-from jaxdistill.objectives.alignment import teacher_batch
+from jaxdistill.objectives.weights import teacher_batch
+from jaxdistill.taps import Widths
 from jaxdistill.types import Batch, Embedding, HiddenSignal, LMHead, TokenAlignment
 
 VOCAB_SIZES, DIMS = (11, 13), (6, 8)
+WIDTHS = [Widths(hidden=n, layers=1, heads=1, query=n, key_value=n) for n in DIMS]
 TEMPERATURE = 2.0
 TERMS = ("projected_cross_entropy", "student_space_kl", "teacher_space_kl")
 
@@ -74,7 +76,7 @@ def random_case(name: str, num_tokenizers: int) -> tuple[Any, Inputs, Batch]:
         batch = with_teacher(batch, read)
     student = random_signal(batch, VOCAB_SIZES[0], DIMS[0], 3)
     teacher = random_signal(read, VOCAB_SIZES[num_tokenizers - 1], DIMS[1], 4)
-    modules = init_modules([objective], 5, *DIMS)[name]
+    modules = init_modules([objective], 5, *WIDTHS)[name]
     # Random projections predict few labels, and the student learns only where they do. A larger
     # kernel, on top of embeddings of the label, predicts some.
     kernel = modules["to_student"]["kernel"] * 6
@@ -298,7 +300,7 @@ def test_the_number_of_shards_changes_nothing():
 
 def test_modules_depend_on_the_seed_and_on_the_index_of_their_objective():
     objectives = [OBJECTIVES["dskd"](), OBJECTIVES["forward_kl"](), OBJECTIVES["dskd"]()]
-    modules, again, other = (init_modules(objectives, seed, *DIMS) for seed in (1, 1, 2))
+    modules, again, other = (init_modules(objectives, seed, *WIDTHS) for seed in (1, 1, 2))
     assert set(modules) == {"dskd", "dskd_2"}
     jax.tree.map(np.testing.assert_array_equal, modules, again)
     kernels = [one["to_student"]["kernel"] for one in (*modules.values(), *other.values())]

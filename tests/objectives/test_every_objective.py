@@ -32,12 +32,18 @@ from jaxdistill.objectives import (
     PositionObjective,
     init_modules,
 )
-from jaxdistill.objectives.base import VOCAB_NEEDS, objective_names
+from jaxdistill.objectives.base import objective_names
+from jaxdistill.objectives.needs import VOCAB_TABLES
+from jaxdistill.taps import TapValues, Widths
 from jaxdistill.types import Batch, Embedding, HiddenSignal, LMHead
 
 pytestmark = pytest.mark.smoke
 
 SHAPE = SHARDS, POSITIONS
+WIDTHS = [
+    Widths(hidden=size, layers=2, heads=2, query=size, key_value=size)
+    for size in (WIDTH, TEACHER_WIDTH)
+]
 TOKENS = (7 * np.arange(SHARDS * POSITIONS) % VOCAB_SIZE).reshape(SHAPE)
 BFLOAT16_VALUE_ERROR, BFLOAT16_GRADIENT_ERROR = 1e-3, 0.01
 """Relative errors of inputs in bfloat16, the gradient's over the norm of each part. Rounding the
@@ -92,7 +98,29 @@ def group_of(objective: Objective) -> tuple[Objective, ...]:
 
 @functools.cache
 def modules_of(objectives: tuple[Objective, ...]) -> Any:
-    return init_modules(objectives, 0, WIDTH, TEACHER_WIDTH)
+    return init_modules([objective.bind(*WIDTHS) for objective in objectives], 0, *WIDTHS)
+
+
+def make_taps(hidden: jax.Array) -> TapValues:
+    """Return inner layers as functions of the hidden state at their position alone.
+
+    Zeros that fill a wider hidden state do not change its attention. A softmax of NaN would have a
+    gradient of NaN whatever is done with it, so attention is that of large numbers in their place.
+    """
+    kernel = np.random.default_rng(0).normal(size=(TEACHER_WIDTH, 2, POSITIONS)).astype("float32")
+    kernel = kernel[: hidden.shape[-1]]
+    scores = jnp.einsum(
+        "btd,dhs->bhts",
+        jnp.nan_to_num(hidden.astype(jnp.float32), nan=100.0, posinf=-100.0),
+        kernel,
+    )
+    maps = jax.nn.softmax(scores, axis=-1)
+    layers = range(1, 3)
+    return TapValues(
+        hidden=dict.fromkeys(layers, hidden),
+        attention=dict.fromkeys(layers, maps),
+        mean_attention=dict.fromkeys(layers, maps.mean(axis=1)),
+    )
 
 
 def losses(
@@ -105,7 +133,7 @@ def losses(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the loss of a batch of two packed sequences, and the sum of each objective."""
     student, teacher = (
-        HiddenSignal(hidden, lm_head, Embedding(lm_head.matrix))
+        HiddenSignal(hidden, lm_head, Embedding(lm_head.matrix), make_taps(hidden))
         for hidden, lm_head in [
             (case.student_hidden, case.student_lm_head),
             (case.teacher_hidden, case.teacher_lm_head),
@@ -115,6 +143,7 @@ def losses(
     batch = Batch(
         jnp.asarray(TOKENS), case.labels, case.loss_mask, zeros, jnp.asarray(SEGMENT_IDS), zeros
     )
+    objectives = tuple(objective.bind(*WIDTHS) for objective in objectives)
     combined = CombinedLoss(objectives, num_shards=SHARDS, chunk_size=4)
     denominators = dict.fromkeys(combined.denominators(batch), jnp.float32(1))
     names = objective_names(objectives)
@@ -396,9 +425,9 @@ def test_temperature_flattens_and_its_square_restores(name):
 @every_objective
 def test_needs_name_all_inputs(name):
     objective = build(name)
-    assert objective.needs <= {"labels", "teacher_logits", "teacher_hidden"} | VOCAB_NEEDS
-    if "labels" not in objective.needs:
+    assert objective.needs.vocab_tables <= VOCAB_TABLES
+    if not objective.needs.labels:
         assert loss(name, "other labels") == loss(name, "random")
-    if "teacher_logits" not in objective.needs:
+    if not objective.needs_teacher:
         arguments = (objective,), CASE, {}, np.ones(1, np.float32)
         assert evaluate(*arguments, has_teacher=False)[0] == evaluate(*arguments)[0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdistill.objectives.engine import VocabEngine
+from jaxdistill.objectives.base import LossContext
 from jaxdistill.objectives.multi_level_ot import MultiLevelOT
 from jaxdistill.types import Batch, HiddenSignal, LMHead, TokenAlignment
 
@@ -21,7 +21,7 @@ VOCAB_SIZES = 7, 11
 
 def total_loss(objective, student, teacher, batch, *, num_shards=1, chunk_size=256):
     """Compute the sum of the three terms, and each term."""
-    terms = objective.sums({}, student, teacher, batch, VocabEngine(num_shards, chunk_size))
+    terms = objective.terms(LossContext(student, teacher, batch, {}, {}, num_shards, chunk_size))
     return sum(terms.values()), terms
 
 

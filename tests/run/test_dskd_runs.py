@@ -107,7 +107,7 @@ def test_accumulation_and_mesh_do_not_change_a_run(workspace, other_teacher, com
 def test_dskd_is_refused_without_a_fitting_teacher(workspace, other_teacher, command):
     code, _, stderr = command("check", workspace / "config.yaml", DSKD, "teacher=null")
     assert code == 2
-    assert "`dskd` needs teacher_hidden, teacher_logits, but there is no teacher" in stderr
+    assert "`dskd` needs the teacher's logits and hidden states, but there is no teacher" in stderr
     code, _, stderr = command(
         "check", workspace / "config.yaml", DSKD, f"teacher.model={other_teacher}"
     )

@@ -16,7 +16,15 @@ from jaxdistill.errors import UserError
 from jaxdistill.report import training_effort
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh
 from jaxdistill.track import JsonlTracker
-from jaxdistill.train import Checkpoints, Fingerprint, Hook, NonFiniteError, TrainState, train_loop
+from jaxdistill.train import (
+    Checkpoints,
+    Fingerprint,
+    Frozen,
+    Hook,
+    NonFiniteError,
+    TrainState,
+    train_loop,
+)
 from jaxdistill.train.interrupt import Interrupt
 from jaxdistill.types import Batch
 
@@ -46,11 +54,11 @@ class CountingBatches:
 
 
 @jax.jit
-def step(state, teacher_params, batch):
+def step(state, frozen, batch):
     """Add the mean of the batch to the state."""
     value = batch.tokens.astype(jnp.float32).mean()
-    metrics = {"train/loss": value * teacher_params, "train/tokens": jnp.int32(8)}
-    total = state.params["total"] + value * teacher_params
+    metrics = {"train/loss": value * frozen.teacher["factor"], "train/tokens": jnp.int32(8)}
+    total = state.params["total"] + value * frozen.teacher["factor"]
     return TrainState(state.step + 1, {"total": total}, ()), metrics
 
 
@@ -66,7 +74,7 @@ def run(tmp_path=None, *, state=None, batches=None, num_steps=7, save_every_step
     return train_loop(
         options.pop("step"),
         state or initial_state(),
-        jnp.float32(1),
+        Frozen({"factor": jnp.float32(1)}),
         batches or CountingBatches(),
         num_steps=num_steps,
         sharding=batch_sharding(MESH),
@@ -131,9 +139,9 @@ def template(state):
     ("bad_step", "value"), [(1, math.nan), (4, math.inf), (6, math.nan), (7, math.nan)]
 )
 def test_nonfinite_loss_stops_the_run(tmp_path, bad_step, value):
-    def failing_step(state, teacher_params, batch):
-        factor = jnp.where(state.step + 1 == bad_step, value, teacher_params)
-        return step(state, factor, batch)
+    def failing_step(state, frozen, batch):
+        factor = jnp.where(state.step + 1 == bad_step, value, frozen.teacher["factor"])
+        return step(state, Frozen({"factor": factor}), batch)
 
     tracker = RecordingTracker()
     with pytest.raises(NonFiniteError) as caught:

@@ -38,7 +38,7 @@ def test_run_with_modules_continues_to_the_same_bits(tmp_path, batch):
 
     def take_steps(state, count):
         for _ in range(count):
-            state, _ = tiny.step(state, tiny.teacher_params, sharded(batch, tiny))
+            state, _ = tiny.step(state, tiny.frozen, sharded(batch, tiny))
         return state
 
     whole = jax.device_get(take_steps(copied(tiny.state), 4))

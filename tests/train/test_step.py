@@ -37,7 +37,7 @@ def sharded(batch, tiny):
 def take_step(batch, **kwargs):
     tiny = assemble(optimizer=PLAIN, objectives=OBJECTIVES, **kwargs)
     before = jax.device_get(tiny.state.params)
-    state, metrics = tiny.step(copied(tiny.state), tiny.teacher_params, sharded(batch, tiny))
+    state, metrics = tiny.step(copied(tiny.state), tiny.frozen, sharded(batch, tiny))
     moments = optax.tree.get(jax.device_get(state.opt_state), "mu")  # (1 - b1) times the gradient
     return jax.device_get(metrics), moments, before, jax.device_get(state.params)
 
@@ -128,7 +128,7 @@ def test_recorded_weights_and_learning_rates_are_those_applied(batch, scheduled_
     state = copied(tiny.state)
     for step, weight in enumerate((1.0, 0.75, 0.5, 0.5)):
         before = jax.device_get(state.params)
-        state, metrics = tiny.step(state, tiny.teacher_params, sharded(batch, tiny))
+        state, metrics = tiny.step(state, tiny.frozen, sharded(batch, tiny))
         assert metrics["train/forward_kl_weight"] == weight
         expected = weight * metrics["train/forward_kl"] + 1.5 * metrics["train/cross_entropy"]
         np.testing.assert_allclose(metrics["train/loss"], expected, rtol=RTOL)
@@ -146,7 +146,7 @@ def test_gradient_equals_a_central_difference_of_the_loss(batch, scheduled_run):
     The gradient of `dskd` is not that of its value, so it is not among these objectives.
     """
     _, tiny = scheduled_run
-    state, metrics = tiny.step(copied(tiny.state), tiny.teacher_params, sharded(batch, tiny))
+    state, metrics = tiny.step(copied(tiny.state), tiny.frozen, sharded(batch, tiny))
     gradient = jax.device_get(optax.tree.get(state.opt_state, "mu"))  # b1 = 0
     norm = float(metrics["train/grad_norm"])
 
@@ -159,7 +159,7 @@ def test_gradient_equals_a_central_difference_of_the_loss(batch, scheduled_run):
             gradient,
         )
         state = dataclasses.replace(copied(tiny.state), params=params)
-        return float(tiny.step(state, tiny.teacher_params, sharded(batch, tiny))[1]["train/loss"])
+        return float(tiny.step(state, tiny.frozen, sharded(batch, tiny))[1]["train/loss"])
 
     slope = (loss_at(1e-2) - loss_at(-1e-2)) / 2e-2
     np.testing.assert_allclose(slope, norm, rtol=1e-2)
@@ -178,7 +178,7 @@ def test_training_lowers_the_loss_with_one_compilation(batch, plain_run):
     state, losses = copied(tiny.state), []
     before = tiny.step._cache_size()  # pyright: ignore
     for _ in range(10):
-        state, metrics = tiny.step(state, tiny.teacher_params, sharded(batch, tiny))
+        state, metrics = tiny.step(state, tiny.frozen, sharded(batch, tiny))
         losses.append(float(metrics["train/loss"]))
     assert np.all(np.diff(losses) < 0)
     assert int(state.step) == 10
@@ -188,9 +188,9 @@ def test_training_lowers_the_loss_with_one_compilation(batch, plain_run):
 def test_state_is_donated_and_teacher_is_not(batch, plain_run):
     tiny = plain_run
     state = copied(tiny.state)
-    tiny.step(state, tiny.teacher_params, sharded(batch, tiny))
+    tiny.step(state, tiny.frozen, sharded(batch, tiny))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(tiny.teacher_params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(tiny.frozen))
 
 
 def test_initial_state_shares_no_array_with_its_source(plain_run):
@@ -208,16 +208,16 @@ def test_no_gradient_reaches_the_teacher(batch, plain_run):
     tiny = plain_run
     batch = jax.tree.map(jnp.asarray, batch)
 
-    def loss(teacher_params):
-        return tiny.step.__wrapped__(tiny.state, teacher_params, batch)[1]["train/loss"]
+    def loss(frozen):
+        return tiny.step.__wrapped__(tiny.state, frozen, batch)[1]["train/loss"]
 
-    gradient = jax.jit(jax.grad(loss))(tiny.teacher_params)
+    gradient = jax.jit(jax.grad(loss))(tiny.frozen)
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradient))
 
 
 def test_second_objective_of_a_type_is_numbered(batch):
     tiny = assemble(devices=1, objectives=("cross_entropy", "forward_kl", "cross_entropy"))
-    _, metrics = jax.eval_shape(tiny.step, tiny.state, tiny.teacher_params, batch)
+    _, metrics = jax.eval_shape(tiny.step, tiny.state, tiny.frozen, batch)
     assert [name for name in metrics if "cross" in name or "kl" in name] == [
         "train/cross_entropy",
         "train/cross_entropy_2",
@@ -229,7 +229,7 @@ def test_second_objective_of_a_type_is_numbered(batch):
 def test_step_keeps_all_dtypes(batch, dtype):
     """Otherwise the second step would compile again, and a checkpoint would not fit its run."""
     tiny = assemble(devices=1, dtype=dtype)
-    after, _ = jax.eval_shape(tiny.step, tiny.state, tiny.teacher_params, batch)
+    after, _ = jax.eval_shape(tiny.step, tiny.state, tiny.frozen, batch)
     types = [
         jax.tree.map(lambda leaf: leaf.dtype, state) for state in (tiny.state, tiny.template, after)
     ]
@@ -252,5 +252,5 @@ def test_step_keeps_all_shardings(batch):
     tiny = assemble(optimizer=PLAIN, objectives=OBJECTIVES, **FSDP_AND_TENSOR)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, tiny.state)
     assert shardings.params["embedding"].spec == PartitionSpec("tensor", "fsdp")
-    state, _ = tiny.step(copied(tiny.state), tiny.teacher_params, sharded(batch, tiny))
+    state, _ = tiny.step(copied(tiny.state), tiny.frozen, sharded(batch, tiny))
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings

@@ -23,6 +23,7 @@ from dense_cross_tokenizer import alm, gold, hybrid_kl, mined, projected_kl, uld
 from dense_divergences import DIVERGENCES, cross_entropy, divergence
 from dense_dual_space import dual_space
 from dense_rows import Model, Rows, Values, read_row
+from dense_taps import attention, hidden
 from dense_transport import multi_level_ot, sinkhorn
 
 from jaxdistill import data, hub
@@ -31,7 +32,7 @@ from jaxdistill.run import build
 from jaxdistill.run.check import inspect, inspect_rows
 from jaxdistill.run.config import load_config
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh
-from jaxdistill.train import init_state
+from jaxdistill.train import Frozen, init_state
 
 VALUE_RTOL = 1e-4
 GRADIENT_TOLERANCE = 1e-3
@@ -61,6 +62,8 @@ FORMULAS: dict[str, Callable[[Any, Rows], Values]] = {
     "multi_level_ot": multi_level_ot,
     "dskd": dual_space,
     "dskd_cma": dual_space,
+    "hidden": hidden,
+    "attention": attention,
 }
 
 ONE_TOKENIZER = {
@@ -85,6 +88,13 @@ ONE_TOKENIZER = {
         {"type": "dskd", "weight": 0.25},
         {"type": "dskd_cma", "weight": 1.6},
     ],
+    "inner layers": [
+        {"type": "cross_entropy"},
+        {"type": "hidden"},
+        {"type": "attention"},
+        {"type": "attention", "heads": "map", "distance": "mse", "positions": "all"},
+        {"type": "attention", "heads": "relations", "relation_heads": 2, "layers": [[1, 1]]},
+    ],
 }
 """Weights give gradients of similar norms, so that an error in any of them is seen in the sum."""
 
@@ -107,6 +117,11 @@ TWO_TOKENIZERS = {
         {"type": "sinkhorn", "k": 8, "weight": 5.0},
     ],
     "single tokens": [{"type": "mined"}, {"type": "dskd_cma"}],
+    "inner layers": [
+        {"type": "cross_entropy"},
+        {"type": "hidden", "distance": "normalized_mse", "layers": [[2, 1]]},
+        {"type": "attention", "layers": [[2, 1]]},
+    ],
 }
 CASES = [
     pytest.param(number, objectives, id=f"{name}-{number}")
@@ -133,7 +148,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     byte_level, sentencepiece = tiny.tokenizer(), tiny.sentencepiece()
     save_model(folder / "student", byte_level, seed=0, tie_word_embeddings=True)
-    wide = {"hidden_size": 24, "num_hidden_layers": 1}
+    wide = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
     save_model(folder / "teacher1", byte_level, seed=1, **wide)
     save_model(folder / "teacher2", sentencepiece, seed=2, **wide)
     return folder
@@ -143,9 +158,8 @@ def save_model(folder: Path, tokenizer: Any, *, seed: int, **options: Any) -> No
     """Save a random Llama, 16 rows wider than its tokenizer, that is sure of some tokens."""
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer) + 16,
-        **{"hidden_size": 16, "num_hidden_layers": 2, **options},
+        **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, **options},
         intermediate_size=24,
-        num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=64,
         eos_token_id=2,
@@ -224,7 +238,7 @@ def take_step(folder: Path, number: int, objectives: Sequence[dict[str, Any]]) -
     initial = jax.device_get((before.params, before.modules))
     batch = jax.device_put(next(batches), batch_sharding(inspection.mesh))
     step = build.make_run_step(config, inspection, student)
-    after, metrics = step(before, teacher.params, batch)
+    after, metrics = step(before, Frozen(teacher.params), batch)
     records = [metrics]
     moment = optax.tree.get(after.opt_state, "mu")
     gradient = jax.tree.map(lambda mean: np.asarray(mean) / (1 - 0.9), moment)
@@ -242,7 +256,7 @@ def take_step(folder: Path, number: int, objectives: Sequence[dict[str, Any]]) -
     )
     while len(records) < NUM_STEPS:
         batch = jax.device_put(next(batches), batch_sharding(inspection.mesh))
-        after, later_metrics = step(after, teacher.params, batch)
+        after, later_metrics = step(after, Frozen(teacher.params), batch)
         records.append(later_metrics)
     return Step(
         config,
@@ -264,6 +278,8 @@ def predict_end_of_text(modules: Any, folder: Path) -> Any:
     bias = 8 * tensors["model.embed_tokens.weight"][2].numpy()
     return {
         name: {**module, "to_student": {**module["to_student"], "bias": bias}}
+        if "to_student" in module
+        else module
         for name, module in modules.items()
     }
 
@@ -327,8 +343,8 @@ def dense_step(folder: Path, number: int, step: Step) -> Dense:
 
 def gradient_norm(loss: torch.Tensor, student: Model) -> float:
     parameters = list(student.network.parameters())
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
-    return float(torch.stack([g.norm() for g in gradients]).norm())
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
 
 
 def named(objectives: Sequence[Any]) -> list[tuple[str, Any]]:

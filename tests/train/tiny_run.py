@@ -25,6 +25,7 @@ from jaxdistill.train import (
     AdamW,
     Checkpoints,
     Fingerprint,
+    Frozen,
     Hook,
     TrainState,
     abstract_state,
@@ -81,7 +82,7 @@ class Tiny:
     step: StepFunction
     state: TrainState
     template: TrainState
-    teacher_params: Any
+    frozen: Frozen
 
 
 @functools.cache
@@ -115,7 +116,8 @@ def assemble(
     ]
     axes = decoder.parameter_axes(student)
     shapes = decoder.abstract_params(student, dtype)
-    modules = init_modules(chosen, 7, student.embed_dim, TEACHER.embed_dim)
+    widths = [models.DecoderModel(config).widths for config in (student, TEACHER)]
+    modules = init_modules(chosen, 7, *widths)
     transform = optimizer.make_optimizer(
         num_steps,
         {**axes, **jax.tree.map(lambda leaf: (None,) * leaf.ndim, modules)},
@@ -147,7 +149,7 @@ def assemble(
         jit_step(step, shardings, teacher_shardings, mesh),
         init_state(fresh_params(student, 0, dtype), transform, shardings, modules),
         abstract_state(shapes, transform, shardings, modules),
-        jax.device_put(teacher_params, teacher_shardings),
+        Frozen(jax.device_put(teacher_params, teacher_shardings)),
     )
 
 
@@ -170,7 +172,7 @@ def main(folder: Path, pause_seconds: float = 0.0) -> None:
     state = train_loop(
         tiny.step,
         state,
-        tiny.teacher_params,
+        tiny.frozen,
         iterator,
         num_steps=STEPS,
         sharding=batch_sharding(tiny.mesh),

@@ -20,7 +20,7 @@ from jaxdistill.data.tokenization import tokenize_rows
 from jaxdistill.objectives import OBJECTIVES
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
 from jaxdistill.teachers.online import online_signal
-from jaxdistill.train import AdamW, init_state, jit_step, make_step, state_shardings
+from jaxdistill.train import AdamW, Frozen, init_state, jit_step, make_step, state_shardings
 from jaxdistill.types import VocabTables
 
 folder, (name, _, method) = Path(sys.argv[1]), sys.argv[2].partition("_")
@@ -94,7 +94,7 @@ batch = jax.device_put(batch, batch_sharding(mesh))
 def train_step() -> None:
     """Run one training step and wait for its results."""
     global state
-    state, metrics = step(state, teacher_params, batch)
+    state, metrics = step(state, Frozen(teacher_params), batch)
     jax.block_until_ready((state, metrics))
     assert np.isfinite(metrics["train/loss"])
 

@@ -1,11 +1,7 @@
-"""Base classes of objectives over whole batches, and the modules that some of them train.
-
-Modules are trained beside the student and are not part of the exported model.
-"""
+"""Modules that objectives train beside the student; they are not part of the exported model."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,40 +9,13 @@ from jaxtyping import Array, Float, Float32
 
 from jaxdistill.config import configclass
 from jaxdistill.objectives.base import Objective, Positive, objective_names
-from jaxdistill.objectives.engine import VocabEngine
 from jaxdistill.objectives.logits import einsum_float32
-from jaxdistill.types import Batch, HiddenSignal, Params
+from jaxdistill.taps import Widths
+from jaxdistill.types import Batch, Params
 
 
 @configclass
-class BatchObjective(Objective):
-    """An objective that reads all positions of a batch together."""
-
-    term_names: ClassVar[tuple[str, ...]]
-    """Names of the terms whose sum is the loss, as in metrics."""
-
-    @abstractmethod
-    def denominators(self, batch: Batch) -> dict[str, Float32[Array, ""]]:
-        """Return the divisor of each term's sum."""
-
-    @abstractmethod
-    def sums(
-        self,
-        modules: Params,
-        student: HiddenSignal,
-        teacher: HiddenSignal,
-        batch: Batch,
-        engine: VocabEngine,
-    ) -> dict[str, Float32[Array, ""]]:
-        """Compute the sum of each term over a batch.
-
-        `modules` are empty unless the objective is trainable. The teacher's signal is for `batch`,
-        or for `batch.alignment.teacher`. Positions whose loss mask is 0 must not change the sums.
-        """
-
-
-@configclass
-class TrainableObjective(BatchObjective):
+class TrainableObjective(Objective):
     """An objective with trainable modules: projections, or attention between two models.
 
     Attributes:
@@ -56,19 +25,20 @@ class TrainableObjective(BatchObjective):
     learning_rate_scale: Positive = 1.0
 
     @abstractmethod
-    def init(self, key: Array, student_dim: int, teacher_dim: int) -> Params:
-        """Initialise the modules for models with hidden states of these sizes."""
+    def init(self, key: Array, student: Widths, teacher: Widths) -> Params:
+        """Initialise the modules for models of these sizes."""
 
 
 def init_modules(
-    objectives: Sequence[Objective], seed: int, student_dim: int, teacher_dim: int
+    objectives: Sequence[Objective], seed: int, student: Widths, teacher: Widths
 ) -> dict[str, Params]:
     """Initialise the modules of each trainable objective, by its name."""
     key = jax.random.key(seed)
-    return {
-        name: objective.init(jax.random.fold_in(key, index), student_dim, teacher_dim)
+    modules = {
+        name: objective.init(jax.random.fold_in(key, index), student, teacher)
         for name, (index, objective) in _trainable(objectives).items()
     }
+    return {name: own for name, own in modules.items() if own}
 
 
 def learning_rate_scales(objectives: Sequence[Objective]) -> dict[str, float]:

@@ -1,0 +1,150 @@
+"""Calibration: what an objective takes from both models' features before training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxdistill.objectives.layer_map import LayerPairs
+from jaxdistill.taps import Taps
+
+_RIDGE = 1e-3
+"""Ridge of linear maps, relative to the mean variance of their inputs."""
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What a calibration reads.
+
+    Attributes:
+        student: Hidden states of the student.
+        teacher: Hidden states of the teacher.
+        relevance: Layers of the teacher whose dimensions' relevance is read.
+        num_examples: Number of training examples, from the first.
+    """
+
+    student: Taps
+    teacher: Taps
+    relevance: tuple[int, ...] = ()
+    num_examples: int = 48
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Features of both models at the same positions, by layer.
+
+    Attributes:
+        student: Hidden states of the student.
+        teacher: Hidden states of the teacher.
+        relevance: Relevance of each dimension of the teacher's layer: the mean over positions of
+            |h · ∂(-log p(label))/∂h|.
+    """
+
+    student: Mapping[int, Float[np.ndarray, "N D"]]
+    teacher: Mapping[int, Float[np.ndarray, "N D"]]
+    relevance: Mapping[int, Float[np.ndarray, " D"]] = field(default_factory=dict)
+
+
+class LayerScores(NamedTuple):
+    """How well a linear map of each of the teacher's layers predicts the student's layers.
+
+    Attributes:
+        student_layers: Layers of the student, one row each.
+        teacher_layers: Layers of the teacher, one column each.
+        scores: Explained share of the student's variance, on positions that were not fitted.
+        pairs: The pairs that were chosen.
+    """
+
+    student_layers: tuple[int, ...]
+    teacher_layers: tuple[int, ...]
+    scores: tuple[tuple[float, ...], ...]
+    pairs: LayerPairs
+
+
+class Calibrated(NamedTuple):
+    """An objective after its calibration, its frozen arrays, and the scores of a search."""
+
+    objective: Any
+    frozen: dict[str, Any]
+    scores: LayerScores | None
+
+
+def search_pairs(data: CalibrationData) -> LayerScores:
+    """Pair each layer of the student with one of the teacher, in ascending order.
+
+    The pairs have the largest sum of scores. Even positions are fitted, odd ones scored.
+    """
+    student_layers, teacher_layers = tuple(sorted(data.student)), tuple(sorted(data.teacher))
+    targets = [data.student[layer] for layer in student_layers]
+    sizes = np.cumsum([target.shape[1] for target in targets])[:-1]
+    joined = np.concatenate(targets, axis=1)
+    columns = []
+    for layer in teacher_layers:
+        features = data.teacher[layer]
+        kernel, bias = fit_linear(features[::2], joined[::2])
+        error = np.square(joined[1::2] - features[1::2] @ kernel - bias)
+        variance = np.square(joined[1::2] - joined[::2].mean(axis=0))
+        shares = [
+            1 - own_error.sum() / max(own_variance.sum(), np.finfo(np.float32).tiny)
+            for own_error, own_variance in zip(
+                np.split(error, sizes, axis=1), np.split(variance, sizes, axis=1), strict=True
+            )
+        ]
+        columns.append(shares)
+    scores = np.array(columns).T
+    chosen = _best_ascending(scores)
+    pairs = tuple(
+        (layer, teacher_layers[index]) for layer, index in zip(student_layers, chosen, strict=True)
+    )
+    return LayerScores(
+        student_layers, teacher_layers, tuple(tuple(row) for row in scores.tolist()), pairs
+    )
+
+
+def fit_linear(
+    inputs: Float[np.ndarray, "N X"], targets: Float[np.ndarray, "N Y"]
+) -> tuple[Float[np.ndarray, "X Y"], Float[np.ndarray, " Y"]]:
+    """Fit `targets ≈ inputs @ kernel + bias` by ridge regression."""
+    input_mean, target_mean = inputs.mean(axis=0), targets.mean(axis=0)
+    centred = inputs - input_mean
+    gram = centred.T @ centred
+    ridge = _RIDGE * np.trace(gram) / len(gram) + np.finfo(np.float32).tiny
+    gram[np.diag_indices_from(gram)] += ridge
+    kernel = np.linalg.solve(gram, centred.T @ (targets - target_mean))
+    return kernel, target_mean - input_mean @ kernel
+
+
+def principal_subspace(
+    features: Float[np.ndarray, "N D"], rank: int
+) -> tuple[Float[np.ndarray, "D rank"], Float[np.ndarray, " D"]]:
+    """Return the directions of the largest variance as orthonormal columns, and the mean."""
+    mean = features.mean(axis=0)
+    centred = features - mean
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    return vectors[:, ::-1][:, :rank], mean
+
+
+def _best_ascending(scores: Float[np.ndarray, "rows columns"]) -> Sequence[int]:
+    """Choose a column of each row, each after the one before, with the largest sum.
+
+    With fewer columns than rows, a column may be chosen again.
+    """
+    num_rows, num_columns = scores.shape
+    step = int(num_columns >= num_rows)
+    best, choices = np.zeros(num_columns + 1), []
+    for row in scores:
+        # totals[j]: the largest sum with this row at column j.
+        totals = row + (best[:-1] if step else best[1:])
+        if step and not choices:
+            totals = row.copy()
+        choices.append(totals)
+        best = np.concatenate([[-np.inf], np.maximum.accumulate(totals)])
+    result: list[int] = []
+    limit = num_columns
+    for totals in reversed(choices):
+        index = int(np.argmax(totals[:limit]))
+        result.append(index)
+        limit = index + 1 - step
+    return result[::-1]

@@ -1,0 +1,173 @@
+"""Calibration of a run: features of both models on training examples, read before the first step.
+
+The result is kept in the run folder, so that a continued run has the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxdistill.files import atomic_file
+from jaxdistill.model import Model
+from jaxdistill.objectives import Objective, TapObjective
+from jaxdistill.objectives.base import objective_names
+from jaxdistill.objectives.calibration import CalibrationData, CalibrationRequest, LayerScores
+from jaxdistill.run.calibration_features import collect_features
+from jaxdistill.run.inspection import RunContext
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Result of a calibration.
+
+    Attributes:
+        objectives: The objectives, bound to both models, with the layers that were searched.
+        frozen: Arrays that were fitted, by objective, pair of layers and name.
+        scores: How well the layers fit each other, by objective that searched them.
+    """
+
+    objectives: tuple[Objective, ...]
+    frozen: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]] = field(default_factory=dict)
+    scores: Mapping[str, LayerScores] = field(default_factory=dict)
+
+    @property
+    def content(self) -> dict[str, str]:
+        """Hash of the layers and arrays, by a name for messages; empty without a calibration."""
+        if not (self.frozen or self.scores):
+            return {}
+        digest = hashlib.sha256(repr([asdict(one) for one in self.objectives]).encode())
+        for array in jax.tree.leaves(self.frozen):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return {"the calibration": digest.hexdigest()[:12]}
+
+
+def calibrate(context: RunContext, teacher: Model | None) -> Calibration:
+    """Calibrate the objectives that ask for it, or read what an earlier start of the run kept.
+
+    Raises:
+        UserError: If a model gives features that are not finite.
+    """
+    inspection = context.inspection
+    bound = Calibration(inspection.objectives)
+    if teacher is None or inspection.teacher is None:
+        return bound
+    widths = inspection.student_model.widths, inspection.teacher.language_model.widths
+    objectives = {
+        name: one
+        for name, one in zip(
+            objective_names(context.config.objectives), context.config.objectives, strict=True
+        )
+        if isinstance(one, TapObjective)
+    }
+    requests = {name: one.calibration_request(*widths) for name, one in objectives.items()}
+    requests = {name: one for name, one in requests.items() if one is not None}
+    if not requests:
+        return bound
+    inputs = _input_digest(context)
+    if (kept := _read(context, bound, inputs)) is not None:
+        return kept
+    data = collect_features(context, teacher, reduce(_join, requests.values()))
+    frozen, scores, calibrated = {}, {}, {}
+    for name, request in requests.items():
+        result = objectives[name].calibrate(_select(data, request), *widths)
+        calibrated[name], frozen[name] = result.objective, result.frozen
+        if result.scores is not None:
+            scores[name] = result.scores
+    calibration = Calibration(_replace_objectives(bound, calibrated), frozen, scores)
+    _write(context, calibration, inputs)
+    return calibration
+
+
+def _join(first: CalibrationRequest, second: CalibrationRequest) -> CalibrationRequest:
+    return CalibrationRequest(
+        first.student | second.student,
+        first.teacher | second.teacher,
+        tuple(sorted({*first.relevance, *second.relevance})),
+        max(first.num_examples, second.num_examples),
+    )
+
+
+def _select(data: CalibrationData, request: CalibrationRequest) -> CalibrationData:
+    """Return the part of the data that an objective asked for."""
+    return CalibrationData(
+        {layer: data.student[layer] for layer in request.student.hidden},
+        {layer: data.teacher[layer] for layer in request.teacher.hidden},
+        {layer: data.relevance[layer] for layer in request.relevance},
+    )
+
+
+def _replace_objectives(
+    bound: Calibration, calibrated: Mapping[str, Objective]
+) -> tuple[Objective, ...]:
+    names = objective_names(bound.objectives)
+    return tuple(
+        calibrated.get(name, one) for name, one in zip(names, bound.objectives, strict=True)
+    )
+
+
+def _input_digest(context: RunContext) -> str:
+    """Hash of what the calibration depends on."""
+    config, inspection = context.config, context.inspection
+    models = [one.identity_hash for one in (inspection.student, inspection.teacher) if one]
+    objectives = [asdict(one) for one in config.objectives if isinstance(one, TapObjective)]
+    key = [objectives, inspection.layers, models, context.prepared.content, config.data.length]
+    return hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+
+
+def _write(context: RunContext, calibration: Calibration, inputs: str) -> None:
+    names = objective_names(calibration.objectives)
+    content = {
+        "inputs": inputs,
+        "layers": {
+            name: one.pairs
+            for name, one in zip(names, calibration.objectives, strict=True)
+            if isinstance(one, TapObjective)
+        },
+        "scores": {name: scores._asdict() for name, scores in calibration.scores.items()},
+    }
+    arrays = {"/".join(path): array for path, array in _flatten(calibration.frozen)}
+    with atomic_file(context.folder.calibration) as path:
+        save_file(arrays, path, metadata={"calibration": json.dumps(content)})
+
+
+def _read(context: RunContext, bound: Calibration, inputs: str) -> Calibration | None:
+    """Return the calibration in the run folder; None if it is missing, damaged or another one."""
+    frozen: dict[str, Any] = {}
+    try:
+        with safe_open(context.folder.calibration, "numpy") as file:
+            content = json.loads(file.metadata()["calibration"])
+            if content["inputs"] != inputs:
+                return None
+            for key in file.keys():  # noqa: SIM118 - it is no mapping
+                name, pair, array_name = key.split("/")
+                frozen.setdefault(name, {}).setdefault(pair, {})[array_name] = file.get_tensor(key)
+        layers = {name: _as_tuples(pairs) for name, pairs in content["layers"].items()}
+        scores = {
+            name: LayerScores(**{key: _as_tuples(value) for key, value in one.items()})
+            for name, one in content["scores"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+    named = zip(objective_names(bound.objectives), bound.objectives, strict=True)
+    calibrated = {name: replace(one, layers=layers[name]) for name, one in named if name in layers}  # pyright: ignore
+    return Calibration(_replace_objectives(bound, calibrated), frozen, scores)
+
+
+def _flatten(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from (((key, *path), leaf) for path, leaf in _flatten(value))
+        else:
+            yield (key,), value
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
