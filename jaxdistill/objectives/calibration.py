@@ -43,8 +43,8 @@ class CalibrationData:
     """
 
     student: Mapping[int, Float[np.ndarray, "N D"]]
-    teacher: Mapping[int, Float[np.ndarray, "N D"]]
-    relevance: Mapping[int, Float[np.ndarray, " D"]] = field(default_factory=dict)
+    teacher: Mapping[int, Float[np.ndarray, "N X"]]
+    relevance: Mapping[int, Float[np.ndarray, " X"]] = field(default_factory=dict)
 
 
 class LayerScores(NamedTuple):

@@ -81,7 +81,7 @@ class CombinedLoss:
             weights: Weight of each objective.
             denominators: Divisor of each term, from the whole batch.
         """
-        teacher = jax.lax.stop_gradient(teacher)
+        teacher, frozen = jax.lax.stop_gradient((teacher, dict(frozen)))
         loss, sums = jnp.float32(0), {}
         walks: dict[tuple[int, ...], list[_NamedTerm]] = {}
         for name, objective in self._objectives.items():

@@ -21,7 +21,8 @@ from jaxdistill.objectives import Objective, TapObjective
 from jaxdistill.objectives.base import objective_names
 from jaxdistill.objectives.calibration import CalibrationData, CalibrationRequest, LayerScores
 from jaxdistill.run.calibration_features import collect_features
-from jaxdistill.run.inspection import RunContext
+from jaxdistill.run.folder import RunFolder
+from jaxdistill.run.inspection import Inspection, RunContext
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def calibrate(context: RunContext, teacher: Model | None) -> Calibration:
     if not requests:
         return bound
     inputs = _input_digest(context)
-    if (kept := _read(context, bound, inputs)) is not None:
+    if (kept := _read(context.folder, bound, inputs)) is not None:
         return kept
     data = collect_features(context, teacher, reduce(_join, requests.values()))
     frozen, scores, calibrated = {}, {}, {}
@@ -138,13 +139,22 @@ def _write(context: RunContext, calibration: Calibration, inputs: str) -> None:
         save_file(arrays, path, metadata={"calibration": json.dumps(content)})
 
 
-def _read(context: RunContext, bound: Calibration, inputs: str) -> Calibration | None:
-    """Return the calibration in the run folder; None if it is missing, damaged or another one."""
+def restore_objectives(inspection: Inspection, folder: RunFolder) -> Inspection:
+    """Return the inspection with the layers that were searched in a run, if there were any."""
+    kept = _read(folder, Calibration(inspection.objectives), None)
+    return inspection if kept is None else replace(inspection, objectives=kept.objectives)
+
+
+def _read(folder: RunFolder, bound: Calibration, inputs: str | None) -> Calibration | None:
+    """Return the calibration in the run folder; None if it is missing or damaged.
+
+    None, too, if it was made from other `inputs`, unless these are None.
+    """
     frozen: dict[str, Any] = {}
     try:
-        with safe_open(context.folder.calibration, "numpy") as file:
+        with safe_open(folder.calibration, "numpy") as file:
             content = json.loads(file.metadata()["calibration"])
-            if content["inputs"] != inputs:
+            if inputs not in (None, content["inputs"]):
                 return None
             for key in file.keys():  # noqa: SIM118 - it is no mapping
                 name, pair, array_name = key.split("/")

@@ -12,6 +12,7 @@ from jaxdistill import align, data, evals, hub
 from jaxdistill.errors import UserError
 from jaxdistill.model import Model, load
 from jaxdistill.run import build
+from jaxdistill.run.calibration import restore_objectives
 from jaxdistill.run.check import inspect
 from jaxdistill.run.config import load_config
 from jaxdistill.run.folder import RunFolder, exported_model_path
@@ -102,7 +103,7 @@ def check_max_positions(path: str, length: int | None, *, option: str) -> int:
 def _restore_latest(folder: RunFolder) -> Model:
     """Return the student of a run's newest checkpoint, in float32."""
     config = load_config(folder.config)
-    inspection = restore_layers(inspect(config), folder)
+    inspection = restore_objectives(restore_layers(inspect(config), folder), folder)
     restored = None
     if folder.checkpoints.is_dir():
         with closing(Checkpoints(folder.checkpoints)) as checkpoints:

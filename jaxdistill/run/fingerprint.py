@@ -38,7 +38,7 @@ _CHANGEABLE_FIELDS = (
     "train.keep_checkpoints",
 )
 _OF_OLDER_VERSIONS = ("the teacher's weights",)
-_LATER_CONTENT = ("the rows' content", "the kept layers")
+_LATER_CONTENT = ("the rows' content", "the kept layers", "the calibration")
 
 
 Models = Mapping[str, tuple[hub.Source, PreTrainedTokenizerBase]]

@@ -1,0 +1,101 @@
+"""Runs that compare inner layers: calibrated, continued, exported, between any two models."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file
+
+JOINT = (
+    "objectives=[{type: hidden, layers: searched, bridge: BRIDGE}, {type: attention},"
+    " {type: forward_kl}, {type: cross_entropy}]"
+)
+
+
+@pytest.fixture
+def wide_teacher(workspace):
+    """Teacher of the same tokenizer, wider, deeper, and with other heads."""
+    changes = {"hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 3}
+    return tiny.model_folder(workspace / "wide", seed=5, num_key_value_heads=1, **changes)
+
+
+def losses(folder, name="train/loss"):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+@pytest.mark.parametrize("bridge", ["learned", "pca", "selected"])
+def test_a_calibrated_run_is_continued_and_exports_only_the_student(
+    workspace, wide_teacher, command, bridge
+):
+    options = [JOINT.replace("BRIDGE", bridge), "teacher.model=wide", "student.layers=2"]
+    code, _, stderr = command("train", "config.yaml", *options, "train.save_every_steps=4")
+    assert code == 0, stderr
+    run, whole = workspace / "run", workspace / "whole"
+    shutil.copytree(run, whole)
+    for name in ("checkpoints/6", "student"):
+        shutil.rmtree(run / name)
+    (run / "result.json").unlink()
+    code, _, stderr = command("export", "--model", run, "--out", workspace / "early")
+    assert code == 0, stderr
+    code, stdout, stderr = command("train", "config.yaml", *options)
+    assert code == 0, stderr
+    assert "continues from step 4 of 6" in stdout
+    assert losses(run) == losses(whole)
+    assert losses(run)[-1] < losses(run)[0]
+    weights = [load_file(f / "model.safetensors") for f in (run / "student", whole / "student")]
+    for name in weights[0]:
+        np.testing.assert_array_equal(weights[0][name], weights[1][name])
+    assert set(weights[0]) < set(load_file(workspace / "teacher/model.safetensors"))
+    assert (run / "calibration.safetensors").stat().st_size > 0
+    (run / "calibration.safetensors").write_bytes(b"damaged")  # it is made again
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "student")
+    code, _, stderr = command("train", "config.yaml", *options)
+    assert code == 0, stderr
+    assert (run / "calibration.safetensors").read_bytes() == (
+        whole / "calibration.safetensors"
+    ).read_bytes()
+
+
+def test_a_teacher_of_another_tokenizer_is_compared_in_every_term(
+    workspace, other_teacher, command
+):
+    objectives = (
+        "objectives=[{type: hidden}, {type: attention}, {type: uld, align: spans, average: groups}]"
+    )
+    code, _, stderr = command("train", "config.yaml", objectives, f"teacher.model={other_teacher}")
+    assert code == 0, stderr
+    for name in ("hidden", "attention", "uld"):
+        assert min(losses(workspace / "run", f"train/{name}")) > 0
+    values = losses(workspace / "run")
+    assert values[-1] < values[0]
+
+
+MISTAKES = {
+    "{type: hidden, layers: [[1, 9]]}": "objectives[0]: layers: [1, 9] names layer 9 of the "
+    "teacher, which has layers 0 to 3",
+    "{type: attention, layers: [[0, 1]]}": "names layer 0 of the student, which has layers 1 to 1",
+    "{type: hidden, layers: [[1, 1], [1]]}": "layers",
+    "{type: hidden, layers: {every: 4}}": "every 4 layers there is none: the student has 1",
+    "{type: hidden, layers: [[1, 1], [1, 1]]}": "names a pair twice",
+    "{type: hidden, layers: deepest}": "layers",
+    "{type: attention, heads: relations, relation_heads: 7}": "relation_heads=7: the queries of "
+    "the student are 16 wide",
+    "{type: hidden, bridge: none}": "bridge=none: the student is 16 wide and the teacher 24",
+    "{type: hidden, bridge: rotation}": "bridge",
+}
+
+
+@pytest.mark.parametrize("objective", MISTAKES)
+def test_a_mistake_is_one_line_before_weights_load(workspace, wide_teacher, command, objective):
+    is_wide = "none" in objective
+    options = [f"objectives=[{objective}]", "teacher.model=wide" if is_wide else "seed=0"]
+    for weights in workspace.glob("*/model.safetensors"):
+        weights.with_name("config.json").exists()
+    code, _, stderr = command("check", "config.yaml", *options)
+    assert code == 2
+    assert len(stderr.strip().splitlines()) == 1, stderr
+    assert MISTAKES[objective] in stderr
