@@ -21,7 +21,14 @@ class RatioMetric(NamedTuple):
     factor: float = 1.0
 
 
-_TOKEN_MEANS = ("nll", "accuracy", "forward_kl", "top1_agreement", "top5_agreement")
+_TOKEN_MEANS = (
+    "nll",
+    "accuracy",
+    "forward_kl",
+    "acceptance",
+    "top1_agreement",
+    "top5_agreement",
+)
 
 RATIO_METRICS = {
     **{name: RatioMetric(name, "scored_tokens") for name in _TOKEN_MEANS},

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int, Shaped
 
+from jaxdistill import losses
 from jaxdistill.errors import UserError
 from jaxdistill.objectives import TokenDistribution, position_metrics
 from jaxdistill.objectives.alignment import align_batch
@@ -37,8 +38,9 @@ class TokenMetrics:
         labels: Token ids.
         values: Metrics by name: `nll` in nats; `accuracy`, 1 if the top-1 token is the label;
             `confidence`, the probability of the top-1 token. With a teacher also `teacher_nll`
-            and `forward_kl` in nats, and `top1_agreement` and `top5_agreement`: 1 if the
-            teacher's top-1 token is the student's, or in the student's top 5.
+            and `forward_kl` in nats; `acceptance`, Σ min(p, q), the probability that the teacher
+            accepts a draft token of the student in speculative decoding; `top1_agreement` and
+            `top5_agreement`, 1 if the teacher's top-1 token is the student's, or in its top 5.
     """
 
     example_ids: Int[np.ndarray, " N"]
@@ -163,6 +165,13 @@ def _teacher_nll(_: TokenDistribution, teacher: TokenDistribution | None) -> Flo
     return -teacher.label_log_probs()
 
 
+def _acceptance(
+    student: TokenDistribution, teacher: TokenDistribution | None
+) -> Float32[Array, " R"]:
+    assert teacher is not None, "needs teacher logits"
+    return 1 - losses.total_variation(teacher.log_probs(), student.log_probs())
+
+
 def _teacher_top1_in_top_k(k: int) -> PositionFunction:
     """Return the metric that is 1 if the teacher's top-1 token is in the student's top k."""
 
@@ -190,4 +199,5 @@ _TEACHER_METRICS: dict[str, PositionFunction] = {
     "top1_agreement": _teacher_top1_in_top_k(1),
     "top5_agreement": _teacher_top1_in_top_k(5),
     "teacher_nll": _teacher_nll,
+    "acceptance": _acceptance,
 }

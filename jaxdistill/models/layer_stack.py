@@ -88,17 +88,21 @@ def apply_layers(
         context = select_context(kind)
         attention = causal_attention(context, layer_cache, slot)
         y, details = nnx.merge(definition, parameters)(x, context, scale, attention)
-        return y, (details.result, layer_summary(x, y))
+        return y, (details.result, layer_summary(x, y), y if is_stacked else None)
 
     def apply_opened_layer(x, parameters, kind, scale):
         context = contexts[int(kind)]
         attention = open_attention(context)
         return nnx.merge(definition, parameters)(x, context, scale, attention)
 
-    outputs = None, None
+    # Where most layers are tapped, one scan that stacks them all is compiled sooner.
+    is_stacked = not taps.opened_layers and len(taps.hidden) > config.num_layers // 2
+    is_stacked &= not offsets
+    ends = [config.num_layers] if is_stacked else _scan_ends(config.num_layers, taps)
+    outputs = None, None, None
     values = TapValues({0: x} if 0 in taps.hidden else {}, {}, {}, {})
     scanned = (layers, *_layer_constants(config), layer_caches)
-    for end, part in _split_layers(scanned, _scan_ends(config.num_layers, taps)):
+    for end, part in _split_layers(scanned, ends):
         if end in taps.opened_layers:
             parameters, kind, scale, _ = jax.tree.map(lambda leaf: leaf[0], part)
             opened = _checkpoint(
@@ -110,7 +114,11 @@ def apply_layers(
             x, outputs = jax.lax.scan(_checkpoint(apply_layer, remat), x, part)
         if end in taps.hidden and end < config.num_layers:
             x = values.hidden[end] = x + offsets.get(end, 0)
-    return x, outputs, values
+    *outputs, stacked_hidden = outputs
+    if stacked_hidden is not None:
+        inner = (layer for layer in taps.hidden if 0 < layer < config.num_layers)
+        values.hidden.update({layer: stacked_hidden[layer - 1] for layer in inner})
+    return x, (outputs[0], outputs[1]), values
 
 
 def _scan_ends(num_layers: int, taps: Taps) -> list[int]:

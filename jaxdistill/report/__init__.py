@@ -3,6 +3,7 @@
 from jaxdistill.report.console import print_previews as print_previews
 from jaxdistill.report.console import print_samples as print_samples
 from jaxdistill.report.console import print_table as print_table
+from jaxdistill.report.heat_map import HeatMap as HeatMap
 from jaxdistill.report.html import escape_html as escape_html
 from jaxdistill.report.html import render_definitions as render_definitions
 from jaxdistill.report.html import render_document as render_document

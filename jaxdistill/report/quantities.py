@@ -98,6 +98,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "perplexity": Quantity("Perplexity", format_perplexity, "lower"),
     "accuracy": Quantity("Token accuracy", format_percent, "higher"),
     "digit_accuracy": Quantity("Digit accuracy", format_percent, "higher"),
+    "acceptance": Quantity("Acceptance as draft tokens", format_percent, "higher"),
     "top1_agreement": Quantity("Top-1 agreement", format_percent, "higher"),
     "top5_agreement": Quantity("Teacher's top-1 in student's top 5", format_percent, "higher"),
     "calibration_error": Quantity("Calibration error", format_percent, "lower"),

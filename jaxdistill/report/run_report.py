@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxdistill.files import atomic_file
+from jaxdistill.report.heat_map import HeatMap, draw_heat_map
 from jaxdistill.report.html import (
     escape_html,
     render_definitions,
@@ -28,6 +29,7 @@ class RunReport:
         comparison: Quantities of each model.
         main_model: Model of the comparison whose column stands out.
         records: Metrics of the run by step, for the curves (`read_metrics`).
+        heat_maps: Values of pairs of layers.
         facts: Counts of data, time and versions, by name.
         config: The resolved config as YAML.
     """
@@ -38,6 +40,7 @@ class RunReport:
     main_model: str = ""
     records: MetricRecords = ()
     samples: Sequence[Sample] = ()
+    heat_maps: Sequence[HeatMap] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     config: str = ""
 
@@ -64,6 +67,7 @@ def render_report(report: RunReport) -> str:
     sections = {
         "Before and after": _render_comparison(report),
         "Curves": _render_charts(report.records),
+        "Layers": _render_heat_maps(report.heat_maps),
         "Samples": "\n".join(render_sample(sample, _render_text) for sample in report.samples),
         "The run": render_definitions(report.facts),
         "Config": f'<pre tabindex="0">{escape_html(report.config)}</pre>' if report.config else "",
@@ -90,6 +94,15 @@ def _render_charts(records: MetricRecords) -> str:
         f"<figure>\n<figcaption>{escape_html(chart.title)}</figcaption>\n"
         f"{draw_chart(chart, records)}</figure>"
         for chart in list_charts(records)
+    )
+    return f'<div class="charts">\n{figures}\n</div>' if figures else ""
+
+
+def _render_heat_maps(heat_maps: Sequence[HeatMap]) -> str:
+    figures = "\n".join(
+        f"<figure>\n<figcaption>{escape_html(heat_map.title)}</figcaption>\n"
+        f"{draw_heat_map(heat_map)}</figure>"
+        for heat_map in heat_maps
     )
     return f'<div class="charts">\n{figures}\n</div>' if figures else ""
 

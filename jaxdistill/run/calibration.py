@@ -40,6 +40,19 @@ class Calibration:
     scores: Mapping[str, LayerScores] = field(default_factory=dict)
 
     @property
+    def facts(self) -> dict[str, str]:
+        """The layers that were searched, and their scores, by a name for people."""
+        facts = {}
+        for name, one in self.scores.items():
+            values = (
+                one.scores[one.student_layers.index(s)][one.teacher_layers.index(t)]
+                for s, t in one.pairs
+            )
+            pairs = zip(one.pairs, values, strict=True)
+            facts[f"{name}"] = ", ".join(f"{s}–{t} ({value:.2f})" for (s, t), value in pairs)
+        return {f"layers, {name}": text for name, text in facts.items()}
+
+    @property
     def content(self) -> dict[str, str]:
         """Hash of the layers and arrays, by a name for messages; empty without a calibration."""
         if not (self.frozen or self.scores):

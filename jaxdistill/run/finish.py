@@ -14,6 +14,7 @@ import jaxdistill
 from jaxdistill import evals, hub, report
 from jaxdistill.config import dump
 from jaxdistill.model import Model
+from jaxdistill.objectives.calibration import LayerScores
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.dtype_check import check_export_dtype
 from jaxdistill.run.folder import RunFolder, write_json, write_text
@@ -45,6 +46,7 @@ _STUDENT_METRICS = (
     "perplexity",
     "accuracy",
     "digit_accuracy",
+    "acceptance",
     "top1_agreement",
     "top5_agreement",
     "calibration_error",
@@ -70,6 +72,7 @@ def finish_run(
     evaluate_heldout: HeldoutEvaluator | None,
     facts: Mapping[str, object],
     input_digests: Mapping[str, str],
+    scores: Mapping[str, LayerScores],
 ) -> None:
     """Export the student, compare it with its teacher, and write and print the report."""
     config, folder = context.config, context.folder
@@ -97,7 +100,7 @@ def finish_run(
         inputs=dict(input_digests),
         is_chat=context.inspection.chat_kinds[0].student_is_chat,
     )
-    _write_report(config, folder, result)
+    _write_report(config, folder, result, scores)
     write_json(folder.result, asdict(result))  # written last: a run with a result is finished
     print_result(folder, result)
 
@@ -140,7 +143,19 @@ def _compare_models(
     return comparison
 
 
-def _write_report(config: RunConfig, folder: RunFolder, result: RunResult) -> None:
+def _write_report(
+    config: RunConfig, folder: RunFolder, result: RunResult, scores: Mapping[str, LayerScores]
+) -> None:
+    heat_maps = [
+        report.HeatMap(
+            f"{name}: share of variance that a linear map explains",
+            rows=one.student_layers,
+            columns=one.teacher_layers,
+            values=one.scores,
+            pairs=one.pairs,
+        )
+        for name, one in scores.items()
+    ]
     page = report.RunReport(
         title=f"Distillation: {folder.path.name}",
         lead=f"{result.facts.get('student', '')}",
@@ -148,6 +163,7 @@ def _write_report(config: RunConfig, folder: RunFolder, result: RunResult) -> No
         main_model=STUDENT,
         records=report.read_metrics(folder.metrics),
         samples=[report.Sample(**vars(sample)) for sample in result.samples],
+        heat_maps=heat_maps,
         facts=result.facts,
         config=dump(config),
     )

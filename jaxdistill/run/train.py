@@ -89,6 +89,7 @@ def _train(
     check_teacher_dtype(context, teacher)
     facts = run_facts(config, inspection)
     facts |= {"train": str(prepared.train_counts), "held out": str(prepared.heldout_counts)}
+    facts |= calibration.facts
     evaluate_heldout = make_heldout_evaluator(context, student, teacher)
     batches = data.shuffled_batches(
         prepared.train,
@@ -141,6 +142,7 @@ def _train(
         evaluate_heldout=evaluate_heldout,
         facts=facts,
         input_digests=input_digests,
+        scores=calibration.scores,
     )
     return 0
 

@@ -84,6 +84,7 @@ def dense(rows: list[Example]) -> dict[str, np.ndarray]:
             "accuracy": log_q.argmax(-1) == labels,
             "confidence": np.exp(log_q.max(-1)),
             "forward_kl": (np.exp(log_p) * (log_p - log_q)).sum(-1),
+            "acceptance": np.minimum(np.exp(log_p), np.exp(log_q)).sum(-1),
             "top1_agreement": log_p.argmax(-1) == log_q.argmax(-1),
             "top5_agreement": (top5 == log_p.argmax(-1)[:, None]).any(-1),
             "teacher_nll": -log_p[positions, labels],

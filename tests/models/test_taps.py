@@ -24,6 +24,16 @@ def run(model: DecoderModel, params, tokens, segment_ids=None, taps=TAPS):
     return model.forward(params, tokens, positions=positions, segment_ids=segment_ids, taps=taps)
 
 
+def test_most_layers_are_stacked_by_one_scan(tokens: np.ndarray) -> None:
+    case = make_case("gemma3")
+    output = run(DecoderModel(case.config), case.params, tokens, taps=Taps(hidden=(0, 1, 2, 4)))
+    with torch.no_grad():
+        expected = case.original(torch.tensor(tokens), output_hidden_states=True).hidden_states
+    assert set(output.taps.hidden) == {0, 1, 2, 4}
+    for layer, hidden in output.taps.hidden.items():
+        np.testing.assert_allclose(hidden, expected[layer], atol=ATOL, rtol=0)
+
+
 @pytest.mark.parametrize("name", DISTINCT)
 def test_taps_equal_transformers(name: str, tokens: np.ndarray) -> None:
     case = make_case(name)

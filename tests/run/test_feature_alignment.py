@@ -50,6 +50,9 @@ def test_a_calibrated_run_is_continued_and_exports_only_the_student(
         np.testing.assert_array_equal(weights[0][name], weights[1][name])
     assert set(weights[0]) < set(load_file(workspace / "teacher/model.safetensors"))
     assert (run / "calibration.safetensors").stat().st_size > 0
+    page = (whole / "report/index.html").read_text()
+    assert "share of variance that a linear map explains" in page
+    assert "layers, hidden" in page
     (run / "calibration.safetensors").write_bytes(b"damaged")  # it is made again
     (run / "result.json").unlink()
     shutil.rmtree(run / "student")
