@@ -1,6 +1,8 @@
-"""One step of logit distillation: online teacher, AdamW, clipping. Argument: NAME[+NAME]."""
+"""One step of distillation: online teacher, AdamW, clipping. Argument: NAME[+NAME]."""
 
 import sys
+from functools import partial, reduce
+from operator import or_
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import shapes
 from timing import time_repeats
 
 from jaxdistill.models import FAMILIES, DecoderModel
-from jaxdistill.objectives import OBJECTIVES
+from jaxdistill.objectives import OBJECTIVES, init_modules
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
 from jaxdistill.teachers.online import online_signal
 from jaxdistill.train import AdamW, Frozen, init_state, jit_step, make_step, state_shardings
@@ -24,20 +26,28 @@ params = student.init_params(jax.random.key(1))
 names = sys.argv[1].split("+")
 options = {"jensen_shannon": {"beta": shapes.BETA}}
 objectives = tuple(
-    OBJECTIVES[name](weight=1 / len(names), **options.get(name, {})) for name in names
+    OBJECTIVES[name](weight=1 / len(names), **options.get(name, {})).bind(
+        student.widths, teacher.widths
+    )
+    for name in names
+)
+modules = init_modules(objectives, 0, student.widths, teacher.widths)
+student_taps, teacher_taps = (
+    reduce(or_, taps) for taps in zip(*(one.taps for one in objectives), strict=True)
 )
 mesh = make_mesh(MeshConfig())
 axes = student.axes()
 adam = AdamW(learning_rate=1e-4)
-optimizer = adam.make_optimizer(100, axes)
-shardings = state_shardings(mesh, params, named_shardings(mesh, axes, params), optimizer)
-state = init_state(params, optimizer, shardings)
+module_axes = jax.tree.map(lambda leaf: (None,) * leaf.ndim, modules)
+optimizer = adam.make_optimizer(100, {**axes, **module_axes})
+shardings = state_shardings(mesh, params, named_shardings(mesh, axes, params), optimizer, modules)
+state = init_state(params, optimizer, shardings, modules)
 del params
 step = jit_step(
     make_step(
-        student_signal=student.signal,
+        student_signal=partial(student.signal, taps=student_taps),
         teacher_signal=lambda p, batch: online_signal(
-            teacher, p, batch, vocab_size=teacher.vocab_size
+            teacher, p, batch, vocab_size=teacher.vocab_size, taps=teacher_taps
         ),
         objectives=objectives,
         optimizer=optimizer,
