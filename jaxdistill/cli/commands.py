@@ -95,7 +95,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def _check_eval_options(options: argparse.Namespace) -> None:
     """Check that no option is given that would have no effect."""
-    harness, likelihood = ["include_path", "limit", "fewshot"], ["teacher", "length", "loss_on"]
+    harness, likelihood = (
+        ["include_path", "limit", "fewshot"],
+        ["teacher", "length", "loss_on", "by_position"],
+    )
     unused = dict.fromkeys(harness, "belongs to `--lm-eval TASK`")
     if options.lm_eval:
         reason = "is about the rows of `--data`, and `--lm-eval` has its own"
@@ -136,6 +139,7 @@ def _evaluate_likelihood(options: argparse.Namespace) -> dict[str, float]:
         teacher=options.teacher,
         batch_size=options.batch_size,
         dtype=options.dtype,
+        by_position=options.by_position,
     )
 
 

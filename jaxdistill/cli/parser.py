@@ -82,6 +82,8 @@ def _add_eval_options(evaluate: argparse.ArgumentParser) -> None:
     add = evaluate.add_argument
     _add_model_options(evaluate)
     add("--teacher", metavar="DIR", help="compare with this model's distribution")
+    by_position = "means of every N positions, too"
+    add("--by-position", type=_positive_int, metavar="N", help=by_position)
     inputs = evaluate.add_mutually_exclusive_group(required=True)
     inputs.add_argument("--data", nargs="+", metavar="FILE", help="JSONL, Parquet or folder")
     tasks = "tasks of lm-evaluation-harness, by name"

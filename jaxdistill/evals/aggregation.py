@@ -85,6 +85,25 @@ def sum_by_example(token_metrics: TokenMetrics) -> dict[str, np.ndarray]:
     return {"example_ids": example_ids, "scored_tokens": np.bincount(indices), **sums}
 
 
+def mean_by_position(token_metrics: TokenMetrics, width: int) -> dict[str, float]:
+    """Compute means of `width` positions each, as `nll@0`, `nll@128`, …: where a text gets long.
+
+    Positions count from the start of a row, its prompt included. Without a teacher there is `nll`
+    only, with one also `forward_kl`, `acceptance` and `top1_agreement`.
+    """
+    bins, indices = np.unique(token_metrics.positions // width, return_inverse=True)
+    counts = np.bincount(indices)
+    names = ("nll", "forward_kl", "acceptance", "top1_agreement")
+    return {
+        f"{name}@{start * width}": float(total / count)
+        for name in names
+        if name in token_metrics.values
+        for start, total, count in zip(
+            bins, np.bincount(indices, weights=token_metrics.values[name]), counts, strict=True
+        )
+    }
+
+
 def _perplexity(nll: float) -> float:
     try:
         return math.exp(nll)

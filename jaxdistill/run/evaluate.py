@@ -122,8 +122,11 @@ def evaluate(
     teacher: str | None = None,
     batch_size: int = 8,
     dtype: str = "float32",
+    by_position: int | None = None,
 ) -> dict[str, float]:
     """Return the mean token metrics of a model on all rows, with agreement if there is a teacher.
+
+    If `by_position`, means of that many positions each follow.
 
     UserError if files, rows or length are wrong, or if the tokenizers differ.
     """
@@ -151,7 +154,8 @@ def evaluate(
     metrics = token_metrics(
         student, teacher_model, examples, length=data_config.length, batch_size=batch_size
     )
-    return summarize(metrics, examples)
+    means = summarize(metrics, examples)
+    return means | (evals.mean_by_position(metrics, by_position) if by_position else {})
 
 
 def token_metrics(

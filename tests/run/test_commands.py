@@ -284,6 +284,18 @@ def test_eval_prints_one_json_object_last(workspace, command):
     assert both["nll"] == pytest.approx(alone["nll"])
     assert both["forward_kl"] == pytest.approx(0, abs=1e-6)
     assert both["top1_agreement"] == 1
+    assert both["acceptance"] == pytest.approx(1)
+
+    _, stdout, _ = command(
+        "eval", "--model", workspace / "teacher", *data, *teacher, "--by-position", 8
+    )
+    by_position = json.loads(stdout.splitlines()[-1])
+    starts = sorted(int(name.split("@")[1]) for name in by_position if name.startswith("nll@"))
+    assert len(starts) > 1
+    assert all(start % 8 == 0 for start in starts)
+    lowest, highest = (fold(by_position[f"nll@{start}"] for start in starts) for fold in (min, max))
+    assert lowest < both["nll"] < highest
+    assert all(f"forward_kl@{start}" in by_position for start in starts)
 
 
 def test_eval_scores_a_task(workspace, command):
