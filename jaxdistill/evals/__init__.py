@@ -15,6 +15,7 @@ from jaxdistill.evals.generative_task import make_prompts as make_prompts
 from jaxdistill.evals.generative_task import row_scores as row_scores
 from jaxdistill.evals.log_likelihood import log_likelihoods as log_likelihoods
 from jaxdistill.evals.overflow import overflows as overflows
+from jaxdistill.evals.similarity import linear_cka as linear_cka
 from jaxdistill.evals.text_metrics import LOWER_IS_BETTER as LOWER_IS_BETTER
 from jaxdistill.evals.text_metrics import repeated_ngrams as repeated_ngrams
 from jaxdistill.evals.token_metrics import TokenEvaluator as TokenEvaluator

@@ -20,7 +20,7 @@ from jaxdistill.model import Model
 from jaxdistill.objectives import Objective, TapObjective
 from jaxdistill.objectives.base import objective_names
 from jaxdistill.objectives.calibration import CalibrationData, CalibrationRequest, LayerScores
-from jaxdistill.run.calibration_features import collect_features
+from jaxdistill.run.features import collect_calibration_data
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.run.inspection import Inspection, RunContext
 
@@ -88,7 +88,7 @@ def calibrate(context: RunContext, teacher: Model | None) -> Calibration:
     inputs = _input_digest(context)
     if (kept := _read(context.folder, bound, inputs)) is not None:
         return kept
-    data = collect_features(context, teacher, reduce(_join, requests.values()))
+    data = collect_calibration_data(context, teacher, reduce(_join, requests.values()))
     frozen, scores, calibrated = {}, {}, {}
     for name, request in requests.items():
         result = objectives[name].calibrate(_select(data, request), *widths)

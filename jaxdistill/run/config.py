@@ -80,6 +80,8 @@ class EvaluationConfig:
         max_new_tokens: Maximum number of tokens in each of these completions.
         teacher: Measure the teacher beside the student for the report.
         speed: Measure how fast the models generate for the report.
+        similarity: Draw the similarity of both models' layers (linear CKA) on held-out rows in the
+            report.
     """
 
     every_steps: Annotated[int, Field(ge=0)] = 0
@@ -88,6 +90,7 @@ class EvaluationConfig:
     max_new_tokens: _Count = 64
     teacher: bool = True
     speed: bool = True
+    similarity: bool = False
 
 
 @configclass

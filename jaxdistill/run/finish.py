@@ -17,6 +17,7 @@ from jaxdistill.model import Model
 from jaxdistill.objectives.calibration import LayerScores
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.dtype_check import check_export_dtype
+from jaxdistill.run.features import collect_features
 from jaxdistill.run.folder import RunFolder, write_json, write_text
 from jaxdistill.run.heldout import (
     HeldoutEvaluator,
@@ -30,12 +31,16 @@ from jaxdistill.run.inspection import RunContext
 from jaxdistill.run.result import RunResult, SampleRecord, read_initial_metrics
 from jaxdistill.runtimes.jax_runtime import greedy_generator
 from jaxdistill.sampling import Sampling
+from jaxdistill.taps import Taps
 
 SPEED_BATCH_SIZE = 8
 """Number of prompts completed together when speed is measured."""
 
 REPETITION_PROMPTS = 32
 """Number of held-out prompts whose completions are scored for repetition, at least."""
+
+_SIMILARITY_ROWS = 64
+"""Number of held-out rows whose hidden states are compared, at most."""
 
 STUDENT, STUDENT_BEFORE, TEACHER = "student", "student before", "teacher"
 
@@ -100,7 +105,10 @@ def finish_run(
         inputs=dict(input_digests),
         is_chat=context.inspection.chat_kinds[0].student_is_chat,
     )
-    _write_report(config, folder, result, scores)
+    heat_maps = _search_maps(scores)
+    if teacher is not None and config.evaluation.similarity and prepared.heldout:
+        heat_maps.append(_similarity_map(context, student, teacher))
+    _write_report(config, folder, result, heat_maps)
     write_json(folder.result, asdict(result))  # written last: a run with a result is finished
     print_result(folder, result)
 
@@ -144,18 +152,8 @@ def _compare_models(
 
 
 def _write_report(
-    config: RunConfig, folder: RunFolder, result: RunResult, scores: Mapping[str, LayerScores]
+    config: RunConfig, folder: RunFolder, result: RunResult, heat_maps: Sequence[report.HeatMap]
 ) -> None:
-    heat_maps = [
-        report.HeatMap(
-            f"{name}: share of variance that a linear map explains",
-            rows=one.student_layers,
-            columns=one.teacher_layers,
-            values=one.scores,
-            pairs=one.pairs,
-        )
-        for name, one in scores.items()
-    ]
     page = report.RunReport(
         title=f"Distillation: {folder.path.name}",
         lead=f"{result.facts.get('student', '')}",
@@ -168,6 +166,36 @@ def _write_report(
         config=dump(config),
     )
     report.write_report(page, folder.report)
+
+
+def _search_maps(scores: Mapping[str, LayerScores]) -> list[report.HeatMap]:
+    return [
+        report.HeatMap(
+            f"{name}: share of variance that a linear map explains",
+            rows=one.student_layers,
+            columns=one.teacher_layers,
+            values=one.scores,
+            pairs=one.pairs,
+        )
+        for name, one in scores.items()
+    ]
+
+
+def _similarity_map(context: RunContext, student: Model, teacher: Model) -> report.HeatMap:
+    """Compare all layers of both models on the first held-out rows."""
+    layers = [range(1, model.language_model.widths.layers + 1) for model in (student, teacher)]
+    taps = Taps(hidden=tuple(layers[0])), Taps(hidden=tuple(layers[1]))
+    examples = context.prepared.heldout[:_SIMILARITY_ROWS]
+    features = collect_features(context, student, teacher, taps, examples)
+    values = evals.linear_cka(*features)
+    best = [(layer, int(row.argmax()) + 1) for layer, row in zip(layers[0], values, strict=True)]
+    return report.HeatMap(
+        "Similarity of layers after training (linear CKA, held-out rows)",
+        rows=layers[0],
+        columns=layers[1],
+        values=values.tolist(),
+        pairs=best,
+    )
 
 
 def _select_metrics(values: Mapping[str, float | None], names: Sequence[str]) -> dict[str, float]:

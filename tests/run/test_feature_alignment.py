@@ -31,6 +31,7 @@ def test_a_calibrated_run_is_continued_and_exports_only_the_student(
     workspace, wide_teacher, command, bridge
 ):
     options = [JOINT.replace("BRIDGE", bridge), "teacher.model=wide", "student.layers=2"]
+    options.append("evaluation.similarity=true")
     code, _, stderr = command("train", "config.yaml", *options, "train.save_every_steps=4")
     assert code == 0, stderr
     run, whole = workspace / "run", workspace / "whole"
@@ -53,6 +54,7 @@ def test_a_calibrated_run_is_continued_and_exports_only_the_student(
     page = (whole / "report/index.html").read_text()
     assert "share of variance that a linear map explains" in page
     assert "layers, hidden" in page
+    assert "linear CKA" in page
     (run / "calibration.safetensors").write_bytes(b"damaged")  # it is made again
     (run / "result.json").unlink()
     shutil.rmtree(run / "student")

@@ -1,14 +1,15 @@
-"""Features of both models on training examples, for a calibration before the first step."""
+"""Features of both models at the same positions, for a calibration or a comparison."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxdistill import data
 from jaxdistill.errors import UserError
 from jaxdistill.model import Model
 from jaxdistill.objectives import OBJECTIVES, CombinedLoss
@@ -25,24 +26,47 @@ _MAX_POSITIONS = 4096
 """Positions that features are kept of: several for each dimension of a layer."""
 
 
-def collect_features(
+class Features(NamedTuple):
+    """Hidden states of both models at the same positions, by layer."""
+
+    student: dict[int, Float[np.ndarray, "N D"]]
+    teacher: dict[int, Float[np.ndarray, "N X"]]
+
+
+def collect_calibration_data(
     context: RunContext, teacher: Model, request: CalibrationRequest
 ) -> CalibrationData:
-    """Compute the features of both models at the compared positions of the first examples.
+    """Compute what a calibration reads, on the first training examples.
 
     Raises:
         UserError: If a model gives features that are not finite.
     """
+    student = build.initial_student(context.config, context.inspection, teacher)
+    examples = context.prepared.train[: request.num_examples]
+    own, other = collect_features(
+        context, student, teacher, (request.student, request.teacher), examples
+    )
+    _check_finite(context, own, other)
+    return CalibrationData(own, other, _relevance(context, teacher, request, examples))
+
+
+def collect_features(
+    context: RunContext,
+    student: Model,
+    teacher: Model,
+    taps: tuple[Taps, Taps],
+    examples: Sequence[data.Example],
+) -> Features:
+    """Compute tapped hidden states of both models at the compared positions of examples."""
     inspection = context.inspection
-    student = build.initial_student(context.config, inspection, teacher)
-    teacher_signal = build.make_teacher_signal(inspection, request.teacher)
+    teacher_signal = build.make_teacher_signal(inspection, taps[1])
     assert teacher_signal is not None, "there is a teacher"
     student_signal = partial(
-        student.language_model.signal, vocab_size=inspection.vocab_size, taps=request.student
+        student.language_model.signal, vocab_size=inspection.vocab_size, taps=taps[0]
     )
 
     @jax.jit
-    def features(params: Params, teacher_params: Params, batch: Batch) -> tuple[Any, ...]:
+    def compute(params: Params, teacher_params: Params, batch: Batch) -> tuple[Any, ...]:
         positions = TappedPositions.from_batch(batch, "completion")
         hidden = student_signal(params, batch).taps.hidden
         teacher_hidden = teacher_signal(teacher_params, batch).taps.hidden
@@ -52,26 +76,32 @@ def collect_features(
             {layer: positions.of_teacher(x) for layer, x in teacher_hidden.items()},
         )
 
-    relevance = jax.jit(partial(_relevance_sums, teacher, request.relevance))
-    parts, sums, weight = [], [], 0.0
-    for batch in _batches(context, request.num_examples):
-        is_compared, *sides = jax.device_get(features(student.params, teacher.params, batch))
+    parts = []
+    for batch in _batches(context, examples):
+        is_compared, *sides = jax.device_get(compute(student.params, teacher.params, batch))
         parts.append(jax.tree.map(lambda x: x[is_compared].astype(np.float32), sides))  # noqa: B023
-        if request.relevance:
-            sums.append(jax.device_get(relevance(teacher.params, teacher_batch(batch))))
-            weight += float(np.sum(teacher_batch(batch).loss_mask))
-    own, other = jax.tree.map(lambda *arrays: _thin(np.concatenate(arrays)), *parts)
-    _check_finite(context, own, other)
-    total = {
-        layer: np.sum([part[layer] for part in sums], axis=0) / weight
-        for layer in request.relevance
-    }
-    return CalibrationData(own, other, total)
+    return Features(*jax.tree.map(lambda *arrays: _thin(np.concatenate(arrays)), *parts))
 
 
-def _batches(context: RunContext, num_examples: int) -> Iterator[Batch]:
+def _relevance(
+    context: RunContext,
+    teacher: Model,
+    request: CalibrationRequest,
+    examples: Sequence[data.Example],
+) -> dict[int, Float[np.ndarray, " X"]]:
+    """Average the relevance of the teacher's dimensions over scored positions."""
+    if not request.relevance:
+        return {}
+    compute = jax.jit(partial(_relevance_sums, teacher, request.relevance))
+    batches = [teacher_batch(batch) for batch in _batches(context, examples)]
+    parts = [jax.device_get(compute(teacher.params, batch)) for batch in batches]
+    weight = sum(float(np.sum(batch.loss_mask)) for batch in batches)
+    return jax.tree.map(lambda *arrays: np.sum(arrays, axis=0) / weight, *parts)
+
+
+def _batches(context: RunContext, examples: Sequence[data.Example]) -> Iterator[Batch]:
     sharding = batch_sharding(context.inspection.mesh)
-    for batch in context.ordered_batches(context.prepared.train[:num_examples]):
+    for batch in context.ordered_batches(examples):
         yield shard_batch(batch, sharding)
 
 
