@@ -12,6 +12,8 @@ from jaxdistill.taps import Taps
 
 _RIDGE = 1e-3
 """Ridge of linear maps, relative to the mean variance of their inputs."""
+_SEARCH_RIDGES = (1e-2, 1e-1, 1.0, 10.0)
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class CalibrationRequest:
 
     student: Taps
     teacher: Taps
-    relevance: tuple[int, ...] = ()
-    num_examples: int = 48
+    relevance: tuple[int, ...]
+    num_examples: int
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class LayerScores(NamedTuple):
     Attributes:
         student_layers: Layers of the student, one row each.
         teacher_layers: Layers of the teacher, one column each.
-        scores: Explained share of the student's variance, on positions that were not fitted.
+        scores: Explained share of the student's variance, on positions that were not fitted; 0 or
+            less where the teacher's layer says nothing of it.
         pairs: The pairs that were chosen.
     """
 
@@ -74,26 +77,16 @@ class Calibrated(NamedTuple):
 def search_pairs(data: CalibrationData) -> LayerScores:
     """Pair each layer of the student with one of the teacher, in ascending order.
 
-    The pairs have the largest sum of scores. Even positions are fitted, odd ones scored.
+    The pairs have the largest sum of scores.
     """
     student_layers, teacher_layers = tuple(sorted(data.student)), tuple(sorted(data.teacher))
-    targets = [data.student[layer] for layer in student_layers]
-    sizes = np.cumsum([target.shape[1] for target in targets])[:-1]
-    joined = np.concatenate(targets, axis=1)
-    columns = []
-    for layer in teacher_layers:
-        features = data.teacher[layer]
-        kernel, bias = fit_linear(features[::2], joined[::2])
-        error = np.square(joined[1::2] - features[1::2] @ kernel - bias)
-        variance = np.square(joined[1::2] - joined[::2].mean(axis=0))
-        shares = [
-            1 - own_error.sum() / max(own_variance.sum(), np.finfo(np.float32).tiny)
-            for own_error, own_variance in zip(
-                np.split(error, sizes, axis=1), np.split(variance, sizes, axis=1), strict=True
-            )
-        ]
-        columns.append(shares)
-    scores = np.array(columns).T
+    scores = np.stack(
+        [
+            _explained_shares(data.teacher[layer], [data.student[own] for own in student_layers])
+            for layer in teacher_layers
+        ],
+        axis=1,
+    )
     chosen = _best_ascending(scores)
     pairs = tuple(
         (layer, teacher_layers[index]) for layer, index in zip(student_layers, chosen, strict=True)
@@ -103,6 +96,36 @@ def search_pairs(data: CalibrationData) -> LayerScores:
     )
 
 
+def _explained_shares(
+    inputs: Float[np.ndarray, "N X"], targets: Sequence[Float[np.ndarray, "N Y"]]
+) -> Float[np.ndarray, " targets"]:
+    """Return the share of each target's variance that ridge regression predicts.
+
+    Even positions are fitted and odd ones scored. Dimensions are standardised first: in
+    language models a few of them have most of the variance. Of several ridges the best one counts.
+    """
+    sizes = np.cumsum([target.shape[1] for target in targets])[:-1]
+    x, y = (_standardize(array) for array in (inputs, np.concatenate(targets, axis=1)))
+    eigenvalues, vectors = np.linalg.eigh(x[::2].T @ x[::2])
+    projected = vectors.T @ (x[::2].T @ y[::2])
+    scored, shares = x[1::2] @ vectors, []
+    for ridge in _SEARCH_RIDGES:
+        factors = eigenvalues.clip(min=0) + ridge * eigenvalues.mean() + _TINY
+        errors = np.square(y[1::2] - scored @ (projected / factors[:, None]))
+        variances = np.square(y[1::2])
+        pairs = zip(
+            np.split(errors, sizes, axis=1), np.split(variances, sizes, axis=1), strict=True
+        )
+        shares.append([1 - error.sum() / max(variance.sum(), _TINY) for error, variance in pairs])
+    return np.max(shares, axis=0)
+
+
+def _standardize(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+    """Subtract the mean of the even positions, and divide by their standard deviation."""
+    fitted = features[::2]
+    return (features - fitted.mean(axis=0)) / (fitted.std(axis=0) + _TINY)
+
+
 def fit_linear(
     inputs: Float[np.ndarray, "N X"], targets: Float[np.ndarray, "N Y"]
 ) -> tuple[Float[np.ndarray, "X Y"], Float[np.ndarray, " Y"]]:
@@ -110,7 +133,7 @@ def fit_linear(
     input_mean, target_mean = inputs.mean(axis=0), targets.mean(axis=0)
     centred = inputs - input_mean
     gram = centred.T @ centred
-    ridge = _RIDGE * np.trace(gram) / len(gram) + np.finfo(np.float32).tiny
+    ridge = _RIDGE * np.trace(gram) / len(gram) + _TINY
     gram[np.diag_indices_from(gram)] += ridge
     kernel = np.linalg.solve(gram, centred.T @ (targets - target_mean))
     return kernel, target_mean - input_mean @ kernel

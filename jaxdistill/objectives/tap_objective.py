@@ -47,7 +47,7 @@ class TapObjective(Objective):
     layers: LayerMap = "uniform"
     num_layers: Annotated[int, Field(gt=0)] = 4
     positions: Positions = "completion"
-    calibration_examples: Annotated[int, Field(gt=0)] = 48
+    calibration_examples: Annotated[int, Field(gt=0)] = 128
 
     needs: ClassVar[Needs] = Needs(teacher=Provides(taps=True))
     alignment: ClassVar[AlignmentRule] = AlignmentRule("spans")
