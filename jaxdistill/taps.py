@@ -16,14 +16,12 @@ class Widths(NamedTuple):
     Attributes:
         hidden: Width of the hidden states.
         layers: Number of layers.
-        heads: Number of query heads.
         query: Width of the queries of all heads together.
         key_value: Width of the keys of all key/value heads together, and of the values.
     """
 
     hidden: int
     layers: int
-    heads: int
     query: int
     key_value: int
 

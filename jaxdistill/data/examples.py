@@ -173,7 +173,8 @@ def keep_tokens(
     """Choose the tokens that fit into `length` positions, labels included.
 
     A cut start leaves BOS where it is. The first token after the cut is not learned: what it
-    follows is gone. What a chat template writes between two messages is kept whole or not at all.
+    follows is gone. What a chat template writes between two messages is kept whole or not at all,
+    with a short message in it.
     """
     size = len(tokenized.tokens)
     num_cut = max(0, size - (length + 1))

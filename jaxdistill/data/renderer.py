@@ -19,6 +19,9 @@ from jaxdistill.data.chat_turns import locate_turns
 from jaxdistill.data.rows import Chat, Message, Row, Text
 from jaxdistill.errors import UserError
 
+_MIN_CONTENT_SIZE = 16
+"""Characters of a content that no header of a message holds."""
+
 
 class AssistantTurn(NamedTuple):
     """Character ranges of a completion in a rendered string, start included and end excluded.
@@ -224,13 +227,16 @@ class Renderer:
 
 
 def _locate_contents(messages: Sequence[Message], text: str) -> tuple[tuple[int, int], ...]:
-    """Return the character range of each message's content that is found after the one before."""
+    """Return the character range of each longer content, found after the one before.
+
+    A short content may be found in a header, such as the name of a role, and is left out.
+    """
     ranges = []
     position = 0
     for message in messages:
         content = str(message["content"]).strip()
         start = text.find(content, position)
-        if content and start >= 0:
+        if len(content) >= _MIN_CONTENT_SIZE and start >= 0:
             position = start + len(content)
             ranges.append((start, position))
     return tuple(ranges)

@@ -15,11 +15,13 @@ def squared_difference(
 
 
 def kl(teacher: Float[Array, "*N S"], student: Float[Array, "*N S"]) -> Float32[Array, "*N"]:
-    """KL(p‖q) over keys, in nats; keys that the teacher does not attend to count nothing.
+    """KL(p‖q) over the keys that the student sees, in nats.
 
-    A probability below 1e-12, such as that of a key outside of the student's window, counts as
-    that, without a gradient.
+    Keys of probability 0, outside of the student's window, do not count: the teacher's distribution
+    is that over the others. A probability below 1e-12 counts as that, without a gradient.
     """
-    p, q = teacher.astype(jnp.float32), student.astype(jnp.float32)
+    q = student.astype(jnp.float32)
+    p = jnp.where(q > 0, teacher.astype(jnp.float32), 0)
+    p = p / jnp.maximum(jnp.sum(p, axis=-1, keepdims=True), _SMALLEST)
     log_p, log_q = (jnp.log(jnp.maximum(x, _SMALLEST)) for x in (p, q))
     return jnp.sum(p * (log_p - log_q), axis=-1)

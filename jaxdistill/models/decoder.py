@@ -111,7 +111,7 @@ def forward(
         remat: True if the backward pass recomputes the projections of each layer, too, so that
             only the inputs of layers are stored.
         layer_summary: Computes `ModelOutput.layer_summaries`.
-        taps: What to return from inside of the model; with neither a cache nor summaries.
+        taps: What to return from inside of the model; without a cache.
         offsets: Added to the tapped hidden states of these layers, and so to all that follows.
 
     Returns:

@@ -46,7 +46,6 @@ class DecoderModel(LanguageModel):
         return Widths(
             hidden=config.embed_dim,
             layers=config.num_layers,
-            heads=config.num_heads,
             query=config.num_heads * config.head_dim,
             key_value=config.num_kv_heads * config.head_dim,
         )

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a model: its sizes, its passes, and its LM head."""
+"""Interface of language models: their sizes, their passes, and their LM heads."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

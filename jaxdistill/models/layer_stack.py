@@ -100,18 +100,18 @@ def apply_layers(
     is_stacked &= not offsets
     ends = [config.num_layers] if is_stacked else _scan_ends(config.num_layers, taps)
     outputs = None, None, None
+    x = x + offsets.get(0, 0)
     values = TapValues({0: x} if 0 in taps.hidden else {}, {}, {}, {})
     scanned = (layers, *_layer_constants(config), layer_caches)
     for end, part in _split_layers(scanned, ends):
+        is_loop = len(part[1]) > 1
         if end in taps.opened_layers:
             parameters, kind, scale, _ = jax.tree.map(lambda leaf: leaf[0], part)
-            opened = _checkpoint(
-                partial(apply_opened_layer, kind=kind, scale=jnp.asarray(scale)), remat
-            )
-            x, details = opened(x, parameters)
+            opened = partial(apply_opened_layer, kind=kind, scale=jnp.asarray(scale))
+            x, details = _checkpoint(opened, remat, is_loop=False)(x, parameters)
             _add_details(values, taps, end, details)
         else:
-            x, outputs = jax.lax.scan(_checkpoint(apply_layer, remat), x, part)
+            x, outputs = jax.lax.scan(_checkpoint(apply_layer, remat, is_loop=is_loop), x, part)
         if end in taps.hidden and end < config.num_layers:
             x = values.hidden[end] = x + offsets.get(end, 0)
     *outputs, stacked_hidden = outputs
@@ -128,15 +128,16 @@ def _scan_ends(num_layers: int, taps: Taps) -> list[int]:
     return sorted({num_layers, *opened, *before_opened, *taps.hidden} - {0})
 
 
-def _checkpoint(function: Callable[..., Any], remat: bool) -> Callable[..., Any]:
+def _checkpoint(function: Callable[..., Any], remat: bool, *, is_loop: bool) -> Callable[..., Any]:
     """Recompute most of a layer in the backward pass.
 
     Storing only the projections is faster than storing all residuals: it costs less to recompute
-    norms, rotations, scores and activations than to read them from memory.
+    norms, rotations, scores and activations than to read them from memory. Outside of a loop, XLA
+    would find that both passes compute the same, and keep everything.
     """
     policies = jax.checkpoint_policies
     policy = policies.nothing_saveable if remat else policies.dots_with_no_batch_dims_saveable
-    return jax.checkpoint(function, prevent_cse=False, policy=policy)
+    return jax.checkpoint(function, prevent_cse=not is_loop, policy=policy)
 
 
 def _context_selector(contexts: list[AttentionContext]) -> Callable[[Array], AttentionContext]:

@@ -152,7 +152,7 @@ class Objective(ABC):
     def terms(self, context: LossContext) -> Mapping[str, LossTerm]:
         """Return the sum of each term over a micro-batch, by its name.
 
-        Positions whose loss mask is 0 must not change it.
+        Positions of weight 0 must not change it.
         """
 
 

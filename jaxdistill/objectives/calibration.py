@@ -101,18 +101,20 @@ def _explained_shares(
 ) -> Float[np.ndarray, " targets"]:
     """Return the share of each target's variance that ridge regression predicts.
 
-    Even positions are fitted and odd ones scored. Dimensions are standardised first: in
+    The first half of the positions is fitted and the second scored, so that both are of other
+    examples. Dimensions are standardised first: in
     language models a few of them have most of the variance. Of several ridges the best one counts.
     """
+    half = len(inputs) // 2
     sizes = np.cumsum([target.shape[1] for target in targets])[:-1]
-    x, y = (_standardize(array) for array in (inputs, np.concatenate(targets, axis=1)))
-    eigenvalues, vectors = np.linalg.eigh(x[::2].T @ x[::2])
-    projected = vectors.T @ (x[::2].T @ y[::2])
-    scored, shares = x[1::2] @ vectors, []
+    x, y = (_standardize(array, half) for array in (inputs, np.concatenate(targets, axis=1)))
+    eigenvalues, vectors = np.linalg.eigh(x[:half].T @ x[:half])
+    projected = vectors.T @ (x[:half].T @ y[:half])
+    scored, shares = x[half:] @ vectors, []
     for ridge in _SEARCH_RIDGES:
         factors = eigenvalues.clip(min=0) + ridge * eigenvalues.mean() + _TINY
-        errors = np.square(y[1::2] - scored @ (projected / factors[:, None]))
-        variances = np.square(y[1::2])
+        errors = np.square(y[half:] - scored @ (projected / factors[:, None]))
+        variances = np.square(y[half:])
         pairs = zip(
             np.split(errors, sizes, axis=1), np.split(variances, sizes, axis=1), strict=True
         )
@@ -120,9 +122,9 @@ def _explained_shares(
     return np.max(shares, axis=0)
 
 
-def _standardize(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    """Subtract the mean of the even positions, and divide by their standard deviation."""
-    fitted = features[::2]
+def _standardize(features: Float[np.ndarray, "N D"], size: int) -> Float[np.ndarray, "N D"]:
+    """Subtract the mean of the first `size` positions, and divide by their standard deviation."""
+    fitted = features[:size]
     return (features - fitted.mean(axis=0)) / (fitted.std(axis=0) + _TINY)
 
 

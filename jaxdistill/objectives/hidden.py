@@ -106,16 +106,15 @@ class HiddenAlignment(TapObjective, TrainableObjective):
         """Compute the distance at each position."""
         assert context.teacher is not None, "needs hidden states of the teacher"
         name = _pair_name(pair)
-        student, teacher = BRIDGES[self.bridge](
+        hidden = (
             positions.of_student(context.student.taps.hidden[pair[0]]),
             positions.of_teacher(context.teacher.taps.hidden[pair[1]]),
-            context.modules.get(name, {}),
-            context.frozen.get(name, {}),
         )
         # Positions that are not compared may hold anything, NaN too.
         is_compared = (positions.weight != 0)[..., None]
-        student, teacher = (
-            jnp.where(is_compared, x.astype(jnp.float32), 0) for x in (student, teacher)
+        student, teacher = (jnp.where(is_compared, x, 0) for x in hidden)
+        student, teacher = BRIDGES[self.bridge](
+            student, teacher, context.modules.get(name, {}), context.frozen.get(name, {})
         )
         return _DISTANCES[self.distance](student, teacher)
 

@@ -94,7 +94,8 @@ class CombinedLoss:
                     walk = walks.setdefault(tuple(map(id, term[1:])), [])
                     walk.append(_NamedTerm(full_name, coefficient, term))
                 else:
-                    loss += coefficient * term
+                    # An objective of weight 0 may be infinite without harm.
+                    loss += jnp.where(coefficient == 0, 0, coefficient * term)
                     sums[full_name] = jax.lax.stop_gradient(term)
         for walk in walks.values():
             walk_loss, walk_sums = self._walk(walk)

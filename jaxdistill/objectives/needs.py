@@ -1,4 +1,4 @@
-"""What an objective reads, and what a teacher provides."""
+"""Inputs of objectives, and what a teacher provides of them."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ VOCAB_TABLES = frozenset({"exact_match", "buckets", "nearest_token"})
 
 @dataclass(frozen=True)
 class Provides:
-    """What a teacher provides for a batch, or what an objective needs of it.
+    """Parts of a teacher's signal: provided by it, or needed by an objective.
 
     Attributes:
         logits: Its next-token distributions.
@@ -36,7 +36,7 @@ class Provides:
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective reads besides the student's signal.
+    """Inputs of an objective besides the student's signal.
 
     Attributes:
         labels: The token that follows each position.

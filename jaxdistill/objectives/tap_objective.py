@@ -41,7 +41,8 @@ class TapObjective(Objective):
         positions: Positions to compare: those whose label is learned (`completion`), `all` of the
             text, or the `last` learned one of each example. With two tokenizers, the ends of spans
             in completions, or the last one.
-        calibration_examples: Number of training examples that a calibration reads, from the first.
+        calibration_examples: Number of training examples that a calibration reads, from the first;
+            of several objectives, the largest number counts.
     """
 
     layers: LayerMap = "uniform"
@@ -100,7 +101,7 @@ class TapObjective(Objective):
         return {"": jnp.sum(TappedPositions.from_batch(batch, self.positions).weight)}
 
     def terms(self, context: LossContext) -> Mapping[str, LossTerm]:
-        """Return the sum over positions of the mean over pairs."""
+        """Return the sum over the compared positions of the mean over pairs."""
         positions = TappedPositions.from_batch(context.batch, self.positions)
         values = [self.pair_values(context, pair, positions) for pair in self.pairs]
         mean = jnp.mean(jnp.stack(values), axis=0)

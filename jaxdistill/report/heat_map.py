@@ -43,8 +43,8 @@ def draw_heat_map(heat_map: HeatMap) -> str:
 
     def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
-        values = np.clip(np.array(heat_map.values, float), 0, 1)
-        axes.pcolormesh(values, cmap="Blues", vmin=0, vmax=1.2)
+        values = np.array(heat_map.values, float)
+        axes.pcolormesh(np.clip(values, 0, 1), cmap="Blues", vmin=0, vmax=1.2)
         for row, column in heat_map.pairs:
             y, x = heat_map.rows.index(row), heat_map.columns.index(column)
             axes.text(x + 0.5, y + 0.5, f"{values[y, x]:.2f}", ha="center", va="center", size=7)

@@ -15,11 +15,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jaxdistill.errors import UserError
 from jaxdistill.files import atomic_file
 from jaxdistill.model import Model
 from jaxdistill.objectives import Objective, TapObjective
 from jaxdistill.objectives.base import objective_names
 from jaxdistill.objectives.calibration import CalibrationData, CalibrationRequest, LayerScores
+from jaxdistill.run.config import RunConfig
 from jaxdistill.run.features import collect_calibration_data
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.run.inspection import Inspection, RunContext
@@ -41,16 +43,13 @@ class Calibration:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The layers that were searched, and their scores, by a name for people."""
+        """The layers that were searched, with their scores, by a name for people."""
         facts = {}
         for name, one in self.scores.items():
-            values = (
-                one.scores[one.student_layers.index(s)][one.teacher_layers.index(t)]
-                for s, t in one.pairs
-            )
-            pairs = zip(one.pairs, values, strict=True)
-            facts[f"{name}"] = ", ".join(f"{s}–{t} ({value:.2f})" for (s, t), value in pairs)
-        return {f"layers, {name}": text for name, text in facts.items()}
+            scores = dict(zip(one.student_layers, one.scores, strict=True))
+            pairs = [(s, t, scores[s][one.teacher_layers.index(t)]) for s, t in one.pairs]
+            facts[f"layers, {name}"] = ", ".join(f"{s}–{t} ({x:.2f})" for s, t, x in pairs)
+        return facts
 
     @property
     def content(self) -> dict[str, str]:
@@ -84,6 +83,7 @@ def calibrate(context: RunContext, teacher: Model | None) -> Calibration:
     requests = {name: one.calibration_request(*widths) for name, one in objectives.items()}
     requests = {name: one for name, one in requests.items() if one is not None}
     if not requests:
+        context.folder.calibration.unlink(missing_ok=True)  # of an earlier config
         return bound
     inputs = _input_digest(context)
     if (kept := _read(context.folder, bound, inputs)) is not None:
@@ -132,7 +132,8 @@ def _input_digest(context: RunContext) -> str:
     config, inspection = context.config, context.inspection
     models = [one.identity_hash for one in (inspection.student, inspection.teacher) if one]
     objectives = [asdict(one) for one in config.objectives if isinstance(one, TapObjective)]
-    key = [objectives, inspection.layers, models, context.prepared.content, config.data.length]
+    dtype = config.teacher and config.teacher.dtype
+    key = [objectives, inspection.layers, models, dtype, context.prepared.content]
     return hashlib.sha256(repr(key).encode()).hexdigest()[:12]
 
 
@@ -148,14 +149,28 @@ def _write(context: RunContext, calibration: Calibration, inputs: str) -> None:
         "scores": {name: scores._asdict() for name, scores in calibration.scores.items()},
     }
     arrays = {"/".join(path): array for path, array in _flatten(calibration.frozen)}
+    content["arrays"] = _hash_arrays(arrays)
     with atomic_file(context.folder.calibration) as path:
         save_file(arrays, path, metadata={"calibration": json.dumps(content)})
 
 
-def restore_objectives(inspection: Inspection, folder: RunFolder) -> Inspection:
-    """Return the inspection with the layers that were searched in a run, if there were any."""
-    kept = _read(folder, Calibration(inspection.objectives), None)
-    return inspection if kept is None else replace(inspection, objectives=kept.objectives)
+def restore_objectives(config: RunConfig, inspection: Inspection, folder: RunFolder) -> Inspection:
+    """Return the inspection with the layers that were searched in a run, if there were any.
+
+    Raises:
+        UserError: If the run was calibrated and the file of that is missing or damaged.
+    """
+    if inspection.teacher is None:
+        return inspection
+    widths = inspection.student_model.widths, inspection.teacher.language_model.widths
+    if all(one.calibration_request(*widths) is None for one in config.objectives):
+        return inspection
+    if (kept := _read(folder, Calibration(inspection.objectives), None)) is None:
+        raise UserError(
+            f"{folder.calibration}: missing or damaged; it says which layers the objectives "
+            "compare. `jaxdistill train` with this run's config writes it again."
+        )
+    return replace(inspection, objectives=kept.objectives)
 
 
 def _read(folder: RunFolder, bound: Calibration, inputs: str | None) -> Calibration | None:
@@ -163,25 +178,35 @@ def _read(folder: RunFolder, bound: Calibration, inputs: str | None) -> Calibrat
 
     None, too, if it was made from other `inputs`, unless these are None.
     """
-    frozen: dict[str, Any] = {}
     try:
         with safe_open(folder.calibration, "numpy") as file:
             content = json.loads(file.metadata()["calibration"])
-            if inputs not in (None, content["inputs"]):
-                return None
-            for key in file.keys():  # noqa: SIM118 - it is no mapping
-                name, pair, array_name = key.split("/")
-                frozen.setdefault(name, {}).setdefault(pair, {})[array_name] = file.get_tensor(key)
-        layers = {name: _as_tuples(pairs) for name, pairs in content["layers"].items()}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if inputs not in (None, content["inputs"]) or content["arrays"] != _hash_arrays(arrays):
+            return None
+        frozen: dict[str, Any] = {}
+        for key, array in arrays.items():
+            name, pair, array_name = key.split("/")
+            frozen.setdefault(name, {}).setdefault(pair, {})[array_name] = array
         scores = {
             name: LayerScores(**{key: _as_tuples(value) for key, value in one.items()})
             for name, one in content["scores"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        calibrated = {
+            name: replace(one, layers=_as_tuples(content["layers"][name]))  # pyright: ignore
+            for name, one in zip(objective_names(bound.objectives), bound.objectives, strict=True)
+            if name in content["layers"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None
-    named = zip(objective_names(bound.objectives), bound.objectives, strict=True)
-    calibrated = {name: replace(one, layers=layers[name]) for name, one in named if name in layers}  # pyright: ignore
     return Calibration(_replace_objectives(bound, calibrated), frozen, scores)
+
+
+def _hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
 
 
 def _flatten(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:

@@ -103,7 +103,8 @@ def check_max_positions(path: str, length: int | None, *, option: str) -> int:
 def _restore_latest(folder: RunFolder) -> Model:
     """Return the student of a run's newest checkpoint, in float32."""
     config = load_config(folder.config)
-    inspection = restore_objectives(restore_layers(inspect(config), folder), folder)
+    inspection = restore_layers(inspect(config), folder)
+    inspection = restore_objectives(config, inspection, folder)
     restored = None
     if folder.checkpoints.is_dir():
         with closing(Checkpoints(folder.checkpoints)) as checkpoints:

@@ -7,6 +7,8 @@ import jax
 from jaxdistill import data, hub
 from jaxdistill.evals import num_parameters
 from jaxdistill.models import LanguageModel
+from jaxdistill.objectives import TapObjective
+from jaxdistill.objectives.base import objective_names
 from jaxdistill.objectives.weight_schedule import format_weight
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.inspection import Inspection
@@ -25,6 +27,10 @@ def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, str]:
     facts["vocabulary"] = f"{inspection.vocab_size:,} tokens; the LM heads have {rows} rows"
     if inspection.teacher_view is not None:
         facts["vocabulary"] += f"; {_alignment_fact(inspection, inspection.teacher_view)}"
+    names = objective_names(inspection.objectives)
+    for name, one in zip(names, inspection.objectives, strict=True):
+        if isinstance(one, TapObjective):
+            facts[f"layers, {name}"] = ", ".join(f"{s}–{t}" for s, t in one.pairs)
     facts["ends"] = _describe_ends(inspection)
     if inspection.template_note:
         facts["template"] = inspection.template_note

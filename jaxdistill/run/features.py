@@ -22,8 +22,8 @@ from jaxdistill.sharding import batch_sharding, shard_batch
 from jaxdistill.taps import Taps
 from jaxdistill.types import Batch, Params
 
-_MAX_POSITIONS = 4096
-"""Positions that features are kept of: several for each dimension of a layer."""
+_MIN_POSITIONS, _MAX_POSITIONS = 32, 4096
+"""Positions that features are kept of: evenly spaced ones, if there are more."""
 
 
 class Features(NamedTuple):
@@ -47,6 +47,11 @@ def collect_calibration_data(
         context, student, teacher, (request.student, request.teacher), examples
     )
     _check_finite(context, own, other)
+    if (size := len(next(iter(own.values())))) < _MIN_POSITIONS:
+        raise UserError(
+            f"objectives: {len(examples)} calibration examples have {size} compared position(s), "
+            f"expected {_MIN_POSITIONS} at least. Raise `calibration_examples`, or add rows."
+        )
     return CalibrationData(own, other, _relevance(context, teacher, request, examples))
 
 
@@ -76,11 +81,13 @@ def collect_features(
             {layer: positions.of_teacher(x) for layer, x in teacher_hidden.items()},
         )
 
+    step = -(-sum(int(example.loss_mask.sum()) for example in examples) // _MAX_POSITIONS)
     parts = []
     for batch in _batches(context, examples):
         is_compared, *sides = jax.device_get(compute(student.params, teacher.params, batch))
-        parts.append(jax.tree.map(lambda x: x[is_compared].astype(np.float32), sides))  # noqa: B023
-    return Features(*jax.tree.map(lambda *arrays: _thin(np.concatenate(arrays)), *parts))
+        chosen = np.argwhere(is_compared)[::step].T
+        parts.append(jax.tree.map(lambda x: x[tuple(chosen)].astype(np.float32), sides))  # noqa: B023
+    return Features(*jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts))
 
 
 def _relevance(
@@ -105,13 +112,6 @@ def _batches(context: RunContext, examples: Sequence[data.Example]) -> Iterator[
         yield shard_batch(batch, sharding)
 
 
-def _thin(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    """Keep evenly spaced positions, if there are too many."""
-    if len(features) <= _MAX_POSITIONS:
-        return features
-    return features[np.linspace(0, len(features) - 1, _MAX_POSITIONS).astype(int)]
-
-
 def _check_finite(context: RunContext, *sides: Mapping[int, np.ndarray]) -> None:
     models = context.config.student.model, context.config.teacher and context.config.teacher.model
     for side, model in zip(sides, models, strict=True):
@@ -130,7 +130,7 @@ def _relevance_sums(
     model, taps = teacher.language_model, Taps(hidden=tuple(layers))
     loss = CombinedLoss([OBJECTIVES["cross_entropy"]()])
     one = {"cross_entropy": jnp.float32(1)}
-    shape, dtype = (*batch.tokens.shape, model.widths.hidden), params["embedding"].dtype
+    shape, dtype = (*batch.tokens.shape, model.widths.hidden), model.embedding(params).matrix.dtype
     zeros = {layer: jnp.zeros(shape, dtype) for layer in layers}
 
     def negative_log_likelihood(offsets: dict[int, Array]) -> tuple[Array, dict[int, Array]]:

@@ -18,10 +18,11 @@ TAPS = Taps(hidden=(0, 1, 3, 4), attention=(2, 4), mean_attention=(2,), projecti
 """Neighbouring and final layers, opened ones and others, and scans of one and two layers."""
 
 
-def run(model: DecoderModel, params, tokens, segment_ids=None, taps=TAPS):
+def run(model: DecoderModel, params, tokens, segment_ids=None, taps=TAPS, **options):
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     segment_ids = np.ones_like(tokens) if segment_ids is None else segment_ids
-    return model.forward(params, tokens, positions=positions, segment_ids=segment_ids, taps=taps)
+    options |= {"positions": positions, "segment_ids": segment_ids, "taps": taps}
+    return model.forward(params, tokens, **options)
 
 
 def test_most_layers_are_stacked_by_one_scan(tokens: np.ndarray) -> None:
@@ -74,6 +75,19 @@ def test_a_token_attends_to_its_own_segment_only(tokens: np.ndarray) -> None:
     for attention in output.taps.attention.values():
         assert not np.asarray(attention)[np.broadcast_to(is_other[:, None], attention.shape)].any()
         np.testing.assert_allclose(attention.sum(-1), 1, rtol=1e-5)
+
+
+def test_an_offset_is_added_to_its_layer_and_reaches_all_that_follows(tokens: np.ndarray) -> None:
+    case = make_case("gpt2-inverse-layers")
+    model, taps = DecoderModel(case.config), Taps(hidden=(0, 2, 4))
+    plain = run(model, case.params, tokens, taps=taps)
+    random = np.random.default_rng(0)
+    for layer in taps.hidden:
+        offset = jnp.asarray(random.normal(size=plain.hidden.shape), jnp.float32)
+        shifted = run(model, case.params, tokens, taps=taps, offsets={layer: offset})
+        for other, hidden in shifted.taps.hidden.items():
+            expected = plain.taps.hidden[other] + (offset if other == layer else 0)
+            assert np.allclose(hidden, expected, atol=1e-5) == (other <= layer)
 
 
 def test_layers_without_a_tap_store_nothing_more() -> None:

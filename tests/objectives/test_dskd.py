@@ -15,7 +15,7 @@ from jaxdistill.taps import Widths
 from jaxdistill.types import Batch, Embedding, HiddenSignal, LMHead, TokenAlignment
 
 VOCAB_SIZES, DIMS = (11, 13), (6, 8)
-WIDTHS = [Widths(hidden=n, layers=1, heads=1, query=n, key_value=n) for n in DIMS]
+WIDTHS = [Widths(hidden=n, layers=1, query=n, key_value=n) for n in DIMS]
 TEMPERATURE = 2.0
 TERMS = ("projected_cross_entropy", "student_space_kl", "teacher_space_kl")
 

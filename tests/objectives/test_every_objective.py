@@ -41,8 +41,7 @@ pytestmark = pytest.mark.smoke
 
 SHAPE = SHARDS, POSITIONS
 WIDTHS = [
-    Widths(hidden=size, layers=2, heads=2, query=size, key_value=size)
-    for size in (WIDTH, TEACHER_WIDTH)
+    Widths(hidden=size, layers=2, query=size, key_value=size) for size in (WIDTH, TEACHER_WIDTH)
 ]
 TOKENS = (7 * np.arange(SHARDS * POSITIONS) % VOCAB_SIZE).reshape(SHAPE)
 BFLOAT16_VALUE_ERROR, BFLOAT16_GRADIENT_ERROR = 1e-3, 0.01

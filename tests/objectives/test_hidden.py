@@ -22,7 +22,7 @@ IS_COMPLETION = np.tile(np.arange(6) >= 3, (2, 1))
 
 
 def widths(hidden=8, layers=4):
-    return Widths(hidden=hidden, layers=layers, heads=2, query=hidden, key_value=hidden)
+    return Widths(hidden=hidden, layers=layers, query=hidden, key_value=hidden)
 
 
 def signal(layers):
@@ -149,6 +149,20 @@ def test_frozen_bridges_equal_a_dense_formula_and_get_no_gradient(bridge):
     np.testing.assert_allclose(value(frozen=frozen), np.mean(expected), rtol=1e-4)
     gradient = jax.grad(lambda f: value(frozen=f), allow_int=True)(frozen)
     assert all(not np.any(x) for x in jax.tree.leaves(gradient) if x.dtype != jax.dtypes.float0)
+
+
+def test_a_spoilt_position_changes_no_gradient_of_a_bridge():
+    student, teacher = random_layers(8, 4, 1), random_layers(12, 4, 2)
+    sizes = widths(), widths(12)
+    objective = HIDDEN().bind(*sizes)
+    modules = init_modules([objective], 0, *sizes)["hidden"]
+
+    def gradient(layers):
+        return jax.grad(lambda m: mean(objective, layers, teacher, modules=m))(modules)
+
+    is_kept = IS_COMPLETION[..., None]
+    spoilt = {n: np.where(is_kept, x, np.float32(np.nan)) for n, x in student.items()}
+    jax.tree.map(np.testing.assert_array_equal, gradient(spoilt), gradient(student))
 
 
 def test_positions_choose_what_is_compared():

@@ -120,7 +120,7 @@ def test_arms_that_do_not_fit_their_teacher_are_reported_before_any_run(workspac
     path, other = workspace / "study.yaml", workspace / "other"
     for change, expected in (
         (f"arms.labels={{teacher.model: {other}}}", "arm `labels`: .*forward_kl compares token"),
-        ("arms.labels={teacher: null}", "arm `labels`: .*`forward_kl` needs teacher_logits"),
+        ("arms.labels={teacher: null}", "arm `labels`: .*`forward_kl` needs the teacher's logits"),
         ("arms.labels={teacher.model: nowhere}", "arm `labels`: nowhere: "),
     ):
         with pytest.raises(UserError, match=expected):
