@@ -112,8 +112,9 @@ class TokenEvaluator:
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if broken := [name for name, column in columns.items() if np.isnan(column).any()]:
             owner = "model" if "nll" in broken else "teacher"
+            name = next((name for name in ("nll", "forward_kl") if name in broken), broken[0])
             raise UserError(
-                f"evaluation: {broken[0]} is NaN. The {owner}'s weights are damaged, or its "
+                f"evaluation: {name} is NaN. The {owner}'s weights are damaged, or its "
                 "training diverged, or it needs more than 16 bits: try `float32`."
             )
         tokens = {name: columns.pop(name) for name in _TOKEN_COLUMNS}
