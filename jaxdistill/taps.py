@@ -71,7 +71,7 @@ class Projections(NamedTuple):
 @pytree
 @dataclass(frozen=True)
 class TapValues:
-    """What a forward pass returned for its `Taps`, each by layer."""
+    """Values that a forward pass returned for its `Taps`, each by layer."""
 
     hidden: dict[int, Float[Array, "B T D"]] = field(default_factory=dict)
     attention: dict[int, Float32[Array, "B H T T"]] = field(default_factory=dict)

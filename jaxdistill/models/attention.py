@@ -173,7 +173,7 @@ def open_attention(context: AttentionContext) -> AttentionFunction:
 
 
 class AttentionDetails(NamedTuple):
-    """What attention computes beside its output.
+    """Values that attention computes beside its output.
 
     Attributes:
         result: Second value of the `AttentionFunction`.

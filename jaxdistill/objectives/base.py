@@ -39,7 +39,7 @@ logits of a chunk are small beside that gradient."""
 
 @dataclass(frozen=True)
 class LossContext:
-    """What the terms of an objective are computed from.
+    """Inputs of an objective's terms.
 
     Attributes:
         student: Signal of the student for a micro-batch.
@@ -95,7 +95,7 @@ class Objective(ABC):
     weight: WeightSchedule = 1.0
 
     needs: ClassVar[Needs]
-    """What it reads."""
+    """Inputs besides the student's signal."""
 
     term_names: ClassVar[tuple[str, ...]] = ("",)
     """Names of the terms whose sum it is, as in metrics; "" is the objective itself."""
@@ -136,7 +136,7 @@ class Objective(ABC):
 
     @property
     def taps(self) -> tuple[Taps, Taps]:
-        """What is tapped of student and teacher, once the objective is bound."""
+        """Taps of student and teacher, once the objective is bound."""
         return NO_TAPS, NO_TAPS
 
     def calibration_request(self, student: Widths, teacher: Widths) -> CalibrationRequest | None:

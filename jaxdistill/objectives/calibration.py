@@ -18,7 +18,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """What a calibration reads.
+    """Inputs of an objective's calibration.
 
     Attributes:
         student: Hidden states of the student.
@@ -50,7 +50,7 @@ class CalibrationData:
 
 
 class LayerScores(NamedTuple):
-    """How well a linear map of each of the teacher's layers predicts the student's layers.
+    """Scores of linear maps from each of the teacher's layers to the student's layers.
 
     Attributes:
         student_layers: Layers of the student, one row each.

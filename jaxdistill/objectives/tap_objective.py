@@ -128,7 +128,7 @@ class TapObjective(Objective):
     @property
     @abstractmethod
     def taps(self) -> tuple[Taps, Taps]:
-        """What is tapped of student and teacher, once the layers are bound."""
+        """Taps of student and teacher, once the layers are bound."""
 
     @abstractmethod
     def pair_values(

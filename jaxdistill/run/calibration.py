@@ -5,13 +5,14 @@ The result is kept in the run folder, so that a continued run has the same.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -148,7 +149,7 @@ def _write(context: RunContext, calibration: Calibration, inputs: str) -> None:
         },
         "scores": {name: scores._asdict() for name, scores in calibration.scores.items()},
     }
-    arrays = {"/".join(path): array for path, array in _flatten(calibration.frozen)}
+    arrays: Any = flatten_dict(calibration.frozen, sep="/")
     content["arrays"] = _hash_arrays(arrays)
     with atomic_file(context.folder.calibration) as path:
         save_file(arrays, path, metadata={"calibration": json.dumps(content)})
@@ -184,10 +185,7 @@ def _read(folder: RunFolder, bound: Calibration, inputs: str | None) -> Calibrat
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if inputs not in (None, content["inputs"]) or content["arrays"] != _hash_arrays(arrays):
             return None
-        frozen: dict[str, Any] = {}
-        for key, array in arrays.items():
-            name, pair, array_name = key.split("/")
-            frozen.setdefault(name, {}).setdefault(pair, {})[array_name] = array
+        frozen: Any = unflatten_dict(arrays, sep="/")
         scores = {
             name: LayerScores(**{key: _as_tuples(value) for key, value in one.items()})
             for name, one in content["scores"].items()
@@ -207,14 +205,6 @@ def _hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
-
-
-def _flatten(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from (((key, *path), leaf) for path, leaf in _flatten(value))
-        else:
-            yield (key,), value
 
 
 def _as_tuples(value: Any) -> Any:
