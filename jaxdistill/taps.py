@@ -51,9 +51,10 @@ class Taps:
         return Taps(*(tuple(sorted({*getattr(self, n), *getattr(other, n)})) for n in names))
 
     @property
-    def opened_layers(self) -> frozenset[int]:
-        """Layers of which more than the output is returned."""
-        return frozenset((*self.attention, *self.mean_attention, *self.projections))
+    def hidden_layers(self) -> frozenset[int]:
+        """Layers whose output is read: those of `hidden`, and those before an opened layer."""
+        opened = (*self.attention, *self.mean_attention, *self.projections)
+        return frozenset(self.hidden) | {layer - 1 for layer in opened}
 
 
 NO_TAPS = Taps()

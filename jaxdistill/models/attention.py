@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Float32, Int
 from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.layers import NormLayer, apply_linear, constant_param, normal_param
 from jaxdistill.models.rope import Rotation, apply_rope, rope_cos_sin
-from jaxdistill.taps import Projections
 
 Cache = TypeVar("Cache", bound="CacheSlots")
 
@@ -27,10 +26,9 @@ class LayerCache(NamedTuple):
     values: Array
 
 
-AttentionFunction = Callable[[Array, Array, Array], tuple[Array, Any]]
+AttentionFunction = Callable[[Array, Array, Array], tuple[Array, LayerCache | None]]
 """Maps queries `[B, T, H, C]`, keys and values `[B, T, K, C]` to the attention output
-`[B, T, H, C]`, and to whatever its caller reads: the updated cache of the layer, or what is tapped
-of it."""
+`[B, T, H, C]`, and the updated cache of the layer."""
 
 
 @jax.tree_util.register_dataclass
@@ -108,26 +106,13 @@ def attention_context(
     return AttentionContext(jnp.where(is_visible, 0.0, MASK_VALUE), rotation)
 
 
-def dot_product_attention(
-    query: Float[Array, "B T H C"],
-    key: Float[Array, "B K S C"],
-    value: Float[Array, "B K S C"],
-    bias: Float[Array, "B T S"],
-) -> Float[Array, "B T H C"]:
-    """Compute softmax(query · key + bias) · value, with scores and softmax in float32.
+def attention_probs(
+    query: Float[Array, "B T H C"], key: Float[Array, "B K S C"], bias: Float[Array, "B T S"]
+) -> Float32[Array, "B K G T S"]:
+    """Compute softmax(query · key + bias) in float32, of the `G` query heads of each key head.
 
-    The `G` query heads of a key/value head are stacked: `[B, K, G * T, C]` is fastest.
+    The query heads of a key head are stacked: `[B, K, G * T, C]` is fastest.
     """
-    return attend_with_probs(query, key, value, bias)[0]
-
-
-def attend_with_probs(
-    query: Float[Array, "B T H C"],
-    key: Float[Array, "B K S C"],
-    value: Float[Array, "B K S C"],
-    bias: Float[Array, "B T S"],
-) -> tuple[Float[Array, "B T H C"], Float32[Array, "B H T S"]]:
-    """Compute `dot_product_attention`, and return the attention probabilities beside its output."""
     batch, time, heads, channels = query.shape
     kv_heads, slots = key.shape[1:3]
     group_size = heads // kv_heads
@@ -135,11 +120,22 @@ def attend_with_probs(
     query = query.reshape(batch, kv_heads, group_size * time, channels)
     scores = jnp.einsum("bkqc,bksc->bkqs", query, key, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, kv_heads, group_size, time, slots) + bias[:, None, None]
-    probs = jax.nn.softmax(scores, axis=-1)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def dot_product_attention(
+    query: Float[Array, "B T H C"],
+    key: Float[Array, "B K S C"],
+    value: Float[Array, "B K S C"],
+    bias: Float[Array, "B T S"],
+) -> Float[Array, "B T H C"]:
+    """Compute softmax(query · key + bias) · value, with scores and softmax in float32."""
+    probs = attention_probs(query, key, bias)
+    batch, kv_heads, group_size, time, slots = probs.shape
     weights = probs.astype(value.dtype).reshape(batch, kv_heads, group_size * time, slots)
     output = jnp.einsum("bkqs,bksc->bkqc", weights, value)
-    output = output.reshape(batch, kv_heads, group_size, time, channels).transpose(0, 3, 1, 2, 4)
-    return output.reshape(batch, time, heads, channels), probs.reshape(batch, heads, time, slots)
+    output = output.reshape(batch, kv_heads, group_size, time, -1).transpose(0, 3, 1, 2, 4)
+    return output.reshape(query.shape)
 
 
 def causal_attention(
@@ -160,28 +156,6 @@ def causal_attention(
         return output, LayerCache(keys, values)
 
     return attend
-
-
-def open_attention(context: AttentionContext) -> AttentionFunction:
-    """Return the attention of tokens to each other, which also returns its probabilities."""
-
-    def attend(query: Array, key: Array, value: Array) -> tuple[Array, Float32[Array, "B H T T"]]:
-        keys, values = (array.transpose(0, 2, 1, 3) for array in (key, value))
-        return attend_with_probs(query, keys, values, context.bias)
-
-    return attend
-
-
-class AttentionDetails(NamedTuple):
-    """Values that attention computes beside its output.
-
-    Attributes:
-        result: Second value of the `AttentionFunction`.
-        projections: Queries, keys and values before rotation.
-    """
-
-    result: Any
-    projections: Projections
 
 
 class Attention(nnx.Module):
@@ -212,25 +186,37 @@ class Attention(nnx.Module):
         context: AttentionContext,
         score_scale: Float[Array, ""],
         attention_fn: AttentionFunction,
-    ) -> tuple[Float[Array, "B T D"], AttentionDetails]:
-        """Return the attention output of `x`, and what it was computed from."""
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+        """Return the attention output of `x`, and the updated cache of the layer."""
+        query, key, value = self.project(x)
+        query, key = self._rotate(query, key, context, score_scale)
+        output, layer_cache = attention_fn(query, key, value)
+        return apply_linear(output, self.output, self.output_bias, num_input_axes=2), layer_cache
+
+    def project(self, x: Float[Array, "B T D"]) -> tuple[Array, Array, Array]:
+        """Return queries `[B, T, H, C]`, keys and values `[B, T, K, C]` before rotation."""
         query = apply_linear(x, self.query, self.query_bias)
         key = apply_linear(x, self.key, self.key_bias)
         value = apply_linear(x, self.value, self.value_bias)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        projections = query, key, value
+        return query, key, value
+
+    def probs(
+        self, x: Float[Array, "B T D"], context: AttentionContext, score_scale: Float[Array, ""]
+    ) -> Float32[Array, "B H T T"]:
+        """Return the attention probabilities of `x`, of every query head."""
+        query, key = self._rotate(*self.project(x)[:2], context, score_scale)
+        probs = attention_probs(query, key.transpose(0, 2, 1, 3), context.bias)
+        return probs.reshape(probs.shape[0], -1, *probs.shape[3:])
+
+    def _rotate(
+        self, query: Array, key: Array, context: AttentionContext, score_scale: Float[Array, ""]
+    ) -> tuple[Array, Array]:
+        """Return scaled queries, and keys, both rotated to their positions."""
         scale, rotation = self.query_scale * score_scale, context.rotation
         if rotation is None:
-            query = (query * scale).astype(query.dtype)
-        else:
-            # Scaling the small tables instead of the queries costs nothing.
-            query = apply_rope(query, Rotation(rotation.cosine * scale, rotation.sine * scale))
-            key = apply_rope(key, rotation)
-        output, result = attention_fn(query, key, value)
-        output = apply_linear(output, self.output, self.output_bias, num_input_axes=2)
-        return output, AttentionDetails(result, Projections(*map(_merge_heads, projections)))
-
-
-def _merge_heads(x: Float[Array, "B T H C"]) -> Float[Array, "B T X"]:
-    return x.reshape(*x.shape[:2], -1)
+            return (query * scale).astype(query.dtype), key
+        # Scaling the small tables instead of the queries costs nothing.
+        scaled = Rotation(rotation.cosine * scale, rotation.sine * scale)
+        return apply_rope(query, scaled), apply_rope(key, rotation)

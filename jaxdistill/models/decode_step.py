@@ -95,8 +95,8 @@ def decode_step(
         layer = nnx.merge(_transposed_layer(config).definition, layers[index])
         scale = 1 / (index + 1) if config.is_scaled_by_inverse_layer else 1.0
         attention = _step_attention(contexts[kind], cache.layers[index], slot)
-        x, details = layer(x, contexts[kind], jnp.float32(scale), attention)
-        layer_caches.append(details.result)
+        x, layer_cache = layer(x, contexts[kind], jnp.float32(scale), attention)
+        layer_caches.append(layer_cache)
     return decoder.final_norm(x)[:, 0], replace(cache, layers=tuple(layer_caches))
 
 

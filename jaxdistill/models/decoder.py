@@ -13,7 +13,13 @@ from jaxtyping import Array, Float, Int
 
 from jaxdistill.models.attention import KVCache, attention_context
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.layer_stack import Layer, LayerSummary, apply_layers, no_summary
+from jaxdistill.models.layer_stack import (
+    Layer,
+    LayerSummary,
+    apply_layers,
+    no_summary,
+    read_taps,
+)
 from jaxdistill.models.layers import NormLayer, normal_param
 from jaxdistill.taps import NO_TAPS, Taps
 from jaxdistill.types import Batch, Embedding, LMHead, ModelOutput, Params
@@ -126,7 +132,8 @@ def forward(
         attention_context(kind, config.head_dim, positions, segment_ids, updated)
         for kind in config.distinct_layer_kinds
     ]
-    x, (layer_caches, summaries), values = apply_layers(
+    last, offsets = config.num_layers, offsets or {}
+    output = apply_layers(
         config,
         decoder.layers,
         x,
@@ -134,16 +141,17 @@ def forward(
         cache,
         remat=remat,
         layer_summary=layer_summary,
-        taps=taps,
-        offsets=offsets or {},
+        hidden_layers=taps.hidden_layers - {last},
+        offsets=offsets,
     )
-    hidden = decoder.final_norm(x)
-    if config.num_layers in taps.hidden:
-        hidden = hidden + (offsets or {}).get(config.num_layers, 0)
-        values.hidden[config.num_layers] = hidden
-    if updated is not None and layer_caches is not None:
-        updated = replace(updated, keys=layer_caches.keys, values=layer_caches.values)
-    return ModelOutput(hidden, updated, summaries, values)
+    hidden = decoder.final_norm(output.hidden)
+    if last in taps.hidden:
+        hidden = hidden + offsets.get(last, 0)
+    hidden_states = output.hidden_states | {last: hidden}
+    values = read_taps(config, decoder.layers, hidden_states, contexts, taps)
+    if updated is not None and output.caches is not None:
+        updated = replace(updated, keys=output.caches.keys, values=output.caches.values)
+    return ModelOutput(hidden, updated, output.summaries, values)
 
 
 def forward_batch(

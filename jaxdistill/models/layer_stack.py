@@ -1,8 +1,13 @@
-"""The layers of a decoder, stacked under `jax.lax.scan`; the scan runs in parts between taps."""
+"""The layers of a decoder, stacked under `jax.lax.scan`, and what is tapped of them.
 
-from collections.abc import Callable, Iterator, Sequence
+One scan applies all layers, whatever is tapped: it writes the hidden states after tapped layers
+into a buffer. What is tapped of a layer's attention is computed after the scan from the layer's
+input, so that no layer stores its scores, and the weights are not split into parts.
+"""
+
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +18,14 @@ from jaxtyping import Array, Float, Int
 from jaxdistill.models.attention import (
     Attention,
     AttentionContext,
-    AttentionDetails,
     AttentionFunction,
     KVCache,
     LayerCache,
     causal_attention,
-    open_attention,
 )
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import FeedForward, NormLayer
-from jaxdistill.taps import Taps, TapValues
+from jaxdistill.taps import Projections, Taps, TapValues
 
 LayerSummary = Callable[[Float[Array, "B T D"], Float[Array, "B T D"]], Any]
 """A function of the hidden states before and after a layer; a static argument of `jax.jit`."""
@@ -50,13 +53,30 @@ class Layer(nnx.Module):
         context: AttentionContext,
         score_scale: Float[Array, ""],
         attention_fn: AttentionFunction,
-    ) -> tuple[Float[Array, "B T D"], AttentionDetails]:
-        """Return the hidden states after the layer, and what its attention computed."""
-        output, details = self.attention(self.attention_norm(x), context, score_scale, attention_fn)
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+        """Return the hidden states after the layer, and its updated cache."""
+        normalised = self.attention_norm(x)
+        output, layer_cache = self.attention(normalised, context, score_scale, attention_fn)
         x = x + (output if self.attention_post_norm is None else self.attention_post_norm(output))
         output = self.mlp(self.mlp_norm(x))
         x = x + (output if self.mlp_post_norm is None else self.mlp_post_norm(output))
-        return x, details
+        return x, layer_cache
+
+
+class StackOutput(NamedTuple):
+    """Output of the stacked layers.
+
+    Attributes:
+        hidden: Hidden states after the last layer, before the final norm.
+        hidden_states: Hidden states after the layers that were asked for, by layer.
+        caches: Updated caches of all layers, stacked; None without a cache.
+        summaries: Summaries of all layers, stacked.
+    """
+
+    hidden: Float[Array, "B T D"]
+    hidden_states: dict[int, Float[Array, "B T D"]]
+    caches: LayerCache | None
+    summaries: Any
 
 
 def apply_layers(
@@ -68,14 +88,13 @@ def apply_layers(
     *,
     remat: bool,
     layer_summary: LayerSummary,
-    taps: Taps,
-    offsets: dict[int, Array],
-) -> tuple[Float[Array, "B T D"], tuple[LayerCache | None, Any], TapValues]:
-    """Apply the layers in turn, in scans that end where something is tapped.
+    hidden_layers: frozenset[int],
+    offsets: Mapping[int, Float[Array, "B T D"]],
+) -> StackOutput:
+    """Apply the layers in turn.
 
-    Returns:
-        Hidden states before the final norm; stacked over layers their caches and summaries, of the
-        last scan only; and what is tapped of the layers but for the last hidden state.
+    Returned are also the hidden states after `hidden_layers`: 0, the input, to the last but one.
+    `offsets` are added to the hidden states after some of these.
     """
     definition, layers = nnx.split(stacked)
     slot, layer_caches = None, None
@@ -83,57 +102,112 @@ def apply_layers(
         slot, layer_caches = cache.length, LayerCache(cache.keys, cache.values)
     select_context = _context_selector(contexts)
 
-    def apply_layer(x, scanned):
-        parameters, kind, scale, layer_cache = scanned
+    # Storing only the projections is faster than storing all residuals: it costs less to recompute
+    # norms, rotations, scores and activations than to read them from memory.
+    @partial(_checkpoint, remat=remat, is_loop=config.num_layers > 1)
+    def apply_layer(x, parameters, kind, scale, layer_cache):
         context = select_context(kind)
         attention = causal_attention(context, layer_cache, slot)
-        y, details = nnx.merge(definition, parameters)(x, context, scale, attention)
-        return y, (details.result, layer_summary(x, y), y if is_stacked else None)
+        y, layer_cache = nnx.merge(definition, parameters)(x, context, scale, attention)
+        return y, (layer_cache, layer_summary(x, y))
 
-    def apply_opened_layer(x, parameters, kind, scale):
-        context = contexts[int(kind)]
-        attention = open_attention(context)
-        return nnx.merge(definition, parameters)(x, context, scale, attention)
+    buffer = _HiddenBuffer(x, sorted(hidden_layers - {0}), offsets)
 
-    # Where most layers are tapped, one scan that stacks them all is compiled sooner.
-    is_stacked = not taps.opened_layers and len(taps.hidden) > config.num_layers // 2
-    is_stacked &= not offsets
-    ends = [config.num_layers] if is_stacked else _scan_ends(config.num_layers, taps)
-    outputs = None, None, None
+    def scan_body(carry, scanned):
+        x, written = carry
+        buffer_slot, *scanned = scanned
+        x, results = apply_layer(x, *scanned)
+        return buffer.write(x, written, buffer_slot), results
+
     x = x + offsets.get(0, 0)
-    values = TapValues({0: x} if 0 in taps.hidden else {}, {}, {}, {})
-    scanned = (layers, *_layer_constants(config), layer_caches)
-    for end, part in _split_layers(scanned, ends):
-        is_loop = len(part[1]) > 1
-        if end in taps.opened_layers:
-            parameters, kind, scale, _ = jax.tree.map(lambda leaf: leaf[0], part)
-            opened = partial(apply_opened_layer, kind=kind, scale=jnp.asarray(scale))
-            x, details = _checkpoint(opened, remat, is_loop=False)(x, parameters)
-            _add_details(values, taps, end, details)
-        else:
-            x, outputs = jax.lax.scan(_checkpoint(apply_layer, remat, is_loop=is_loop), x, part)
-        if end in taps.hidden and end < config.num_layers:
-            x = values.hidden[end] = x + offsets.get(end, 0)
-    *outputs, stacked_hidden = outputs
-    if stacked_hidden is not None:
-        inner = (layer for layer in taps.hidden if 0 < layer < config.num_layers)
-        values.hidden.update({layer: stacked_hidden[layer - 1] for layer in inner})
-    return x, (outputs[0], outputs[1]), values
+    scanned = buffer.slots(config.num_layers), layers, *_layer_constants(config), layer_caches
+    (y, written), (caches, summaries) = jax.lax.scan(scan_body, (x, buffer.empty), scanned)
+    hidden_states = ({0: x} if 0 in hidden_layers else {}) | buffer.read(written)
+    return StackOutput(y, hidden_states, caches, summaries)
 
 
-def _scan_ends(num_layers: int, taps: Taps) -> list[int]:
-    """Return the layers after which a scan ends; an opened layer has one of its own."""
-    opened = taps.opened_layers
-    before_opened = (layer - 1 for layer in opened)
-    return sorted({num_layers, *opened, *before_opened, *taps.hidden} - {0})
+class _HiddenBuffer:
+    """Hidden states after some layers, as an array that a scan carries and writes in place."""
+
+    def __init__(
+        self,
+        like: Float[Array, "B T D"],
+        layers: list[int],
+        offsets: Mapping[int, Float[Array, "B T D"]],
+    ):
+        self._layers = layers
+        self.empty = None if not layers else jnp.zeros((len(layers) + 1, *like.shape), like.dtype)
+        self._offsets = None
+        if any(layer in offsets for layer in layers):
+            zeros = jnp.zeros_like(like)
+            self._offsets = jnp.stack([*(offsets.get(layer, zeros) for layer in layers), zeros])
+
+    def slots(self, num_layers: int) -> Int[np.ndarray, " L"]:
+        """Return the slot that each layer writes; layers that are not kept share the last."""
+        slots = np.full(num_layers, len(self._layers))
+        slots[np.array(self._layers, int) - 1] = np.arange(len(self._layers))
+        return slots
+
+    def write(
+        self, x: Float[Array, "B T D"], written: Array | None, slot: Array
+    ) -> tuple[Float[Array, "B T D"], Array | None]:
+        """Return the hidden states with their offset, and the buffer with them in a slot."""
+        if written is None:
+            return x, None
+        if self._offsets is not None:
+            x = x + self._offsets[slot]
+        return x, jax.lax.dynamic_update_index_in_dim(written, x, slot, axis=0)
+
+    def read(self, written: Array | None) -> dict[int, Float[Array, "B T D"]]:
+        """Return the hidden states by layer."""
+        return {} if written is None else dict(zip(self._layers, written[:-1], strict=True))
+
+
+def read_taps(
+    config: DecoderConfig,
+    stacked: Layer,
+    hidden_states: Mapping[int, Float[Array, "B T D"]],
+    contexts: list[AttentionContext],
+    taps: Taps,
+) -> TapValues:
+    """Return what is tapped, given the hidden states after layers, by layer.
+
+    Attention is computed again from the input of its layer; the backward pass keeps that input
+    alone, so that a mean over heads does not store the map of each.
+    """
+    definition, layers = nnx.split(stacked)
+    kinds, scales = _layer_constants(config)
+
+    def read(layer: int, function: Callable[[Attention, Array, AttentionContext, Array], Any]):
+        index = layer - 1
+        context, scale = contexts[int(kinds[index])], jnp.asarray(scales[index])
+
+        @partial(_checkpoint, remat=True, is_loop=False)
+        def read_layer(x, parameters):
+            module = nnx.merge(definition, parameters)
+            return function(module.attention, module.attention_norm(x), context, scale)
+
+        return read_layer(hidden_states[index], jax.tree.map(lambda leaf: leaf[index], layers))
+
+    def mean_probs(attention, x, context, scale):
+        return attention.probs(x, context, scale).mean(axis=1)
+
+    def projections(attention, x, context, scale):
+        del context, scale
+        return Projections(*(y.reshape(*y.shape[:2], -1) for y in attention.project(x)))
+
+    return TapValues(
+        {layer: hidden_states[layer] for layer in taps.hidden},
+        {layer: read(layer, Attention.probs) for layer in taps.attention},
+        {layer: read(layer, mean_probs) for layer in taps.mean_attention},
+        {layer: read(layer, projections) for layer in taps.projections},
+    )
 
 
 def _checkpoint(function: Callable[..., Any], remat: bool, *, is_loop: bool) -> Callable[..., Any]:
-    """Recompute most of a layer in the backward pass.
+    """Recompute in the backward pass all but the projections, or with `remat` everything.
 
-    Storing only the projections is faster than storing all residuals: it costs less to recompute
-    norms, rotations, scores and activations than to read them from memory. Outside of a loop, XLA
-    would find that both passes compute the same, and keep everything.
+    Outside of a loop, XLA would find that both passes compute the same, and keep everything.
     """
     policies = jax.checkpoint_policies
     policy = policies.nothing_saveable if remat else policies.dots_with_no_batch_dims_saveable
@@ -157,31 +231,3 @@ def _layer_constants(
     if config.is_scaled_by_inverse_layer:
         scales = scales / np.arange(1, config.num_layers + 1, dtype=np.float32)
     return kinds, scales
-
-
-def _split_layers(stacked: Any, ends: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Split arrays that are stacked over layers; yield the last layer of each part, and the part.
-
-    The gradient of a split is one concatenation, that of slices a sum of padded arrays.
-    """
-    if len(ends) == 1:
-        yield ends[0], stacked
-        return
-    sizes = np.diff(ends, prepend=0).tolist()
-    leaves, tree = jax.tree.flatten(stacked)
-    parts = [
-        np.split(leaf, ends[:-1]) if isinstance(leaf, np.ndarray) else jax.lax.split(leaf, sizes)
-        for leaf in leaves
-    ]
-    for end, part in zip(ends, zip(*parts, strict=True), strict=True):
-        yield end, jax.tree.unflatten(tree, part)
-
-
-def _add_details(values: TapValues, taps: Taps, layer: int, details: AttentionDetails) -> None:
-    """Add what is tapped of a layer's attention."""
-    if layer in taps.attention:
-        values.attention[layer] = details.result
-    if layer in taps.mean_attention:
-        values.mean_attention[layer] = details.result.mean(axis=1)
-    if layer in taps.projections:
-        values.projections[layer] = details.projections
