@@ -7,6 +7,7 @@ input, so that no layer stores its scores, and the weights are not split into pa
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -175,19 +176,26 @@ def read_taps(
     Attention is computed again from the input of its layer; the backward pass keeps that input
     alone, so that a mean over heads does not store the map of each.
     """
-    definition, layers = nnx.split(stacked)
+    definition, modules = nnx.split((stacked.attention_norm, stacked.attention))
     kinds, scales = _layer_constants(config)
+    select_context = _context_selector(contexts)
 
-    def read(layer: int, function: Callable[[Attention, Array, AttentionContext, Array], Any]):
-        index = layer - 1
-        context, scale = contexts[int(kinds[index])], jnp.asarray(scales[index])
+    def read(function: Callable[..., Any], layers: tuple[int, ...]) -> dict[int, Any]:
+        """Map a function of attention, its input and its context over layers, in sequence."""
+        if not layers:
+            return {}
 
-        @partial(_checkpoint, remat=True, is_loop=False)
-        def read_layer(x, parameters):
-            module = nnx.merge(definition, parameters)
-            return function(module.attention, module.attention_norm(x), context, scale)
+        @partial(_checkpoint, remat=True, is_loop=len(layers) > 1)
+        def read_layer(scanned):
+            x, parameters, kind, scale = scanned
+            norm, attention = nnx.merge(definition, parameters)
+            return function(attention, norm(x), select_context(kind), scale)
 
-        return read_layer(hidden_states[index], jax.tree.map(lambda leaf: leaf[index], layers))
+        indices = np.array(layers) - 1
+        inputs = jnp.stack([hidden_states[index] for index in indices])
+        parameters = jax.tree.map(lambda leaf: leaf[indices], modules)
+        values = jax.lax.map(read_layer, (inputs, parameters, kinds[indices], scales[indices]))
+        return {layer: jax.tree.map(itemgetter(i), values) for i, layer in enumerate(layers)}
 
     def mean_probs(attention, x, context, scale):
         return attention.probs(x, context, scale).mean(axis=1)
@@ -198,9 +206,9 @@ def read_taps(
 
     return TapValues(
         {layer: hidden_states[layer] for layer in taps.hidden},
-        {layer: read(layer, Attention.probs) for layer in taps.attention},
-        {layer: read(layer, mean_probs) for layer in taps.mean_attention},
-        {layer: read(layer, projections) for layer in taps.projections},
+        read(Attention.probs, taps.attention),
+        read(mean_probs, taps.mean_attention),
+        read(projections, taps.projections),
     )
 
 
