@@ -16,6 +16,7 @@ from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layer_stack import (
     Layer,
     LayerSummary,
+    add_offset,
     apply_layers,
     no_summary,
     read_taps,
@@ -146,7 +147,7 @@ def forward(
     )
     hidden = decoder.final_norm(output.hidden)
     if last in taps.hidden:
-        hidden = hidden + offsets.get(last, 0)
+        hidden = add_offset(hidden, offsets.get(last))
     hidden_states = output.hidden_states | {last: hidden}
     values = read_taps(config, decoder.layers, hidden_states, contexts, taps)
     if updated is not None and output.caches is not None:

@@ -120,11 +120,18 @@ def apply_layers(
         x, results = apply_layer(x, *scanned)
         return buffer.write(x, written, buffer_slot), results
 
-    x = x + offsets.get(0, 0)
+    x = add_offset(x, offsets.get(0))
     scanned = buffer.slots(config.num_layers), layers, *_layer_constants(config), layer_caches
     (y, written), (caches, summaries) = jax.lax.scan(scan_body, (x, buffer.empty), scanned)
     hidden_states = ({0: x} if 0 in hidden_layers else {}) | buffer.read(written)
     return StackOutput(y, hidden_states, caches, summaries)
+
+
+def add_offset(
+    x: Float[Array, "B T D"], offset: Float[Array, "B T D"] | None
+) -> Float[Array, "B T D"]:
+    """Add an offset in the dtype of the hidden states; None adds nothing."""
+    return x if offset is None else x + offset.astype(x.dtype)
 
 
 class _HiddenBuffer:
@@ -140,7 +147,7 @@ class _HiddenBuffer:
         self.empty = None if not layers else jnp.zeros((len(layers) + 1, *like.shape), like.dtype)
         self._offsets = None
         if any(layer in offsets for layer in layers):
-            zeros = jnp.zeros_like(like)
+            zeros = jnp.zeros(like.shape, jnp.float32)
             self._offsets = jnp.stack([*(offsets.get(layer, zeros) for layer in layers), zeros])
 
     def slots(self, num_layers: int) -> Int[np.ndarray, " L"]:
@@ -156,7 +163,7 @@ class _HiddenBuffer:
         if written is None:
             return x, None
         if self._offsets is not None:
-            x = x + self._offsets[slot]
+            x = add_offset(x, self._offsets[slot])
         return x, jax.lax.dynamic_update_index_in_dim(written, x, slot, axis=0)
 
     def read(self, written: Array | None) -> dict[int, Float[Array, "B T D"]]:

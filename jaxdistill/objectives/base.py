@@ -139,6 +139,10 @@ class Objective(ABC):
         """Taps of student and teacher, once the objective is bound."""
         return NO_TAPS, NO_TAPS
 
+    def deepest_layer(self, student: Widths) -> int:
+        """Return the last layer of the student on whose output it depends, once it is bound."""
+        return student.layers
+
     def calibration_request(self, student: Widths, teacher: Widths) -> CalibrationRequest | None:
         """Return what the objective reads of both models before training; None for nothing."""
         del student, teacher

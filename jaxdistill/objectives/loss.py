@@ -1,6 +1,7 @@
 """The loss of a run: the weighted sum of its objectives."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -48,6 +49,17 @@ class CombinedLoss:
     ):
         self._objectives = dict(zip(objective_names(objectives), objectives, strict=True))
         self._num_shards, self._chunk_size = num_shards, chunk_size
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the objectives."""
+        return tuple(self._objectives)
+
+    def only(self, name: str) -> "CombinedLoss":
+        """Return the loss of one objective."""
+        loss = copy(self)
+        loss._objectives = {name: self._objectives[name]}
+        return loss
 
     def denominators(self, batch: Batch) -> Scalars:
         """Return the divisor of the sum of each term: the total weight of a batch, at least 1."""

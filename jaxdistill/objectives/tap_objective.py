@@ -96,6 +96,11 @@ class TapObjective(Objective):
         assert isinstance(self.layers, tuple), "`bind` names the layers"
         return self.layers
 
+    def deepest_layer(self, student: Widths) -> int:
+        """Return the last layer whose output it reads, or from which its attention is computed."""
+        del student
+        return max(self.taps[0].hidden_layers)
+
     def denominators(self, batch: Batch) -> Mapping[str, Float32[Array, ""]]:
         """Return the total weight of the compared positions."""
         return {"": jnp.sum(TappedPositions.from_batch(batch, self.positions).weight)}

@@ -1,5 +1,6 @@
 """Models, optimizer and compiled step of a run, on its mesh."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import Array
 
 from jaxdistill import hub
 from jaxdistill.model import Model
@@ -15,9 +17,10 @@ from jaxdistill.objectives import init_modules, learning_rate_scales
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.inspection import Inspection
 from jaxdistill.sharding import named_shardings
-from jaxdistill.taps import NO_TAPS, Taps
+from jaxdistill.taps import NO_OFFSETS, NO_TAPS, Taps
 from jaxdistill.teachers import online
 from jaxdistill.train import (
+    GradientBalance,
     SignalFunction,
     StepFunction,
     TrainState,
@@ -51,7 +54,13 @@ class Student:
         """The template of `Checkpoints.restore`."""
         return abstract_state(self.param_shapes, self.optimizer, self.shardings, self.module_shapes)
 
-    def signal(self, params: Params, batch: Batch, taps: Taps = NO_TAPS) -> HiddenSignal:
+    def signal(
+        self,
+        params: Params,
+        batch: Batch,
+        taps: Taps = NO_TAPS,
+        offsets: Mapping[int, Array] = NO_OFFSETS,
+    ) -> HiddenSignal:
         """Compute the student's signal for a batch."""
         return self.language_model.signal(
             jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype), params),
@@ -59,6 +68,7 @@ class Student:
             vocab_size=self.vocab_size,
             vocab_tables=self.vocab_tables,
             taps=taps,
+            offsets=offsets,
         )
 
 
@@ -144,6 +154,7 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
         mesh=inspection.mesh,
         accumulate=config.train.accumulate,
         chunk_size=config.train.chunk_rows,
+        balance=_make_balance(config, inspection, student, student_taps),
     )
     teacher_shardings = None
     if inspection.teacher is not None and config.teacher is not None:
@@ -151,6 +162,18 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
             inspection.teacher.language_model, config.teacher.dtype, inspection
         )
     return jit_step(step, student.shardings, teacher_shardings, inspection.mesh)
+
+
+def _make_balance(
+    config: RunConfig, inspection: Inspection, student: Student, taps: Taps
+) -> GradientBalance | None:
+    """Return the balance of the objectives at the last layer that all of them depend on."""
+    if config.train.balance is None or len(inspection.objectives) == 1:
+        return None
+    widths = student.language_model.widths
+    layer = min(one.deepest_layer(widths) for one in inspection.objectives)
+    signal = partial(student.signal, taps=taps | Taps(hidden=(layer,)))
+    return GradientBalance(layer, widths.hidden, signal)
 
 
 def make_teacher_signal(inspection: Inspection, taps: Taps = NO_TAPS) -> SignalFunction | None:

@@ -1,5 +1,6 @@
 """Training: pure step, loop, optimizer and checkpoints."""
 
+from jaxdistill.train.balance import GradientBalance as GradientBalance
 from jaxdistill.train.checkpoint import Checkpoints as Checkpoints
 from jaxdistill.train.checkpoint import Elapsed as Elapsed
 from jaxdistill.train.checkpoint import Restored as Restored
@@ -9,6 +10,7 @@ from jaxdistill.train.fingerprint import Fingerprint as Fingerprint
 from jaxdistill.train.loop import Hook as Hook
 from jaxdistill.train.loop import NonFiniteError as NonFiniteError
 from jaxdistill.train.loop import train_loop as train_loop
+from jaxdistill.train.micro_batches import check_batch_size as check_batch_size
 from jaxdistill.train.optimizer import AdamW as AdamW
 from jaxdistill.train.state import TrainState as TrainState
 from jaxdistill.train.state import abstract_state as abstract_state
@@ -17,6 +19,5 @@ from jaxdistill.train.state import state_shardings as state_shardings
 from jaxdistill.train.step import Frozen as Frozen
 from jaxdistill.train.step import SignalFunction as SignalFunction
 from jaxdistill.train.step import StepFunction as StepFunction
-from jaxdistill.train.step import check_batch_size as check_batch_size
 from jaxdistill.train.step import jit_step as jit_step
 from jaxdistill.train.step import make_step as make_step

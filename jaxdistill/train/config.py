@@ -1,6 +1,6 @@
 """Config of training: the field `train` of a run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,9 @@ class TrainConfig:
             result does not change.
         chunk_rows: Positions whose logits are in memory at once. Fewer positions need less memory.
             The result does not change.
+        balance: `grad_mag` multiplies the weights of the objectives at each step by factors that
+            make their gradients equally large at the last hidden state of the student that all of
+            them depend on. It costs a forward pass, and a backward pass for each objective.
         optimizer: Optimizer and learning-rate schedule.
         log_every_steps: Steps between two records of the training metrics; the last step is always
             recorded.
@@ -34,6 +37,7 @@ class TrainConfig:
     batch_size: Annotated[int, Field(gt=0, le=1_000_000)] = 8
     accumulate: _Positive = 1
     chunk_rows: _Positive = CHUNK_SIZE
+    balance: Literal["grad_mag"] | None = None
     optimizer: AdamW = AdamW()
     log_every_steps: _Positive = 10
     save_every_steps: _Positive = 100

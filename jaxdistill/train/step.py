@@ -1,25 +1,23 @@
 """Training step: a pure function of the train state, the teacher's parameters and a batch."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxdistill.errors import UserError
 from jaxdistill.objectives.base import Objective, objective_names
 from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.objectives.loss import CombinedLoss
 from jaxdistill.objectives.weight_schedule import weight_at
-from jaxdistill.sharding import (
-    BATCH_MESH_AXES,
-    batch_sharding,
-    num_batch_shards,
-    replicated_sharding,
-)
+from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated_sharding
+from jaxdistill.train.balance import GradientBalance, balanced_weights
+from jaxdistill.train.micro_batches import split_micro_batches, sum_over_micro_batches
 from jaxdistill.train.state import TrainState
 from jaxdistill.types import Batch, HiddenSignal, Params
 
@@ -64,6 +62,7 @@ def make_step(
     mesh: Mesh,
     accumulate: int = 1,
     chunk_size: int = CHUNK_SIZE,
+    balance: GradientBalance | None = None,
 ) -> StepFunction:
     """Build the training step of a run, to be compiled by `jit_step`.
 
@@ -78,53 +77,39 @@ def make_step(
         mesh: Mesh that the batch is split over.
         accumulate: Number of micro-batches, computed one after the other.
         chunk_size: Number of positions whose logits are in memory at once.
+        balance: Gradients by which the weights are balanced; None for weights as they are.
 
     Returns:
         `(state, frozen, batch) -> (state, metrics)`. Metrics are scalars: `train/loss`, the
         mean of each objective and of its parts in nats, the weight of each objective whose weight
-        is scheduled, `train/grad_norm` (before clipping), `train/param_norm` (of the student after
-        the update), `train/learning_rate`, `train/scored_tokens` and `train/tokens`.
+        is scheduled or balanced, `train/grad_norm` (before clipping), `train/param_norm` (of the
+        student after the update), `train/learning_rate`, `train/scored_tokens` and `train/tokens`.
     """
     combined = CombinedLoss(objectives, num_shards=num_batch_shards(mesh), chunk_size=chunk_size)
     named = dict(zip(objective_names(objectives), objectives, strict=True))
-    scheduled = [name for name, each in named.items() if isinstance(each.weight, tuple)]
+    changing = [name for name, one in named.items() if balance or isinstance(one.weight, tuple)]
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-        # Denominators are those of the whole batch, so that sums over micro-batches simply add.
-        denominators = combined.denominators(batch)
+        loss = _BatchLoss(combined, teacher_signal, state, frozen, combined.denominators(batch))
         weights = {name: weight_at(each.weight, state.step) for name, each in named.items()}
+        micro_batches = split_micro_batches(batch, accumulate, mesh)
+        if balance is not None:
+            norms = partial(loss.squared_norms, balance)
+            weights = balanced_weights(weights, sum_over_micro_batches(norms, micro_batches))
 
         def differentiate(micro_batch: Batch) -> _MicroBatchSums:
-            teacher = (
-                None if teacher_signal is None else teacher_signal(frozen.teacher, micro_batch)
-            )
+            sums = loss.differentiate(student_signal, weights, micro_batch)
+            gradient = jax.lax.with_sharding_constraint(sums.gradient, shardings.trainable)
+            return sums._replace(gradient=gradient)
 
-            def loss_and_terms(params: Params, modules: Params) -> tuple[Array, Metrics]:
-                return combined(
-                    modules,
-                    student_signal(params, micro_batch),
-                    teacher,
-                    micro_batch,
-                    frozen=frozen.objectives,
-                    weights=weights,
-                    denominators=denominators,
-                )
-
-            grad = jax.value_and_grad(loss_and_terms, argnums=(0, 1), has_aux=True)
-            (loss, terms), (param_grads, module_grads) = grad(state.params, state.modules)
-            gradient = {**param_grads, **module_grads}
-            gradient = jax.lax.with_sharding_constraint(gradient, shardings.trainable)
-            return _MicroBatchSums(gradient, loss, terms)
-
-        micro_batches = _split_micro_batches(batch, accumulate, mesh)
-        sums = _sum_over_micro_batches(differentiate, micro_batches)
+        sums = sum_over_micro_batches(differentiate, micro_batches)
         updates, opt_state = optimizer.update(sums.gradient, state.opt_state, state.trainable)
         trainable: Any = optax.apply_updates(state.trainable, updates)
         next_state = state.with_values(state.step + 1, trainable, opt_state)
         metrics = {
             "loss": sums.loss,
-            **combined.means(sums.terms, denominators),
-            **{f"{name}_weight": weights[name] for name in scheduled},
+            **combined.means(sums.terms, loss.denominators),
+            **{f"{name}_weight": weights[name] for name in changing},
             "grad_norm": optax.tree.norm(sums.gradient),
             "param_norm": optax.tree.norm(next_state.params),
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
@@ -134,6 +119,70 @@ def make_step(
         return next_state, {f"train/{name}": value for name, value in metrics.items()}
 
     return step
+
+
+@dataclass(frozen=True)
+class _BatchLoss:
+    """The loss of the micro-batches of one step.
+
+    Its denominators are those of the whole batch, so that sums over micro-batches simply add.
+    """
+
+    combined: CombinedLoss
+    teacher_signal: SignalFunction | None
+    state: TrainState
+    frozen: Frozen
+    denominators: Metrics
+
+    def differentiate(
+        self, student_signal: SignalFunction, weights: Metrics, micro_batch: Batch
+    ) -> _MicroBatchSums:
+        """Compute the loss and its gradient."""
+        teacher = self._teacher(micro_batch)
+
+        def loss_and_terms(params: Params, modules: Params) -> tuple[Array, Metrics]:
+            signal = student_signal(params, micro_batch)
+            return self._evaluate(self.combined, modules, signal, teacher, micro_batch, weights)
+
+        grad = jax.value_and_grad(loss_and_terms, argnums=(0, 1), has_aux=True)
+        (loss, terms), gradients = grad(self.state.params, self.state.modules)
+        return _MicroBatchSums({**gradients[0], **gradients[1]}, loss, terms)
+
+    def squared_norms(self, balance: GradientBalance, micro_batch: Batch) -> Metrics:
+        """Compute the squared norms of the objectives' gradients for their balance."""
+        teacher = self._teacher(micro_batch)
+
+        def loss_of(name: str, signal: HiddenSignal) -> Array:
+            combined, weights = self.combined.only(name), {name: jnp.float32(1)}
+            modules = self.state.modules
+            return self._evaluate(combined, modules, signal, teacher, micro_batch, weights)[0]
+
+        losses = {name: partial(loss_of, name) for name in self.combined.names}
+        return balance.squared_norms(losses, self.state.params, micro_batch)
+
+    def _teacher(self, micro_batch: Batch) -> HiddenSignal | None:
+        if self.teacher_signal is None:
+            return None
+        return self.teacher_signal(self.frozen.teacher, micro_batch)
+
+    def _evaluate(
+        self,
+        combined: CombinedLoss,
+        modules: Params,
+        student: HiddenSignal,
+        teacher: HiddenSignal | None,
+        micro_batch: Batch,
+        weights: Metrics,
+    ) -> tuple[Array, Metrics]:
+        return combined(
+            modules,
+            student,
+            teacher,
+            micro_batch,
+            frozen=self.frozen.objectives,
+            weights=weights,
+            denominators=self.denominators,
+        )
 
 
 def jit_step(
@@ -147,47 +196,3 @@ def jit_step(
         out_shardings=(shardings, replicated_sharding(mesh)),
         donate_argnums=0,
     )
-
-
-def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Raise UserError unless every device gets as many sequences of every micro-batch."""
-    divisor = accumulate * num_batch_shards(mesh)
-    if batch_size % divisor:
-        shards = " * ".join(f"mesh.{axis} {mesh.shape[axis]}" for axis in BATCH_MESH_AXES)
-        raise UserError(
-            f"train.batch_size = {batch_size} cannot be split evenly by accumulate {accumulate} "
-            f"* {shards}. Use a multiple of {divisor}."
-        )
-
-
-def _split_micro_batches(batch: Batch, accumulate: int, mesh: Mesh) -> Batch:
-    """Reshape every array `[B, T]` to `[accumulate, B / accumulate, T]`; no sequence moves.
-
-    The sequences of each device are divided among the micro-batches. Consecutive slices of the
-    batch would put a whole micro-batch on a single device.
-    """
-    num_shards = num_batch_shards(mesh)
-    sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_MESH_AXES))
-
-    def split(array: Array) -> Array:
-        size, length = array.shape
-        by_shard = array.reshape(num_shards, accumulate, -1, length).swapaxes(0, 1)
-        micro_batches = by_shard.reshape(accumulate, size // accumulate, length)
-        return jax.lax.with_sharding_constraint(micro_batches, sharding)
-
-    return jax.tree.map(split, batch)
-
-
-def _sum_over_micro_batches(
-    function: Callable[[Batch], _MicroBatchSums], micro_batches: Batch
-) -> _MicroBatchSums:
-    """Return the float32 sum of `function` over micro-batches, computed one after the other."""
-
-    def add(sums: _MicroBatchSums, micro_batch: Batch) -> tuple[_MicroBatchSums, None]:
-        values = function(micro_batch)
-        return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, values), None
-
-    first = jax.tree.map(lambda array: array[0], micro_batches)
-    shapes = jax.eval_shape(function, first)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
-    return jax.lax.scan(add, zeros, micro_batches)[0]

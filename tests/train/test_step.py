@@ -22,8 +22,9 @@ EPSILON = 1e6
 # would decide its sign.
 PLAIN = AdamW(learning_rate=0.01, schedule=Constant(), clip_norm=None, eps=1e-3)
 
-# The last has modules of its own, which are trained beside the student.
-OBJECTIVES = ("forward_kl", "cross_entropy", "dskd")
+# `dskd` and `hidden` have modules of their own, which are trained beside the student.
+OBJECTIVES = ("forward_kl", "cross_entropy", "dskd", "hidden", "attention")
+WEIGHTS = dict(zip(OBJECTIVES, (0.5, 1.5, 2.5, 3.5, 4.5), strict=True))
 
 
 def copied(state):
@@ -35,7 +36,7 @@ def sharded(batch, tiny):
 
 
 def take_step(batch, **kwargs):
-    tiny = assemble(optimizer=PLAIN, objectives=OBJECTIVES, **kwargs)
+    tiny = assemble(optimizer=PLAIN, objectives=OBJECTIVES, is_balanced=True, **kwargs)
     before = jax.device_get(tiny.state.params)
     state, metrics = tiny.step(copied(tiny.state), tiny.frozen, sharded(batch, tiny))
     moments = optax.tree.get(jax.device_get(state.opt_state), "mu")  # (1 - b1) times the gradient
@@ -105,8 +106,9 @@ def test_padding_mesh_and_accumulation_do_not_change_a_step(batch, plain):
 
 def test_loss_is_the_weighted_sum_of_the_objectives(plain):
     metrics = plain[0]
-    weights = {"forward_kl": 0.5, "cross_entropy": 1.5, "dskd": 2.5}
-    expected = sum(weight * metrics[f"train/{name}"] for name, weight in weights.items())
+    expected = sum(
+        metrics[f"train/{name}_weight"] * metrics[f"train/{name}"] for name in OBJECTIVES
+    )
     np.testing.assert_allclose(metrics["train/loss"], expected, rtol=RTOL)
     assert metrics["train/forward_kl"] > 0
 

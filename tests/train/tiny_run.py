@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import sys
 import time
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from jaxdistill.data.examples import Example
 from jaxdistill.models import decoder
 from jaxdistill.objectives import OBJECTIVES, init_modules, learning_rate_scales
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
+from jaxdistill.taps import Taps
 from jaxdistill.track import JsonlTracker
 from jaxdistill.train import (
     AdamW,
     Checkpoints,
     Fingerprint,
     Frozen,
+    GradientBalance,
     Hook,
     TrainState,
     abstract_state,
@@ -103,20 +106,23 @@ def assemble(
     accumulate: int = 1,
     chunk_size: int = 16,
     objectives: tuple[str, ...] = ("forward_kl", "cross_entropy"),
-    weights: tuple[Any, ...] = (0.5, 1.5, 2.5),
+    weights: tuple[Any, ...] = (0.5, 1.5, 2.5, 3.5, 4.5),
     optimizer: AdamW = AdamW(learning_rate=0.01, warmup_steps=3, weight_decay=0.1),  # noqa: B008
     num_steps: int = STEPS,
     student: models.DecoderConfig = STUDENT,
     dtype: str = "float32",
+    is_balanced: bool = False,
 ) -> Tiny:
     """Build a tiny run on a mesh of `devices` devices."""
     mesh = make_mesh(mesh_config or MeshConfig(), jax.devices()[:devices])
-    chosen = [
-        OBJECTIVES[name](weight=weight) for name, weight in zip(objectives, weights, strict=False)
-    ]
     axes = decoder.parameter_axes(student)
     shapes = decoder.abstract_params(student, dtype)
     widths = [models.DecoderModel(config).widths for config in (student, TEACHER)]
+    chosen = [
+        OBJECTIVES[name](weight=weight).bind(*widths)
+        for name, weight in zip(objectives, weights, strict=False)
+    ]
+    taps = [functools.reduce(or_, both) for both in zip(*(one.taps for one in chosen), strict=True)]
     modules = init_modules(chosen, 7, *widths)
     transform = optimizer.make_optimizer(
         num_steps,
@@ -129,13 +135,22 @@ def assemble(
     teacher_params = fresh_params(TEACHER, 1)
     teacher_shardings = named_shardings(mesh, teacher_axes, teacher_params)
 
-    def signal(config: models.DecoderConfig, params: Any, batch: Batch) -> HiddenSignal:
-        return models.DecoderModel(config).signal(params, batch, vocab_size=VOCAB_SIZE)
+    def signal(
+        config: models.DecoderConfig, taps: Taps, params: Any, batch: Batch, **options: Any
+    ) -> HiddenSignal:
+        model = models.DecoderModel(config)
+        return model.signal(params, batch, vocab_size=VOCAB_SIZE, taps=taps, **options)
+
+    balance = None
+    if is_balanced:
+        layer = min(one.deepest_layer(widths[0]) for one in chosen)
+        tapped = functools.partial(signal, student, taps[0] | Taps(hidden=(layer,)))
+        balance = GradientBalance(layer, widths[0].hidden, tapped)
 
     needs_teacher = any(objective.needs_teacher for objective in chosen)
     step = make_step(
-        student_signal=functools.partial(signal, student),
-        teacher_signal=functools.partial(signal, TEACHER) if needs_teacher else None,
+        student_signal=functools.partial(signal, student, taps[0]),
+        teacher_signal=functools.partial(signal, TEACHER, taps[1]) if needs_teacher else None,
         objectives=chosen,
         optimizer=transform,
         learning_rate=optimizer.learning_rate_schedule(num_steps),
@@ -143,6 +158,7 @@ def assemble(
         mesh=mesh,
         accumulate=accumulate,
         chunk_size=chunk_size,
+        balance=balance,
     )
     return Tiny(
         mesh,
