@@ -16,18 +16,29 @@ class AlignmentRule:
     Attributes:
         method: `spans`: spans that cover the same bytes; `positions`: the n-th token of a
             completion with the n-th, whatever text they are.
-        average_over: Unit of equal weight in a batch: the span (`groups`) or the example (`rows`).
+        average_over: Unit of equal weight in a batch: the span (`groups`) or the example (`rows`);
+            None for an objective that has weights of its own.
         compare_at: Where spans of several tokens are compared: at their last tokens; at their
             first tokens, which follow the same text on both sides; or nowhere, so that only spans
             of a single token on both sides are compared.
     """
 
     method: Literal["spans", "positions"]
-    average_over: Literal["groups", "rows"] = "groups"
+    average_over: Literal["groups", "rows"] | None = "groups"
     compare_at: ComparedTokens = "last_token"
 
     def __str__(self) -> str:
-        return f"`{self.method}` ({self.compare_at}) averaged over {self.average_over}"
+        tokens = f"`{self.method}` ({self.compare_at})"
+        return (
+            tokens if self.average_over is None else f"{tokens} averaged over {self.average_over}"
+        )
+
+    def agrees_with(self, other: "AlignmentRule") -> bool:
+        """Return whether one alignment serves both."""
+        is_same_unit = self.average_over == other.average_over
+        return (self.method, self.compare_at) == (other.method, other.compare_at) and (
+            is_same_unit or None in (self.average_over, other.average_over)
+        )
 
 
 class SpanIds(NamedTuple):

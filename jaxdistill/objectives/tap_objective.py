@@ -51,7 +51,7 @@ class TapObjective(Objective):
     calibration_examples: Annotated[int, Field(gt=0)] = 128
 
     needs: ClassVar[Needs] = Needs(teacher=Provides(taps=True))
-    alignment: ClassVar[AlignmentRule] = AlignmentRule("spans")
+    alignment: ClassVar[AlignmentRule] = AlignmentRule("spans", average_over=None)
     first_layer: ClassVar[int] = 1
     """Number of the first layer that can be tapped."""
 

@@ -52,7 +52,7 @@ class TappedPositions:
         is_followed = has_next_in_segment(read.segment_ids) & gather(
             has_next_in_segment(teacher.segment_ids), ends
         )
-        weight = jnp.where(is_followed, alignment.span_weight, 0)
+        weight = (is_followed & (alignment.span_weight != 0)).astype(jnp.float32)
         index = jax.lax.broadcasted_iota(jnp.int32, read.tokens.shape, 1)
         return cls(
             weight=_last_of_segments(weight, read) if positions == "last" else weight,

@@ -1,6 +1,7 @@
 """Teacher view of a run: a teacher that reads the rows with its own tokenizer or prompts."""
 
 from dataclasses import replace
+from itertools import combinations, starmap
 
 from transformers import PreTrainedTokenizerBase
 
@@ -106,13 +107,16 @@ def _shared_alignment(config: RunConfig) -> align.AlignmentRule | None:
     named = zip(objective_names(config.objectives), config.objectives, strict=True)
     rules = {name: o.alignment_rule for name, o in named if o.needs_teacher}
     set_rules = {name: rule for name, rule in rules.items() if rule is not None}
-    if len(set(set_rules.values())) > 1:
+    if not all(starmap(align.AlignmentRule.agrees_with, combinations(set_rules.values(), 2))):
         listed = "; ".join(f"`{name}` compares {rule}" for name, rule in set_rules.items())
         cure = "Set `align` and `average` alike where an objective has them, or take one of these."
         if len({rule.compare_at for rule in set_rules.values()}) > 1:
             cure = "The compared tokens of a span cannot be set: take objectives that agree."
         raise UserError(f"objectives: a run aligns both models in one way, but {listed}. {cure}")
-    return next(iter(set_rules.values()), align.AlignmentRule("spans") if rules else None)
+    if not rules:
+        return None
+    by_unit = sorted(set_rules.values(), key=lambda rule: rule.average_over is None)
+    return next(iter(by_unit), align.AlignmentRule("spans"))
 
 
 def _cross_tokenizer_objectives() -> list[str]:
