@@ -3,6 +3,7 @@
 from jaxdistill.evals.aggregation import RATIO_METRICS as RATIO_METRICS
 from jaxdistill.evals.aggregation import mean_by_position as mean_by_position
 from jaxdistill.evals.aggregation import mean_metrics as mean_metrics
+from jaxdistill.evals.aggregation import position_records as position_records
 from jaxdistill.evals.aggregation import sum_by_example as sum_by_example
 from jaxdistill.evals.bootstrap import Estimate as Estimate
 from jaxdistill.evals.bootstrap import RatioTerms as RatioTerms

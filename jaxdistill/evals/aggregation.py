@@ -1,7 +1,7 @@
 """Aggregates of token metrics: means, calibration error, and sums by example."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -85,23 +85,28 @@ def sum_by_example(token_metrics: TokenMetrics) -> dict[str, np.ndarray]:
     return {"example_ids": example_ids, "scored_tokens": np.bincount(indices), **sums}
 
 
-def mean_by_position(token_metrics: TokenMetrics, width: int) -> dict[str, float]:
-    """Compute means of `width` positions each, as `nll@0`, `nll@128`, …: where a text gets long.
+def position_records(token_metrics: TokenMetrics, width: int) -> list[dict[str, Any]]:
+    """Compute means of `width` positions each; `position` is the first of them.
 
     Positions count from the start of a row, its prompt included. Without a teacher there is `nll`
     only, with one also `forward_kl`, `acceptance` and `top1_agreement`.
     """
     bins, indices = np.unique(token_metrics.positions // width, return_inverse=True)
     counts = np.bincount(indices)
-    names = ("nll", "forward_kl", "acceptance", "top1_agreement")
-    return {
-        f"{name}@{start * width}": float(total / count)
-        for name in names
+    columns = {"position": bins * width} | {
+        name: np.bincount(indices, weights=token_metrics.values[name]) / counts
+        for name in ("nll", "forward_kl", "acceptance", "top1_agreement")
         if name in token_metrics.values
-        for start, total, count in zip(
-            bins, np.bincount(indices, weights=token_metrics.values[name]), counts, strict=True
-        )
     }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def mean_by_position(token_metrics: TokenMetrics, width: int) -> dict[str, float]:
+    """Return `position_records` by name and first position: `nll@0`, `nll@128`, …."""
+    records = position_records(token_metrics, width)
+    names = [name for name in records[0] if name != "position"] if records else []
+    return {f"{name}@{one['position']}": one[name] for name in names for one in records}
 
 
 def _perplexity(nll: float) -> float:

@@ -25,4 +25,5 @@ from jaxdistill.report.run_report import read_metrics as read_metrics
 from jaxdistill.report.run_report import write_report as write_report
 from jaxdistill.report.svg import draw_intervals as draw_intervals
 from jaxdistill.report.svg import to_standalone_svg as to_standalone_svg
+from jaxdistill.report.training_curves import MetricRecords as MetricRecords
 from jaxdistill.report.training_curves import training_effort as training_effort

@@ -14,7 +14,13 @@ from jaxdistill.report.html import (
     render_table,
 )
 from jaxdistill.report.quantities import Comparison, Sample, table_rows
-from jaxdistill.report.training_curves import MetricRecords, draw_chart, list_charts
+from jaxdistill.report.training_curves import (
+    LineChart,
+    MetricRecords,
+    draw_chart,
+    list_charts,
+    list_position_charts,
+)
 from jaxdistill.track import read_records
 
 _HELDOUT = "On held-out rows that neither model was trained on here."
@@ -29,6 +35,7 @@ class RunReport:
         comparison: Quantities of each model.
         main_model: Model of the comparison whose column stands out.
         records: Metrics of the run by step, for the curves (`read_metrics`).
+        by_position: Held-out metrics of the main model by `position` in the text.
         heat_maps: Values of pairs of layers.
         facts: Counts of data, time and versions, by name.
         config: The resolved config as YAML.
@@ -39,6 +46,7 @@ class RunReport:
     comparison: Comparison
     main_model: str = ""
     records: MetricRecords = ()
+    by_position: MetricRecords = ()
     samples: Sequence[Sample] = ()
     heat_maps: Sequence[HeatMap] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -66,7 +74,8 @@ def render_report(report: RunReport) -> str:
     """Render the report as HTML."""
     sections = {
         "Before and after": _render_comparison(report),
-        "Curves": _render_charts(report.records),
+        "Curves": _render_charts(list_charts(report.records), report.records),
+        "By position": _render_charts(list_position_charts(report.by_position), report.by_position),
         "Layers": _render_heat_maps(report.heat_maps),
         "Samples": "\n".join(render_sample(sample, _render_text) for sample in report.samples),
         "The run": render_definitions(report.facts),
@@ -89,11 +98,11 @@ def _render_comparison(report: RunReport) -> str:
     )
 
 
-def _render_charts(records: MetricRecords) -> str:
+def _render_charts(charts: Sequence[LineChart], records: MetricRecords) -> str:
     figures = "\n".join(
         f"<figure>\n<figcaption>{escape_html(chart.title)}</figcaption>\n"
         f"{draw_chart(chart, records)}</figure>"
-        for chart in list_charts(records)
+        for chart in charts
     )
     return f'<div class="charts">\n{figures}\n</div>' if figures else ""
 

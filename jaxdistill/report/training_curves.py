@@ -1,4 +1,4 @@
-"""Charts of a run's metrics over its steps, as SVG, and its training effort."""
+"""Charts of a run's metrics over its steps or over positions, as SVG, and its training effort."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,11 @@ _HELDOUT_TITLES = {
 
 
 class LineChart(NamedTuple):
-    """Title of a chart, and the names of its metrics."""
+    """Title of a chart, the names of its metrics, and that of its horizontal axis."""
 
     title: str
     names: Sequence[str]
+    x_name: str = "step"
 
 
 def list_charts(records: MetricRecords) -> list[LineChart]:
@@ -62,9 +63,21 @@ def list_charts(records: MetricRecords) -> list[LineChart]:
     return [chart for chart in charts if chart.names]
 
 
-def read_series(records: MetricRecords, name: str) -> tuple[list[int], list[float]]:
+def list_position_charts(records: MetricRecords) -> list[LineChart]:
+    """List the charts of held-out metrics by position in the text, of two positions or more."""
+    titles = {name.removeprefix("eval/"): title for name, title in _HELDOUT_TITLES.items()}
+    return [
+        LineChart(f"{title}, by position", [name], x_name="position")
+        for name, title in titles.items()
+        if len(records) > 1 and name in records[0]
+    ]
+
+
+def read_series(
+    records: MetricRecords, name: str, x_name: str = "step"
+) -> tuple[list[int], list[float]]:
     """Return steps and values of a metric; NaN, a gap in its line, where it was not finite."""
-    points = [(record["step"], record[name]) for record in records if name in record]
+    points = [(record[x_name], record[name]) for record in records if name in record]
     values = [math.nan if value is None else float(value) for _, value in points]
     return [step for step, _ in points], values
 
@@ -73,11 +86,12 @@ def describe_chart(chart: LineChart, records: MetricRecords) -> str:
     """Describe a chart for screen readers."""
     descriptions = []
     for name in chart.names:
-        points = zip(*read_series(records, name), strict=True)
+        points = zip(*read_series(records, name, chart.x_name), strict=True)
         finite = [(step, value) for step, value in points if math.isfinite(value)]
         (first, start), (last, end) = finite[0], finite[-1]
         descriptions.append(
-            f"{_label(name)} from {start:.4g} at step {first} to {end:.4g} at step {last}"
+            f"{_label(name)} from {start:.4g} at {chart.x_name} {first} "
+            f"to {end:.4g} at {chart.x_name} {last}"
         )
     return f"{chart.title}: {'; '.join(descriptions)}."
 
@@ -88,10 +102,10 @@ def draw_chart(chart: LineChart, records: MetricRecords) -> str:
     def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
         for colour, name in zip(cycle(COLOURS), chart.names, strict=False):
-            steps, values = read_series(records, name)
+            steps, values = read_series(records, name, chart.x_name)
             marker = "o" if len(steps) < 30 else None
             axes.plot(steps, values, color=colour, label=_label(name), marker=marker, markersize=3)
-        _label_axes(axes, last_step=records[-1]["step"], num_lines=len(chart.names))
+        _label_axes(axes, chart, last=records[-1][chart.x_name])
 
     return render_svg(fill, alt_text=describe_chart(chart, records), size_inches=(5.2, 2.7))
 
@@ -114,13 +128,13 @@ def training_effort(records: MetricRecords) -> tuple[int, float]:
     return round(tokens), seconds
 
 
-def _label_axes(axes: Axes, *, last_step: int, num_lines: int) -> None:
-    axes.set_xlabel("step")
+def _label_axes(axes: Axes, chart: LineChart, last: int) -> None:
+    axes.set_xlabel(chart.x_name)
     # The same range in all charts, so that they can be compared.
-    axes.set_xlim(0, 1.02 * last_step)
+    axes.set_xlim(0, 1.02 * last)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=False)
     style_axes(axes)
-    if num_lines > 1:
+    if len(chart.names) > 1:
         axes.legend(frameon=False, loc="upper right")

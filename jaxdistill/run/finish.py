@@ -42,6 +42,9 @@ REPETITION_PROMPTS = 32
 _SIMILARITY_ROWS = 64
 """Number of held-out rows whose hidden states are compared, at most."""
 
+_NUM_POSITION_PARTS = 16
+"""Number of parts of the longest held-out row for the metrics by position."""
+
 STUDENT, STUDENT_BEFORE, TEACHER = "student", "student before", "teacher"
 
 _STUDENT_METRICS = (
@@ -95,7 +98,8 @@ def finish_run(
         models[TEACHER] = _PromptedModel(teacher, prompts)
 
     completions = _generate_completions(config, models)
-    comparison = _compare_models(context, evaluate_heldout, models)
+    heldout = None if evaluate_heldout is None else evaluate_heldout(student.params)
+    comparison = _compare_models(context, heldout, models)
     for name, texts in completions.items():
         comparison[name]["repeated_4grams"] = evals.repeated_ngrams(texts, n=4)
     result = RunResult(
@@ -108,7 +112,7 @@ def finish_run(
     heat_maps = _search_maps(scores)
     if teacher is not None and config.evaluation.similarity and prepared.heldout:
         heat_maps.append(_similarity_map(context, student, teacher))
-    _write_report(config, folder, result, heat_maps)
+    _write_report(config, folder, result, heat_maps, _by_position(heldout))
     write_json(folder.result, asdict(result))  # written last: a run with a result is finished
     print_result(folder, result)
 
@@ -127,15 +131,15 @@ def print_result(folder: RunFolder, result: RunResult) -> None:
 
 def _compare_models(
     context: RunContext,
-    evaluate_heldout: HeldoutEvaluator | None,
+    heldout: evals.TokenMetrics | None,
     models: Mapping[str, _PromptedModel],
 ) -> dict[str, dict[str, float]]:
     """Measure the student before and after training, and the teacher; write scores per row."""
     config, folder = context.config, context.folder
     student, after = models[STUDENT], {}
     before = read_initial_metrics(folder.initial_metrics) or {}
-    if evaluate_heldout is not None:
-        after = _score_student(context, evaluate_heldout, student.model)
+    if heldout is not None:
+        after = _summarize_student(context, heldout)
     exports = [folder.student, folder.gguf] if config.student.gguf_dtype else [folder.student]
     costs = _measure_costs(config, student, exports)
     comparison = {
@@ -151,8 +155,20 @@ def _compare_models(
     return comparison
 
 
+def _by_position(metrics: evals.TokenMetrics | None) -> report.MetricRecords:
+    """Return the held-out metrics by position, in parts of equal width."""
+    if metrics is None or not len(metrics):
+        return []
+    width = -(-(int(metrics.positions.max()) + 1) // _NUM_POSITION_PARTS)
+    return evals.position_records(metrics, width)
+
+
 def _write_report(
-    config: RunConfig, folder: RunFolder, result: RunResult, heat_maps: Sequence[report.HeatMap]
+    config: RunConfig,
+    folder: RunFolder,
+    result: RunResult,
+    heat_maps: Sequence[report.HeatMap],
+    by_position: report.MetricRecords,
 ) -> None:
     page = report.RunReport(
         title=f"Distillation: {folder.path.name}",
@@ -162,6 +178,7 @@ def _write_report(
         records=report.read_metrics(folder.metrics),
         samples=[report.Sample(**vars(sample)) for sample in result.samples],
         heat_maps=heat_maps,
+        by_position=by_position,
         facts=result.facts,
         config=dump(config),
     )
@@ -202,12 +219,9 @@ def _select_metrics(values: Mapping[str, float | None], names: Sequence[str]) ->
     return {name: value for name in names if (value := values.get(name)) is not None}
 
 
-def _score_student(
-    context: RunContext, evaluate_heldout: HeldoutEvaluator, student: Model
-) -> dict[str, float]:
-    """Return the student's held-out metrics, and write its scores per row."""
+def _summarize_student(context: RunContext, metrics: evals.TokenMetrics) -> dict[str, float]:
+    """Return the means of the student's held-out metrics, and write its scores per row."""
     examples = context.prepared.heldout
-    metrics = evaluate_heldout(student.params)
     lines = (json.dumps(scores) for scores in example_scores(metrics, examples))
     write_text(context.folder.heldout_scores, "".join(f"{line}\n" for line in lines))
     return summarize(metrics, examples)

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.evals import TokenMetrics, add_digit_accuracy, mean_metrics, sum_by_example
+from jaxdistill.evals import (
+    TokenMetrics,
+    add_digit_accuracy,
+    mean_metrics,
+    position_records,
+    sum_by_example,
+)
 from jaxdistill.evals.aggregation import calibration_error
 
 
@@ -45,6 +51,15 @@ def test_means_perplexity_and_bits_per_byte() -> None:
             "scored_tokens": 5,
         }
     )
+
+
+def test_positions_are_averaged_in_parts_of_equal_width() -> None:
+    metrics = token_metrics(**PLAIN)  # at positions 4, 2, 5, 3 and 9
+    assert position_records(metrics, 4) == [
+        {"position": 0, "nll": 3.0},
+        {"position": 4, "nll": 2.0},
+        {"position": 8, "nll": 5.0},
+    ]
 
 
 def test_digit_accuracy_counts_digits_only() -> None:
