@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 
 import jax
 import rich
@@ -15,21 +14,17 @@ from jaxdistill.errors import INTERRUPTED_EXIT_CODE, UserError
 from jaxdistill.files import cache_folder
 from jaxdistill.model import Model
 from jaxdistill.run import build
-from jaxdistill.run.calibration import calibrate
-from jaxdistill.run.check import check_gguf, check_rows, drop_bad_rows, inspect, inspect_rows
-from jaxdistill.run.config import LayerChoice, RunConfig, load_config
-from jaxdistill.run.dtype_check import check_export_dtype, check_teacher_dtype
-from jaxdistill.run.facts import run_facts
+from jaxdistill.run.check import drop_bad_rows, inspect, inspect_rows
+from jaxdistill.run.config import RunConfig, load_config
+from jaxdistill.run.dtype_check import check_export_dtype
 from jaxdistill.run.fingerprint import run_fingerprint
 from jaxdistill.run.folder import RunFolder, write_json, write_text
 from jaxdistill.run.heldout import HeldoutEvaluator, make_heldout_evaluator, summarize
 from jaxdistill.run.inspection import Inspection, RunContext
-from jaxdistill.run.layer_choice import choose_layers
+from jaxdistill.run.prepare import PreparedRun, prepare_run
 from jaxdistill.run.result import RunResult, read_initial_metrics, read_result
-from jaxdistill.run.rollout import rollout_cache
-from jaxdistill.sampling import Sampling
 from jaxdistill.sharding import batch_sharding
-from jaxdistill.track import Progress, Tracker, open_trackers
+from jaxdistill.track import Tracker, open_trackers
 from jaxdistill.train import Checkpoints, Frozen, Hook, Restored, TrainState, init_state, train_loop
 from jaxdistill.types import Params
 
@@ -74,77 +69,69 @@ def _train(
     rows: data.DataSplit,
     input_digests: Mapping[str, str],
 ) -> int:
-    checked = check_rows(config, inspection, rows)
-    teacher = build.load_teacher(config, inspection)
-    prepared = checked.prepared or _prepare_data(config, inspection, rows, teacher)
-    chosen = choose_layers(RunContext(config, folder, inspection, prepared), teacher)
-    if chosen is not None:
-        inspection = replace(inspection, layers=chosen.layers)
-        check_gguf(config, inspection)
-    calibration = calibrate(RunContext(config, folder, inspection, prepared), teacher)
-    inspection = replace(inspection, objectives=calibration.objectives)
-    checked_content = {**checked.content, **calibration.content}
-    student = build.make_student(config, inspection)
-    context = RunContext(config, folder, inspection, prepared)
-    check_teacher_dtype(context, teacher)
-    facts = run_facts(config, inspection)
-    facts |= {"train": str(prepared.train_counts), "held out": str(prepared.heldout_counts)}
-    facts |= calibration.facts
-    evaluate_heldout = make_heldout_evaluator(context, student, teacher)
+    run = prepare_run(config, folder, inspection, rows)
+    evaluate_heldout = make_heldout_evaluator(run.context, run.student, run.teacher)
+    state = _take_steps(run, evaluate_heldout)
+    if int(state.step) < config.train.steps:
+        return INTERRUPTED_EXIT_CODE
+    from jaxdistill.run.finish import finish_run  # matplotlib would delay the first step
+
+    finish_run(
+        run.context,
+        student=build.student_model(run.context.inspection, state.params),
+        teacher=run.teacher,
+        evaluate_heldout=evaluate_heldout,
+        facts=run.facts,
+        input_digests=input_digests,
+        scores=run.calibration.scores,
+    )
+    return 0
+
+
+def _take_steps(run: PreparedRun, evaluate_heldout: HeldoutEvaluator | None) -> TrainState:
+    """Take the steps that are left, from the newest checkpoint or from the start."""
+    context, student, teacher = run.context, run.student, run.teacher
+    config, folder = context.config, context.folder
     batches = data.shuffled_batches(
-        prepared.train,
+        context.prepared.train,
         length=config.data.length,
         batch_size=config.train.batch_size,
         pack=config.data.pack,
         seed=config.seed,
     )
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(closing(_open_checkpoints(context, checked_content)))
+        checkpoints = stack.enter_context(closing(_open_checkpoints(run)))
         restored = checkpoints.restore(student.abstract_state, batches.get_state())
         folder.result.unlink(missing_ok=True)  # the result of another config
-        if chosen is not None:
-            write_json(folder.layers, asdict(chosen))
+        if run.chosen_layers is not None:
+            write_json(folder.layers, asdict(run.chosen_layers))
         write_text(folder.config, dump(config))
         trackers = [
             stack.enter_context(closing(t)) for t in _open_trackers(config, folder, restored)
         ]
         for tracker in trackers:
-            tracker.log_config(facts)
+            tracker.log_config(run.facts)
         if restored is None:
             state = _first_state(context, student, teacher, evaluate_heldout, trackers)
         else:
             _announce_continuation(context, restored, teacher, evaluate_heldout)
             batches.set_state(restored.data_state)
             state = restored.state
-        state = train_loop(
-            build.make_run_step(config, inspection, student),
+        return train_loop(
+            build.make_run_step(config, context.inspection, student),
             state,
-            Frozen(None if teacher is None else teacher.params, calibration.frozen),
+            Frozen(None if teacher is None else teacher.params, run.calibration.frozen),
             batches,
             num_steps=config.train.steps,
-            sharding=batch_sharding(inspection.mesh),
+            sharding=batch_sharding(context.inspection.mesh),
             trackers=trackers,
             log_every_steps=config.train.log_every_steps,
             hooks=_evaluation_hooks(context, evaluate_heldout),
             checkpoints=checkpoints,
             save_every_steps=config.train.save_every_steps,
-            source_of=prepared.row_source,
+            source_of=context.prepared.row_source,
             elapsed=None if restored is None else restored.elapsed,
         )
-    if int(state.step) < config.train.steps:
-        return INTERRUPTED_EXIT_CODE
-    from jaxdistill.run.finish import finish_run  # matplotlib would delay the first step
-
-    finish_run(
-        context,
-        student=build.student_model(inspection, state.params),
-        teacher=teacher,
-        evaluate_heldout=evaluate_heldout,
-        facts=facts,
-        input_digests=input_digests,
-        scores=calibration.scores,
-    )
-    return 0
 
 
 def _first_state(
@@ -222,15 +209,12 @@ def _has_config(folder: RunFolder, config: RunConfig) -> bool:
         return False
 
 
-def _open_checkpoints(context: RunContext, checked_content: Mapping[str, Any]) -> Checkpoints:
-    config, inspection = context.config, context.inspection
-    content = {**checked_content, **context.prepared.content}
-    if isinstance(config.student.layers, LayerChoice):  # others name the layers themselves
-        content["the kept layers"] = str(inspection.layers)
+def _open_checkpoints(run: PreparedRun) -> Checkpoints:
+    context = run.context
     return Checkpoints(
         context.folder.checkpoints,
-        keep=config.train.keep_checkpoints,
-        fingerprint=run_fingerprint(config, inspection.models, content),
+        keep=context.config.train.keep_checkpoints,
+        fingerprint=run_fingerprint(context.config, context.inspection.models, run.content),
     )
 
 
@@ -245,48 +229,6 @@ def _open_trackers(
         restored_step=None if restored is None else int(restored.state.step),
         num_steps=config.train.steps,
     )
-
-
-def _prepare_data(
-    config: RunConfig,
-    inspection: Inspection,
-    rows: data.DataSplit,
-    teacher: Model | None,
-) -> data.PreparedData:
-    """Tokenize the rows; the teacher writes their completions first if the rollout asks for it."""
-    rollout, view = config.data.rollout, inspection.teacher_view
-    if not (isinstance(rollout, data.TeacherRollout) and teacher):
-        return data.prepare(
-            config.data,
-            inspection.tokenizer,
-            split=rows,
-            teacher_view=view,
-            vocab_rows=inspection.vocab_rows,
-        )
-    sampling = Sampling(
-        max_new_tokens=rollout.max_new_tokens,
-        temperature=rollout.temperature,
-        top_k=rollout.top_k,
-        top_p=rollout.top_p,
-    )
-
-    def generate(prompts: Sequence[Sequence[int]], seed: int, first_index: int) -> list[list[int]]:
-        return teacher.generate_tokens(
-            prompts, sampling, seed=seed, first_index=first_index, batch_size=len(prompts)
-        )
-
-    with Progress("teacher writes", 0) as progress:
-        generation_cache = rollout_cache(
-            config, inspection, generate=generate, on_batch=progress.advance_to
-        )
-        return data.prepare(
-            config.data,
-            inspection.tokenizer,
-            split=rows,
-            generation_cache=generation_cache,
-            teacher_view=view,
-            vocab_rows=inspection.vocab_rows,
-        )
 
 
 def _record_initial_metrics(
