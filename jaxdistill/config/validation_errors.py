@@ -68,6 +68,8 @@ def _format_error(path: str, owner: type, error: Any) -> str:
 
 
 def _pydantic_message(error: Any) -> str:
+    if error["type"] == "too_short":
+        return f"a list of at least {error['ctx']['min_length']}"
     message = (
         error["msg"]
         .removeprefix("Value error, ")

@@ -126,6 +126,7 @@ def forward(
         summaries of the layers, and what was tapped.
     """
     assert taps == NO_TAPS or cache is None, "a model with taps fills no cache"
+    assert set(offsets or {}) <= set(taps.hidden), "an offset is of a tapped layer"
     decoder = nnx.merge(abstract_decoder(config)[0], params)
     x = decoder.embed(tokens, positions)
     updated = None if cache is None else cache.reserve_slots(positions, segment_ids)

@@ -122,6 +122,7 @@ def _relations(
 ) -> Float32[Array, "B H T T"]:
     """Return softmax(x xᵀ / √channels) of each relation head, over earlier tokens of a segment."""
     batch, time, _ = vectors.shape
+    vectors = jnp.where((segment_ids > 0)[..., None], vectors, 0)  # padding may hold anything
     heads = vectors.reshape(batch, time, num_heads, -1)
     scores = einsum_float32("bthc,bshc->bhts", heads, heads) * heads.shape[-1] ** -0.5
     is_visible = (segment_ids[:, :, None] == segment_ids[:, None, :]) & np.tri(time, dtype=bool)[

@@ -48,8 +48,10 @@ def selected(student: Array, teacher: Array, modules: Params, frozen: Params) ->
 def pca(student: Array, teacher: Array, modules: Params, frozen: Params) -> Compared:
     """Compare in the teacher's principal subspace."""
     del modules
-    mapped = _affine(student, frozen["student_kernel"], frozen["student_bias"])
-    return mapped, _affine(teacher, frozen["teacher_kernel"], frozen["teacher_bias"])
+    return (
+        _project(student, frozen["student_mean"], frozen["student_kernel"]),
+        _project(teacher, frozen["teacher_mean"], frozen["teacher_kernel"]),
+    )
 
 
 BRIDGES: Mapping[Bridge, Callable[[Array, Array, Params, Params], Compared]] = {
@@ -75,18 +77,25 @@ def fit_pca(
 ) -> dict[str, Any]:
     """Fit the teacher's principal subspace, and the student's linear map into it.
 
-    Its rank is at most the smaller width.
+    Its rank is at most the smaller width, and less than the number of positions.
     """
     inputs, features = data.student[student_layer], data.teacher[teacher_layer]
-    basis, mean = principal_subspace(features, min(rank, inputs.shape[1], features.shape[1]))
-    kernel, bias = fit_linear(inputs, (features - mean) @ basis)
+    widths = inputs.shape[1], features.shape[1]
+    basis, mean = principal_subspace(features, min(rank, *widths, len(features) - 1))
+    kernel, _ = fit_linear(inputs, (features - mean) @ basis)
     arrays = {
+        "student_mean": inputs.mean(axis=0),
         "student_kernel": kernel,
-        "student_bias": bias,
+        "teacher_mean": mean,
         "teacher_kernel": basis,
-        "teacher_bias": -mean @ basis,
     }
     return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def _project(x: Float[Array, "B T X"], mean: Array, kernel: Array) -> Float32[Array, "B T Y"]:
+    # A few dimensions have large means: projected in 16 bits, their rounding would be an offset.
+    centred = (x.astype(jnp.float32) - mean[None, None]).astype(x.dtype)
+    return einsum_float32("btx,xy->bty", centred, kernel.astype(x.dtype))
 
 
 def _affine(x: Float[Array, "B T X"], kernel: Array, bias: Array) -> Float32[Array, "B T Y"]:

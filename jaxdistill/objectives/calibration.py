@@ -101,9 +101,9 @@ def _explained_shares(
 ) -> Float[np.ndarray, " targets"]:
     """Return the share of each target's variance that ridge regression predicts.
 
-    The first half of the positions is fitted and the second scored, so that both are of other
-    examples. Dimensions are standardised first: in
-    language models a few of them have most of the variance. Of several ridges the best one counts.
+    The first half of the positions is fitted and the second scored: of other examples, but for the
+    one in the middle. Dimensions are standardised first: in language models a few of them have most
+    of the variance. Of several ridges the best one counts.
     """
     half = len(inputs) // 2
     sizes = np.cumsum([target.shape[1] for target in targets])[:-1]

@@ -51,7 +51,7 @@ def make_layer_pairs(
             chosen = range(min(count, *sizes))
             return tuple((sizes[0] - i, sizes[1] - i) for i in reversed(chosen))
         case "first_last":
-            return tuple(dict.fromkeys(((1, 1), sizes)))
+            return ((1, 1), sizes) if sizes[0] > 1 else (sizes,)
         case tuple():
             return _check_pairs(layer_map, student, teacher, first_layer)
         case EveryLayer(every=every):

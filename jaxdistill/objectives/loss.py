@@ -50,11 +50,6 @@ class CombinedLoss:
         self._objectives = dict(zip(objective_names(objectives), objectives, strict=True))
         self._num_shards, self._chunk_size = num_shards, chunk_size
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the objectives."""
-        return tuple(self._objectives)
-
     def only(self, name: str) -> "CombinedLoss":
         """Return the loss of one objective."""
         loss = copy(self)

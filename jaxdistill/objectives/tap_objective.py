@@ -41,8 +41,8 @@ class TapObjective(Objective):
         positions: Positions to compare: those whose label is learned (`completion`), `all` of the
             text, or the `last` learned one of each example. With two tokenizers, the ends of spans
             in completions, or the last one.
-        calibration_examples: Number of training examples that a calibration reads, from the first;
-            of several objectives, the largest number counts.
+        calibration_examples: Number of training examples that a calibration reads, from the first,
+            at the positions of `completion`; of several objectives, the largest number counts.
     """
 
     layers: LayerMap = "uniform"

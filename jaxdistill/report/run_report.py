@@ -1,6 +1,6 @@
 """The report on a run: `report/index.html`, one file without network or scripts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,9 +74,9 @@ def render_report(report: RunReport) -> str:
     """Render the report as HTML."""
     sections = {
         "Before and after": _render_comparison(report),
-        "Curves": _render_charts(list_charts(report.records), report.records),
-        "By position": _render_charts(list_position_charts(report.by_position), report.by_position),
-        "Layers": _render_heat_maps(report.heat_maps),
+        "Curves": _draw_charts(list_charts(report.records), report.records),
+        "By position": _draw_charts(list_position_charts(report.by_position), report.by_position),
+        "Layers": _render_figures((one.title, draw_heat_map(one)) for one in report.heat_maps),
         "Samples": "\n".join(render_sample(sample, _render_text) for sample in report.samples),
         "The run": render_definitions(report.facts),
         "Config": f'<pre tabindex="0">{escape_html(report.config)}</pre>' if report.config else "",
@@ -98,22 +98,17 @@ def _render_comparison(report: RunReport) -> str:
     )
 
 
-def _render_charts(charts: Sequence[LineChart], records: MetricRecords) -> str:
-    figures = "\n".join(
-        f"<figure>\n<figcaption>{escape_html(chart.title)}</figcaption>\n"
-        f"{draw_chart(chart, records)}</figure>"
-        for chart in charts
-    )
-    return f'<div class="charts">\n{figures}\n</div>' if figures else ""
+def _draw_charts(charts: Sequence[LineChart], records: MetricRecords) -> str:
+    return _render_figures((chart.title, draw_chart(chart, records)) for chart in charts)
 
 
-def _render_heat_maps(heat_maps: Sequence[HeatMap]) -> str:
-    figures = "\n".join(
-        f"<figure>\n<figcaption>{escape_html(heat_map.title)}</figcaption>\n"
-        f"{draw_heat_map(heat_map)}</figure>"
-        for heat_map in heat_maps
+def _render_figures(figures: Iterable[tuple[str, str]]) -> str:
+    """Render titles and their `<svg>` elements side by side; empty for none."""
+    rendered = "\n".join(
+        f"<figure>\n<figcaption>{escape_html(title)}</figcaption>\n{svg}</figure>"
+        for title, svg in figures
     )
-    return f'<div class="charts">\n{figures}\n</div>' if figures else ""
+    return f'<div class="charts">\n{rendered}\n</div>' if rendered else ""
 
 
 def _render_text(model: str, text: str) -> str:

@@ -54,7 +54,9 @@ def list_charts(records: MetricRecords) -> list[LineChart]:
     charts = [
         LineChart("Loss", ["train/loss"]),
         # A single objective is the loss.
-        LineChart("Objectives, nats per token", objectives if len(objectives) > 1 else []),
+        LineChart(
+            "Objectives, per token and unweighted", objectives if len(objectives) > 1 else []
+        ),
         *(LineChart(title, [name]) for name, title in _HELDOUT_TITLES.items()),
         LineChart("Learning rate", ["train/learning_rate"]),
         LineChart("Gradient norm, before clipping", ["train/grad_norm"]),
@@ -69,7 +71,7 @@ def list_position_charts(records: MetricRecords) -> list[LineChart]:
     return [
         LineChart(f"{title}, by position", [name], x_name="position")
         for name, title in titles.items()
-        if len(records) > 1 and name in records[0]
+        if sum(math.isfinite(record.get(name, math.nan)) for record in records) > 1
     ]
 
 

@@ -14,6 +14,7 @@ from jaxdistill import hub
 from jaxdistill.model import Model
 from jaxdistill.models import LanguageModel
 from jaxdistill.objectives import init_modules, learning_rate_scales
+from jaxdistill.objectives.weight_schedule import is_always_zero
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.inspection import Inspection
 from jaxdistill.sharding import named_shardings
@@ -168,10 +169,11 @@ def _make_balance(
     config: RunConfig, inspection: Inspection, student: Student, taps: Taps
 ) -> GradientBalance | None:
     """Return the balance of the objectives at the last layer that all of them depend on."""
-    if config.train.balance is None or len(inspection.objectives) == 1:
+    balanced = [one for one in inspection.objectives if not is_always_zero(one.weight)]
+    if config.train.balance is None or len(balanced) < 2:
         return None
     widths = student.language_model.widths
-    layer = min(one.deepest_layer(widths) for one in inspection.objectives)
+    layer = min(one.deepest_layer(widths) for one in balanced)
     signal = partial(student.signal, taps=taps | Taps(hidden=(layer,)))
     return GradientBalance(layer, widths.hidden, signal)
 

@@ -130,8 +130,8 @@ def _relevance_sums(
     model, taps = teacher.language_model, Taps(hidden=tuple(layers))
     loss = CombinedLoss([OBJECTIVES["cross_entropy"]()])
     one = {"cross_entropy": jnp.float32(1)}
-    shape, dtype = (*batch.tokens.shape, model.widths.hidden), model.embedding(params).matrix.dtype
-    zeros = {layer: jnp.zeros(shape, dtype) for layer in layers}
+    shape = *batch.tokens.shape, model.widths.hidden
+    zeros = {layer: jnp.zeros(shape, jnp.float32) for layer in layers}  # sums in float32
 
     def negative_log_likelihood(offsets: dict[int, Array]) -> tuple[Array, dict[int, Array]]:
         signal = model.signal(

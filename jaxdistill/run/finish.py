@@ -110,8 +110,8 @@ def finish_run(
         is_chat=context.inspection.chat_kinds[0].student_is_chat,
     )
     heat_maps = _search_maps(scores)
-    if teacher is not None and config.evaluation.similarity and prepared.heldout:
-        heat_maps.append(_similarity_map(context, student, teacher))
+    if teacher is not None and config.evaluation.similarity:
+        heat_maps += _similarity_maps(context, student, teacher)
     _write_report(config, folder, result, heat_maps, _by_position(heldout))
     write_json(folder.result, asdict(result))  # written last: a run with a result is finished
     print_result(folder, result)
@@ -198,21 +198,21 @@ def _search_maps(scores: Mapping[str, LayerScores]) -> list[report.HeatMap]:
     ]
 
 
-def _similarity_map(context: RunContext, student: Model, teacher: Model) -> report.HeatMap:
-    """Compare all layers of both models on the first held-out rows."""
+def _similarity_maps(context: RunContext, student: Model, teacher: Model) -> list[report.HeatMap]:
+    """Compare all layers of both models on the first held-out rows that both can read, if any."""
+    has_own_view = context.inspection.teacher_view is not None
+    examples = [e for e in context.prepared.heldout if e.teacher_example or not has_own_view]
+    if not examples:
+        return []
     layers = [range(1, model.language_model.widths.layers + 1) for model in (student, teacher)]
     taps = Taps(hidden=tuple(layers[0])), Taps(hidden=tuple(layers[1]))
-    examples = context.prepared.heldout[:_SIMILARITY_ROWS]
-    features = collect_features(context, student, teacher, taps, examples)
+    features = collect_features(context, student, teacher, taps, examples[:_SIMILARITY_ROWS])
     values = evals.linear_cka(*features)
     best = [(layer, int(row.argmax()) + 1) for layer, row in zip(layers[0], values, strict=True)]
-    return report.HeatMap(
-        "Similarity of layers after training (linear CKA, held-out rows)",
-        rows=layers[0],
-        columns=layers[1],
-        values=values.tolist(),
-        pairs=best,
-    )
+    title = "Similarity of layers after training (linear CKA, held-out rows)"
+    return [
+        report.HeatMap(title, rows=layers[0], columns=layers[1], values=values.tolist(), pairs=best)
+    ]
 
 
 def _select_metrics(values: Mapping[str, float | None], names: Sequence[str]) -> dict[str, float]:

@@ -13,6 +13,9 @@ from jaxdistill.types import Batch, HiddenSignal, Params
 Scalars = dict[str, Float32[Array, ""]]
 """A scalar for each objective, by its name."""
 
+_ROUNDING = 1e-5
+"""Norm, as a share of the largest, below which a gradient is the rounding of a zero."""
+
 
 @dataclass(frozen=True)
 class GradientBalance:
@@ -57,14 +60,17 @@ def balanced_weights(weights: Scalars, squared_norms: Scalars) -> Scalars:
     """Return weights w·m/n, so that gradients of norm n have the same norm m at equal w.
 
     m is the mean of the norms, weighted by w, so that the whole gradient keeps its size. Objectives
-    of weight 0 or without a gradient keep their weight and do not count.
+    of weight 0, or whose gradient is rounding beside the largest, keep their weight and do not
+    count.
 
     Minixhofer et al. divide by the norm at the last layer's parameters ("Universal Cross-Tokenizer
     Distillation via Approximate Likelihood Matching", 2025, https://arxiv.org/abs/2503.20083).
     """
     w = jnp.stack([weights[name] for name in weights])
-    norms = jnp.sqrt(jnp.stack([squared_norms[name] for name in weights]))
-    is_counted = (w != 0) & (norms > 0)
+    squares = {name: jnp.float32(0) for name in weights} | squared_norms
+    norms = jnp.sqrt(jnp.stack([squares[name] for name in weights]))
+    is_finite = (w != 0) & jnp.isfinite(norms)
+    is_counted = is_finite & (norms > _ROUNDING * jnp.max(jnp.where(is_finite, norms, 0)))
     total = jnp.sum(jnp.where(is_counted, w, 0))
     mean = jnp.sum(jnp.where(is_counted, w * norms, 0)) / jnp.where(total > 0, total, 1)
     balanced = jnp.where(is_counted, w * mean / jnp.where(is_counted, norms, 1), w)

@@ -25,7 +25,8 @@ class TrainConfig:
             The result does not change.
         balance: `grad_mag` multiplies the weights of the objectives at each step by factors that
             make their gradients equally large at the last hidden state of the student that all of
-            them depend on. It costs a forward pass, and a backward pass for each objective.
+            them depend on. It costs a forward pass of both models, and a backward pass of the
+            student for each objective. A single objective has nothing to balance.
         optimizer: Optimizer and learning-rate schedule.
         log_every_steps: Steps between two records of the training metrics; the last step is always
             recorded.

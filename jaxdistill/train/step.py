@@ -14,7 +14,7 @@ from jaxtyping import Array
 from jaxdistill.objectives.base import Objective, objective_names
 from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.objectives.loss import CombinedLoss
-from jaxdistill.objectives.weight_schedule import weight_at
+from jaxdistill.objectives.weight_schedule import is_always_zero, weight_at
 from jaxdistill.sharding import batch_sharding, num_batch_shards, replicated_sharding
 from jaxdistill.train.balance import GradientBalance, balanced_weights
 from jaxdistill.train.micro_batches import split_micro_batches, sum_over_micro_batches
@@ -81,12 +81,13 @@ def make_step(
 
     Returns:
         `(state, frozen, batch) -> (state, metrics)`. Metrics are scalars: `train/loss`, the
-        mean of each objective and of its parts in nats, the weight of each objective whose weight
+        mean of each objective and of its parts, the weight of each objective whose weight
         is scheduled or balanced, `train/grad_norm` (before clipping), `train/param_norm` (of the
         student after the update), `train/learning_rate`, `train/scored_tokens` and `train/tokens`.
     """
     combined = CombinedLoss(objectives, num_shards=num_batch_shards(mesh), chunk_size=chunk_size)
     named = dict(zip(objective_names(objectives), objectives, strict=True))
+    balanced = [name for name, one in named.items() if not is_always_zero(one.weight)]
     changing = [name for name, one in named.items() if balance or isinstance(one.weight, tuple)]
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -94,7 +95,7 @@ def make_step(
         weights = {name: weight_at(each.weight, state.step) for name, each in named.items()}
         micro_batches = split_micro_batches(batch, accumulate, mesh)
         if balance is not None:
-            norms = partial(loss.squared_norms, balance)
+            norms = partial(loss.squared_norms, balance, balanced)
             weights = balanced_weights(weights, sum_over_micro_batches(norms, micro_batches))
 
         def differentiate(micro_batch: Batch) -> _MicroBatchSums:
@@ -148,7 +149,9 @@ class _BatchLoss:
         (loss, terms), gradients = grad(self.state.params, self.state.modules)
         return _MicroBatchSums({**gradients[0], **gradients[1]}, loss, terms)
 
-    def squared_norms(self, balance: GradientBalance, micro_batch: Batch) -> Metrics:
+    def squared_norms(
+        self, balance: GradientBalance, names: Sequence[str], micro_batch: Batch
+    ) -> Metrics:
         """Compute the squared norms of the objectives' gradients for their balance."""
         teacher = self._teacher(micro_batch)
 
@@ -157,7 +160,7 @@ class _BatchLoss:
             modules = self.state.modules
             return self._evaluate(combined, modules, signal, teacher, micro_batch, weights)[0]
 
-        losses = {name: partial(loss_of, name) for name in self.combined.names}
+        losses = {name: partial(loss_of, name) for name in names}
         return balance.squared_norms(losses, self.state.params, micro_batch)
 
     def _teacher(self, micro_batch: Batch) -> HiddenSignal | None:

@@ -8,6 +8,8 @@ import pytest
 import tiny
 from safetensors.numpy import load_file
 
+from jaxdistill.run.features import collect_features
+
 JOINT = (
     "objectives=[{type: hidden, layers: searched, bridge: BRIDGE}, {type: attention},"
     " {type: forward_kl}, {type: cross_entropy}]"
@@ -70,17 +72,32 @@ def test_a_calibrated_run_is_continued_and_exports_only_the_student(
 
 
 def test_a_teacher_of_another_tokenizer_is_compared_in_every_term(
-    workspace, other_teacher, command
+    workspace, other_teacher, command, monkeypatch
 ):
     objectives = "objectives=[{type: hidden}, {type: attention}, {type: uld, align: spans}]"
-    code, _, stderr = command("train", "config.yaml", objectives, f"teacher.model={other_teacher}")
+    rows = (workspace / "rows.jsonl").read_text().splitlines()[:3]
+    # One token of the student, but so many of the teacher that its sequence has no room for more.
+    unpaired = json.dumps({"prompt": "<|endoftext|>" * 6, "completion": "It is 0."})
+    (workspace / "heldout.jsonl").write_text("\n".join([*rows, unpaired]) + "\n")
+    examples = []
+
+    def record(*arguments):
+        examples.extend(arguments[-1])
+        return collect_features(*arguments)
+
+    monkeypatch.setattr("jaxdistill.run.finish.collect_features", record)
+    options = ["data.heldout_sources=[heldout.jsonl]", "evaluation.similarity=true"]
+    teacher = f"teacher.model={other_teacher}"
+    code, _, stderr = command("train", "config.yaml", objectives, teacher, *options)
     assert code == 0, stderr
+    assert [one.teacher_example is None for one in examples] == [False] * 3
+    assert "linear CKA" in (workspace / "run/report/index.html").read_text()
     for name in ("hidden", "attention", "uld"):
         assert min(losses(workspace / "run", f"train/{name}")) > 0
     values = losses(workspace / "run")
     assert values[-1] < values[0]
     objectives = "objectives=[{type: hidden}, {type: uld}]"
-    code, _, stderr = command("check", "config.yaml", objectives, f"teacher.model={other_teacher}")
+    code, _, stderr = command("check", "config.yaml", objectives, teacher)
     assert code == 2
     assert "`hidden` compares `spans` (last_token); `uld` compares `positions`" in stderr
 
@@ -89,14 +106,16 @@ MISTAKES = {
     "{type: hidden, layers: [[1, 9]]}": "objectives[0]: layers: [1, 9] names layer 9 of the "
     "teacher, which has layers 0 to 3",
     "{type: attention, layers: [[0, 1]]}": "names layer 0 of the student, which has layers 1 to 1",
-    "{type: hidden, layers: [[1, 1], [1]]}": "layers",
+    "{type: hidden, layers: [[1, 1], [1]]}": "objectives[0].layers[1][1]: missing",
+    "{type: hidden, layers: []}": "got []",
     "{type: hidden, layers: {every: 4}}": "every 4 layers there is none: the student has 1",
     "{type: hidden, layers: [[1, 1], [1, 1]]}": "names a pair twice",
-    "{type: hidden, layers: deepest}": "layers",
+    "{type: hidden, layers: deepest}": "objectives[0].layers: input should be 'uniform', 'last', "
+    "'first_last' or 'searched' or a mapping or a list; got 'deepest'",
     "{type: attention, heads: relations, relation_heads: 7}": "relation_heads=7: the queries of "
     "the student are 16 wide",
     "{type: hidden, bridge: none}": "bridge=none: the student is 16 wide and the teacher 24",
-    "{type: hidden, bridge: rotation}": "bridge",
+    "{type: hidden, bridge: rotation}": "bridge: `rotation` is not one of learned, none, selected",
 }
 
 

@@ -59,9 +59,11 @@ def test_gradients_at_the_last_shared_layer_are_equally_large() -> None:
 
 
 def test_an_objective_without_weight_or_gradient_changes_no_other() -> None:
-    weights = {name: jnp.float32(w) for name, w in {"a": 1, "b": 3, "c": 0, "d": 2}.items()}
-    squared = {name: jnp.float32(x) for name, x in {"a": 4, "b": 16, "c": np.inf, "d": 0}.items()}
+    values = {"a": (1, 4), "b": (3, 16), "c": (0, np.inf), "d": (2, 0), "e": (5, 1e-11)}
+    weights, squared = ({n: jnp.float32(v[i]) for n, v in values.items()} for i in (0, 1))
     balanced = balanced_weights(weights, squared)
-    np.testing.assert_allclose([balanced[n] for n in "abcd"], [3.5 / 2, 3 * 3.5 / 4, 0, 2])
+    np.testing.assert_allclose([balanced[n] for n in "abcde"], [3.5 / 2, 3 * 3.5 / 4, 0, 2, 5])
+    del squared["c"]  # of a weight that is always 0, it is not measured
+    assert balanced_weights(weights, squared) == balanced
     zeros = dict.fromkeys(squared, jnp.float32(0))
     assert balanced_weights(weights, zeros) == weights
