@@ -20,7 +20,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def plain(batch):
-    return take_step(batch, devices=1)
+    return take_step(batch, is_balanced=False, devices=1)
 
 
 def test_gradient_norm_includes_modules_and_terms_are_recorded(plain):

@@ -23,8 +23,7 @@ EPSILON = 1e6
 PLAIN = AdamW(learning_rate=0.01, schedule=Constant(), clip_norm=None, eps=1e-3)
 
 # `dskd` and `hidden` have modules of their own, which are trained beside the student.
-OBJECTIVES = ("forward_kl", "cross_entropy", "dskd", "hidden", "attention")
-WEIGHTS = dict(zip(OBJECTIVES, (0.5, 1.5, 2.5, 3.5, 4.5), strict=True))
+OBJECTIVES = ("forward_kl", "dskd", "hidden", "attention")
 
 
 def copied(state):
@@ -35,8 +34,8 @@ def sharded(batch, tiny):
     return jax.device_put(batch, batch_sharding(tiny.mesh))
 
 
-def take_step(batch, **kwargs):
-    tiny = assemble(optimizer=PLAIN, objectives=OBJECTIVES, is_balanced=True, **kwargs)
+def take_step(batch, is_balanced=True, **kwargs):
+    tiny = assemble(optimizer=PLAIN, objectives=OBJECTIVES, is_balanced=is_balanced, **kwargs)
     before = jax.device_get(tiny.state.params)
     state, metrics = tiny.step(copied(tiny.state), tiny.frozen, sharded(batch, tiny))
     moments = optax.tree.get(jax.device_get(state.opt_state), "mu")  # (1 - b1) times the gradient
