@@ -43,7 +43,8 @@ class AttentionAlignment(TapObjective):
         heads: How unlike numbers of heads are compared. `mean`: the mean over heads. `map`: each
             head h of the student with the teacher's head h·H_T/H_S rounded down. `relations`: the
             relations of queries among each other, of keys and of values, in place of attention.
-        distance: `mse`: sum over keys of squared differences. `kl`: KL(teacher‖student) over keys.
+        distance: `mse`: sum over keys of squared differences. `kl`: KL(teacher‖student) over
+            the keys that the student sees, those whose probability is not 0.
         relation_heads: Number of heads that queries, keys and values are split into for
             `relations`; it divides their widths in both models.
     """

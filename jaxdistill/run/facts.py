@@ -28,9 +28,11 @@ def run_facts(config: RunConfig, inspection: Inspection) -> dict[str, str]:
     if inspection.teacher_view is not None:
         facts["vocabulary"] += f"; {_alignment_fact(inspection, inspection.teacher_view)}"
     names = objective_names(inspection.objectives)
-    for name, one in zip(names, inspection.objectives, strict=True):
-        if isinstance(one, TapObjective):
-            facts[f"layers, {name}"] = ", ".join(f"{s}–{t}" for s, t in one.pairs)
+    for name, one, configured in zip(names, inspection.objectives, config.objectives, strict=True):
+        if isinstance(one, TapObjective) and isinstance(configured, TapObjective):
+            pairs = ", ".join(f"{s}–{t}" for s, t in one.pairs)
+            is_searched = configured.layers == "searched"  # a calibration says which
+            facts[f"layers, {name}"] = "to be searched" if is_searched else pairs
     facts["ends"] = _describe_ends(inspection)
     if inspection.template_note:
         facts["template"] = inspection.template_note

@@ -36,6 +36,9 @@ def test_a_calibrated_run_is_continued_and_exports_only_the_student(
     options.append("evaluation.similarity=true")
     if bridge == "pca":
         options.append("train.balance=grad_mag")
+    code, stdout, stderr = command("check", "config.yaml", *options)
+    assert code == 0, stderr
+    assert "to be searched" in stdout
     code, _, stderr = command("train", "config.yaml", *options, "train.save_every_steps=4")
     assert code == 0, stderr
     run, whole = workspace / "run", workspace / "whole"
