@@ -52,11 +52,12 @@ def list_charts(records: MetricRecords) -> list[LineChart]:
         and not name.endswith("_weight")
     ]
     charts = [
-        LineChart("Loss", ["train/loss"]),
+        LineChart("Loss, weighted", ["train/loss"]),
         # A single objective is the loss.
         LineChart(
             "Objectives, per token and unweighted", objectives if len(objectives) > 1 else []
         ),
+        LineChart("Weights of objectives", [n for n in counts if n.endswith("_weight")]),
         *(LineChart(title, [name]) for name, title in _HELDOUT_TITLES.items()),
         LineChart("Learning rate", ["train/learning_rate"]),
         LineChart("Gradient norm, before clipping", ["train/grad_norm"]),
