@@ -35,10 +35,9 @@ class AlignmentRule:
 
     def agrees_with(self, other: "AlignmentRule") -> bool:
         """Return whether one alignment serves both."""
-        is_same_unit = self.average_over == other.average_over
-        return (self.method, self.compare_at) == (other.method, other.compare_at) and (
-            is_same_unit or None in (self.average_over, other.average_over)
-        )
+        units = {self.average_over, other.average_over} - {None}
+        is_same_place = (self.method, self.compare_at) == (other.method, other.compare_at)
+        return is_same_place and len(units) <= 1
 
 
 class SpanIds(NamedTuple):

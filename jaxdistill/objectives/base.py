@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Annotated, ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -158,6 +160,12 @@ class Objective(ABC):
 
         Positions of weight 0 must not change it.
         """
+
+
+def joint_taps(objectives: Sequence[Objective]) -> tuple[Taps, Taps]:
+    """Return all taps of student and teacher, once the objectives are bound."""
+    student, teacher = zip(*(objective.taps for objective in objectives), strict=True)
+    return reduce(or_, student), reduce(or_, teacher)
 
 
 def objective_names(objectives: Sequence[Objective]) -> list[str]:

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jaxdistill import hub
 from jaxdistill.model import Model
 from jaxdistill.models import LanguageModel
 from jaxdistill.objectives import init_modules, learning_rate_scales
+from jaxdistill.objectives.base import joint_taps
 from jaxdistill.objectives.weight_schedule import is_always_zero
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.inspection import Inspection
@@ -27,6 +27,7 @@ from jaxdistill.train import (
     TrainState,
     abstract_state,
     jit_step,
+    last_shared_layer,
     make_step,
     state_shardings,
 )
@@ -141,9 +142,7 @@ def student_model(inspection: Inspection, params: Params) -> Model:
 def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -> StepFunction:
     """Build the compiled training step of a run."""
     objectives = inspection.objectives
-    student_taps, teacher_taps = (
-        reduce(or_, taps) for taps in zip(*(one.taps for one in objectives), strict=True)
-    )
+    student_taps, teacher_taps = joint_taps(objectives)
     needs_teacher = any(objective.needs_teacher for objective in objectives)
     step = make_step(
         student_signal=partial(student.signal, taps=student_taps),
@@ -173,7 +172,7 @@ def _make_balance(
     if config.train.balance is None or len(balanced) < 2:
         return None
     widths = student.language_model.widths
-    layer = min(one.deepest_layer(widths) for one in balanced)
+    layer = last_shared_layer(balanced, widths)
     signal = partial(student.signal, taps=taps | Taps(hidden=(layer,)))
     return GradientBalance(layer, widths.hidden, signal)
 

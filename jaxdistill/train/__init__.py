@@ -1,6 +1,7 @@
 """Training: pure step, loop, optimizer and checkpoints."""
 
 from jaxdistill.train.balance import GradientBalance as GradientBalance
+from jaxdistill.train.balance import last_shared_layer as last_shared_layer
 from jaxdistill.train.checkpoint import Checkpoints as Checkpoints
 from jaxdistill.train.checkpoint import Elapsed as Elapsed
 from jaxdistill.train.checkpoint import Restored as Restored

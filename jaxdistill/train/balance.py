@@ -1,6 +1,6 @@
 """Balance of objectives by the magnitude of their gradients, where `train.balance` asks for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
+from jaxdistill.objectives.base import Objective
+from jaxdistill.objectives.loss import Scalars
+from jaxdistill.objectives.weight_schedule import is_always_zero
+from jaxdistill.taps import Widths
 from jaxdistill.types import Batch, HiddenSignal, Params
-
-Scalars = dict[str, Float32[Array, ""]]
-"""A scalar for each objective, by its name."""
 
 _ROUNDING = 1e-5
 """Norm, as a share of the largest, below which a gradient is the rounding of a zero."""
@@ -54,6 +55,11 @@ class GradientBalance:
             return jnp.sum(jnp.square(gradient))
 
         return {name: squared_norm(loss) for name, loss in losses.items()}
+
+
+def last_shared_layer(objectives: Iterable[Objective], student: Widths) -> int:
+    """Return the last layer that all objectives with a weight depend on, once they are bound."""
+    return min(one.deepest_layer(student) for one in objectives if not is_always_zero(one.weight))
 
 
 def balanced_weights(weights: Scalars, squared_norms: Scalars) -> Scalars:

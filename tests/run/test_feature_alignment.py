@@ -110,7 +110,7 @@ MISTAKES = {
     "teacher, which has layers 0 to 3",
     "{type: attention, layers: [[0, 1]]}": "names layer 0 of the student, which has layers 1 to 1",
     "{type: hidden, layers: [[1, 1], [1]]}": "objectives[0].layers[1][1]: missing",
-    "{type: hidden, layers: []}": "got []",
+    "{type: hidden, layers: []}": "a list of at least 1; got []",
     "{type: hidden, layers: {every: 4}}": "every 4 layers there is none: the student has 1",
     "{type: hidden, layers: [[1, 1], [1, 1]]}": "names a pair twice",
     "{type: hidden, layers: deepest}": "objectives[0].layers: input should be 'uniform', 'last', "

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import sys
 import time
-from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from jaxdistill.data import shuffled_batches
 from jaxdistill.data.examples import Example
 from jaxdistill.models import decoder
 from jaxdistill.objectives import OBJECTIVES, init_modules, learning_rate_scales
+from jaxdistill.objectives.base import joint_taps
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
 from jaxdistill.taps import Taps
 from jaxdistill.track import JsonlTracker
@@ -34,6 +34,7 @@ from jaxdistill.train import (
     abstract_state,
     init_state,
     jit_step,
+    last_shared_layer,
     make_step,
     state_shardings,
     train_loop,
@@ -122,7 +123,7 @@ def assemble(
         OBJECTIVES[name](weight=weight).bind(*widths)
         for name, weight in zip(objectives, weights, strict=False)
     ]
-    taps = [functools.reduce(or_, both) for both in zip(*(one.taps for one in chosen), strict=True)]
+    taps = joint_taps(chosen)
     modules = init_modules(chosen, 7, *widths)
     transform = optimizer.make_optimizer(
         num_steps,
@@ -143,7 +144,7 @@ def assemble(
 
     balance = None
     if is_balanced:
-        layer = min(one.deepest_layer(widths[0]) for one in chosen)
+        layer = last_shared_layer(chosen, widths[0])
         tapped = functools.partial(signal, student, taps[0] | Taps(hidden=(layer,)))
         balance = GradientBalance(layer, widths[0].hidden, tapped)
 

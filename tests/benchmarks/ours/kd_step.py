@@ -1,8 +1,7 @@
 """One step of distillation: online teacher, AdamW, clipping. Argument: NAME[+NAME]."""
 
 import sys
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ from timing import time_repeats
 
 from jaxdistill.models import FAMILIES, DecoderModel
 from jaxdistill.objectives import OBJECTIVES, init_modules
+from jaxdistill.objectives.base import joint_taps
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
 from jaxdistill.teachers.online import online_signal
 from jaxdistill.train import AdamW, Frozen, init_state, jit_step, make_step, state_shardings
@@ -32,9 +32,7 @@ objectives = tuple(
     for name in names
 )
 modules = init_modules(objectives, 0, student.widths, teacher.widths)
-student_taps, teacher_taps = (
-    reduce(or_, taps) for taps in zip(*(one.taps for one in objectives), strict=True)
-)
+student_taps, teacher_taps = joint_taps(objectives)
 mesh = make_mesh(MeshConfig())
 axes = student.axes()
 adam = AdamW(learning_rate=1e-4)
