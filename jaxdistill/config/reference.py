@@ -103,7 +103,7 @@ def _type_text(schema: _Schema) -> str:
         return " or ".join(sorted(texts, key=lambda text: text == _MAPPING))
     if any(_definition_names(schema)):
         return "list of mappings, see below" if "items" in schema else _MAPPING
-    if choices := schema.get("enum"):
+    if choices := schema.get("enum", [schema["const"]] if "const" in schema else None):
         return " or ".join(f"`{choice}`" for choice in choices)
     if schema["type"] == "array":
         if pair := schema.get("prefixItems"):

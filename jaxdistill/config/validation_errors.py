@@ -2,12 +2,15 @@
 
 import dataclasses
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pydantic
 
 from jaxdistill.errors import did_you_mean
+
+_UNKNOWN_FIELD = ("unexpected_keyword_argument", "extra_forbidden")
+_MISSING_FIELD = ("missing", "missing_argument", "missing_keyword_only_argument")
 
 
 def format_validation_errors(cls: type, content: Any, error: pydantic.ValidationError) -> list[str]:
@@ -16,11 +19,25 @@ def format_validation_errors(cls: type, content: Any, error: pydantic.Validation
     for item in error.errors():
         path, owner = _locate(cls, content, item["loc"])
         errors_by_path.setdefault(path, []).append((owner, item))
+    misspelt = set(_misspelt_paths(errors_by_path))
     return [
         _format_path_errors(path, errors)
         for path, errors in errors_by_path.items()
-        if not _is_parent_of_error(path, errors_by_path)
+        if not (_is_parent_of_error(path, errors_by_path) or path in misspelt)
     ]
+
+
+def _misspelt_paths(errors_by_path: Mapping[str, Sequence[tuple[type, Any]]]) -> Iterator[str]:
+    """Yield the paths of missing fields that stand there under a name that is nearly theirs."""
+    for path, errors in errors_by_path.items():
+        owner, error = errors[0]
+        if error["type"] in _UNKNOWN_FIELD:
+            parent, dot, name = path.rpartition(".")
+            for missing in _field_names(owner):
+                same_place = errors_by_path.get(f"{parent}{dot}{missing}", ())
+                is_missing = any(other["type"] in _MISSING_FIELD for _, other in same_place)
+                if is_missing and did_you_mean(name, [missing]):
+                    yield f"{parent}{dot}{missing}"
 
 
 def _is_parent_of_error(path: str, paths: Iterable[str]) -> bool:
@@ -42,11 +59,11 @@ def _format_path_errors(path: str, errors: Sequence[tuple[type, Any]]) -> str:
 def _format_error(path: str, owner: type, error: Any) -> str:
     kind = error["type"]
     name = str(error["loc"][-1]) if error["loc"] else ""
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+    if kind in _UNKNOWN_FIELD:
         known = _field_names(owner)
         hint = did_you_mean(name, known) or f" There are {', '.join(known)}."
         return f"{path}: there is no such field.{hint}"
-    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+    if kind in _MISSING_FIELD:
         return f"{path}: missing; it has to be given."
     if kind == "union_tag_invalid":
         tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "").split(", ")
@@ -62,6 +79,9 @@ def _format_error(path: str, owner: type, error: Any) -> str:
     if kind == "too_short":
         least, length = error["ctx"]["min_length"], error["ctx"]["actual_length"]
         return f"{path}: holds {length or 'nothing'}; expected at least {least}."
+    if kind == "too_long":
+        most, length = error["ctx"]["max_length"], error["ctx"]["actual_length"]
+        return f"{path}: holds {length}; expected at most {most}."
     if kind == "value_error":
         return f"{path}: {_pydantic_message(error)}"
     return f"{path}: {_pydantic_message(error)}; got {_format_value(error['input'])}."
