@@ -86,14 +86,14 @@ def sum_by_example(token_metrics: TokenMetrics) -> dict[str, np.ndarray]:
 
 
 def position_records(token_metrics: TokenMetrics, width: int) -> list[dict[str, Any]]:
-    """Compute means of `width` positions each; `position` is the first of them.
+    """Compute means of `width` positions each; `position` is the first, `tokens` their number.
 
     Positions count from the start of a row, its prompt included. Without a teacher there is `nll`
     only, with one also `forward_kl`, `acceptance` and `top1_agreement`.
     """
     bins, indices = np.unique(token_metrics.positions // width, return_inverse=True)
     counts = np.bincount(indices)
-    columns = {"position": bins * width} | {
+    columns = {"position": bins * width, "tokens": counts} | {
         name: np.bincount(indices, weights=token_metrics.values[name]) / counts
         for name in ("nll", "forward_kl", "acceptance", "top1_agreement")
         if name in token_metrics.values
@@ -105,7 +105,7 @@ def position_records(token_metrics: TokenMetrics, width: int) -> list[dict[str, 
 def mean_by_position(token_metrics: TokenMetrics, width: int) -> dict[str, float]:
     """Return `position_records` by name and first position: `nll@0`, `nll@128`, …."""
     records = position_records(token_metrics, width)
-    names = [name for name in records[0] if name != "position"] if records else []
+    names = [n for n in records[0] if n not in ("position", "tokens")] if records else []
     return {f"{name}@{one['position']}": one[name] for name in names for one in records}
 
 

@@ -8,6 +8,10 @@ from matplotlib.figure import Figure
 
 from jaxdistill.report.svg import render_svg, style_axes
 
+_MAX_LABELLED_COLUMNS = 16
+_DARK = 0.7
+"""Value above which a cell is too dark for black text."""
+
 
 @dataclass(frozen=True)
 class HeatMap:
@@ -18,7 +22,8 @@ class HeatMap:
         rows: Layers of the student.
         columns: Layers of the teacher.
         values: One row of values for each layer of the student.
-        pairs: Pairs whose value is written.
+        pairs: Pairs that are marked: by their value, or by a dot where that has no room.
+        pairs_name: What the pairs are.
     """
 
     title: str
@@ -26,16 +31,25 @@ class HeatMap:
     columns: Sequence[int]
     values: Sequence[Sequence[float]]
     pairs: Collection[tuple[int, int]] = ()
+    pairs_name: str = ""
+
+    @property
+    def caption(self) -> str:
+        """The title, and what is marked."""
+        return f"{self.title}; marked: {self.pairs_name}" if self.pairs_name else self.title
 
     @property
     def description(self) -> str:
-        """The largest value of each row, for screen readers."""
-        best = [
-            f"student's layer {row}: {max(values):.2f} with the teacher's "
-            f"{self.columns[int(np.argmax(values))]}"
-            for row, values in zip(self.rows, self.values, strict=True)
+        """The marked pairs with their values, for screen readers."""
+        marked = [
+            f"student's layer {row} and the teacher's {column}: {self.value(row, column):.2f}"
+            for row, column in self.pairs
         ]
-        return f"{self.title}. {'; '.join(best)}."
+        return f"{self.caption}. {'; '.join(marked)}."
+
+    def value(self, row: int, column: int) -> float:
+        """Return the value of a student's and a teacher's layer."""
+        return self.values[self.rows.index(row)][self.columns.index(column)]
 
 
 def draw_heat_map(heat_map: HeatMap) -> str:
@@ -46,8 +60,14 @@ def draw_heat_map(heat_map: HeatMap) -> str:
         values = np.array(heat_map.values, float)
         axes.pcolormesh(np.clip(values, 0, 1), cmap="Blues", vmin=0, vmax=1.2)
         for row, column in heat_map.pairs:
-            y, x = heat_map.rows.index(row), heat_map.columns.index(column)
-            axes.text(x + 0.5, y + 0.5, f"{values[y, x]:.2f}", ha="center", va="center", size=7)
+            x = heat_map.columns.index(column) + 0.5
+            y = heat_map.rows.index(row) + 0.5
+            value = heat_map.value(row, column)
+            colour = "white" if value > _DARK else "black"
+            if len(heat_map.columns) <= _MAX_LABELLED_COLUMNS:
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", size=7, color=colour)
+            else:
+                axes.plot(x, y, "o", markersize=3, color=colour)
         axes.invert_yaxis()
         step = max(1, len(heat_map.columns) // 12)
         ticks = range(0, len(heat_map.columns), step)

@@ -76,7 +76,7 @@ def render_report(report: RunReport) -> str:
         "Before and after": _render_comparison(report),
         "Curves": _draw_charts(list_charts(report.records), report.records),
         "By position": _draw_charts(list_position_charts(report.by_position), report.by_position),
-        "Layers": _render_figures((one.title, draw_heat_map(one)) for one in report.heat_maps),
+        "Layers": _render_figures((one.caption, draw_heat_map(one)) for one in report.heat_maps),
         "Samples": "\n".join(render_sample(sample, _render_text) for sample in report.samples),
         "The run": render_definitions(report.facts),
         "Config": f'<pre tabindex="0">{escape_html(report.config)}</pre>' if report.config else "",

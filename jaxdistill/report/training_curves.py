@@ -29,13 +29,25 @@ _HELDOUT_TITLES = {
     "eval/top1_agreement": "Held out: top-1 agreement with the teacher",
 }
 
+_MAX_POINT_AREA = 50.0
+"""Area of the largest point, in square points."""
+
 
 class LineChart(NamedTuple):
-    """Title of a chart, the names of its metrics, and that of its horizontal axis."""
+    """A chart of metrics.
+
+    Attributes:
+        title: Title.
+        names: Names of the metrics.
+        x_name: Name of the horizontal axis in the records.
+        count_name: Name of the number of tokens behind a value, which sizes its point; empty for
+            points of one size.
+    """
 
     title: str
     names: Sequence[str]
     x_name: str = "step"
+    count_name: str = ""
 
 
 def list_charts(records: MetricRecords) -> list[LineChart]:
@@ -70,7 +82,9 @@ def list_position_charts(records: MetricRecords) -> list[LineChart]:
     """List the charts of held-out metrics by position in the text, of two positions or more."""
     titles = {name.removeprefix("eval/"): title for name, title in _HELDOUT_TITLES.items()}
     return [
-        LineChart(f"{title}, by position", [name], x_name="position")
+        LineChart(
+            f"{title}, by position; larger points have more tokens", [name], "position", "tokens"
+        )
         for name, title in titles.items()
         if sum(math.isfinite(record.get(name, math.nan)) for record in records) > 1
     ]
@@ -92,9 +106,13 @@ def describe_chart(chart: LineChart, records: MetricRecords) -> str:
         points = zip(*read_series(records, name, chart.x_name), strict=True)
         finite = [(step, value) for step, value in points if math.isfinite(value)]
         (first, start), (last, end) = finite[0], finite[-1]
+        counts = ["", ""]
+        if chart.count_name:
+            with_value = [record for record in records if name in record]
+            counts = [f" ({with_value[i][chart.count_name]:,} tokens)" for i in (0, -1)]
         descriptions.append(
-            f"{_label(name)} from {start:.4g} at {chart.x_name} {first} "
-            f"to {end:.4g} at {chart.x_name} {last}"
+            f"{_label(name)} from {start:.4g} at {chart.x_name} {first}{counts[0]} "
+            f"to {end:.4g} at {chart.x_name} {last}{counts[1]}"
         )
     return f"{chart.title}: {'; '.join(descriptions)}."
 
@@ -106,8 +124,12 @@ def draw_chart(chart: LineChart, records: MetricRecords) -> str:
         axes = figure.add_subplot()
         for colour, name in zip(cycle(COLOURS), chart.names, strict=False):
             steps, values = read_series(records, name, chart.x_name)
-            marker = "o" if len(steps) < 30 else None
+            marker = "o" if len(steps) < 30 and not chart.count_name else None
             axes.plot(steps, values, color=colour, label=_label(name), marker=marker, markersize=3)
+            if chart.count_name:
+                counts = [record[chart.count_name] for record in records if name in record]
+                areas = [_MAX_POINT_AREA * count / max(counts) for count in counts]
+                axes.scatter(steps, values, areas, color=colour, clip_on=False)
         _label_axes(axes, chart, last=records[-1][chart.x_name])
 
     return render_svg(fill, alt_text=describe_chart(chart, records), size_inches=(5.2, 2.7))

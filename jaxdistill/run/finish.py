@@ -188,11 +188,12 @@ def _write_report(
 def _search_maps(scores: Mapping[str, LayerScores]) -> list[report.HeatMap]:
     return [
         report.HeatMap(
-            f"{name}: share of variance that a linear map explains",
+            f"{name}: share of variance that a linear map explains, before training",
             rows=one.student_layers,
             columns=one.teacher_layers,
             values=one.scores,
             pairs=one.pairs,
+            pairs_name="the pairs that are compared",
         )
         for name, one in scores.items()
     ]
@@ -211,7 +212,14 @@ def _similarity_maps(context: RunContext, student: Model, teacher: Model) -> lis
     best = [(layer, int(row.argmax()) + 1) for layer, row in zip(layers[0], values, strict=True)]
     title = "Similarity of layers after training (linear CKA, held-out rows)"
     return [
-        report.HeatMap(title, rows=layers[0], columns=layers[1], values=values.tolist(), pairs=best)
+        report.HeatMap(
+            title,
+            rows=layers[0],
+            columns=layers[1],
+            values=values.tolist(),
+            pairs=best,
+            pairs_name="the teacher's most similar layer",
+        )
     ]
 
 

@@ -56,9 +56,9 @@ def test_means_perplexity_and_bits_per_byte() -> None:
 def test_positions_are_averaged_in_parts_of_equal_width() -> None:
     metrics = token_metrics(**PLAIN)  # at positions 4, 2, 5, 3 and 9
     assert position_records(metrics, 4) == [
-        {"position": 0, "nll": 3.0},
-        {"position": 4, "nll": 2.0},
-        {"position": 8, "nll": 5.0},
+        {"position": 0, "tokens": 2, "nll": 3.0},
+        {"position": 4, "tokens": 2, "nll": 2.0},
+        {"position": 8, "tokens": 1, "nll": 5.0},
     ]
 
 

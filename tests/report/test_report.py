@@ -91,7 +91,7 @@ def html(tmp_path: Path) -> str:
         comparison=COMPARISON,
         main_model="student after",
         records=RECORDS,
-        by_position=[{"position": 16 * n, "forward_kl": 2 - n / 8} for n in range(8)],
+        by_position=[{"position": 16 * n, "tokens": 128 >> n, "forward_kl": 2 - n / 8} for n in range(8)],
         samples=[Sample(NASTY, {"student after": NASTY, "teacher": "Fine.\n\tIndeed."})],
         facts={"time": "3 min", "place": NASTY},
         config=f"output: {NASTY}\n",
@@ -111,7 +111,7 @@ def test_the_page_is_well_formed_and_accessible(html: str) -> None:
     assert set(targets) <= set(ids)
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert len(charts) == 6
-    assert "from 2 at position 0 to 1.125 at position 112" in html
+    assert "from 2 at position 0 (128 tokens) to 1.125 at position 112 (1 tokens)" in html
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     assert "loss from 4 at step 1 to 0.1 at step 40" in html
     assert {attributes.get("scope") for tag, attributes in page.tags if tag == "th"} == {
