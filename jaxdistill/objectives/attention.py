@@ -7,7 +7,8 @@ Self-Attention Relation Distillation for Compressing Pretrained Transformers", 2
 https://arxiv.org/abs/2012.15828.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -61,13 +62,23 @@ class AttentionAlignment(TapObjective):
         """Raise a UserError if the relation heads do not divide the widths."""
         if self.heads != "relations":
             return
-        for owner, widths in (("student", student), ("teacher", teacher)):
-            for name, size in (("queries", widths.query), ("keys", widths.key_value)):
-                if size % self.relation_heads:
-                    raise UserError(
-                        f"relation_heads={self.relation_heads}: the {name} of the {owner} are "
-                        f"{size} wide. Take a number that divides it."
-                    )
+        sizes = {
+            f"{name} of the {owner}": size
+            for owner, widths in (("student", student), ("teacher", teacher))
+            for name, size in (("queries", widths.query), ("keys", widths.key_value))
+        }
+        misfits = [f"{n} ({size} wide)" for n, size in sizes.items() if size % self.relation_heads]
+        if misfits:
+            raise UserError(
+                f"relation_heads: {self.relation_heads} does not divide the "
+                f"{', the '.join(misfits)}. Take a divisor of {math.gcd(*sizes.values())}."
+            )
+
+    @property
+    def unused_fields(self) -> Mapping[str, str]:
+        """Fields of all layers, and the relation heads where attention is compared."""
+        heads = {} if self.heads == "relations" else {"relation_heads": "`heads: relations`"}
+        return {**super().unused_fields, **heads}
 
     @property
     def taps(self) -> tuple[Taps, Taps]:

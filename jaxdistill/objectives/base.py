@@ -13,7 +13,7 @@ from pydantic import Field
 
 from jaxdistill.align import AlignmentRule
 from jaxdistill.config import Registry, configclass
-from jaxdistill.objectives.calibration import CalibrationRequest
+from jaxdistill.objectives.calibration import Calibrated, CalibrationData, CalibrationRequest
 from jaxdistill.objectives.needs import TEACHER_LOGITS, Needs
 from jaxdistill.objectives.token_distribution import PerPosition, PerToken, TokenDistribution
 from jaxdistill.objectives.weight_schedule import WeightSchedule
@@ -112,6 +112,11 @@ class Objective(ABC):
     """`alignment_rule` of objectives whose fields do not change it."""
 
     @property
+    def unused_fields(self) -> Mapping[str, str]:
+        """Fields that have no effect beside the values of others, with what they belong to."""
+        return {}
+
+    @property
     def alignment_rule(self) -> AlignmentRule | None:
         """Rule by which it aligns two tokenizers; None where it has none."""
         return self.alignment
@@ -149,6 +154,11 @@ class Objective(ABC):
         """Return what the objective reads of both models before training; None for nothing."""
         del student, teacher
         return None
+
+    def calibrate(self, data: CalibrationData, student: Widths, teacher: Widths) -> Calibrated:
+        """Return the objective with what it takes from the features that it requested."""
+        del data
+        return Calibrated(self.bind(student, teacher), {}, None)
 
     @abstractmethod
     def denominators(self, batch: Batch) -> Mapping[str, Float32[Array, ""]]:

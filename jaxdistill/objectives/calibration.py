@@ -65,6 +65,12 @@ class LayerScores(NamedTuple):
     scores: tuple[tuple[float, ...], ...]
     pairs: LayerPairs
 
+    @property
+    def best(self) -> dict[tuple[int, int], float]:
+        """Score of each pair that was chosen."""
+        rows = dict(zip(self.student_layers, self.scores, strict=True))
+        return {(s, t): rows[s][self.teacher_layers.index(t)] for s, t in self.pairs}
+
 
 class Calibrated(NamedTuple):
     """An objective after its calibration, its frozen arrays, and the scores of a search."""

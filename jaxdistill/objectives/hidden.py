@@ -6,6 +6,7 @@ joint loss of features, attention and outputs, and a cosine among the feature lo
 layers, bridges and all other choices are a reconstruction.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -71,6 +72,12 @@ class HiddenAlignment(TapObjective, TrainableObjective):
         """Hidden states of the paired layers."""
         student, teacher = zip(*self.pairs, strict=True)
         return Taps(hidden=student), Taps(hidden=teacher)
+
+    @property
+    def unused_fields(self) -> Mapping[str, str]:
+        """Fields of all layers, and the rank where no subspace is fitted."""
+        rank = {} if self.bridge == "pca" else {"rank": "`bridge: pca`"}
+        return {**super().unused_fields, **rank}
 
     @property
     def has_frozen_bridge(self) -> bool:

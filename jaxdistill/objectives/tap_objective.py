@@ -112,6 +112,16 @@ class TapObjective(Objective):
         mean = jnp.mean(jnp.stack(values), axis=0)
         return {"": jnp.sum(jnp.where(positions.weight != 0, positions.weight * mean, 0))}
 
+    @property
+    def unused_fields(self) -> Mapping[str, str]:
+        """Fields of layers and of the calibration, where others make them idle."""
+        unused = {}
+        if self.layers not in ("uniform", "last", "searched"):
+            unused["num_layers"] = "`layers: uniform`, `last` and `searched`"
+        if not (self.layers == "searched" or self.has_frozen_bridge):
+            unused["calibration_examples"] = "what is searched or fitted before training"
+        return unused
+
     def check_widths(self, student: Widths, teacher: Widths) -> None:
         """Raise a UserError if the objective does not fit the widths of the models."""
 

@@ -79,7 +79,7 @@ def make_student(config: RunConfig, inspection: Inspection) -> Student:
     language_model = inspection.student_model
     shapes, axes = language_model.abstract_params(), language_model.axes()
     param_shardings = named_shardings(inspection.mesh, axes, shapes)
-    modules = jax.eval_shape(lambda: initial_modules(config, inspection))
+    modules = module_shapes(config, inspection)
     optimizer = config.train.optimizer.make_optimizer(
         config.train.steps,
         {**axes, **jax.tree.map(lambda leaf: (None,) * leaf.ndim, modules)},
@@ -101,8 +101,12 @@ def initial_modules(config: RunConfig, inspection: Inspection) -> Params:
     """Return the initial modules of the objectives; empty for objectives without modules."""
     if inspection.teacher is None:
         return {}
-    widths = inspection.student_model.widths, inspection.teacher.language_model.widths
-    return init_modules(inspection.objectives, config.seed, *widths)
+    return init_modules(inspection.objectives, config.seed, *inspection.widths)
+
+
+def module_shapes(config: RunConfig, inspection: Inspection) -> Params:
+    """Return the shapes of `initial_modules`."""
+    return jax.eval_shape(lambda: initial_modules(config, inspection))
 
 
 def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
+import rich
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from jaxdistill.errors import UserError
 from jaxdistill.files import atomic_file
@@ -22,10 +23,17 @@ from jaxdistill.model import Model
 from jaxdistill.objectives import Objective, TapObjective
 from jaxdistill.objectives.base import objective_names
 from jaxdistill.objectives.calibration import CalibrationData, CalibrationRequest, LayerScores
+from jaxdistill.run import build
 from jaxdistill.run.config import RunConfig
-from jaxdistill.run.features import collect_calibration_data
+from jaxdistill.run.features import collect_calibration_data, num_compared_positions
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.run.inspection import Inspection, RunContext
+
+_MIN_POSITIONS = 32
+"""Number of compared positions that a calibration reads, at least."""
+
+_LOW_SCORE = 0.1
+"""Score below which a layer that was searched is hardly a better choice than another."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,24 @@ class Calibration:
     @property
     def facts(self) -> dict[str, str]:
         """The layers that were searched, with their scores, by a name for people."""
-        facts = {}
+        return {
+            f"layers, {name}": ", ".join(f"{s}–{t} ({x:.2f})" for (s, t), x in one.best.items())
+            for name, one in self.scores.items()
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines about searches that found nothing, for people."""
+        notes = []
         for name, one in self.scores.items():
-            scores = dict(zip(one.student_layers, one.scores, strict=True))
-            pairs = [(s, t, scores[s][one.teacher_layers.index(t)]) for s, t in one.pairs]
-            facts[f"layers, {name}"] = ", ".join(f"{s}–{t} ({x:.2f})" for s, t, x in pairs)
-        return facts
+            if low := [pair[0] for pair, score in one.best.items() if score < _LOW_SCORE]:
+                layers = f"layer{'s'[: len(low) > 1]} {', '.join(map(str, low))}"
+                notes.append(
+                    f"{name}: no layer of the teacher explains {_LOW_SCORE:.0%} of the variance of "
+                    f"{layers} of the student, so that the search says little of what to compare "
+                    f"there. `layers: uniform` pairs layers by depth."
+                )
+        return notes
 
     @property
     def content(self) -> dict[str, str]:
@@ -71,34 +91,58 @@ def calibrate(context: RunContext, teacher: Model | None) -> Calibration:
     """
     inspection = context.inspection
     bound = Calibration(inspection.objectives)
-    if teacher is None or inspection.teacher is None:
-        return bound
-    widths = inspection.student_model.widths, inspection.teacher.language_model.widths
-    objectives = {
-        name: one
-        for name, one in zip(
-            objective_names(context.config.objectives), context.config.objectives, strict=True
-        )
-        if isinstance(one, TapObjective)
-    }
-    requests = {name: one.calibration_request(*widths) for name, one in objectives.items()}
-    requests = {name: one for name, one in requests.items() if one is not None}
-    if not requests:
+    requests = _requests(context.config, inspection)
+    if teacher is None or not requests:
         context.folder.calibration.unlink(missing_ok=True)  # of an earlier config
         return bound
     inputs = _input_digest(context)
     if (kept := _read(context.folder, bound, inputs)) is not None:
         return kept
+    check_num_positions(context)  # the teacher may just have written the completions
     data = collect_calibration_data(context, teacher, reduce(_join, requests.values()))
+    objectives = dict(
+        zip(objective_names(context.config.objectives), context.config.objectives, strict=True)
+    )
     frozen, scores, calibrated = {}, {}, {}
     for name, request in requests.items():
-        result = objectives[name].calibrate(_select(data, request), *widths)
+        result = objectives[name].calibrate(_select(data, request), *inspection.widths)
         calibrated[name], frozen[name] = result.objective, result.frozen
         if result.scores is not None:
             scores[name] = result.scores
     calibration = Calibration(_replace_objectives(bound, calibrated), frozen, scores)
+    for note in calibration.notes:
+        rich.get_console().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     _write(context, calibration, inputs)
     return calibration
+
+
+def check_num_positions(context: RunContext) -> None:
+    """Check that the examples of a calibration, if there is one, have enough compared positions.
+
+    Raises:
+        UserError: If there are too few.
+    """
+    requests = _requests(context.config, context.inspection)
+    if not requests:
+        return
+    wanted, train = max(one.num_examples for one in requests.values()), context.prepared.train
+    examples = train[:wanted]
+    if (size := num_compared_positions(context, examples)) < _MIN_POSITIONS:
+        cure = "Raise `calibration_examples`." if wanted < len(train) else "Add rows."
+        raise UserError(
+            f"objectives: {', '.join(requests)}: the calibration reads {len(examples)} training "
+            f"example(s), which have {size} compared position(s); expected at least "
+            f"{_MIN_POSITIONS}. {cure}"
+        )
+
+
+def _requests(config: RunConfig, inspection: Inspection) -> dict[str, CalibrationRequest]:
+    """Return what each objective that is calibrated reads."""
+    if inspection.teacher is None:
+        return {}
+    named = zip(objective_names(config.objectives), config.objectives, strict=True)
+    requests = {name: one.calibration_request(*inspection.widths) for name, one in named}
+    return {name: one for name, one in requests.items() if one is not None}
 
 
 def _join(first: CalibrationRequest, second: CalibrationRequest) -> CalibrationRequest:
@@ -152,7 +196,7 @@ def _write(context: RunContext, calibration: Calibration, inputs: str) -> None:
     arrays: Any = flatten_dict(calibration.frozen, sep="/")
     content["arrays"] = _hash_arrays(arrays)
     with atomic_file(context.folder.calibration) as path:
-        save_file(arrays, path, metadata={"calibration": json.dumps(content)})
+        path.write_bytes(save(arrays, metadata={"calibration": json.dumps(content)}))
 
 
 def restore_objectives(config: RunConfig, inspection: Inspection, folder: RunFolder) -> Inspection:
@@ -161,10 +205,10 @@ def restore_objectives(config: RunConfig, inspection: Inspection, folder: RunFol
     Raises:
         UserError: If the run was calibrated and the file of that is missing or damaged.
     """
-    if inspection.teacher is None:
-        return inspection
-    widths = inspection.student_model.widths, inspection.teacher.language_model.widths
-    if all(one.calibration_request(*widths) is None for one in config.objectives):
+    requests = _requests(config, inspection)
+    # The pairs of layers name the modules of a checkpoint, if there are any.
+    modules = build.module_shapes(config, inspection)
+    if not any(modules.get(name) for name in requests):
         return inspection
     if (kept := _read(folder, Calibration(inspection.objectives), None)) is None:
         raise UserError(

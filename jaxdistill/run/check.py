@@ -1,5 +1,6 @@
 """Checks of a run before any weight is loaded: models, tokenizers, objectives, data and devices."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -9,18 +10,20 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill import data, hub
 from jaxdistill.errors import ErrorCollector, UserError
 from jaxdistill.objectives import Objective
+from jaxdistill.run.calibration import check_num_positions
 from jaxdistill.run.config import RunConfig, layer_indices, num_kept_layers
 from jaxdistill.run.facts import run_facts
 from jaxdistill.run.fingerprint import check_continues
 from jaxdistill.run.folder import RunFolder
-from jaxdistill.run.inspection import Inspection
-from jaxdistill.run.settings import check_length, check_needs, check_settings
+from jaxdistill.run.inspection import Inspection, RunContext
+from jaxdistill.run.settings import check_heldout_fields, check_length, check_needs, check_settings
 from jaxdistill.run.teacher_view import (
     make_teacher_prompt_view,
     make_teacher_view,
     reading_difference,
 )
 from jaxdistill.sharding import check_single_process, make_mesh
+from jaxdistill.taps import Widths
 from jaxdistill.train import check_batch_size
 
 
@@ -69,9 +72,16 @@ def _check(config: RunConfig) -> CheckedRun:
 
 
 def check_objectives(config: RunConfig) -> None:
-    """Check that the objectives suit the teacher and its tokenizer; no device is used."""
+    """Check that the objectives suit both models and their tokenizers; no device is used."""
     findings = ErrorCollector()
     check_needs(config, findings)
+    with findings.collect():
+        if config.teacher is not None:
+            models = config.student.model, config.teacher.model
+            student, teacher = (_read_source(model).language_model.widths for model in models)
+            _ = layer_indices(config.student, student.layers)
+            student = student._replace(layers=num_kept_layers(config.student, student.layers))
+            _ = bind_objectives(config.objectives, student, teacher)
     with findings.collect():
         if config.teacher is not None and config.teacher.model != config.student.model:
             models = config.student.model, config.teacher.model
@@ -79,9 +89,12 @@ def check_objectives(config: RunConfig) -> None:
     findings.raise_if_any()
 
 
+_read_source = cache(hub.read_source)
+
+
 @cache
 def _load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    return hub.read_source(model).load_tokenizer()
+    return _read_source(model).load_tokenizer()
 
 
 def inspect(config: RunConfig) -> Inspection:
@@ -140,18 +153,21 @@ def inspect(config: RunConfig) -> Inspection:
         teacher_renderer=None if teacher_tokenizer is None else data.Renderer(teacher_tokenizer),
     )
     check_gguf(config, inspection)
-    return replace(inspection, objectives=_bind_objectives(config, inspection))
+    bound = config.objectives
+    if teacher is not None:
+        widths = inspection.student_model.widths, teacher.language_model.widths
+        bound = bind_objectives(config.objectives, *widths)
+    return replace(inspection, objectives=bound)
 
 
-def _bind_objectives(config: RunConfig, inspection: Inspection) -> tuple[Objective, ...]:
+def bind_objectives(
+    objectives: Sequence[Objective], student: Widths, teacher: Widths
+) -> tuple[Objective, ...]:
     """Bind the objectives to both models; UserError with all that do not fit."""
-    if inspection.teacher is None:
-        return config.objectives
-    widths = inspection.student_model.widths, inspection.teacher.language_model.widths
     bound, findings = [], ErrorCollector()
-    for number, objective in enumerate(config.objectives):
+    for number, objective in enumerate(objectives):
         with findings.collect(f"objectives[{number}]"):
-            bound.append(objective.bind(*widths))
+            bound.append(objective.bind(student, teacher))
     findings.raise_if_any()
     return tuple(bound)
 
@@ -218,6 +234,7 @@ def check_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit) 
     Raises:
         UserError: With all errors of the rows, or with everything that has changed since then.
     """
+    check_heldout_fields(config, rows)
     checked = data.check_data(
         config.data,
         inspection.tokenizer,
@@ -225,5 +242,8 @@ def check_rows(config: RunConfig, inspection: Inspection, rows: data.DataSplit) 
         split=rows,
         vocab_rows=inspection.vocab_rows,
     )
-    check_continues(config, RunFolder(config.output), inspection.models, checked.content)
+    folder = RunFolder(config.output)
+    check_continues(config, folder, inspection.models, checked.content)
+    if checked.prepared is not None:
+        check_num_positions(RunContext(config, folder, inspection, checked.prepared))
     return checked

@@ -20,9 +20,10 @@ from jaxdistill.run import build
 from jaxdistill.run.inspection import RunContext
 from jaxdistill.sharding import batch_sharding, shard_batch
 from jaxdistill.taps import Taps
+from jaxdistill.track import Progress
 from jaxdistill.types import Batch, Params
 
-_MIN_POSITIONS, _MAX_POSITIONS = 32, 4096
+_MAX_POSITIONS = 4096
 """Positions that features are kept of: evenly spaced ones, if there are more."""
 
 
@@ -47,12 +48,13 @@ def collect_calibration_data(
         context, student, teacher, (request.student, request.teacher), examples
     )
     _check_finite(context, own, other)
-    if (size := len(next(iter(own.values())))) < _MIN_POSITIONS:
-        raise UserError(
-            f"objectives: {len(examples)} calibration examples have {size} compared position(s), "
-            f"expected {_MIN_POSITIONS} at least. Raise `calibration_examples`, or add rows."
-        )
     return CalibrationData(own, other, _relevance(context, teacher, request, examples))
+
+
+def num_compared_positions(context: RunContext, examples: Sequence[data.Example]) -> int:
+    """Count the positions of examples at which the inner layers of both models are compared."""
+    count = jax.jit(lambda batch: jnp.sum(TappedPositions.from_batch(batch, "completion").weight))
+    return sum(int(count(batch)) for batch in context.ordered_batches(examples))
 
 
 def collect_features(
@@ -83,7 +85,7 @@ def collect_features(
 
     step = -(-sum(int(example.loss_mask.sum()) for example in examples) // _MAX_POSITIONS)
     parts = []
-    for batch in _batches(context, examples):
+    for batch in _batches(context, examples, "hidden states"):
         is_compared, *sides = jax.device_get(compute(student.params, teacher.params, batch))
         chosen = np.argwhere(is_compared)[::step].T
         parts.append(jax.tree.map(lambda x: x[tuple(chosen)].astype(np.float32), sides))  # noqa: B023
@@ -100,16 +102,25 @@ def _relevance(
     if not request.relevance:
         return {}
     compute = jax.jit(partial(_relevance_sums, teacher, request.relevance))
-    batches = [teacher_batch(batch) for batch in _batches(context, examples)]
-    parts = [jax.device_get(compute(teacher.params, batch)) for batch in batches]
-    weight = sum(float(np.sum(batch.loss_mask)) for batch in batches)
+    parts, weight = [], 0.0
+    for batch in map(teacher_batch, _batches(context, examples, "relevance")):
+        parts.append(jax.device_get(compute(teacher.params, batch)))
+        weight += float(np.sum(batch.loss_mask))
     return jax.tree.map(lambda *arrays: np.sum(arrays, axis=0) / weight, *parts)
 
 
-def _batches(context: RunContext, examples: Sequence[data.Example]) -> Iterator[Batch]:
-    sharding = batch_sharding(context.inspection.mesh)
-    for batch in context.ordered_batches(examples):
-        yield shard_batch(batch, sharding)
+def _batches(
+    context: RunContext, examples: Sequence[data.Example], description: str
+) -> Iterator[Batch]:
+    """Yield batches on the mesh, and show how many are done."""
+    batches, sharding = (
+        list(context.ordered_batches(examples)),
+        batch_sharding(context.inspection.mesh),
+    )
+    with Progress(description, len(batches)) as progress:
+        for number, batch in enumerate(batches, start=1):
+            yield shard_batch(batch, sharding)
+            progress.advance_to(number, len(batches), tokens=int(np.sum(batch.segment_ids > 0)))
 
 
 def _check_finite(context: RunContext, *sides: Mapping[int, np.ndarray]) -> None:

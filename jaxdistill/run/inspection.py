@@ -16,6 +16,7 @@ from jaxdistill.run.fingerprint import Models
 from jaxdistill.run.folder import RunFolder
 from jaxdistill.run.vocab_tables import VocabTablePair, make_vocab_tables
 from jaxdistill.sharding import num_batch_shards
+from jaxdistill.taps import Widths
 from jaxdistill.types import Batch, Params
 
 
@@ -61,6 +62,12 @@ class Inspection:
         """
         kept = range(self.num_layers) if self.layers is None else self.layers
         return self.student.language_model.with_layers(kept)
+
+    @property
+    def widths(self) -> tuple[Widths, Widths]:
+        """Sizes of student and teacher; there is a teacher."""
+        assert self.teacher is not None, "there is a teacher"
+        return self.student_model.widths, self.teacher.language_model.widths
 
     def student_pretrained(self, params: Params) -> hub.Pretrained:
         """Join the student's parameters with tokenizer and source config, ready to export.

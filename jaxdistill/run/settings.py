@@ -1,5 +1,6 @@
 """Checks of single settings: objectives, lengths and output folders."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from jaxdistill import data
@@ -29,10 +30,28 @@ def check_settings(config: RunConfig, findings: ErrorCollector) -> None:
     with findings.collect("output"):
         _check_output_folder(RunFolder(config.output).path)
         RunFolder(config.output).check_contents()
+    with findings.collect("evaluation.similarity"):
+        if config.evaluation.similarity and config.teacher is None:
+            raise UserError("there is no teacher to compare the student with. Set it to false.")
     with findings.collect("data.rollout.directory"):
         rollout = config.data.rollout
         if isinstance(rollout, data.TeacherRollout) and rollout.directory is not None:
             _check_output_folder(Path(rollout.directory).expanduser())
+
+
+def check_heldout_fields(config: RunConfig, rows: data.DataSplit) -> None:
+    """Raise UserError if the config asks for measurements on held-out rows and there are none."""
+    if rows.heldout:
+        return
+    findings = ErrorCollector()
+    for name in ("every_steps", "similarity"):
+        if getattr(config.evaluation, name):
+            with findings.collect(f"evaluation.{name}"):
+                raise UserError(
+                    "no row is held out to measure. Raise `data.heldout`, name "
+                    "`data.heldout_sources`, or remove the field."
+                )
+    findings.raise_if_any()
 
 
 def _check_output_folder(path: Path) -> None:
@@ -45,7 +64,7 @@ def _check_output_folder(path: Path) -> None:
 
 
 def check_needs(config: RunConfig, findings: ErrorCollector) -> None:
-    """Check that the teacher provides what objectives and rollout need."""
+    """Check that the teacher provides what objectives and rollout need, and no field is idle."""
     provided = config.teacher.provides if config.teacher is not None else Provides()
     for number, objective in enumerate(config.objectives):
         missing = objective.needs.teacher - provided
@@ -57,6 +76,15 @@ def check_needs(config: RunConfig, findings: ErrorCollector) -> None:
                     f"{provided or 'no teacher'}. "
                     "Set `teacher.type=online` and `teacher.model`."
                 )
+        unused = objective.unused_fields
+        for field in fields(objective):
+            value = getattr(objective, field.name)
+            with findings.collect(f"objectives[{number}].{field.name}"):
+                if field.name in unused and value != field.default:
+                    raise UserError(
+                        f"{value} has no effect here: the field belongs to {unused[field.name]}. "
+                        "Remove it."
+                    )
     with findings.collect("objectives"):
         if all(is_always_zero(objective.weight) for objective in config.objectives):
             raise UserError("every weight is 0, so nothing is learned. Raise one of them.")

@@ -1,5 +1,6 @@
 """Teacher view of a run: a teacher that reads the rows with its own tokenizer or prompts."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, starmap
 
@@ -109,14 +110,25 @@ def _shared_alignment(config: RunConfig) -> align.AlignmentRule | None:
     set_rules = {name: rule for name, rule in rules.items() if rule is not None}
     if not all(starmap(align.AlignmentRule.agrees_with, combinations(set_rules.values(), 2))):
         listed = "; ".join(f"`{name}` compares {rule}" for name, rule in set_rules.items())
-        cure = "Set `align` and `average` alike where an objective has them, or take one of these."
-        if len({rule.compare_at for rule in set_rules.values()}) > 1:
-            cure = "The compared tokens of a span cannot be set: take objectives that agree."
+        cure = f"{_alignment_cure(list(set_rules.values()))} Or take one of these."
         raise UserError(f"objectives: a run aligns both models in one way, but {listed}. {cure}")
     if not rules:
         return None
     by_unit = sorted(set_rules.values(), key=lambda rule: rule.average_over is None)
     return next(iter(by_unit), align.AlignmentRule("spans"))
+
+
+def _alignment_cure(rules: Sequence[align.AlignmentRule]) -> str:
+    """Return what to set so that these rules agree."""
+    if len({rule.compare_at for rule in rules}) > 1:
+        return "The compared tokens of a span cannot be set."
+    methods, units = (
+        {getattr(rule, name) for rule in rules} for name in ("method", "average_over")
+    )
+    fields = ["`align: spans`"] * (len(methods) > 1) + ["`average` alike"] * (
+        len(units - {None}) > 1
+    )
+    return f"Set {' and '.join(fields)} where an objective has that field."
 
 
 def _cross_tokenizer_objectives() -> list[str]:

@@ -103,6 +103,7 @@ def test_a_teacher_of_another_tokenizer_is_compared_in_every_term(
     code, _, stderr = command("check", "config.yaml", objectives, teacher)
     assert code == 2
     assert "`hidden` compares `spans` (last_token); `uld` compares `positions`" in stderr
+    assert "Set `align: spans` where an objective has that field." in stderr
 
 
 MISTAKES = {
@@ -115,8 +116,19 @@ MISTAKES = {
     "{type: hidden, layers: [[1, 1], [1, 1]]}": "names a pair twice",
     "{type: hidden, layers: deepest}": "objectives[0].layers: input should be 'uniform', 'last', "
     "'first_last' or 'searched' or a mapping or a list; got 'deepest'",
-    "{type: attention, heads: relations, relation_heads: 7}": "relation_heads=7: the queries of "
-    "the student are 16 wide",
+    "{type: attention, heads: relations, relation_heads: 7}": "relation_heads: 7 does not divide "
+    "the queries of the student (16 wide), the keys of the student (8 wide), the queries of the "
+    "teacher (16 wide), the keys of the teacher (8 wide). Take a divisor of 8.",
+    "{type: hidden, rank: 4}": "objectives[0].rank: 4 has no effect here: the field belongs to "
+    "`bridge: pca`",
+    "{type: attention, relation_heads: 2}": "relation_heads: 2 has no effect here",
+    "{type: hidden, layers: last, calibration_examples: 9}": "calibration_examples: 9 has no",
+    "{type: hidden, layers: [[1, 1]], num_layers: 2}": "num_layers: 2 has no effect here",
+    "{type: hidden, layers: [[1, 2, 3]]}": "layers[0]: holds 3; expected at most 2",
+    "{type: hidden, layers: {evry: 2}}": "there is no such field. Did you mean `every`?",
+    "{type: hidden, layers: searched, calibration_examples: 1}": "objectives: hidden: the "
+    "calibration reads 1 training example(s), which have 7 compared position(s); expected at "
+    "least 32. Raise `calibration_examples`.",
     "{type: hidden, bridge: none}": "bridge=none: the student is 16 wide and the teacher 24",
     "{type: hidden, bridge: rotation}": "bridge: `rotation` is not one of learned, none, selected",
 }

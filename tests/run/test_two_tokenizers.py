@@ -84,7 +84,7 @@ def test_objective_for_one_tokenizer_is_refused_and_others_are_named(
         assert code == 2
         assert "`positions` (last_token) averaged over rows" in stderr
         assert "`spans` (last_token) averaged over groups" in stderr
-        assert "Set `align` and `average` alike" in stderr
+        assert "Set `align: spans` and `average` alike where an objective has" in stderr
     both = "objectives=[{type: alm}, {type: projected_kl}]"
     teacher = f"teacher.model={other_teacher}"
     code, _, stderr = command("check", workspace / "config.yaml", teacher, both)
