@@ -91,7 +91,9 @@ def html(tmp_path: Path) -> str:
         comparison=COMPARISON,
         main_model="student after",
         records=RECORDS,
-        by_position=[{"position": 16 * n, "tokens": 128 >> n, "forward_kl": 2 - n / 8} for n in range(8)],
+        by_position=[
+            {"position": 16 * n, "tokens": 128 >> n, "forward_kl": 2 - n / 8} for n in range(8)
+        ],
         samples=[Sample(NASTY, {"student after": NASTY, "teacher": "Fine.\n\tIndeed."})],
         facts={"time": "3 min", "place": NASTY},
         config=f"output: {NASTY}\n",
