@@ -125,7 +125,7 @@ MISTAKES = {
     "{type: hidden, layers: last, calibration_examples: 9}": "calibration_examples: 9 has no",
     "{type: hidden, layers: [[1, 1]], num_layers: 2}": "num_layers: 2 has no effect here",
     "{type: hidden, layers: [[1, 2, 3]]}": "layers[0]: holds 3; expected at most 2",
-    "{type: hidden, layers: {evry: 2}}": "there is no such field. Did you mean `every`?",
+    "{type: hidden, layers: {every_n: 2}}": "there is no such field. Did you mean `every`?",
     "{type: hidden, layers: searched, calibration_examples: 1}": "objectives: hidden: the "
     "calibration reads 1 training example(s), which have 7 compared position(s); expected at "
     "least 32. Raise `calibration_examples`.",
