@@ -146,7 +146,7 @@ def _check_expressible(
     hf_config = gguf_to_hf_config({**metadata, "general.architecture": architecture}, tensors)
     read = FAMILIES[hf_config["model_type"]].decoder_config(hf_config)
     # Only used to initialise a fresh model.
-    read = DecoderModel(replace(read, initializer_range=model.config.initializer_range))
+    read = replace(model, config=replace(read, initializer_range=model.config.initializer_range))
     if read != model:
         values, others = _settings(model), _settings(read)
         name = next(name for name in values if values[name] != others[name])

@@ -17,21 +17,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdistill.models.attention import (
-    AttentionContext,
     AttentionFunction,
     CacheSlots,
     KVCache,
     LayerCache,
-    attention_context,
     update_slice,
 )
-from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.attention_kernels import MASK_VALUE
+from jaxdistill.models.config import DecoderConfig, LayerKind
 from jaxdistill.models.decoder import abstract_decoder
 from jaxdistill.models.layer_stack import Layer
 from jaxdistill.models.layers import IS_TRANSPOSED
+from jaxdistill.models.rope import rope_cos_sin
 from jaxdistill.types import Params
 
 UnstackedLayers = tuple[Params, ...]
@@ -85,23 +85,33 @@ def decode_step(
     positions, slot = positions[:, None], cache.length
     segment_ids = jnp.ones_like(positions)
     cache = cache.reserve_slots(positions, segment_ids)
-    contexts = {
-        kind: attention_context(kind, config.head_dim, positions, segment_ids, cache)
+    rotations = {
+        kind: rope_cos_sin(kind.rope, config.head_dim, positions) if kind.rope else None
         for kind in config.distinct_layer_kinds
     }
+    masks = {kind: _visible_slots(kind, positions, cache) for kind in config.distinct_layer_kinds}
     x = decoder.embed(tokens[:, None], positions)
     layer_caches = []
     for index, kind in enumerate(config.layers):
         layer = nnx.merge(_transposed_layer(config).definition, layers[index])
         scale = 1 / (index + 1) if config.is_scaled_by_inverse_layer else 1.0
-        attention = _step_attention(contexts[kind], cache.layers[index], slot)
-        x, layer_cache = layer(x, contexts[kind], jnp.float32(scale), attention)
+        attention = _step_attention(masks[kind], cache.layers[index], slot)
+        x, layer_cache = layer(x, rotations[kind], jnp.float32(scale), attention)
         layer_caches.append(layer_cache)
     return decoder.final_norm(x)[:, 0], replace(cache, layers=tuple(layer_caches))
 
 
+def _visible_slots(
+    kind: LayerKind, positions: Int[Array, "B 1"], cache: CacheSlots
+) -> Bool[Array, "B S"]:
+    """Return the slots that one token per sequence, in segment 1, attends to, its own included."""
+    distance = positions - cache.positions
+    is_visible = (cache.segment_ids == 1) & (distance >= 0)
+    return is_visible if kind.window is None else is_visible & (distance < kind.window)
+
+
 def _step_attention(
-    context: AttentionContext, layer_cache: LayerCache, slot: Int[Array, ""]
+    is_visible: Bool[Array, "B S"], layer_cache: LayerCache, slot: Int[Array, ""]
 ) -> AttentionFunction:
     """Return the attention of one token per sequence to a cache, in which it is written first.
 
@@ -113,7 +123,8 @@ def _step_attention(
         keys = update_slice(layer_cache.keys, key.transpose(0, 2, 3, 1), slot, axis=3)
         values = update_slice(layer_cache.values, value.transpose(0, 2, 1, 3), slot, axis=2)
         grouped = query.reshape(batch, keys.shape[1], -1, channels, 1).astype(jnp.float32)
-        scores = (grouped * keys[:, :, None]).sum(axis=3) + context.bias[:, None]
+        scores = (grouped * keys[:, :, None]).sum(axis=3)
+        scores = jnp.where(is_visible[:, None, None], scores, MASK_VALUE)
         weights = jax.nn.softmax(scores, axis=-1)
         output = (weights[..., None] * values[:, :, None]).sum(axis=3).astype(query.dtype)
         return output.reshape(batch, 1, heads, channels), LayerCache(keys, values)
@@ -139,7 +150,8 @@ def _unstack_layer_cache(cache: KVCache, index: Array | int, num_slots: int) -> 
         jax.lax.dynamic_index_in_dim(array, index, keepdims=False)
         for array in (cache.keys, cache.values)
     )
-    return LayerCache(_pad_axis(keys.swapaxes(2, 3), 3, num_slots), _pad_axis(values, 2, num_slots))
+    keys, values = keys.transpose(0, 2, 3, 1), values.swapaxes(1, 2)
+    return LayerCache(_pad_axis(keys, 3, num_slots), _pad_axis(values, 2, num_slots))
 
 
 def _pad_axis(array: Array, axis: int, new_size: int) -> Array:

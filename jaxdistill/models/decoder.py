@@ -11,10 +11,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.models.attention import KVCache, attention_context
+from jaxdistill.models.attention import KVCache
 from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.execution import DEFAULT_EXECUTION, Execution
 from jaxdistill.models.layer_stack import (
     Layer,
+    LayerInputs,
     LayerSummary,
     add_offset,
     apply_layers,
@@ -22,6 +24,7 @@ from jaxdistill.models.layer_stack import (
     read_taps,
 )
 from jaxdistill.models.layers import NormLayer, normal_param
+from jaxdistill.models.rope import rope_cos_sin
 from jaxdistill.taps import NO_TAPS, Taps
 from jaxdistill.types import Batch, Embedding, LMHead, ModelOutput, Params
 
@@ -89,7 +92,9 @@ def parameter_axes(config: DecoderConfig) -> dict[str, Any]:
     return nnx.traversals.unflatten_mapping(flat)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "remat", "layer_summary", "taps"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "execution", "keeps_cache", "layer_summary", "taps")
+)
 def forward(
     config: DecoderConfig,
     params: Params,
@@ -97,8 +102,8 @@ def forward(
     *,
     positions: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"],
-    cache: KVCache | None = None,
-    remat: bool = False,
+    execution: Execution = DEFAULT_EXECUTION,
+    keeps_cache: bool = False,
     layer_summary: LayerSummary = no_summary,
     taps: Taps = NO_TAPS,
     offsets: dict[int, Array] | None = None,
@@ -114,34 +119,32 @@ def forward(
         tokens: Token ids; padding may be any id.
         positions: Position of each token in its segment, from 0.
         segment_ids: Segment of each token, from 1; 0 is padding.
-        cache: Earlier tokens to attend to, with free slots for these; None without a cache.
-        remat: True if the backward pass recomputes the projections of each layer, too, so that
-            only the inputs of layers are stored.
+        execution: How it is computed.
+        keeps_cache: True to return keys and values, for tokens that follow.
         layer_summary: Computes `ModelOutput.layer_summaries`.
-        taps: What to return from inside of the model; without a cache.
+        taps: What to return from inside of the model.
         offsets: Added to the tapped hidden states of these layers, and so to all that follows.
 
     Returns:
-        Hidden states after the final norm (meaningless at padding), the updated cache, the
-        summaries of the layers, and what was tapped.
+        Hidden states after the final norm (meaningless at padding), the cache, the summaries of
+        the layers, and what was tapped.
     """
-    assert taps == NO_TAPS or cache is None, "a model with taps fills no cache"
     assert set(offsets or {}) <= set(taps.hidden), "an offset is of a tapped layer"
     decoder = nnx.merge(abstract_decoder(config)[0], params)
     x = decoder.embed(tokens, positions)
-    updated = None if cache is None else cache.reserve_slots(positions, segment_ids)
-    contexts = [
-        attention_context(kind, config.head_dim, positions, segment_ids, updated)
+    rotations = [
+        rope_cos_sin(kind.rope, config.head_dim, positions) if kind.rope else None
         for kind in config.distinct_layer_kinds
     ]
+    inputs = LayerInputs(segment_ids, rotations)
     last, offsets = config.num_layers, offsets or {}
     output = apply_layers(
         config,
+        execution,
         decoder.layers,
         x,
-        contexts,
-        cache,
-        remat=remat,
+        inputs,
+        keeps_cache=keeps_cache,
         layer_summary=layer_summary,
         hidden_layers=taps.hidden_layers - {last},
         offsets=offsets,
@@ -150,10 +153,12 @@ def forward(
     if last in taps.hidden:
         hidden = add_offset(hidden, offsets.get(last))
     hidden_states = output.hidden_states | {last: hidden}
-    values = read_taps(config, decoder.layers, hidden_states, contexts, taps)
-    if updated is not None and output.caches is not None:
-        updated = replace(updated, keys=output.caches.keys, values=output.caches.values)
-    return ModelOutput(hidden, updated, output.summaries, values)
+    values = read_taps(config, decoder.layers, hidden_states, inputs, taps)
+    cache = None
+    if output.caches is not None:
+        length = jnp.int32(tokens.shape[1])
+        cache = KVCache(positions, segment_ids, length, output.caches.keys, output.caches.values)
+    return ModelOutput(hidden, cache, output.summaries, values)
 
 
 def forward_batch(
@@ -161,6 +166,7 @@ def forward_batch(
     params: Params,
     batch: Batch,
     *,
+    execution: Execution = DEFAULT_EXECUTION,
     layer_summary: LayerSummary = no_summary,
 ) -> ModelOutput:
     """Call `forward` on the tokens of a `Batch`."""
@@ -170,6 +176,7 @@ def forward_batch(
         jnp.asarray(batch.tokens),
         positions=jnp.asarray(batch.positions),
         segment_ids=jnp.asarray(batch.segment_ids),
+        execution=execution,
         layer_summary=layer_summary,
     )
 
@@ -185,21 +192,6 @@ def lm_head(config: DecoderConfig, params: Params, *, vocab_size: int | None = N
 def token_embedding(config: DecoderConfig, params: Params) -> Embedding:
     """Return the token embedding, before learned positions are added."""
     return Embedding(params["embedding"], scale=config.embed_scale)
-
-
-def init_cache(
-    config: DecoderConfig, batch_size: int, num_slots: int, dtype: Any = "float32"
-) -> KVCache:
-    """Create an empty cache: slots for the longest prompt and the tokens to be generated."""
-    shape = (config.num_layers, batch_size, config.num_kv_heads, num_slots, config.head_dim)
-    empty = jnp.zeros((batch_size, num_slots), jnp.int32)
-    return KVCache(
-        positions=empty,
-        segment_ids=empty,
-        length=jnp.zeros((), jnp.int32),
-        keys=jnp.zeros(shape, dtype),
-        values=jnp.zeros(shape, dtype),
-    )
 
 
 def with_layers(config: DecoderConfig, indices: Sequence[int]) -> DecoderConfig:

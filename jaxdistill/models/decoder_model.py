@@ -1,7 +1,7 @@
 """The decoder as a `LanguageModel`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxdistill.models.decode_step import (
     unstack_cache,
     unstack_layers,
 )
+from jaxdistill.models.execution import DEFAULT_EXECUTION, Execution
 from jaxdistill.models.language_model import LanguageModel, Tokens
 from jaxdistill.models.layer_importance import ImportanceSums, importance_sums
 from jaxdistill.taps import NO_OFFSETS, NO_TAPS, Taps, Widths
@@ -28,6 +29,11 @@ class DecoderModel(LanguageModel):
     """A decoder-only transformer of this architecture."""
 
     config: DecoderConfig
+    execution: Execution = DEFAULT_EXECUTION
+
+    def with_execution(self, execution: Execution) -> "DecoderModel":
+        """Return the model, computed in this way."""
+        return replace(self, execution=execution)
 
     @property
     def vocab_size(self) -> int:
@@ -64,7 +70,7 @@ class DecoderModel(LanguageModel):
 
     def with_layers(self, indices: Sequence[int]) -> "DecoderModel":
         """Return the architecture of some layers, counted from 0."""
-        return DecoderModel(decoder.with_layers(self.config, indices))
+        return replace(self, config=decoder.with_layers(self.config, indices))
 
     def select_layers(self, params: Params, indices: Sequence[int]) -> Params:
         """Return the parameters of some layers, each of which computes as before."""
@@ -72,7 +78,7 @@ class DecoderModel(LanguageModel):
 
     def importance_sums(self, params: Params, batch: Batch) -> ImportanceSums:
         """Sum the importance of each layer over the scored positions of a batch."""
-        return importance_sums(self.config, params, batch)
+        return importance_sums(self.config, self.execution, params, batch)
 
     def forward(
         self,
@@ -91,6 +97,7 @@ class DecoderModel(LanguageModel):
             tokens,
             positions=positions,
             segment_ids=segment_ids,
+            execution=self.execution,
             taps=taps,
             offsets=dict(offsets),
         )
@@ -115,7 +122,8 @@ class DecoderModel(LanguageModel):
             tokens,
             positions=positions,
             segment_ids=(positions < lengths[:, None]).astype(jnp.int32),
-            cache=decoder.init_cache(self.config, batch, time, params["embedding"].dtype),
+            execution=self.execution,
+            keeps_cache=True,
         )
         return output.hidden, output.cache
 

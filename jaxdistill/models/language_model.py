@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxdistill.models.execution import Execution
 from jaxdistill.models.layer_importance import ImportanceSums
 from jaxdistill.taps import NO_OFFSETS, NO_TAPS, Taps, Widths
 from jaxdistill.types import (
@@ -31,6 +32,10 @@ class LanguageModel(ABC):
     It is hashable, so that it can be a static argument of `jax.jit`. Parameters are nested dicts of
     arrays. Padding is segment 0; hidden states there mean nothing.
     """
+
+    @abstractmethod
+    def with_execution(self, execution: Execution) -> "LanguageModel":
+        """Return the model, computed in this way."""
 
     @property
     @abstractmethod

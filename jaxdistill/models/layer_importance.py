@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxdistill.losses.hidden_distances import cosine_distance
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decoder import forward_batch
+from jaxdistill.models.execution import Execution
 from jaxdistill.types import Batch, Params
 
 
@@ -25,8 +26,10 @@ class ImportanceSums(NamedTuple):
     weight: Float[Array, ""]
 
 
-@partial(jax.jit, static_argnames="config")
-def importance_sums(config: DecoderConfig, params: Params, batch: Batch) -> ImportanceSums:
+@partial(jax.jit, static_argnames=("config", "execution"))
+def importance_sums(
+    config: DecoderConfig, execution: Execution, params: Params, batch: Batch
+) -> ImportanceSums:
     """Sum 1 - cos(hidden state entering the layer, hidden state leaving it) over positions.
 
     Positions count as often as their labels do in a loss (`batch.loss_mask`). Nothing of size
@@ -35,6 +38,8 @@ def importance_sums(config: DecoderConfig, params: Params, batch: Batch) -> Impo
     Reference: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You
     Expect", 2024, https://arxiv.org/abs/2403.03853, where it is called Block Influence.
     """
-    output = forward_batch(config, params, batch, layer_summary=cosine_distance)
+    output = forward_batch(
+        config, params, batch, execution=execution, layer_summary=cosine_distance
+    )
     mask = jnp.asarray(batch.loss_mask, jnp.float32)
     return ImportanceSums((output.layer_summaries * mask[None]).sum(axis=(1, 2)), mask.sum())

@@ -5,7 +5,7 @@ into a buffer. What is tapped of a layer's attention is computed after the scan 
 input, so that no layer stores its scores, and the weights are not split into parts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -16,16 +16,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.models.attention import (
-    Attention,
-    AttentionContext,
-    AttentionFunction,
-    KVCache,
-    LayerCache,
-    causal_attention,
+from jaxdistill.models.attention import Attention, AttentionFunction, LayerCache
+from jaxdistill.models.attention_kernels import (
+    ATTENTION_OUTPUT,
+    AttentionRule,
+    self_attention,
 )
 from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.execution import Execution, Remat
 from jaxdistill.models.layers import FeedForward, NormLayer
+from jaxdistill.models.rope import Rotation
 from jaxdistill.taps import Projections, Taps, TapValues
 
 LayerSummary = Callable[[Float[Array, "B T D"], Float[Array, "B T D"]], Any]
@@ -51,13 +51,13 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        context: AttentionContext,
+        rotation: Rotation | None,
         score_scale: Float[Array, ""],
         attention_fn: AttentionFunction,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
-        """Return the hidden states after the layer, and its updated cache."""
+        """Return the hidden states after the layer, and its cache, if there is one."""
         normalised = self.attention_norm(x)
-        output, layer_cache = self.attention(normalised, context, score_scale, attention_fn)
+        output, layer_cache = self.attention(normalised, rotation, score_scale, attention_fn)
         x = x + (output if self.attention_post_norm is None else self.attention_post_norm(output))
         output = self.mlp(self.mlp_norm(x))
         x = x + (output if self.mlp_post_norm is None else self.mlp_post_norm(output))
@@ -70,7 +70,7 @@ class StackOutput(NamedTuple):
     Attributes:
         hidden: Hidden states after the last layer, before the final norm.
         hidden_states: Hidden states after the layers that were asked for, by layer.
-        caches: Updated caches of all layers, stacked; None without a cache.
+        caches: Keys and values of all layers, stacked; None if they were not asked for.
         summaries: Summaries of all layers, stacked.
     """
 
@@ -80,14 +80,26 @@ class StackOutput(NamedTuple):
     summaries: Any
 
 
+class LayerInputs(NamedTuple):
+    """What all layers read of the tokens.
+
+    Attributes:
+        segment_ids: Segment of each token.
+        rotations: Rotary embedding of each kind of layer; None without RoPE.
+    """
+
+    segment_ids: Int[Array, "B T"]
+    rotations: list[Rotation | None]
+
+
 def apply_layers(
     config: DecoderConfig,
+    execution: Execution,
     stacked: Layer,
     x: Float[Array, "B T D"],
-    contexts: list[AttentionContext],
-    cache: KVCache | None,
+    inputs: LayerInputs,
     *,
-    remat: bool,
+    keeps_cache: bool,
     layer_summary: LayerSummary,
     hidden_layers: frozenset[int],
     offsets: Mapping[int, Float[Array, "B T D"]],
@@ -98,18 +110,19 @@ def apply_layers(
     `offsets` are added to the hidden states after some of these.
     """
     definition, layers = nnx.split(stacked)
-    slot, layer_caches = None, None
-    if cache is not None:
-        slot, layer_caches = cache.length, LayerCache(cache.keys, cache.values)
-    select_context = _context_selector(contexts)
+    select_rotation = _rotation_selector(inputs.rotations)
+    kernels = [
+        self_attention(rule, inputs.segment_ids, execution) for rule in attention_rules(config)
+    ]
 
-    # Storing only the projections is faster than storing all residuals: it costs less to recompute
-    # norms, rotations, scores and activations than to read them from memory.
-    @partial(_checkpoint, remat=remat, is_loop=config.num_layers > 1)
-    def apply_layer(x, parameters, kind, scale, layer_cache):
-        context = select_context(kind)
-        attention = causal_attention(context, layer_cache, slot)
-        y, layer_cache = nnx.merge(definition, parameters)(x, context, scale, attention)
+    @partial(_checkpoint, remat=execution.remat, is_loop=config.num_layers > 1)
+    def apply_layer(x, parameters, kind, scale):
+        def attend(query, key, value):
+            output = _switch(kind, kernels, query, key, value)
+            return output, LayerCache(key, value) if keeps_cache else None
+
+        layer = nnx.merge(definition, parameters)
+        y, layer_cache = layer(x, select_rotation(kind), scale, attend)
         return y, (layer_cache, layer_summary(x, y))
 
     buffer = _HiddenBuffer(x, sorted(hidden_layers - {0}), offsets)
@@ -121,7 +134,7 @@ def apply_layers(
         return buffer.write(x, written, buffer_slot), results
 
     x = add_offset(x, offsets.get(0))
-    scanned = buffer.slots(config.num_layers), layers, *_layer_constants(config), layer_caches
+    scanned = buffer.slots(config.num_layers), layers, *_layer_constants(config)
     (y, written), (caches, summaries) = jax.lax.scan(scan_body, (x, buffer.empty), scanned)
     hidden_states = ({0: x} if 0 in hidden_layers else {}) | buffer.read(written)
     return StackOutput(y, hidden_states, caches, summaries)
@@ -175,7 +188,7 @@ def read_taps(
     config: DecoderConfig,
     stacked: Layer,
     hidden_states: Mapping[int, Float[Array, "B T D"]],
-    contexts: list[AttentionContext],
+    inputs: LayerInputs,
     taps: Taps,
 ) -> TapValues:
     """Return what is tapped, given the hidden states after layers, by layer.
@@ -185,56 +198,84 @@ def read_taps(
     """
     definition, modules = nnx.split((stacked.attention_norm, stacked.attention))
     kinds, scales = _layer_constants(config)
-    select_context = _context_selector(contexts)
+    select_rotation = _rotation_selector(inputs.rotations)
+    rules = attention_rules(config)
 
     def read(function: Callable[..., Any], layers: tuple[int, ...]) -> dict[int, Any]:
-        """Map a function of attention, its input and its context over layers, in sequence."""
+        """Map a function of attention, its input, its kind and scale over layers, in sequence."""
         if not layers:
             return {}
 
-        @partial(_checkpoint, remat=True, is_loop=len(layers) > 1)
+        @partial(_checkpoint, remat="layers", is_loop=len(layers) > 1)
         def read_layer(scanned):
             x, parameters, kind, scale = scanned
             norm, attention = nnx.merge(definition, parameters)
-            return function(attention, norm(x), select_context(kind), scale)
+            return function(attention, norm(x), kind, scale)
 
         indices = np.array(layers) - 1
-        inputs = jnp.stack([hidden_states[index] for index in indices])
+        stack = jnp.stack([hidden_states[index] for index in indices])
         parameters = jax.tree.map(lambda leaf: leaf[indices], modules)
-        values = jax.lax.map(read_layer, (inputs, parameters, kinds[indices], scales[indices]))
+        values = jax.lax.map(read_layer, (stack, parameters, kinds[indices], scales[indices]))
         return {layer: jax.tree.map(itemgetter(i), values) for i, layer in enumerate(layers)}
 
-    def mean_probs(attention, x, context, scale):
-        return attention.probs(x, context, scale).mean(axis=1)
+    def probs(attention, x, kind, scale):
+        def of_rule(rule, x):
+            return attention.probs(x, select_rotation(kind), scale, rule, inputs.segment_ids)
 
-    def projections(attention, x, context, scale):
-        del context, scale
+        return _switch(kind, [partial(of_rule, rule) for rule in rules], x)
+
+    def mean_probs(attention, x, kind, scale):
+        return probs(attention, x, kind, scale).mean(axis=1)
+
+    def projections(attention, x, kind, scale):
+        del kind, scale
         return Projections(*(y.reshape(*y.shape[:2], -1) for y in attention.project(x)))
 
     return TapValues(
         {layer: hidden_states[layer] for layer in taps.hidden},
-        read(Attention.probs, taps.attention),
+        read(probs, taps.attention),
         read(mean_probs, taps.mean_attention),
         read(projections, taps.projections),
     )
 
 
-def _checkpoint(function: Callable[..., Any], remat: bool, *, is_loop: bool) -> Callable[..., Any]:
-    """Recompute in the backward pass all but the projections, or with `remat` everything.
+def _checkpoint(function: Callable[..., Any], remat: Remat, *, is_loop: bool) -> Callable[..., Any]:
+    """Return the function with what its backward pass computes again.
 
-    Outside of a loop, XLA would find that both passes compute the same, and keep everything.
+    Storing projections is faster than storing all residuals: it costs less to recompute norms,
+    rotations and activations than to read them from memory.
     """
+    if remat == "none":
+        return function
     policies = jax.checkpoint_policies
-    policy = policies.nothing_saveable if remat else policies.dots_with_no_batch_dims_saveable
+    policy = policies.nothing_saveable
+    if remat == "projections":
+        policy = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable,
+            policies.save_only_these_names(ATTENTION_OUTPUT),
+        )
+    # Outside of a loop, XLA would find that both passes compute the same, and keep everything.
     return jax.checkpoint(function, prevent_cse=not is_loop, policy=policy)
 
 
-def _context_selector(contexts: list[AttentionContext]) -> Callable[[Array], AttentionContext]:
-    """Return a function from the index of a layer's kind to its context."""
-    if len(contexts) == 1:  # nothing is selected: mask and rotation stay constants of the loop
-        return lambda _: contexts[0]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts)
+def _switch(kind: Array, functions: Sequence[Callable[..., Any]], *arguments: Any) -> Any:
+    """Call the function of a layer's kind."""
+    if len(functions) == 1:
+        return functions[0](*arguments)
+    return jax.lax.switch(kind, functions, *arguments)
+
+
+def _rotation_selector(rotations: list[Rotation | None]) -> Callable[[Array], Rotation | None]:
+    """Return a function from the index of a layer's kind to its rotation."""
+    if len(rotations) == 1:  # nothing is selected: it stays a constant of the loop
+        return lambda _: rotations[0]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rotations)
     return lambda kind: jax.tree.map(lambda leaf: leaf[kind], stacked)
+
+
+def attention_rules(config: DecoderConfig) -> list[AttentionRule]:
+    """Return the rule of each kind of layer."""
+    return [AttentionRule(kind.window) for kind in config.distinct_layer_kinds]
 
 
 def _layer_constants(

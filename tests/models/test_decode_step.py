@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import CACHED_TOKENS, make_case, read_into_cache, run
+from tiny_models import CACHED_TOKENS, make_case, run
 
 from jaxdistill.models.decode_step import decode_step, unstack_cache, unstack_layers
-from jaxdistill.models.decoder import init_cache
+from jaxdistill.models.decoder_model import DecoderModel
 
 TOLERANCE = 2e-5
 
@@ -22,12 +22,15 @@ def test_decode_steps_equal_one_forward_pass(name: str, tokens: np.ndarray) -> N
     case = make_case(name)
     lengths, num_steps = np.array([4, CACHED_TOKENS]), 12
     expected = np.asarray(run(case.config, case.params, tokens))
-    cache = init_cache(case.config, 2, 2 * CACHED_TOKENS)
-    start = np.zeros(2, int)
-    output = read_into_cache(case.config, case.params, tokens, start, cache, lengths)
     params = jax.tree.map(jnp.asarray, case.params)
+    model = DecoderModel(case.config)
+    hidden, cache = model.prefill(
+        params, jnp.asarray(tokens[:, :CACHED_TOKENS]), jnp.asarray(lengths)
+    )
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(hidden[row, :length], expected[row, :length], atol=TOLERANCE)
     layers = unstack_layers(case.config, params)
-    cache = unstack_cache(output.cache, CACHED_TOKENS + num_steps)
+    cache = unstack_cache(cache, CACHED_TOKENS + num_steps)
     jitted_step = jax.jit(partial(decode_step, case.config))
     for step in range(num_steps):
         positions = lengths + step

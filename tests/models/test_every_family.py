@@ -1,7 +1,7 @@
 """Laws that hold for every family, over tiny random models of several shapes."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ import pytest
 import torch
 import transformers
 from tiny_models import (
-    CACHED_TOKENS,
     COMPUTED,
     DISTINCT,
     TIME,
@@ -18,7 +17,6 @@ from tiny_models import (
     Case,
     make_case,
     params_of,
-    read_into_cache,
     run,
     tensors_of,
 )
@@ -26,13 +24,13 @@ from tiny_models import (
 from jaxdistill.models import FAMILIES
 from jaxdistill.models.decoder import (
     abstract_params,
-    init_cache,
     init_params,
     lm_head,
     parameter_axes,
     select_layers,
     with_layers,
 )
+from jaxdistill.models.execution import Execution, Remat
 
 ATOL = 1e-4
 """Tolerance of float32 logits compared with those of `transformers`."""
@@ -130,26 +128,6 @@ def test_packed_equals_unpacked(name: str, tokens: np.ndarray) -> None:
             np.testing.assert_allclose(part, expected, atol=HIDDEN_ATOL, rtol=0)
 
 
-@pytest.mark.parametrize("name", DISTINCT)
-def test_cached_equals_uncached(name: str, tokens: np.ndarray) -> None:
-    """Prompts of unequal lengths in one cache, then nine more tokens of each at once."""
-    case, lengths = make_case(name), np.array([4, CACHED_TOKENS])
-    expected = np.asarray(run(case.config, case.params, tokens))
-    cache = init_cache(case.config, 2, 2 * CACHED_TOKENS)
-    start = np.zeros(2, int)
-    prompts = read_into_cache(case.config, case.params, tokens, start, cache, lengths)
-    assert prompts.cache is not None
-    new_tokens = read_into_cache(case.config, case.params, tokens, lengths, prompts.cache)
-    assert new_tokens.cache is not None
-    assert int(new_tokens.cache.length) == 2 * CACHED_TOKENS
-    for row, length in enumerate(lengths):
-        parts = np.asarray(prompts.hidden)[row, :length], np.asarray(new_tokens.hidden)[row]
-        hidden = np.concatenate(parts)
-        np.testing.assert_allclose(
-            hidden, expected[row, : length + CACHED_TOKENS], atol=HIDDEN_ATOL, rtol=0
-        )
-
-
 def test_initial_parameters_have_the_abstract_shapes() -> None:
     """Every kind of parameter, among them biases, norms of queries and learned positions."""
     config = replace(
@@ -169,15 +147,16 @@ def test_initial_parameters_have_the_abstract_shapes() -> None:
 def test_remat_does_not_change_gradients(name: str, tokens: np.ndarray) -> None:
     case = make_case(name)
 
-    def loss(params, remat):
-        return (run(case.config, params, tokens[:, :8], remat=remat) ** 2).mean()
+    def loss(params, execution):
+        return (run(case.config, params, tokens[:, :8], execution=execution) ** 2).mean()
 
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
-    stored, recomputed = (gradient(case.params, remat) for remat in (False, True))
-    leaves = zip(jax.tree.leaves(stored), jax.tree.leaves(recomputed), strict=True)
-    for expected, gradient in leaves:
-        assert np.isfinite(expected).all()
-        np.testing.assert_allclose(gradient, expected, atol=HIDDEN_ATOL, rtol=1e-4)
+    stored, *others = (gradient(case.params, Execution(remat=remat)) for remat in get_args(Remat))
+    for recomputed in others:
+        leaves = zip(jax.tree.leaves(stored), jax.tree.leaves(recomputed), strict=True)
+        for expected, gradient in leaves:
+            assert np.isfinite(expected).all()
+            np.testing.assert_allclose(gradient, expected, atol=HIDDEN_ATOL, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", DISTINCT)

@@ -7,7 +7,7 @@ import torch
 from tiny_models import Case, make_case
 
 from jaxdistill.losses.hidden_distances import cosine_distance
-from jaxdistill.models.layer_importance import importance_sums
+from jaxdistill.models.decoder_model import DecoderModel
 from jaxdistill.types import Batch
 
 FAMILIES = ["gemma3", "gpt2-inverse-layers", "gpt_neo"]
@@ -26,7 +26,8 @@ def batch_of(tokens: np.ndarray, loss_mask: np.ndarray, segment_ids: np.ndarray)
 
 
 def importance(case: Case, *batches: Batch, params=None) -> np.ndarray:
-    parts = [importance_sums(case.config, params or case.params, batch) for batch in batches]
+    model = DecoderModel(case.config)
+    parts = [model.importance_sums(params or case.params, batch) for batch in batches]
     distances, weight = (np.sum(column, axis=0) for column in zip(*parts, strict=True))
     return distances / weight
 

@@ -11,9 +11,8 @@ import torch
 import transformers
 
 from jaxdistill.models import FAMILIES, DecoderConfig, Family
-from jaxdistill.models.attention import KVCache
 from jaxdistill.models.decoder import forward, lm_head
-from jaxdistill.types import LMHead, ModelOutput
+from jaxdistill.types import LMHead
 
 TIME = 24
 
@@ -171,28 +170,6 @@ def run(config: DecoderConfig, params: Any, tokens: np.ndarray, **changes: Any) 
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     inputs = {"positions": positions, "segment_ids": np.ones_like(tokens), **changes}
     return forward(config, params, tokens, **inputs).hidden
-
-
-def read_into_cache(
-    config: DecoderConfig,
-    params: Any,
-    tokens: np.ndarray,
-    start: np.ndarray,
-    cache: KVCache,
-    lengths: np.ndarray | None = None,
-) -> ModelOutput:
-    """Read `CACHED_TOKENS` tokens of each row from `start`; those from `lengths` on are padding."""
-    indices = np.arange(CACHED_TOKENS)[None]
-    positions = start[:, None] + indices
-    is_token = indices < (CACHED_TOKENS if lengths is None else lengths[:, None])
-    return forward(
-        config,
-        params,
-        np.take_along_axis(tokens, positions, axis=1),
-        positions=positions,
-        segment_ids=np.broadcast_to(is_token, positions.shape).astype(int),
-        cache=cache,
-    )
 
 
 def params_of(family: Family, config: DecoderConfig, model: torch.nn.Module) -> dict[str, Any]:

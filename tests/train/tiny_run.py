@@ -93,10 +93,11 @@ class Tiny:
 def fresh_params(config: models.DecoderConfig, seed: int, dtype: str = "float32") -> Any:
     """Return random parameters, norms too, from NumPy, which compiles nothing."""
     random = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(random.normal(0.1, 0.2, leaf.shape), leaf.dtype),
-        decoder.abstract_params(config, dtype),
-    )
+    with jax.ensure_compile_time_eval():  # they are kept, and may be made while a step is traced
+        return jax.tree.map(
+            lambda leaf: jnp.asarray(random.normal(0.1, 0.2, leaf.shape), leaf.dtype),
+            decoder.abstract_params(config, dtype),
+        )
 
 
 @functools.cache
