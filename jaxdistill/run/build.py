@@ -115,14 +115,15 @@ def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
         return None
     source = inspection.teacher
     params = _load_params(source, config.teacher.dtype, inspection)
-    return Model(hub.from_source(source, params, inspection.teacher_tokenizer))
+    tokenizer, model = inspection.teacher_tokenizer, inspection.teacher_model
+    return Model(hub.from_source(source, params, tokenizer, model))
 
 
 def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | None) -> Model:
     """Return the student before the first step: the kept layers of its source."""
     assert inspection.layers is not None, "layers are chosen before the student is made"
     params = source_params(config, inspection, teacher)
-    params = inspection.student.language_model.select_layers(params, inspection.layers)
+    params = inspection.source_model.select_layers(params, inspection.layers)
     return student_model(inspection, params)
 
 
@@ -163,7 +164,7 @@ def make_run_step(config: RunConfig, inspection: Inspection, student: Student) -
     teacher_shardings = None
     if inspection.teacher is not None and config.teacher is not None:
         teacher_shardings = _param_shardings(
-            inspection.teacher.language_model, config.teacher.dtype, inspection
+            inspection.teacher_model, config.teacher.dtype, inspection
         )
     return jit_step(step, student.shardings, teacher_shardings, inspection.mesh)
 
@@ -187,7 +188,7 @@ def make_teacher_signal(inspection: Inspection, taps: Taps = NO_TAPS) -> SignalF
         return None
     return partial(
         online.online_signal,
-        inspection.teacher.language_model,
+        inspection.teacher_model,
         vocab_size=inspection.teacher_vocab_size,
         vocab_tables=inspection.vocab_tables.teacher,
         taps=taps,

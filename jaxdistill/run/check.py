@@ -151,6 +151,7 @@ def inspect(config: RunConfig) -> Inspection:
         mesh=mesh,
         vocab_needs=vocab_needs,
         teacher_renderer=None if teacher_tokenizer is None else data.Renderer(teacher_tokenizer),
+        remat=config.train.remat,
     )
     check_gguf(config, inspection)
     bound = config.objectives

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from jaxdistill import data, hub
 from jaxdistill.data.split import ChatKind
 from jaxdistill.models import DecoderModel
+from jaxdistill.models.execution import Execution, Remat
 from jaxdistill.objectives import Objective
 from jaxdistill.run.config import RunConfig
 from jaxdistill.run.fingerprint import Models
@@ -36,6 +37,7 @@ class Inspection:
             model, or there is none.
         view_reason: Why a teacher of the student's tokenizer has a view of its own.
         template_note: Whose chat template the student has, if it had none.
+        remat: What the student's backward pass computes again.
     """
 
     student: hub.Source
@@ -52,6 +54,18 @@ class Inspection:
     teacher_renderer: data.Renderer | None = None
     view_reason: str = ""
     template_note: str = ""
+    remat: Remat = "projections"
+
+    @property
+    def source_model(self) -> DecoderModel:
+        """Architecture of the student's source, with all layers."""
+        return self.student.language_model.with_execution(Execution(self.mesh, self.remat))
+
+    @property
+    def teacher_model(self) -> DecoderModel:
+        """Architecture of the teacher; there is a teacher."""
+        assert self.teacher is not None, "there is a teacher"
+        return self.teacher.language_model.with_execution(Execution(self.mesh))
 
     @cached_property
     def student_model(self) -> DecoderModel:
@@ -61,13 +75,12 @@ class Inspection:
         shapes whichever are kept, but layers may differ in kind.
         """
         kept = range(self.num_layers) if self.layers is None else self.layers
-        return self.student.language_model.with_layers(kept)
+        return self.source_model.with_layers(kept)
 
     @property
     def widths(self) -> tuple[Widths, Widths]:
         """Sizes of student and teacher; there is a teacher."""
-        assert self.teacher is not None, "there is a teacher"
-        return self.student_model.widths, self.teacher.language_model.widths
+        return self.student_model.widths, self.teacher_model.widths
 
     def student_pretrained(self, params: Params) -> hub.Pretrained:
         """Join the student's parameters with tokenizer and source config, ready to export.

@@ -85,7 +85,7 @@ def layer_importance(
     """Average 1 - cos(input, output) of each layer over scored positions; UserError if NaN."""
     inspection, sharding = context.inspection, batch_sharding(context.inspection.mesh)
     sum_batch = jax.jit(
-        inspection.student.language_model.importance_sums,
+        inspection.source_model.importance_sums,
         out_shardings=replicated_sharding(inspection.mesh),
     )
     parts = [

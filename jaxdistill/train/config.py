@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from jaxdistill.config import configclass
+from jaxdistill.models.execution import Remat
 from jaxdistill.objectives.chunk import CHUNK_SIZE
 from jaxdistill.train.optimizer import AdamW
 
@@ -23,6 +24,10 @@ class TrainConfig:
             result does not change.
         chunk_rows: Positions whose logits are in memory at once. Fewer positions need less memory.
             The result does not change.
+        remat: What the backward pass computes again to save memory. `projections` stores the
+            outputs of matrix products with weights and of attention, and recomputes norms,
+            rotations, scores and activations. `layers` stores the input of each layer alone: the
+            least memory, for a second forward pass of the student. `none` stores everything.
         balance: `grad_mag` multiplies the weights of the objectives at each step by factors that
             make their gradients equally large at the last hidden state of the student that all of
             them depend on. It costs a forward pass of both models, and a backward pass of the
@@ -38,6 +43,7 @@ class TrainConfig:
     batch_size: Annotated[int, Field(gt=0, le=1_000_000)] = 8
     accumulate: _Positive = 1
     chunk_rows: _Positive = CHUNK_SIZE
+    remat: Remat = "projections"
     balance: Literal["grad_mag"] | None = None
     optimizer: AdamW = AdamW()
     log_every_steps: _Positive = 10
