@@ -14,6 +14,8 @@ _RIDGE = 1e-3
 """Ridge of linear maps, relative to the mean variance of their inputs."""
 _SEARCH_RIDGES = (1e-2, 1e-1, 1.0, 10.0)
 _TINY = float(np.finfo(np.float32).tiny)
+_CONSTANT = 1e-6
+"""Deviation of a dimension, as a share of its largest size, that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,15 @@ def _explained_shares(
 
 
 def _standardize(features: Float[np.ndarray, "N D"], size: int) -> Float[np.ndarray, "N D"]:
-    """Subtract the mean of the first `size` positions, and divide by their standard deviation."""
+    """Subtract the mean of the first `size` positions, and divide by their standard deviation.
+
+    Dimensions that are constant there are 0 everywhere: nothing can be fitted to them.
+    """
     fitted = features[:size]
-    return (features - fitted.mean(axis=0)) / (fitted.std(axis=0) + _TINY)
+    deviation = fitted.std(axis=0)
+    is_constant = deviation <= _CONSTANT * np.abs(fitted).max(axis=0)
+    scale = np.where(is_constant, 0, 1 / np.where(is_constant, 1, deviation))
+    return (features - fitted.mean(axis=0)) * scale
 
 
 def fit_linear(

@@ -37,7 +37,8 @@ class TapObjective(Objective):
             `first_last`: the first and the last one. `{every: n}`: every n-th layer of the student.
             `searched`: of each of the student's layers of `uniform`, the layer of the teacher from
             which a linear map predicts it best on calibration examples, in ascending order.
-        num_layers: Number of pairs of `uniform`, `last` and `searched`.
+        num_layers: Number of pairs of `uniform`, `last` and `searched`; at most one for each of the
+            student's layers.
         positions: Positions to compare: those whose label is learned (`completion`), `all` of the
             text, or the `last` learned one of each example. With two tokenizers, the ends of spans
             in completions, or the last one.

@@ -58,7 +58,10 @@ def draw_heat_map(heat_map: HeatMap) -> str:
     def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
         values = np.array(heat_map.values, float)
-        axes.pcolormesh(np.clip(values, 0, 1), cmap="Blues", vmin=0, vmax=1.2)
+        image = axes.pcolormesh(np.clip(values, 0, 1), cmap="Blues", vmin=0, vmax=1.2)
+        scale = figure.colorbar(image, boundaries=np.linspace(0, 1, 21), ticks=[0, 0.5, 1])
+        scale.ax.tick_params(length=0)
+        scale.outline.set_visible(False)
         for row, column in heat_map.pairs:
             x = heat_map.columns.index(column) + 0.5
             y = heat_map.rows.index(row) + 0.5
@@ -78,5 +81,5 @@ def draw_heat_map(heat_map: HeatMap) -> str:
         style_axes(axes)
         axes.grid(visible=False)
 
-    height = 1.2 + 0.22 * len(heat_map.rows)
+    height = max(2.0, 1.2 + 0.22 * len(heat_map.rows))  # room for the name of the axis
     return render_svg(fill, alt_text=heat_map.description, size_inches=(5.2, height))

@@ -109,7 +109,7 @@ def describe_chart(chart: LineChart, records: MetricRecords) -> str:
         counts = ["", ""]
         if chart.count_name:
             with_value = [record for record in records if name in record]
-            counts = [f" ({with_value[i][chart.count_name]:,} tokens)" for i in (0, -1)]
+            counts = [f" ({with_value[i][chart.count_name]:,} token(s))" for i in (0, -1)]
         descriptions.append(
             f"{_label(name)} from {start:.4g} at {chart.x_name} {first}{counts[0]} "
             f"to {end:.4g} at {chart.x_name} {last}{counts[1]}"

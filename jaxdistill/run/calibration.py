@@ -64,11 +64,10 @@ class Calibration:
         notes = []
         for name, one in self.scores.items():
             if low := [pair[0] for pair, score in one.best.items() if score < _LOW_SCORE]:
-                layers = f"layer{'s'[: len(low) > 1]} {', '.join(map(str, low))}"
                 notes.append(
                     f"{name}: no layer of the teacher explains {_LOW_SCORE:.0%} of the variance of "
-                    f"{layers} of the student, so that the search says little of what to compare "
-                    f"there. `layers: uniform` pairs layers by depth."
+                    f"layer(s) {', '.join(map(str, low))} of the student, so that the search says "
+                    "little of what to compare there. `layers: uniform` pairs layers by depth."
                 )
         return notes
 
@@ -194,9 +193,11 @@ def _write(context: RunContext, calibration: Calibration, inputs: str) -> None:
         "scores": {name: scores._asdict() for name, scores in calibration.scores.items()},
     }
     arrays: Any = flatten_dict(calibration.frozen, sep="/")
-    content["arrays"] = _hash_arrays(arrays)
+    text = json.dumps(content)
+    # One entry: of several, the file has no fixed order.
+    metadata = {"calibration": f"{_digest(text, arrays)} {text}"}
     with atomic_file(context.folder.calibration) as path:
-        path.write_bytes(save(arrays, metadata={"calibration": json.dumps(content)}))
+        path.write_bytes(save(arrays, metadata=metadata))
 
 
 def restore_objectives(config: RunConfig, inspection: Inspection, folder: RunFolder) -> Inspection:
@@ -225,9 +226,12 @@ def _read(folder: RunFolder, bound: Calibration, inputs: str | None) -> Calibrat
     """
     try:
         with safe_open(folder.calibration, "numpy") as file:
-            content = json.loads(file.metadata()["calibration"])
+            digest, _, text = file.metadata()["calibration"].partition(" ")
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if inputs not in (None, content["inputs"]) or content["arrays"] != _hash_arrays(arrays):
+        if digest != _digest(text, arrays):
+            return None
+        content = json.loads(text)
+        if inputs not in (None, content["inputs"]):
             return None
         frozen: Any = unflatten_dict(arrays, sep="/")
         scores = {
@@ -244,8 +248,8 @@ def _read(folder: RunFolder, bound: Calibration, inputs: str | None) -> Calibrat
     return Calibration(_replace_objectives(bound, calibrated), frozen, scores)
 
 
-def _hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()

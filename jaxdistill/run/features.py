@@ -113,10 +113,8 @@ def _batches(
     context: RunContext, examples: Sequence[data.Example], description: str
 ) -> Iterator[Batch]:
     """Yield batches on the mesh, and show how many are done."""
-    batches, sharding = (
-        list(context.ordered_batches(examples)),
-        batch_sharding(context.inspection.mesh),
-    )
+    batches = list(context.ordered_batches(examples))
+    sharding = batch_sharding(context.inspection.mesh)
     with Progress(description, len(batches)) as progress:
         for number, batch in enumerate(batches, start=1):
             yield shard_batch(batch, sharding)

@@ -122,12 +122,11 @@ def _alignment_cure(rules: Sequence[align.AlignmentRule]) -> str:
     """Return what to set so that these rules agree."""
     if len({rule.compare_at for rule in rules}) > 1:
         return "The compared tokens of a span cannot be set."
-    methods, units = (
-        {getattr(rule, name) for rule in rules} for name in ("method", "average_over")
-    )
-    fields = ["`align: spans`"] * (len(methods) > 1) + ["`average` alike"] * (
-        len(units - {None}) > 1
-    )
+    fields = []
+    if len({rule.method for rule in rules}) > 1:
+        fields.append("`align: spans`")
+    if len({rule.average_over for rule in rules} - {None}) > 1:
+        fields.append("`average` alike")
     return f"Set {' and '.join(fields)} where an objective has that field."
 
 

@@ -13,6 +13,7 @@ from jaxdistill.losses import hidden_distances
 from jaxdistill.objectives import OBJECTIVES, CombinedLoss, init_modules
 from jaxdistill.objectives.calibration import CalibrationData, search_pairs
 from jaxdistill.objectives.layer_map import EveryLayer
+from jaxdistill.run.calibration import Calibration
 from jaxdistill.taps import TapValues, Widths
 from jaxdistill.types import Batch, HiddenSignal, LMHead
 
@@ -104,6 +105,22 @@ def calibration_data():
     }
     relevance = {n: np.arange(12.0) * (-1) ** np.arange(12) for n in teacher}
     return CalibrationData(student, teacher, relevance), tuple(maps.items())
+
+
+def test_constant_dimensions_do_not_count_in_a_search():
+    data, expected = calibration_data()
+    for features in (data.student[1], data.teacher[2]):
+        features[:200, 3] = 1.0  # constant where maps are fitted, and not where they are scored
+    result = search_pairs(data)
+    assert np.isfinite(result.scores).all()
+    assert result.pairs == expected
+
+
+def test_layers_that_nothing_predicts_are_named():
+    data, _ = calibration_data()
+    data.student[1][:] = np.random.default_rng(1).normal(size=data.student[1].shape)
+    (note,) = Calibration((), scores={"hidden": search_pairs(data)}).notes
+    assert "layer(s) 1 of the student" in note
 
 
 def test_the_search_finds_the_layers_that_a_linear_map_predicts():

@@ -113,7 +113,7 @@ def test_the_page_is_well_formed_and_accessible(html: str) -> None:
     assert set(targets) <= set(ids)
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert len(charts) == 6
-    assert "from 2 at position 0 (128 tokens) to 1.125 at position 112 (1 tokens)" in html
+    assert "from 2 at position 0 (128 token(s)) to 1.125 at position 112 (1 token(s))" in html
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     assert "loss from 4 at step 1 to 0.1 at step 40" in html
     assert {attributes.get("scope") for tag, attributes in page.tags if tag == "th"} == {

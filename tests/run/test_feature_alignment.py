@@ -39,8 +39,9 @@ def test_a_calibrated_run_is_continued_and_exports_only_the_student(
     code, stdout, stderr = command("check", "config.yaml", *options)
     assert code == 0, stderr
     assert "to be searched" in stdout
-    code, _, stderr = command("train", "config.yaml", *options, "train.save_every_steps=4")
+    code, stdout, stderr = command("train", "config.yaml", *options, "train.save_every_steps=4")
     assert code == 0, stderr
+    assert "hidden states 1/" in stdout
     run, whole = workspace / "run", workspace / "whole"
     shutil.copytree(run, whole)
     for name in ("checkpoints/6", "student"):
@@ -64,7 +65,9 @@ def test_a_calibrated_run_is_continued_and_exports_only_the_student(
     assert "share of variance that a linear map explains" in page
     assert "layers, hidden" in page
     assert "linear CKA" in page
-    (run / "calibration.safetensors").write_bytes(b"damaged")  # it is made again
+    damaged = (run / "calibration.safetensors").read_bytes().replace(b"[[1, ", b"[[2, ", 1)
+    assert damaged != (whole / "calibration.safetensors").read_bytes()
+    (run / "calibration.safetensors").write_bytes(damaged)  # it is made again
     (run / "result.json").unlink()
     shutil.rmtree(run / "student")
     code, _, stderr = command("train", "config.yaml", *options)
@@ -106,6 +109,19 @@ def test_a_teacher_of_another_tokenizer_is_compared_in_every_term(
     assert "Set `align: spans` where an objective has that field." in stderr
 
 
+def test_measurements_need_rows_and_a_teacher(workspace, command):
+    names = ("similarity=true", "every_steps=2")
+    options = ["data.heldout=0", *(f"evaluation.{name}" for name in names)]
+    code, _, stderr = command("check", "config.yaml", *options)
+    assert code == 2
+    for name in ("similarity", "every_steps"):
+        assert f"evaluation.{name}: no row is held out to measure" in stderr
+    alone = ["teacher=null", "objectives=[{type: cross_entropy}]", "evaluation.similarity=true"]
+    code, _, stderr = command("check", "config.yaml", *alone)
+    assert code == 2
+    assert "evaluation.similarity: there is no teacher to compare" in stderr
+
+
 MISTAKES = {
     "{type: hidden, layers: [[1, 9]]}": "objectives[0]: layers: [1, 9] names layer 9 of the "
     "teacher, which has layers 0 to 3",
@@ -121,6 +137,7 @@ MISTAKES = {
     "teacher (16 wide), the keys of the teacher (8 wide). Take a divisor of 8.",
     "{type: hidden, rank: 4}": "objectives[0].rank: 4 has no effect here: the field belongs to "
     "`bridge: pca`",
+    "{type: hidden, bridge: pca, learning_rate_scale: 0.1}": "learning_rate_scale: 0.1 has no",
     "{type: attention, relation_heads: 2}": "relation_heads: 2 has no effect here",
     "{type: hidden, layers: last, calibration_examples: 9}": "calibration_examples: 9 has no",
     "{type: hidden, layers: [[1, 1]], num_layers: 2}": "num_layers: 2 has no effect here",

@@ -121,7 +121,7 @@ def test_arms_that_do_not_fit_their_teacher_are_reported_before_any_run(workspac
     for change, expected in (
         (f"arms.labels={{teacher.model: {other}}}", "arm `labels`: .*forward_kl compares token"),
         ("arms.labels={teacher: null}", "arm `labels`: .*`forward_kl` needs the teacher's logits"),
-        ("arms.labels={teacher.model: nowhere}", "arm `labels`: nowhere: "),
+        ("arms.labels={teacher.model: nowhere}", "arm `labels`: teacher.model: nowhere: "),
         (
             "arms.labels={objectives: [{type: hidden, layers: [[1, 9]]}]}",
             r"arm `labels`: objectives\[0\]: layers: \[1, 9\] names layer 9 of the teacher",
