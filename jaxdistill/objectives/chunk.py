@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -70,13 +71,29 @@ def map_shards(function: Callable[[_Tree], _Result], columns: _Tree) -> _Result:
     return jax.tree.map(lambda column: column[None], result)
 
 
-def map_slices(function: Callable[..., _Result], *columns: Any) -> _Result:
-    """Map `function` over slices of a chunk, in sequence; results get a first axis for slices."""
+def flatten_slices(results: _Result) -> _Result:
+    """Join the values of positions that were computed by slice."""
+    return jax.tree.map(lambda column: column.reshape(-1, *column.shape[2:]), results)
+
+
+def map_slices(
+    function: Callable[..., Any], *columns: Any, join: Callable[[Any], _Result] = flatten_slices
+) -> _Result:
+    """Map `function` over slices of a chunk, in sequence.
+
+    Only programs for CPUs have several slices; `join` takes results with a first axis for them.
+    """
     num_positions = len(jax.tree.leaves(columns)[0])
-    on_cpu = jax.default_backend() == "cpu"
-    size = math.gcd(num_positions, _CPU_SLICE_SIZE) if on_cpu else num_positions
-    slices = jax.tree.map(lambda column: column.reshape(-1, size, *column.shape[1:]), columns)
-    return jax.lax.map(lambda one_slice: function(*one_slice), slices)
+
+    def compute(*columns: Any, size: int) -> _Result:
+        slices = jax.tree.map(lambda column: column.reshape(-1, size, *column.shape[1:]), columns)
+        return join(jax.lax.map(lambda one_slice: function(*one_slice), slices))
+
+    whole = partial(compute, size=num_positions)
+    size = math.gcd(num_positions, _CPU_SLICE_SIZE)
+    if size == num_positions:
+        return whole(*columns)
+    return jax.lax.platform_dependent(*columns, cpu=partial(compute, size=size), default=whole)
 
 
 def zeros_per_shard(tree: _Tree, num_shards: int) -> _Tree:

@@ -25,6 +25,7 @@ from jaxdistill.objectives.chunk import (
     ChunkTerm,
     LMHeads,
     RawLogits,
+    flatten_slices,
     map_shards,
     map_slices,
     project_chunk,
@@ -122,8 +123,7 @@ def chunked_values(
 
     def chunk_values(chunk: AlignedPositions) -> list[Float32[Array, " R"]]:
         slice_values = partial(term_values, terms, lm_heads)
-        values = map_slices(slice_values, chunk, project_chunk(lm_heads, chunk))
-        return [column.reshape(-1) for column in values]
+        return map_slices(slice_values, chunk, project_chunk(lm_heads, chunk))
 
     def update(columns: list[Array], chunk: AlignedPositions, start: Array) -> list[Array]:
         values = map_shards(chunk_values, chunk)
@@ -172,12 +172,15 @@ def _forward_with_gradients(
         return gradient(raw_logits.student, positions.student.span_context)
 
     def differentiate(chunk: AlignedPositions) -> _DifferentiableInputs:
-        gradients, sums = map_slices(differentiate_slice, chunk, project_chunk(lm_heads, chunk))
-        raw_logits, span_context = jax.tree.map(
-            lambda column: column.reshape(-1, *column.shape[2:]), gradients
+        def join(results: Any) -> Any:
+            gradients, sums = results
+            return flatten_slices(gradients), sums.sum(axis=0)
+
+        (raw_logits, span_context), sums = map_slices(
+            differentiate_slice, chunk, project_chunk(lm_heads, chunk), join=join
         )
         hidden, lm_head = project_backward(raw_logits, chunk.student.hidden, lm_heads.student)
-        return _DifferentiableInputs(sums.sum(axis=0), lm_head, hidden, span_context)
+        return _DifferentiableInputs(sums, lm_head, hidden, span_context)
 
     def update(
         carry: _DifferentiableInputs, chunk: AlignedPositions, start: Array

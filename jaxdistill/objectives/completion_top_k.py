@@ -77,7 +77,8 @@ def _completion_prob_sums(
 
     def chunk_sums(chunk: tuple[Array, Array]) -> Float32[Array, "A V"]:
         hidden, slots = chunk
-        return map_slices(slice_sums, slots, project(hidden, lm_head)).sum(axis=0)
+        raw_logits = project(hidden, lm_head)
+        return map_slices(slice_sums, slots, raw_logits, join=lambda sums: sums.sum(axis=0))
 
     def update(sums: Array, chunk: tuple[Array, Array], start: Array) -> Array:
         return sums + map_shards(chunk_sums, chunk)

@@ -40,8 +40,7 @@ def _position_values(
     def chunk_values(chunk: tuple[Array, Array]) -> Float32[Array, "R *N"]:
         hidden, token_ids = chunk
         slice_values = partial(_evaluate, function, lm_head)
-        values = map_slices(slice_values, token_ids, project(hidden, lm_head))
-        return values.reshape(-1, *values.shape[2:])
+        return map_slices(slice_values, token_ids, project(hidden, lm_head))
 
     def update(column: Array, chunk: tuple[Array, Array], start: Array) -> Array:
         return write_chunk(column, map_shards(chunk_values, chunk), start)
@@ -80,7 +79,7 @@ def _backward(
     def differentiate(chunk: tuple[Array, Array, Array]) -> tuple[Array, LMHead]:
         hidden, token_ids, cotangent = chunk
         gradient = map_slices(slice_gradient, token_ids, cotangent, project(hidden, lm_head))
-        return project_backward(gradient.reshape(-1, gradient.shape[-1]), hidden, lm_head)
+        return project_backward(gradient, hidden, lm_head)
 
     def update(carry: tuple[Array, Any], chunk: Any, start: Array) -> tuple[Array, Any]:
         hidden_gradient, lm_head_gradient = map_shards(differentiate, chunk)
