@@ -8,7 +8,12 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
-from jaxdistill.models.attention_kernels import AttentionRule, attention_probs, visible_keys
+from jaxdistill.models.attention_kernels import (
+    AttentionRule,
+    attention_probs,
+    mean_attention_probs,
+    visible_keys,
+)
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import NormLayer, apply_linear, constant_param, normal_param
 from jaxdistill.models.rope import Rotation, apply_rope
@@ -125,6 +130,18 @@ class Attention(nnx.Module):
         is_visible = visible_keys(rule, segment_ids, segment_ids)
         probs = attention_probs(rule, query, key, is_visible)
         return probs.reshape(probs.shape[0], -1, *probs.shape[3:])
+
+    def mean_probs(
+        self,
+        x: Float[Array, "B T D"],
+        rotation: Rotation | None,
+        score_scale: Float[Array, ""],
+        rule: AttentionRule,
+        segment_ids: Int[Array, "B T"],
+    ) -> Float32[Array, "B T T"]:
+        """Return the mean of `probs` over heads, without an array of all heads."""
+        query, key = self._rotate(*self.project(x)[:2], rotation, score_scale)
+        return mean_attention_probs(rule, segment_ids, query, key)
 
     def _rotate(
         self, query: Array, key: Array, rotation: Rotation | None, score_scale: Float[Array, ""]

@@ -110,6 +110,27 @@ def attention_probs(
     return jax.nn.softmax(jnp.where(is_visible[:, None, None], scores, MASK_VALUE), axis=-1)
 
 
+def mean_attention_probs(
+    rule: AttentionRule,
+    segment_ids: Int[Array, "B T"],
+    query: Float[Array, "B T H C"],
+    key: Float[Array, "B T K C"],
+) -> Float32[Array, "B T T"]:
+    """Average `attention_probs` over heads, for a block of queries at a time."""
+    batch, length = segment_ids.shape
+    size = _QUERY_BLOCK if length > _MAX_DENSE_LENGTH else length
+    segments, queries = (_pad_to_blocks(x, size) for x in (segment_ids, query))
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def average(start: Array) -> Array:
+        own_segments, own = (_slice(x, start, size) for x in (segments, queries))
+        is_visible = visible_keys(rule, own_segments, segment_ids, first_query=start)
+        return attention_probs(rule, own, key, is_visible).mean(axis=(1, 2))
+
+    blocks = jax.lax.map(average, jnp.arange(0, queries.shape[1], size))
+    return blocks.swapaxes(0, 1).reshape(batch, -1, length)[:, :length]
+
+
 def dense_attention(
     rule: AttentionRule,
     segment_ids: Int[Array, "B T"],
@@ -133,10 +154,9 @@ def blocked_attention(
 
     The backward pass computes the scores of a block again, so that no array is `[T, T]`.
     """
-    length, padding = query.shape[1], -query.shape[1] % _QUERY_BLOCK
+    length = query.shape[1]
     segment_ids, query, key, value = (
-        jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        for x in (segment_ids, query, key, value)
+        _pad_to_blocks(x, _QUERY_BLOCK) for x in (segment_ids, query, key, value)
     )
     num_blocks = query.shape[1] // _QUERY_BLOCK
     # Blocks of one group read as many keys: with more groups, fewer keys are read in vain.
@@ -174,6 +194,10 @@ def _attend_blocks(
 
     outputs = jax.lax.map(attend, jnp.arange(blocks.start, blocks.stop))
     return outputs.swapaxes(0, 1).reshape(query.shape[0], -1, *query.shape[2:])
+
+
+def _pad_to_blocks(x: Shaped[Array, "B T *X"], size: int) -> Shaped[Array, "B X *X"]:
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % size)) + ((0, 0),) * (x.ndim - 2))
 
 
 def _slice(x: Shaped[Array, "B T *X"], start: Array, size: int) -> Shaped[Array, "B size *X"]:

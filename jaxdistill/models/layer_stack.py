@@ -218,14 +218,11 @@ def read_taps(
         values = jax.lax.map(read_layer, (stack, parameters, kinds[indices], scales[indices]))
         return {layer: jax.tree.map(itemgetter(i), values) for i, layer in enumerate(layers)}
 
-    def probs(attention, x, kind, scale):
+    def probs(attention, x, kind, scale, *, method=Attention.probs):
         def of_rule(rule, x):
-            return attention.probs(x, select_rotation(kind), scale, rule, inputs.segment_ids)
+            return method(attention, x, select_rotation(kind), scale, rule, inputs.segment_ids)
 
         return _switch(kind, [partial(of_rule, rule) for rule in rules], x)
-
-    def mean_probs(attention, x, kind, scale):
-        return probs(attention, x, kind, scale).mean(axis=1)
 
     def projections(attention, x, kind, scale):
         del kind, scale
@@ -234,7 +231,7 @@ def read_taps(
     return TapValues(
         {layer: hidden_states[layer] for layer in taps.hidden},
         read(probs, taps.attention),
-        read(mean_probs, taps.mean_attention),
+        read(partial(probs, method=Attention.mean_probs), taps.mean_attention),
         read(projections, taps.projections),
     )
 

@@ -9,8 +9,11 @@ import pytest
 
 from jaxdistill.models.attention_kernels import (
     AttentionRule,
+    attention_probs,
     blocked_attention,
     dense_attention,
+    mean_attention_probs,
+    visible_keys,
 )
 from jaxdistill.models.splash_attention import splash_attention
 from jaxdistill.sharding import MeshConfig, make_mesh
@@ -99,6 +102,15 @@ def test_key_heads_fewer_than_shards_are_repeated():
     is_text = (segment_ids != 0)[:, :, None, None]
     output = jax.jit(partial(splash, rule, mesh))(segment_ids, *arrays)
     np.testing.assert_allclose(output * is_text, expected * is_text, atol=3e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_mean_over_heads_is_that_of_each_head(rule):
+    segment_ids, query, key, _ = inputs()
+    is_visible = visible_keys(rule, segment_ids, segment_ids)
+    expected = attention_probs(rule, query, key, is_visible).mean(axis=(1, 2))
+    probs = mean_attention_probs(rule, segment_ids, query, key)
+    np.testing.assert_allclose(probs, expected, atol=1e-6)
 
 
 def test_no_array_of_blocked_attention_is_as_large_as_the_scores():
