@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from pydantic import Field
 
@@ -89,9 +90,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Create the mesh over `devices`; None for all devices of all processes."""
     devices = jax.devices() if devices is None else devices
     sizes = config.axis_sizes(len(devices))
-    # With Auto, the compiler chooses shardings between the named ones. The default of
-    # jax.make_mesh is Explicit, under which every operation must name its sharding.
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # An axis may span a part of a torus's dimension: 16 of 8 x 8 chips.
+    array = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    # With Auto, the compiler chooses shardings between the named ones. Under Explicit every
+    # operation must name its sharding.
+    return Mesh(array, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def named_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
