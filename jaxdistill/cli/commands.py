@@ -40,6 +40,22 @@ def check(options: argparse.Namespace) -> None:
             report.print_previews(previews)
 
 
+def plan(options: argparse.Namespace) -> None:
+    """Compile a run for chips that need not be there: memory, time, exchanges."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from jaxdistill import plan, run
+
+    config = run.load_config(options.config, options.overrides)
+    plans = plan.make_plans(config, options.topology, list(map(plan.parse_mesh, options.mesh)))
+    largest = None
+    if options.search:
+        largest = plan.largest_micro_batch(config, plan.find_topology(options.topology[0]))
+    if options.json:
+        _print(json.dumps(plan.to_json(plans, largest)))
+    else:
+        _print(plan.describe(plans, largest=largest, price=options.price))
+
+
 def study(options: argparse.Namespace) -> int:
     """Train arms and seeds of one run, and compare them."""
     from jaxdistill import study

@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, command, add_options in (
         ("train", commands.train, _add_run_options),
         ("check", commands.check, _add_check_options),
+        ("plan", commands.plan, _add_plan_options),
         ("study", commands.study, _add_run_options),
         ("compare", commands.compare, _add_compare_options),
         ("eval", commands.evaluate, _add_eval_options),
@@ -57,6 +58,18 @@ def _add_check_options(command: argparse.ArgumentParser) -> None:
     examples = "also show the first N rows as the models read them, with what is learned"
     command.add_argument("--examples", type=_positive_int, metavar="N", help=examples)
     command.add_argument("--json", action="store_true", help="only these rows, an object a line")
+
+
+def _add_plan_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    _add_run_options(command)
+    topologies = "devices to compile for, e.g. v5e:4x4, cpu:8 or gpu:h100x8; may be repeated"
+    add("--topology", action="append", required=True, metavar="NAME", help=topologies)
+    meshes = "a mesh in place of the config's, e.g. fsdp=8,tensor=2; may be repeated"
+    add("--mesh", action="append", default=[], metavar="AXIS=N,...", help=meshes)
+    add("--search", action="store_true", help="find the largest micro-batch that fits")
+    add("--price", type=_non_negative_float, metavar="P", help="of a chip and hour")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def _add_compare_options(compare: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from jaxdistill.data.bad_rows import drop_refused_rows as drop_refused_rows
 from jaxdistill.data.batches import ordered_batches as ordered_batches
+from jaxdistill.data.batches import padding_batch as padding_batch
 from jaxdistill.data.batches import shuffled_batches as shuffled_batches
 from jaxdistill.data.chat_template import ChatTemplate as ChatTemplate
 from jaxdistill.data.chat_template import template_time as template_time

@@ -68,6 +68,12 @@ def ordered_batches(
         yield _stack_sequences([sequences[n] if n < len(sequences) else padding for n in indices])
 
 
+def padding_batch(length: int, batch_size: int, *, has_teacher_view: bool) -> Batch:
+    """Return a batch of padding alone, of the shapes that every batch has."""
+    padding = pack_sequence([], length, has_teacher_view=has_teacher_view)
+    return _stack_sequences([padding] * batch_size)
+
+
 class _PackedSequences:
     """Random access to packed sequences, as a source for grain."""
 

@@ -18,6 +18,7 @@ from jaxdistill.models.decode_step import (
     unstack_layers,
 )
 from jaxdistill.models.execution import DEFAULT_EXECUTION, Execution
+from jaxdistill.models.flops import forward_flops
 from jaxdistill.models.language_model import LanguageModel, Tokens
 from jaxdistill.models.layer_importance import ImportanceSums, importance_sums
 from jaxdistill.taps import NO_OFFSETS, NO_TAPS, Taps, Widths
@@ -55,6 +56,10 @@ class DecoderModel(LanguageModel):
             query=config.num_heads * config.head_dim,
             key_value=config.num_kv_heads * config.head_dim,
         )
+
+    def forward_flops(self, length: int) -> float:
+        """Count the floating-point operations of a sequence, without the LM head."""
+        return forward_flops(self.config, length)
 
     def abstract_params(self, dtype: Any = "float32") -> Params:
         """Return shape and dtype of every parameter."""

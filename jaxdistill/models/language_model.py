@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdistill.models.execution import Execution
 from jaxdistill.models.layer_importance import ImportanceSums
+from jaxdistill.sharding import named_shardings
 from jaxdistill.taps import NO_OFFSETS, NO_TAPS, Taps, Widths
 from jaxdistill.types import (
     Batch,
@@ -33,6 +35,9 @@ class LanguageModel(ABC):
     arrays. Padding is segment 0; hidden states there mean nothing.
     """
 
+    execution: Execution
+    """How it is computed."""
+
     @abstractmethod
     def with_execution(self, execution: Execution) -> "LanguageModel":
         """Return the model, computed in this way."""
@@ -51,6 +56,10 @@ class LanguageModel(ABC):
     @abstractmethod
     def widths(self) -> Widths:
         """Sizes of what can be tapped."""
+
+    @abstractmethod
+    def forward_flops(self, length: int) -> float:
+        """Count the floating-point operations of a sequence, without the LM head."""
 
     @abstractmethod
     def abstract_params(self, dtype: Any = "float32") -> Params:
@@ -165,10 +174,18 @@ class LanguageModel(ABC):
         the other model.
         """
         output = self.forward_batch(params, batch, taps, offsets)
-        head = self.lm_head(params, vocab_size=vocab_size)
+        head = self._gathered_head(self.lm_head(params, vocab_size=vocab_size))
         return HiddenSignal(
             hidden=output.hidden,
             lm_head=replace(head, vocab_tables=vocab_tables),
             embedding=self.embedding(params),
             taps=output.taps,
         )
+
+    def _gathered_head(self, head: LMHead) -> LMHead:
+        """Gather the columns of the LM head once; a loss would gather them for each chunk."""
+        mesh = self.execution.mesh
+        if mesh is None or mesh.size == 1:
+            return head
+        sharding = named_shardings(mesh, ("vocab", None), head.matrix)
+        return replace(head, matrix=jax.lax.with_sharding_constraint(head.matrix, sharding))

@@ -160,6 +160,11 @@ class Objective(ABC):
         del data
         return Calibrated(self.bind(student, teacher), {}, None)
 
+    def frozen_shapes(self, student: Widths, teacher: Widths) -> Params:
+        """Return the shapes of the arrays that its calibration fits, once it is bound."""
+        del student, teacher
+        return {}
+
     @abstractmethod
     def denominators(self, batch: Batch) -> Mapping[str, Float32[Array, ""]]:
         """Return the divisor of each term's sum, by its name: the total weight of a batch."""

@@ -92,6 +92,18 @@ def fit_pca(
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
+def pca_shapes(student: int, teacher: int, rank: int) -> Params:
+    """Return the shapes of the arrays that `fit_pca` fits to two widths on enough positions."""
+    rank = min(rank, student, teacher)
+    shapes = {
+        "student_mean": (student,),
+        "student_kernel": (student, rank),
+        "teacher_mean": (teacher,),
+        "teacher_kernel": (teacher, rank),
+    }
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+
+
 def _project(x: Float[Array, "B T X"], mean: Array, kernel: Array) -> Float32[Array, "B T Y"]:
     # A few dimensions have large means: projected in 16 bits, their rounding would be an offset.
     centred = (x.astype(jnp.float32) - mean[None, None]).astype(x.dtype)

@@ -45,7 +45,8 @@ class HiddenAlignment(TapObjective, TrainableObjective):
             states, trained beside the student. `none`: equal widths, as they are. `selected`: the
             teacher's most relevant dimensions, as many as the student has. `pca`: frozen
             projections into the teacher's principal subspace, fitted on calibration examples.
-        rank: Dimension of the subspace of `pca`; at most the smaller width is used.
+        rank: Dimension of the subspace of `pca`; at most the smaller width, and less than the
+            number of positions of the calibration.
     """
 
     type: Literal["hidden"] = "hidden"
@@ -75,9 +76,13 @@ class HiddenAlignment(TapObjective, TrainableObjective):
 
     @property
     def unused_fields(self) -> Mapping[str, str]:
-        """Fields of all layers, and the rank where no subspace is fitted."""
-        rank = {} if self.bridge == "pca" else {"rank": "`bridge: pca`"}
-        return {**super().unused_fields, **rank}
+        """Fields of all layers, and those of other bridges."""
+        unused = dict(super().unused_fields)
+        if self.bridge != "pca":
+            unused["rank"] = "`bridge: pca`"
+        if self.bridge != "learned":
+            unused["learning_rate_scale"] = "`bridge: learned`"
+        return unused
 
     @property
     def has_frozen_bridge(self) -> bool:
@@ -96,6 +101,16 @@ class HiddenAlignment(TapObjective, TrainableObjective):
             "pca": partial(bridges.fit_pca, rank=self.rank),
         }.get(self.bridge)
         return {} if fit is None else {_pair_name(pair): fit(data, *pair) for pair in self.pairs}
+
+    def frozen_shapes(self, student: Widths, teacher: Widths) -> Params:
+        """Return the shapes of the frozen bridge of each pair; empty for other bridges."""
+        sizes = student.hidden, teacher.hidden
+        shapes = {
+            "selected": {"dimensions": jax.ShapeDtypeStruct(sizes[:1], jnp.int32)},
+            "pca": bridges.pca_shapes(*sizes, self.rank),
+        }
+        one = shapes.get(self.bridge)
+        return {} if one is None else {_pair_name(pair): one for pair in self.pairs}
 
     def init(self, key: Array, student: Widths, teacher: Widths) -> Params:
         """Initialise the learned bridge of each pair; empty for other bridges."""

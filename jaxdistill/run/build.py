@@ -119,6 +119,18 @@ def load_teacher(config: RunConfig, inspection: Inspection) -> Model | None:
     return Model(hub.from_source(source, params, tokenizer, model))
 
 
+def abstract_teacher(config: RunConfig, inspection: Inspection) -> Params | None:
+    """Return shapes, dtypes and shardings of the teacher's parameters; None without a teacher."""
+    if config.teacher is None or inspection.teacher is None:
+        return None
+    model, dtype = inspection.teacher_model, config.teacher.dtype
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        model.abstract_params(dtype),
+        _param_shardings(model, dtype, inspection),
+    )
+
+
 def initial_student(config: RunConfig, inspection: Inspection, teacher: Model | None) -> Model:
     """Return the student before the first step: the kept layers of its source."""
     assert inspection.layers is not None, "layers are chosen before the student is made"

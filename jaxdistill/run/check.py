@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -75,17 +75,23 @@ def check_objectives(config: RunConfig) -> None:
     """Check that the objectives suit both models and their tokenizers; no device is used."""
     findings = ErrorCollector()
     check_needs(config, findings)
+    widths = {}
+    models = {"student.model": config.student.model}
+    if config.teacher is not None:
+        models["teacher.model"] = config.teacher.model
+    for name, model in models.items():
+        with findings.collect(name):
+            widths[name] = _read_source(model).language_model.widths
+    findings.raise_if_any()
     with findings.collect():
         if config.teacher is not None:
-            models = config.student.model, config.teacher.model
-            student, teacher = (_read_source(model).language_model.widths for model in models)
+            student, teacher = widths["student.model"], widths["teacher.model"]
             _ = layer_indices(config.student, student.layers)
             student = student._replace(layers=num_kept_layers(config.student, student.layers))
             _ = bind_objectives(config.objectives, student, teacher)
     with findings.collect():
         if config.teacher is not None and config.teacher.model != config.student.model:
-            models = config.student.model, config.teacher.model
-            _ = make_teacher_view(config, *map(_load_tokenizer, models))
+            _ = make_teacher_view(config, *map(_load_tokenizer, models.values()))
     findings.raise_if_any()
 
 
@@ -97,8 +103,10 @@ def _load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     return _read_source(model).load_tokenizer()
 
 
-def inspect(config: RunConfig) -> Inspection:
+def inspect(config: RunConfig, devices: Sequence[Any] | None = None) -> Inspection:
     """Read the headers of both models, and check models, objectives, devices and settings.
+
+    `devices` are those of the mesh; None for all of this process.
 
     Raises:
         UserError: With everything that is wrong, except in the data.
@@ -126,7 +134,7 @@ def inspect(config: RunConfig) -> Inspection:
         for source in filter(None, (student, teacher)):
             check_length(config.data.length, source.language_model, str(source.path), "data.length")
     with findings.collect():
-        mesh = make_mesh(config.mesh)
+        mesh = make_mesh(config.mesh, devices)
         check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
     check_settings(config, findings)
     findings.raise_if_any()

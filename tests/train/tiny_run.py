@@ -18,6 +18,7 @@ from jaxdistill import models
 from jaxdistill.data import shuffled_batches
 from jaxdistill.data.examples import Example
 from jaxdistill.models import decoder
+from jaxdistill.models.execution import Execution
 from jaxdistill.objectives import OBJECTIVES, init_modules, learning_rate_scales
 from jaxdistill.objectives.base import joint_taps
 from jaxdistill.sharding import MeshConfig, batch_sharding, make_mesh, named_shardings
@@ -140,7 +141,7 @@ def assemble(
     def signal(
         config: models.DecoderConfig, taps: Taps, params: Any, batch: Batch, **options: Any
     ) -> HiddenSignal:
-        model = models.DecoderModel(config)
+        model = models.DecoderModel(config, Execution(mesh))
         return model.signal(params, batch, vocab_size=VOCAB_SIZE, taps=taps, **options)
 
     balance = None
