@@ -28,7 +28,7 @@ _GIB = 2**30
 CHIPS = {
     "v5e": Chip("TPU v5e", int(15.75 * _GIB), 197e12, 819e9, 100e9),
     "v5p": Chip("TPU v5p", int(95.74 * _GIB), 459e12, 2765e9, 300e9),
-    "v6e": Chip("TPU v6e", int(31.25 * _GIB), 918e12, 1640e9, 200e9),
+    "v6e": Chip("TPU v6e", int(31.25 * _GIB), 918e12, 1600e9, 200e9),
     # https://www.nvidia.com/en-us/data-center/h100/ and h200: SXM, dense, half of NVLink's total.
     "h100": Chip("NVIDIA H100", 80 * 10**9, 989e12, 3350e9, 450e9),
     "h200": Chip("NVIDIA H200", 141 * 10**9, 989e12, 4800e9, 450e9),
