@@ -46,10 +46,12 @@ def plan(options: argparse.Namespace) -> None:
     from jaxdistill import plan, run
 
     config = run.load_config(options.config, options.overrides)
+    if options.search:
+        plan.check_searchable(options.topology)
     plans = plan.make_plans(config, options.topology, list(map(plan.parse_mesh, options.mesh)))
     largest = None
     if options.search:
-        largest = plan.largest_micro_batch(config, plan.find_topology(options.topology[0]))
+        largest = plan.largest_micro_batch(config, plans[0])
     if options.json:
         _print(json.dumps(plan.to_json(plans, largest)))
     else:

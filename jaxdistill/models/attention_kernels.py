@@ -54,14 +54,15 @@ def self_attention(
     """Return the kernel for texts of this length on the devices of the program."""
     length = segment_ids.shape[1]
     if execution.mesh is not None and execution.platform == "tpu":
-        kernel = partial(
+        return partial(  # which names its output itself
             splash_attention,
+            segment_ids,
             window=rule.window,
             soft_cap=rule.soft_cap,
             mesh=execution.mesh,
             output_name=ATTENTION_OUTPUT,
         )
-    elif execution.platform == "gpu" and rule.soft_cap is None:
+    if execution.platform == "gpu" and rule.soft_cap is None:
         kernel = partial(_flash_attention_of_gpu, rule)
     elif length > _MAX_DENSE_LENGTH:
         kernel = partial(blocked_attention, rule)

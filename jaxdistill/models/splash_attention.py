@@ -42,7 +42,8 @@ def splash_attention(
     """
     length, channels = query.shape[1], query.shape[3]
     batch_axes = BATCH_MESH_AXES if _divides(mesh, BATCH_MESH_AXES, query.shape[0]) else None
-    key, value = (_repeat_heads(x, mesh.shape["tensor"]) for x in (key, value))
+    if query.shape[2] % mesh.shape["tensor"] == 0:
+        key, value = (_repeat_heads(x, mesh.shape["tensor"]) for x in (key, value))
     is_split = _divides(mesh, ("tensor",), math.gcd(query.shape[2], key.shape[2]))
     heads_axis = "tensor" if is_split else None
     padding = -length % _LANES, -channels % _LANES

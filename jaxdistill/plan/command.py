@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from jaxdistill import data
 from jaxdistill.errors import UserError
 from jaxdistill.plan.estimate import Plan, estimate
 from jaxdistill.plan.program import compile_program
 from jaxdistill.plan.topology import Topology, find_topology, reserve_cpus
-from jaxdistill.run.check import inspect
+from jaxdistill.run.check import inspect, inspect_rows
 from jaxdistill.run.config import RunConfig
 from jaxdistill.sharding import MESH_AXES, MeshConfig, make_mesh, num_batch_shards
 
-_MAX_SEQUENCES = 64
+MAX_SEQUENCES = 64
 """Largest number of sequences a chip that is tried."""
 
 
@@ -32,23 +33,41 @@ def make_plans(
         for topology in topologies
         for mesh in meshes or [config.mesh]
     ]
-    return sorted(plans, key=lambda one: -(one.tokens_per_second_per_chip or 0))
+
+    def rank(plan: Plan) -> tuple[bool, float, int]:
+        speed = plan.tokens_per_second_per_chip or 0.0
+        return plan.fits is False, -speed, plan.hbm_bytes["total"]
+
+    return sorted(plans, key=rank)
 
 
 def make_plan(config: RunConfig, topology: Topology, *, with_loss: bool = True) -> Plan:
     """Plan a run on a topology."""
     inspection = inspect(config, topology.devices)
+    # A teacher that reads the rows in other tokens has a view of its own in the batch.
+    inspection = inspect_rows(config, inspection, data.read_split(config.data))
     program = compile_program(config, inspection, topology, with_loss=with_loss)
     return estimate(config, inspection, topology, program)
 
 
-def largest_micro_batch(config: RunConfig, topology: Topology) -> int:
-    """Return the most sequences a device that fit in a micro-batch: 0, 1, 2, 4, … are tried."""
-    if topology.chip.hbm_bytes is None:
-        raise UserError(f"--search: the memory of a device of {topology.name} is not known.")
+def check_searchable(topology_names: Sequence[str]) -> None:
+    """Raise UserError if what fits a device of a topology cannot be known."""
+    reserve_cpus(topology_names)
+    for name in topology_names:
+        if find_topology(name).chip.hbm_bytes is None:
+            raise UserError(f"--search: the memory of a device of {name} is not known.")
+
+
+def largest_micro_batch(config: RunConfig, plan: Plan) -> int:
+    """Return the most sequences a device that fit in a micro-batch: 1, 2, 4, … are tried.
+
+    Topology and mesh are those of a plan.
+    """
+    config = replace(config, mesh=MeshConfig(**plan.mesh))
+    topology = find_topology(plan.topology)
     shards = num_batch_shards(make_mesh(config.mesh, topology.devices))
     largest, size = 0, 1
-    while size <= _MAX_SEQUENCES:
+    while size <= MAX_SEQUENCES:
         train = replace(config.train, batch_size=size * shards, accumulate=1)
         if not make_plan(replace(config, train=train), topology, with_loss=False).fits:
             break
@@ -58,16 +77,16 @@ def largest_micro_batch(config: RunConfig, topology: Topology) -> int:
 
 def parse_mesh(text: str) -> MeshConfig:
     """Read a mesh such as `fsdp=8,tensor=2`; axes that are not named have one device."""
-    sizes = dict.fromkeys(MESH_AXES, 1)
+    sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, size = part.partition("=")
-        if name not in sizes or not re.fullmatch(r"-?\d+", size):
+        if name not in MESH_AXES or name in sizes or not re.fullmatch(r"-1|[1-9][0-9]*", size):
             raise UserError(
                 f"--mesh: {text!r} is not a mesh. Write sizes of {', '.join(MESH_AXES)}, as in "
                 "`fsdp=8,tensor=2`."
             )
         sizes[name] = int(size)
-    return MeshConfig(**sizes)
+    return MeshConfig(**{**dict.fromkeys(MESH_AXES, 1), **sizes})
 
 
 def to_json(plans: Sequence[Plan], largest: int | None) -> dict[str, Any]:

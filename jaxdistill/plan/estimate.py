@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import jax.numpy as jnp
+
+from jaxdistill.evals import num_parameters
+from jaxdistill.models import LanguageModel
 from jaxdistill.plan.chips import Chip
 from jaxdistill.plan.program import Program
 from jaxdistill.plan.topology import Topology
@@ -80,8 +84,9 @@ def estimate(
     if program.collectives is None:
         fits = False
     flops = count_flops(config, inspection)
-    sent = sum(one.num_bytes for one in program.collectives or ())
     # Another compiler's exchanges say nothing about a GPU.
+    collectives = (program.collectives or ()) if topology.is_tpu else ()
+    sent = sum(one.num_bytes for one in collectives)
     is_timed = fits and topology.is_tpu
     seconds = _seconds(config, inspection, chip, program, flops, sent) if is_timed else {}
     tokens = config.train.batch_size * config.data.length / mesh.size
@@ -100,37 +105,27 @@ def estimate(
         seconds=seconds,
         tokens_per_second_per_chip=tokens / step if step else None,
         estimated_mfu=flops.model / chip.flops / step if step and chip.flops else None,
-        collectives=tuple(
-            {**asdict(one), "axes": axes_of(one.group_size, one.group_stride, mesh.shape)}
-            for one in program.collectives or ()
-        ),
+        collectives=tuple(map(asdict, collectives)),
     )
 
 
 def count_flops(config: RunConfig, inspection: Inspection) -> Flops:
-    """Count the operations of a step on one device, if every position is scored."""
+    """Count the operations of a step on one device, if every position is scored.
+
+    Those of `train.balance` are not counted.
+    """
     length, sequences = config.data.length, config.train.batch_size
     share = sequences / inspection.mesh.size
     student = inspection.student_model
     forward = student.forward_flops(length)
     head = 2 * length * student.widths.hidden * student.vocab_size
     model = 3 * (forward + head)
-    if inspection.teacher is not None:
+    if any(objective.needs_teacher for objective in inspection.objectives):
         teacher = inspection.teacher_model
         model += teacher.forward_flops(length)
         model += 2 * length * teacher.widths.hidden * teacher.vocab_size
     again = forward if config.train.remat == "layers" else 0
     return Flops(model * share, (model + again) * share)
-
-
-def axes_of(size: int, stride: int, mesh: Mapping[str, int]) -> str:
-    """Return the mesh axes along which a collective exchanges."""
-    below = 1
-    for name, count in reversed(list(mesh.items())):
-        if count > 1 and (below <= stride < below * count or size == below * count):
-            return name
-        below *= count
-    return "all"
 
 
 def _seconds(
@@ -157,13 +152,18 @@ def _traffic(config: RunConfig, inspection: Inspection, program: Program) -> flo
     state of the optimizer is read and written; temporaries are written and read; so are logits.
     """
     mesh = inspection.mesh
-    shards = mesh.size // mesh.shape["data"]
-    compute_bytes = {"float32": 4, "bfloat16": 2}[config.student.compute_dtype]
-    student = program.arguments["parameters"] * shards / 4 * compute_bytes * 3
-    teacher = program.arguments["teacher"] * shards
-    weights = (student + teacher) / mesh.shape["tensor"] * config.train.accumulate
+    weights = 3 * _weight_bytes(inspection.student_model, config.student.compute_dtype)
+    if inspection.teacher is not None and config.teacher is not None:
+        weights += _weight_bytes(inspection.teacher_model, config.teacher.dtype)
+    weights *= config.train.accumulate / mesh.shape["tensor"]
     state = 2 * (program.arguments["parameters"] + program.arguments["optimizer"])
     positions = config.train.batch_size * config.data.length / num_batch_shards(mesh)
-    num_models = 1 + (inspection.teacher is not None)
-    logits = positions * inspection.student_model.vocab_size * 4 * num_models * _LOGIT_PASSES
+    vocab = inspection.student_model.vocab_size
+    if inspection.teacher is not None:
+        vocab += inspection.teacher_model.vocab_size
+    logits = positions * vocab / mesh.shape["tensor"] * 4 * _LOGIT_PASSES
     return weights + state + 2 * program.temporaries * config.train.accumulate + logits
+
+
+def _weight_bytes(model: LanguageModel, dtype: str) -> float:
+    return float(num_parameters(model.abstract_params()) * jnp.dtype(dtype).itemsize)

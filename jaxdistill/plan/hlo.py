@@ -6,6 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from jaxtyping import Int
+
 _COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -23,6 +26,14 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLED = re.compile(
     r"(?:calls|to_apply|condition|body|true_computation|false_computation)=%?([\w.\-]+)"
 )
+_MESH_GROUPS = re.compile(
+    r"replica_groups=mesh\[(?P<sizes>[^\]]*)\]"
+    r"(?:, device_ids=\(\[(?P<dims>[\d,]+)\](?:T\((?P<perm>[\d,]+)\))?\))? ?\{(?P<used>[^}]*)\}"
+)
+_IOTA_GROUPS = re.compile(
+    r"replica_groups=\[(?P<groups>\d+),(?P<size>\d+)\]<=\[(?P<dims>[\d,]+)\]"
+    r"(?:T\((?P<perm>[\d,]+)\))?"
+)
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
@@ -32,15 +43,15 @@ class Collective:
 
     Attributes:
         kind: Operation, such as `all-gather`.
+        axes: Mesh axes along which devices exchange, joined by `+`.
         group_size: Number of devices that exchange.
-        group_stride: Distance of neighbours of a group in the order of the devices.
         num_bytes: Bytes that a device sends in the whole program.
-        source: Operation of the program that it belongs to.
+        source: Operation of the program that it belongs to; "" where the compiler does not say.
     """
 
     kind: str
+    axes: str
     group_size: int
-    group_stride: int
     num_bytes: float
     source: str
 
@@ -53,15 +64,18 @@ class _Instruction:
     rest: str
 
 
-def list_collectives(hlo: str, *, num_devices: int, unknown_trips: int = 1) -> list[Collective]:
+def list_collectives(
+    hlo: str, mesh: Mapping[str, int], *, unknown_trips: int = 1
+) -> list[Collective]:
     """Return the collectives of an optimised HLO module, those of loops times their trips.
 
-    Loops without a constant number of trips, which are those over chunks of positions, take
-    `unknown_trips`. A collective in several parts, as a TPU overlaps it with other work, counts
-    once.
+    `mesh` has the size of each mesh axis. Loops without a constant number of trips, which are those
+    over chunks of positions, take `unknown_trips`. A collective in several parts, as a TPU overlaps
+    it with other work, counts once.
     """
     computations = _parse(hlo)
     trips = _trips(computations, _entry(hlo), unknown_trips)
+    sources = _sources_of_callers(computations)
     sums: dict[Collective, float] = defaultdict(float)
     seen: set[str] = set()
     for name, instructions in computations.items():
@@ -73,14 +87,29 @@ def list_collectives(hlo: str, *, num_devices: int, unknown_trips: int = 1) -> l
             if channel and channel[1] in seen:
                 continue
             seen.add(channel[1] if channel else one.name)
-            size, stride = _group(one.rest, num_devices)
-            if size > 1 or kind == "collective-permute":
-                sent = _sent_bytes(kind, one, max(size, 2)) * trips[name]
-                sums[Collective(kind, size, stride, 0.0, _source(one.rest))] += sent
+            group = _group(one.rest, math.prod(mesh.values()))
+            if len(group) < 2:
+                continue
+            sent = _sent_bytes(kind, one, len(group))
+            if name.startswith("all-reduce-scatter"):  # how a TPU writes a reduce-scatter
+                kind, sent = "reduce-scatter", sent / 2
+            source = _source(one.rest) or sources.get(name, "")
+            key = Collective(kind, _axes(group, mesh), len(group), 0.0, source)
+            sums[key] += sent * trips[name]
     return sorted(
         (replace(one, num_bytes=sent) for one, sent in sums.items()),
         key=lambda one: -one.num_bytes,
     )
+
+
+def _sources_of_callers(computations: Mapping[str, list[_Instruction]]) -> dict[str, str]:
+    """Return the source of the instruction that calls each computation."""
+    return {
+        called: _source(one.rest)
+        for instructions in computations.values()
+        for one in instructions
+        for called in _called(one)
+    }
 
 
 def _parse(hlo: str) -> dict[str, list[_Instruction]]:
@@ -123,7 +152,7 @@ def _trips(
 def _called(one: _Instruction) -> Iterator[str]:
     yield from _CALLED.findall(one.rest)
     if branches := _BRANCHES.search(one.rest):
-        # One branch runs: the layers' kinds share the work, of which no branch is left out.
+        # One branch runs; every branch counts, as if it were that one.
         yield from (name.strip().lstrip("%") for name in branches[1].split(","))
 
 
@@ -178,15 +207,13 @@ def _operands(one: _Instruction) -> list[str]:
 def _sent_bytes(kind: str, one: _Instruction, size: int) -> float:
     """Return the bytes that a device sends, by the algorithm of a ring."""
     shapes = [_num_bytes(*shape) for shape in _SHAPE.findall(one.type)]
-    shapes = [shape for shape in shapes if shape]
-    is_start = one.opcode.endswith("-start")
     if kind == "collective-permute":
         return shapes[0]
-    # The type of a start holds operand and result.
-    total = max(shapes) if is_start else sum(shapes)
+    if one.opcode.endswith("-start") and kind != "all-reduce":
+        shapes = shapes[len(shapes) // 2 :]  # operands stand before results
     share = (size - 1) / size
     factor = {"all-reduce": 2 * share, "reduce-scatter": size - 1}.get(kind, share)
-    return total * factor
+    return sum(shapes) * factor
 
 
 def _num_bytes(dtype: str, sizes: str) -> float:
@@ -194,25 +221,38 @@ def _num_bytes(dtype: str, sizes: str) -> float:
     return float(_BYTES.get(dtype, 0) * count)
 
 
-def _group(rest: str, num_devices: int) -> tuple[int, int]:
-    """Return the size and the stride of the groups of a collective."""
-    if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):
-        sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes[1])}
-        used, stride, size, found = re.findall(r"'(\w+)'", axes[2]), 1, 1, 0
-        for name, count in reversed(sizes.items()):
-            if name in used:
-                found, size = found or stride, size * count
-            stride *= count
-        return size, found or 1
-    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](T\([\d,]+\))?", rest):
-        dims = [int(n) for n in iota[3].split(",")]
-        return int(iota[2]), math.prod(dims[1:]) if iota[4] else 1
+def _group(rest: str, num_devices: int) -> list[int]:
+    """Return the devices of the first group of a collective, in the order of the mesh."""
+    if axes := _MESH_GROUPS.search(rest):
+        sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes["sizes"])}
+        devices = _iota(axes["dims"] or str(num_devices), axes["perm"])
+        devices = devices.reshape(tuple(sizes.values()))
+        used = set(re.findall(r"'(\w+)'", axes["used"]))
+        return devices[tuple(slice(None) if name in used else 0 for name in sizes)].ravel().tolist()
+    if iota := _IOTA_GROUPS.search(rest):
+        devices = _iota(iota["dims"], iota["perm"])
+        return devices.reshape(int(iota["groups"]), int(iota["size"]))[0].tolist()
     if groups := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
-        members = [int(n) for n in groups[1].split(",") if n]
-        return len(members), members[1] - members[0] if len(members) > 1 else 1
-    if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
-        return 2, abs(int(pairs[2]) - int(pairs[1]))
-    return num_devices, 1
+        return [int(n) for n in groups[1].split(",") if n]
+    if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest):
+        numbers = [tuple(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", pairs[1])]
+        moves = [pair for pair in numbers if pair[0] != pair[1]]
+        return list(moves[0]) if moves else [0]
+    return list(range(num_devices))
+
+
+def _iota(dims: str, permutation: str | None) -> Int[np.ndarray, "..."]:
+    """Return the numbers of devices, in the notation `[dims]T(permutation)`."""
+    sizes = [int(n) for n in dims.split(",")]
+    array = np.arange(math.prod(sizes)).reshape(sizes)
+    return array.transpose([int(n) for n in permutation.split(",")]) if permutation else array
+
+
+def _axes(group: Sequence[int], mesh: Mapping[str, int]) -> str:
+    """Return the names of the mesh axes along which the devices of a group differ."""
+    coordinates = np.stack(np.unravel_index(np.array(group), tuple(mesh.values())))
+    differs = (coordinates != coordinates[:, :1]).any(axis=1)
+    return "+".join(name for name, is_used in zip(mesh, differs, strict=True) if is_used)
 
 
 def _source(rest: str) -> str:

@@ -42,7 +42,8 @@ class Program:
         temporaries: Bytes of everything between, at their peak.
         peak: Bytes in use at once: those of arguments, temporaries and results, as the compiler
             counts them.
-        loss_temporaries: Temporaries of the loss alone, compiled by itself; None if not asked for.
+        loss_temporaries: Temporaries of the loss alone, compiled by itself; None if it was not
+            asked for or does not fit.
         collectives: Exchanges of data between devices; None where the program does not fit.
     """
 
@@ -73,16 +74,20 @@ def compile_program(
     compiled = _compile(lowered, topology)
     loss = None
     if with_loss:
-        loss_program = _compile(_lower_loss(config, inspection, student, frozen, batch), topology)
-        loss = _temporaries(loss_program)
+        lowered_loss = _lower_loss(config, inspection, student, frozen, batch)
+        loss_program = _compile(lowered_loss, topology)
+        if not isinstance(loss_program, int):
+            loss = loss_program.memory_analysis().temp_size_in_bytes
     if isinstance(compiled, int):  # it does not fit, and this is what it would use
         return Program(arguments, compiled - sum(arguments.values()), compiled, loss, None)
     memory = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    # The compiler leaves out arguments that are not read, and a run holds them all the same.
+    peak = max(peak, sum(arguments.values()) + memory.temp_size_in_bytes)
     collectives = list_collectives(
         compiled.as_text(),
-        num_devices=inspection.mesh.size,
+        {str(name): size for name, size in inspection.mesh.shape.items()},
         unknown_trips=_num_chunks(config, inspection),
     )
     return Program(arguments, memory.temp_size_in_bytes, peak, loss, tuple(collectives))
@@ -99,12 +104,6 @@ def _compile(lowered: Any, topology: Topology) -> Any:
             message = str(error).splitlines()[0]
             raise UserError(f"{topology.name}: the compiler refuses the step: {message}") from None
         return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def _temporaries(compiled: Any) -> int:
-    if isinstance(compiled, int):
-        return compiled
-    return compiled.memory_analysis().temp_size_in_bytes
 
 
 def _lower_loss(

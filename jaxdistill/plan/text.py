@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from jaxdistill.plan.command import MAX_SEQUENCES
 from jaxdistill.plan.estimate import MATRIX_EFFICIENCY, Plan
 
 _MAX_COLLECTIVES = 8
@@ -14,7 +15,10 @@ def describe(
     """Describe the best plan, and compare all of them; `price` is that of a chip and hour."""
     lines = list(_describe(plans[0], price))
     if largest is not None:
-        lines.append(f"micro-batch  at most {largest} sequence(s) a chip fit (powers of 2 tried)")
+        lines.append(
+            f"micro-batch  {largest} sequence(s) a chip fit, of the powers of 2 up to "
+            f"{MAX_SEQUENCES}"
+        )
     if len(plans) > 1:
         lines += ["", *_table(plans)]
     return "\n".join(lines)
@@ -29,6 +33,8 @@ def _describe(plan: Plan, price: float | None) -> Iterator[str]:
     yield f"memory       {_fit(plan)}: {', '.join(kinds)}"
     if plan.loss_temporaries_bytes is not None:
         yield f"loss         {_format_bytes(plan.loss_temporaries_bytes)} of temporaries by itself"
+    if not plan.seconds and plan.estimated_mfu is None and not plan.collectives:
+        return
     model, executed = plan.flops.model / 1e12, plan.flops.executed / 1e12
     yield f"operations   {model:,.1f} TFLOP a chip and step, {executed:,.1f} with rematerialisation"
     if plan.estimated_mfu is not None and plan.tokens_per_second_per_chip is not None:
@@ -71,9 +77,10 @@ def reason_of(kind: str, source: str) -> str:
         return "loss and its gradient"
     else:
         return "optimizer and metrics"
-    if kind == "all-reduce" or "backward" in owner:
+    if "backward" in owner:
         return f"{owner}: weights and gradients"
-    return f"{owner}: weights" if "dot_general" in source else f"{owner}: activations"
+    is_weight = "dot_general" in source and kind != "all-reduce"
+    return f"{owner}: {'weights' if is_weight else 'activations'}"
 
 
 def _table(plans: Sequence[Plan]) -> Iterator[str]:
@@ -95,5 +102,5 @@ def _fit(plan: Plan) -> str:
     )
 
 
-def _format_bytes(size: float) -> str:
+def _format_bytes(size: float | int) -> str:
     return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"

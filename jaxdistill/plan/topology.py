@@ -49,11 +49,11 @@ def find_topology(name: str) -> Topology:
     if kind == "cpu":
         return Topology(name, CPU, _cpus(name, shape))
     if kind == "gpu":
-        match = re.fullmatch(r"(\w+?)x(\d+)", shape)
+        match = re.fullmatch(r"(\w+?)x([0-9]+)", shape)
         if match is None or match[1] not in ("h100", "h200"):
             raise UserError(f"--topology: {name} is not known; GPUs are `gpu:h100xN` or h200.")
         return Topology(name, CHIPS[match[1]], _cpus(name, match[2]))
-    if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+    if kind not in CHIPS or not re.fullmatch(r"[0-9]+(x[0-9]+){1,2}", shape) or kind[0] != "v":
         hint = did_you_mean(kind, [*CHIPS, "cpu", "gpu"])
         raise UserError(f"--topology: {name} is not known. Write {_EXAMPLES}.{hint}")
     return Topology(name, CHIPS[kind], _tpus(name))
@@ -71,7 +71,7 @@ def reserve_cpus(names: Sequence[str]) -> None:
 
 
 def _cpus(name: str, count: str) -> Sequence[Any]:
-    if not count.isdigit() or not 0 < int(count) <= _MAX_DEVICES:
+    if not re.fullmatch(r"[0-9]{1,4}", count) or not 0 < int(count) <= _MAX_DEVICES:
         raise UserError(
             f"--topology: {name} is not known: expected a number of devices up to {_MAX_DEVICES}, "
             f"as in {_EXAMPLES}."

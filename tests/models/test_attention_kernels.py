@@ -95,9 +95,11 @@ def test_kernels_equal_attention_of_each_query_alone(rule):
             np.testing.assert_allclose(ours, other, atol=3e-5, err_msg=name)
 
 
-def test_key_heads_fewer_than_shards_are_repeated():
+@pytest.mark.parametrize("num_heads", [8, 6])
+def test_heads_that_shards_do_not_divide(num_heads):
+    """Keys are repeated for shards of the queries; else every shard computes all heads."""
     rule, mesh = AttentionRule(), make_mesh(MeshConfig(data=1, tensor=4))
-    segment_ids, *arrays = inputs(num_heads=8, num_kv_heads=2)
+    segment_ids, *arrays = inputs(num_heads=num_heads, num_kv_heads=2)
     expected = dense_attention(rule, segment_ids, *arrays)
     is_text = (segment_ids != 0)[:, :, None, None]
     output = jax.jit(partial(splash, rule, mesh))(segment_ids, *arrays)

@@ -37,8 +37,12 @@ def plan(workspace, command):
 
 def test_a_plan_has_the_memory_of_the_step_that_is_trained(workspace, plan):
     options = ("mesh.data=2", "mesh.fsdp=2")
-    result = plan(*options, "--topology", "cpu:4")
+    meshes = ("--mesh", "data=4", "--mesh", "data=2,fsdp=2")
+    result = plan(*options, "--topology", "cpu:4", *meshes)
     assert set(result) >= KEYS
+    sizes = [one["hbm_bytes"]["total"] for one in result["plans"]]
+    assert sizes == sorted(sizes)  # best first
+    result = next(one for one in result["plans"] if one["mesh"]["fsdp"] == 2)
     config = load_config("config.yaml", options)
     inspection = inspect(config)
     student = build.make_student(config, inspection)
@@ -58,7 +62,9 @@ def test_a_plan_has_the_memory_of_the_step_that_is_trained(workspace, plan):
     assert result["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
 
 
-@pytest.mark.parametrize("objectives", ["joint", "two tokenizers"])
+@pytest.mark.parametrize(
+    "objectives", ["joint", pytest.param("two tokenizers", marks=pytest.mark.slow)]
+)
 def test_a_step_with_two_models_is_compiled_for_tpus(workspace, plan, objectives):
     pytest.importorskip("libtpu")
     options = ["train.batch_size=8", "teacher.dtype=bfloat16", "student.compute_dtype=bfloat16"]
@@ -69,16 +75,12 @@ def test_a_step_with_two_models_is_compiled_for_tpus(workspace, plan, objectives
         tokenizer = tiny.sentencepiece()
         tiny.model_folder(workspace / "other", reads=tokenizer, vocab_size=len(tokenizer))
         options += ["teacher.model=other", "objectives=[{type: uld}]"]
-    meshes = ["--mesh", "fsdp=8", "--mesh", "data=2,fsdp=2,tensor=2"]
-    result = plan(*options, "--topology", "v5e:2x4", *meshes)
+    result = plan(*options, "--topology", "v5e:2x4", "--mesh", "data=2,fsdp=2,tensor=2")
     assert result["fits"]
     assert result["hbm_limit_bytes"] > 15e9
     assert 0 < result["estimated_mfu"] < 1
-    speeds = [one["tokens_per_second_per_chip"] for one in result["plans"]]
-    assert speeds == sorted(speeds, reverse=True)
-    for one in result["plans"]:
-        assert one["collectives"]
-        assert {c["axes"] for c in one["collectives"]} <= {"data", "fsdp", "tensor", "all"}
+    names = {name for one in result["collectives"] for name in one["axes"].split("+")}
+    assert names == {"data", "fsdp", "tensor"}
 
 
 MISTAKES = {
@@ -86,6 +88,10 @@ MISTAKES = {
     ("--topology", "gpu:a100x8"): "GPUs are `gpu:h100xN`",
     ("--topology", "cpu:900"): "expected a number of devices up to 256",
     ("--topology", "cpu:4", "--mesh", "fsdp=3"): "does not fit 4 device(s)",
+    ("--topology", "cpu:²"): "expected a number of devices up to 256",
+    ("--topology", "h100:2x2"): "--topology: h100:2x2 is not known",
+    ("--topology", "cpu:4", "--mesh", "fsdp=-5"): "--mesh: 'fsdp=-5' is not a mesh",
+    ("--topology", "cpu:4", "--mesh", "fsdp=2,fsdp=2"): "is not a mesh",
     ("--topology", "cpu:4", "--mesh", "pipe=3"): "--mesh: 'pipe=3' is not a mesh",
     ("train.batch_size=6", "--topology", "cpu:4"): "train.batch_size = 6 cannot be split evenly",
     ("--topology", "cpu:4", "--search"): "--search: the memory of a device of cpu:4 is not known",
