@@ -6,14 +6,8 @@ from typing import NamedTuple, TypeVar
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Int
 
-from jaxdistill.models.attention_kernels import (
-    AttentionRule,
-    attention_probs,
-    mean_attention_probs,
-    visible_keys,
-)
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import NormLayer, apply_linear, constant_param, normal_param
 from jaxdistill.models.rope import Rotation, apply_rope
@@ -117,31 +111,11 @@ class Attention(nnx.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         return query, key, value
 
-    def probs(
-        self,
-        x: Float[Array, "B T D"],
-        rotation: Rotation | None,
-        score_scale: Float[Array, ""],
-        rule: AttentionRule,
-        segment_ids: Int[Array, "B T"],
-    ) -> Float32[Array, "B H T T"]:
-        """Return the attention probabilities of `x`, of every query head."""
-        query, key = self._rotate(*self.project(x)[:2], rotation, score_scale)
-        is_visible = visible_keys(rule, segment_ids, segment_ids)
-        probs = attention_probs(rule, query, key, is_visible)
-        return probs.reshape(probs.shape[0], -1, *probs.shape[3:])
-
-    def mean_probs(
-        self,
-        x: Float[Array, "B T D"],
-        rotation: Rotation | None,
-        score_scale: Float[Array, ""],
-        rule: AttentionRule,
-        segment_ids: Int[Array, "B T"],
-    ) -> Float32[Array, "B T T"]:
-        """Return the mean of `probs` over heads, without an array of all heads."""
-        query, key = self._rotate(*self.project(x)[:2], rotation, score_scale)
-        return mean_attention_probs(rule, segment_ids, query, key)
+    def queries_and_keys(
+        self, x: Float[Array, "B T D"], rotation: Rotation | None, score_scale: Float[Array, ""]
+    ) -> tuple[Array, Array]:
+        """Return scaled queries `[B, T, H, C]` and keys `[B, T, K, C]`, both rotated."""
+        return self._rotate(*self.project(x)[:2], rotation, score_scale)
 
     def _rotate(
         self, query: Array, key: Array, rotation: Rotation | None, score_scale: Float[Array, ""]

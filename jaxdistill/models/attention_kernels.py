@@ -111,6 +111,17 @@ def attention_probs(
     return jax.nn.softmax(jnp.where(is_visible[:, None, None], scores, MASK_VALUE), axis=-1)
 
 
+def attention_probs_of_heads(
+    rule: AttentionRule,
+    segment_ids: Int[Array, "B T"],
+    query: Float[Array, "B T H C"],
+    key: Float[Array, "B T K C"],
+) -> Float32[Array, "B H T T"]:
+    """Compute `attention_probs` of a text, of every query head."""
+    probs = attention_probs(rule, query, key, visible_keys(rule, segment_ids, segment_ids))
+    return probs.reshape(probs.shape[0], -1, *probs.shape[3:])
+
+
 def mean_attention_probs(
     rule: AttentionRule,
     segment_ids: Int[Array, "B T"],

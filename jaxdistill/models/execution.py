@@ -1,4 +1,4 @@
-"""How a model is computed: devices, and what the backward pass computes again."""
+"""Execution of a model: its devices, and what the backward pass computes again."""
 
 from dataclasses import dataclass
 from typing import Literal

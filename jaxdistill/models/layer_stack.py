@@ -20,6 +20,8 @@ from jaxdistill.models.attention import Attention, AttentionFunction, LayerCache
 from jaxdistill.models.attention_kernels import (
     ATTENTION_OUTPUT,
     AttentionRule,
+    attention_probs_of_heads,
+    mean_attention_probs,
     self_attention,
 )
 from jaxdistill.models.config import DecoderConfig
@@ -81,7 +83,7 @@ class StackOutput(NamedTuple):
 
 
 class LayerInputs(NamedTuple):
-    """What all layers read of the tokens.
+    """Inputs of all layers besides the hidden states.
 
     Attributes:
         segment_ids: Segment of each token.
@@ -199,7 +201,6 @@ def read_taps(
     definition, modules = nnx.split((stacked.attention_norm, stacked.attention))
     kinds, scales = _layer_constants(config)
     select_rotation = _rotation_selector(inputs.rotations)
-    rules = attention_rules(config)
 
     def read(function: Callable[..., Any], layers: tuple[int, ...]) -> dict[int, Any]:
         """Map a function of attention, its input, its kind and scale over layers, in sequence."""
@@ -218,11 +219,10 @@ def read_taps(
         values = jax.lax.map(read_layer, (stack, parameters, kinds[indices], scales[indices]))
         return {layer: jax.tree.map(itemgetter(i), values) for i, layer in enumerate(layers)}
 
-    def probs(attention, x, kind, scale, *, method=Attention.probs):
-        def of_rule(rule, x):
-            return method(attention, x, select_rotation(kind), scale, rule, inputs.segment_ids)
-
-        return _switch(kind, [partial(of_rule, rule) for rule in rules], x)
+    def probs(compute, attention, x, kind, scale):
+        query, key = attention.queries_and_keys(x, select_rotation(kind), scale)
+        functions = [partial(compute, rule, inputs.segment_ids) for rule in attention_rules(config)]
+        return _switch(kind, functions, query, key)
 
     def projections(attention, x, kind, scale):
         del kind, scale
@@ -230,8 +230,8 @@ def read_taps(
 
     return TapValues(
         {layer: hidden_states[layer] for layer in taps.hidden},
-        read(probs, taps.attention),
-        read(partial(probs, method=Attention.mean_probs), taps.mean_attention),
+        read(partial(probs, attention_probs_of_heads), taps.attention),
+        read(partial(probs, mean_attention_probs), taps.mean_attention),
         read(projections, taps.projections),
     )
 

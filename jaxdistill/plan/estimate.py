@@ -1,4 +1,4 @@
-"""What a step costs on a chip: memory against its limit, operations, and a roofline of its time."""
+"""Cost of a step on a chip: memory against its limit, operations, and a roofline of its time."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def bound(self) -> str:
-        """What takes the longest."""
+        """Name of the longest time in `seconds`."""
         return max(self.seconds, key=lambda name: self.seconds[name], default="")
 
     def to_dict(self) -> dict[str, Any]:
